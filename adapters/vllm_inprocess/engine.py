@@ -1,0 +1,114 @@
+"""The life of one AsyncLLM: built, used and ended by a thread of its own."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+import psutil
+from vllm.config import VllmConfig
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor import Executor
+
+from adapters.vllm_inprocess.executors import owned
+from domain.errors import BackendFailedError
+
+SHUTDOWN_TIMEOUT_S = 5.0
+KILL_TIMEOUT_S = 5.0
+
+
+class EngineThread:
+    """Starts an engine without blocking the event loop, and leaves no process of it behind.
+
+    Building an AsyncLLM blocks for the better part of a minute, hence a thread. The same thread stays until
+    the engine has ended: the kernel ties engine processes to the thread that spawned them (`owner.py`), and
+    it lists a thread's children apart, so that a start can be broken off half-way and only the processes of
+    this engine are ended.
+    """
+
+    def __init__(self, config: VllmConfig, *, name: str) -> None:
+        self._config = config
+        self._name = name
+        self._built: Future[AsyncLLM] = Future()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+
+    async def start(self) -> AsyncLLM:
+        """Build the engine; return when it can take requests.
+
+        Raises:
+            BackendFailedError: it could not start.
+        """
+        self._thread.start()
+        try:
+            return await asyncio.wrap_future(self._built)
+        except asyncio.CancelledError:
+            self._stop.set()
+            raise
+        except Exception as error:
+            raise BackendFailedError(
+                f"The engine of '{self._name}' could not start. Its log, just above, says why."
+            ) from error
+
+    async def stop(self) -> None:
+        """End the engine and all its processes, whatever state they are in."""
+        self._stop.set()
+        if not self._thread.is_alive():
+            return
+        if not self._built.done():
+            # The thread is deep inside the constructor, waiting for processes that are still starting:
+            # their end is what ends the wait.
+            while self._thread.is_alive() and not self._built.done():
+                await asyncio.to_thread(self._kill_processes)
+                await asyncio.sleep(0.1)
+        await asyncio.to_thread(self._thread.join, SHUTDOWN_TIMEOUT_S + 2 * KILL_TIMEOUT_S)
+
+    def processes(self) -> list[psutil.Process]:
+        """Engine processes, children before grandchildren; empty once the engine has ended."""
+        thread_id = self._thread.native_id
+        try:
+            children = Path(f"/proc/self/task/{thread_id}/children").read_text().split()
+        except OSError:
+            return []
+        found: list[psutil.Process] = []
+        for pid in children:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(int(pid))
+                # Python's resource tracker is everybody's; it ends by itself when this process does.
+                if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
+                    found += [process, *process.children(recursive=True)]
+        return found
+
+    def _run(self) -> None:
+        # Inherited by the engine's processes: Ctrl-C at a terminal reaches the service alone, which then
+        # ends them in order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            engine = AsyncLLM(
+                vllm_config=self._config,
+                executor_class=owned(Executor.get_class(self._config)),
+                log_stats=True,
+                log_requests=False,
+            )
+        except BaseException as error:
+            self._built.set_exception(error)
+            self._kill_processes()
+            return
+        self._built.set_result(engine)
+        self._stop.wait()
+        processes = self.processes()
+        with contextlib.suppress(Exception):
+            engine.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+        _kill(processes)
+
+    def _kill_processes(self) -> None:
+        _kill(self.processes())
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=KILL_TIMEOUT_S)

@@ -1,0 +1,112 @@
+"""From settings to vLLM's own configuration, checked by vLLM's own parser before anything starts."""
+
+import os
+import shlex
+from typing import TYPE_CHECKING, NoReturn
+
+from adapters.vllm_inprocess.owner import OWNED
+from domain.backend import Role
+from domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+RUNNER = {Role.EMBED: "pooling", Role.GENERATE: "generate"}
+# vLLM's CPU engine takes most of the machine for its KV cache unless told otherwise.
+CPU_KV_CACHE_BYTES = 2**30
+
+
+def prepare_environment(*, log_level: str, offline: bool) -> None:
+    """Set what vLLM reads from the environment while it is imported. What the user has set stays.
+
+    Args:
+        log_level: level of vLLM's own log.
+        offline: whether no model hub shall be asked (all models are local folders).
+    """
+    os.environ[OWNED] = "1"
+    defaults = {
+        "VLLM_LOGGING_LEVEL": log_level.upper(),
+        "VLLM_NO_USAGE_STATS": "1",
+        # Forking a process that has threads, as this one has, is not safe.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if log_level != "debug":
+        # Said by PyTorch and tqdm in every process of an engine, and of no use to anybody who is not debugging.
+        defaults |= {
+            "PYTHONWARNINGS": "ignore::FutureWarning",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+            "TORCH_LOGS": "-all",
+            "TQDM_DISABLE": "1",
+        }
+    if offline:
+        defaults["HF_HUB_OFFLINE"] = "1"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def default_flags(*, on_gpu: bool, gpu_memory: float | None) -> list[str]:
+    """Flags that differ from vLLM's defaults because two engines share the machine.
+
+    Args:
+        on_gpu: whether there is an NVIDIA GPU.
+        gpu_memory: share of the card for this engine, 0 … 1.
+    """
+    if on_gpu:
+        return ["--gpu-memory-utilization", str(gpu_memory)] if gpu_memory is not None else []
+    # Without bf16 instructions float32 is several times faster; compiling takes minutes on few cores.
+    return [
+        "--dtype", "float32",
+        "--enforce-eager",
+        "--kv-cache-memory-bytes", str(CPU_KV_CACHE_BYTES),
+    ]  # fmt: skip
+
+
+def engine_config(
+    *, role: Role, model: str, served_name: str, defaults: list[str], flags: str, setting: str
+) -> "VllmConfig":
+    """vLLM's configuration for one engine.
+
+    Args:
+        role: decides vLLM's runner.
+        model: local folder or hub name.
+        served_name: the model's name for clients.
+        defaults: flags that the user's own override.
+        flags: the user's flags, in vLLM's spelling, as one string.
+        setting: the variable that carries `flags`, for error messages.
+
+    Raises:
+        ConfigurationError: a flag is unknown or impossible, or the model does not fit the role.
+
+    Source: vllm.engine.arg_utils.AsyncEngineArgs (0.32.0).
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise ConfigurationError(f"{setting}: {message}. Flags are spelled as for `vllm serve`.")
+
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise ConfigurationError(f"{setting}: {error}. Check its quotes.") from error
+    parser = AsyncEngineArgs.add_cli_args(Parser(prog=setting, add_help=False))
+    own = ["--model", model, "--served-model-name", served_name, "--runner", RUNNER[role]]
+    try:
+        arguments = parser.parse_args([*defaults, *words, *own])
+        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
+            UsageContext.OPENAI_API_SERVER
+        )
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"vLLM refuses the {role} model '{served_name}': {_sentence(error)}") from error
+    return config
+
+
+def _sentence(error: Exception) -> str:
+    """What an error of vLLM or pydantic says, on one line, without the input it echoes."""
+    first = str(error).strip().split("[type=")[0]
+    return " ".join(first.split())[:600] or type(error).__name__

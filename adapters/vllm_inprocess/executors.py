@@ -1,0 +1,24 @@
+"""vLLM's executors, owned: unpickling one of these classes in an engine process binds it to its parent."""
+
+from vllm.v1.executor import Executor
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+from adapters.vllm_inprocess.owner import bind_to_owner
+
+bind_to_owner()
+
+
+class OwnedMultiprocExecutor(MultiprocExecutor):
+    """Engine core and workers in processes of their own: always so on the CPU, and on several GPUs."""
+
+
+class OwnedUniProcExecutor(UniProcExecutor):
+    """The worker inside the engine core's process: the usual case on one GPU."""
+
+
+def owned(executor: type[Executor]) -> type[Executor]:
+    """The owned form of an executor class; any other class as it is, with the plugin as its only tie."""
+    return {MultiprocExecutor: OwnedMultiprocExecutor, UniProcExecutor: OwnedUniProcExecutor}.get(
+        executor, executor
+    )

@@ -1,0 +1,101 @@
+"""Between the domain's words and vLLM's. Pure: no engine is touched here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from domain.backend import FinishReason, GenerationRequest, TokenLogprob
+from domain.errors import BackendFailedError
+
+# JSON has no infinity; vLLM's server and OpenAI show this instead.
+LOWEST_LOGPROB = -9999.0
+
+
+def sampling_params(
+    request: GenerationRequest, *, model_defaults: Mapping[str, Any], room: int
+) -> SamplingParams:
+    """vLLM's sampling parameters for a request.
+
+    Args:
+        request: the domain's request.
+        model_defaults: the model's generation configuration, for what the request leaves open
+            (`ModelConfig.get_diff_sampling_param`).
+        room: tokens that the context still has for the completion; `max_tokens` is cut to it.
+
+    Source: vllm.entrypoints.openai.completion.protocol.CompletionRequest.to_sampling_params (0.32.0).
+    """
+    wanted = request.sampling
+    chosen = {
+        "temperature": wanted.temperature,
+        "top_p": wanted.top_p,
+        "presence_penalty": wanted.presence_penalty,
+        "frequency_penalty": wanted.frequency_penalty,
+    }
+    values = dict(model_defaults) | {name: value for name, value in chosen.items() if value is not None}
+    values.pop("max_tokens", None)
+    return SamplingParams.from_optional(
+        **values,
+        n=wanted.n,
+        seed=wanted.seed,
+        stop=list(wanted.stop),
+        # To tell of the prompt alone, the engine still has to take one step.
+        max_tokens=min(wanted.max_tokens, room) or 1,
+        logprobs=wanted.logprobs,
+        prompt_logprobs=wanted.logprobs if request.echo else None,
+        logit_bias=wanted.logit_bias,
+        output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def finish_reason(output: CompletionOutput) -> FinishReason | None:
+    """Why a choice ended, or None while it goes on.
+
+    Raises:
+        BackendFailedError: the engine gave the choice up.
+    """
+    if output.finish_reason is None:
+        return None
+    try:
+        return FinishReason(output.finish_reason)
+    except ValueError:
+        raise BackendFailedError(
+            "The engine ended the generation before it was complete. Please try again."
+        ) from None
+
+
+def output_logprobs(output: CompletionOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
+    """Log probabilities of a delta's tokens, with at most `count` + 1 likeliest for each."""
+    return _token_logprobs(output.token_ids, output.logprobs or [], count, tokenizer)
+
+
+def prompt_logprobs(output: RequestOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
+    """Log probabilities of the prompt's tokens; the first has none."""
+    return _token_logprobs(output.prompt_token_ids or [], output.prompt_logprobs or [], count, tokenizer)
+
+
+def _token_logprobs(
+    token_ids: Sequence[int], positions: Iterable[Any], count: int, tokenizer: Any
+) -> list[TokenLogprob]:
+    tokens: list[TokenLogprob] = []
+    for token_id, candidates in zip(token_ids, positions, strict=True):
+        if candidates is None:
+            tokens.append(TokenLogprob(tokenizer.decode(token_id), None, None))
+            continue
+        # vLLM puts the chosen token first, then the likeliest ones in order.
+        top = [
+            (_text(candidate_id, candidate, tokenizer), max(candidate.logprob, LOWEST_LOGPROB))
+            for candidate_id, candidate in list(candidates.items())[: count + 1]
+        ]
+        chosen = candidates[token_id]
+        tokens.append(
+            TokenLogprob(_text(token_id, chosen, tokenizer), max(chosen.logprob, LOWEST_LOGPROB), top)
+        )
+    return tokens
+
+
+def _text(token_id: int, candidate: Any, tokenizer: Any) -> str:
+    text = candidate.decoded_token
+    return str(tokenizer.decode(token_id) if text is None else text)

@@ -1,0 +1,165 @@
+"""The composition root: the one place that knows which adapter stands behind the port.
+
+Each role's stack, outermost first:
+
+    ReadinessBackend        turns requests away until the engine has answered one, watches it
+    └── the adapter         vllm-inprocess | vllm-http | a factory of the user's own
+"""
+
+import asyncio
+import importlib
+import time
+from collections.abc import Callable
+from typing import cast
+
+import psutil
+
+from adapters.models.hardware import gpu_memory_gib
+from adapters.models.locate import LocatedModel, default_model, locate
+from adapters.models.packaged import Progress
+from adapters.vllm_http.backend import VLLMHTTPBackend
+from adapters.vllm_inprocess.engine_args import default_flags, engine_config, prepare_environment
+from app.service import Service
+from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
+from domain.backend import InferenceBackend, Role
+from domain.catalog import ModelCatalog, ServedModel
+from domain.errors import ConfigurationError
+from domain.policies.readiness import ReadinessBackend, StateListener
+
+# Shares of the card for an engine that no setting gives one.
+DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
+# What an engine takes on the CPU at the least: two processes, small weights, 1 GiB of KV cache.
+CPU_ENGINE_GIB = 2.0
+
+Factory = Callable[[Role, Settings], InferenceBackend]
+Named = tuple[str | None, InferenceBackend]
+"""A backend and its model's name for clients, None while only a server far away knows it."""
+
+
+def build_service(
+    settings: Settings,
+    *,
+    backends: dict[Role, Named] | None = None,
+    progress: Progress = lambda _step, _share: None,
+    on_change: StateListener = lambda _role, _health: None,
+) -> Service:
+    """The whole service, nothing of it started.
+
+    Args:
+        settings: the configuration.
+        backends: replaces the backends that the settings name, for tests.
+        progress: told while models are prepared and engines configured.
+        on_change: told of every change of a role's state.
+
+    Raises:
+        ConfigurationError: a setting names something that does not exist or can't work here.
+    """
+    models = [
+        ServedModel(
+            ReadinessBackend(backend, role, model=name, on_change=on_change),
+            name=name,
+            aliases=settings.role(role).aliases,
+        )
+        for role, (name, backend) in (backends or _backends(settings, progress)).items()
+    ]
+    return Service(
+        {model.role: model.backend for model in models}, ModelCatalog(models, created=int(time.time()))
+    )
+
+
+def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
+    """The models of all roles, found and prepared, whatever backend serves them.
+
+    Raises:
+        ConfigurationError: a model does not exist.
+    """
+    gpu_gib = gpu_memory_gib()
+    return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
+
+
+def _backends(settings: Settings, progress: Progress) -> dict[Role, Named]:
+    inprocess = [role for role in Role if settings.role(role).backend == INPROCESS]
+    built = _inprocess_backends(inprocess, settings, progress) if inprocess else {}
+    for role in Role:
+        own = settings.role(role)
+        if own.backend == HTTP:
+            server = VLLMHTTPBackend(role=role, base_url=own.url, model=own.model, api_key=own.api_key)
+            built[role] = (own.model, server)
+        elif own.backend != INPROCESS:
+            built[role] = (own.model, _load_factory(role, own)(role, settings))
+    return {role: built[role] for role in Role}
+
+
+def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progress) -> dict[Role, Named]:
+    gpu_gib = gpu_memory_gib()
+    if gpu_gib is None:
+        _require_memory(roles)
+    models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
+    prepare_environment(
+        log_level=settings.engine_log_level, offline=all(model.is_local for model in models.values())
+    )
+    progress("loading vLLM", None)
+    try:
+        from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{PREFIX[roles[0]]}_BACKEND is {INPROCESS}, but vLLM can't be loaded here ({error}). Install it "
+            f"with `make install INSTALL=cpu` (or gpu), or set {PREFIX[roles[0]]}_BACKEND={HTTP}."
+        ) from error
+    # Engines that measure one card's free memory must not do it at the same time.
+    start_lock = asyncio.Lock() if gpu_gib is not None else None
+    built: dict[Role, Named] = {}
+    for role, model in models.items():
+        share = _gpu_share(role, settings.role(role), gpu_gib)
+        config = engine_config(
+            role=role,
+            model=model.source,
+            served_name=model.name,
+            defaults=default_flags(on_gpu=gpu_gib is not None, gpu_memory=share),
+            flags=settings.role(role).args,
+            setting=f"VLLM_{PREFIX[role]}_ARGS",
+        )
+        backend = VLLMInProcessBackend(role=role, name=model.name, config=config, start_lock=start_lock)
+        built[role] = (model.name, backend)
+    return built
+
+
+def _locate(role: Role, settings: Settings, gpu_gib: float | None, progress: Progress) -> LocatedModel:
+    name = settings.role(role).model or default_model(role, gpu_gib)
+    return locate(
+        name, setting=f"MODEL_{PREFIX[role]}_NAME", cache=settings.cache_dir, progress=progress
+    )
+
+
+def _require_memory(roles: list[Role]) -> None:
+    needed = CPU_ENGINE_GIB * len(roles)
+    available = psutil.virtual_memory().available / 2**30
+    if available < needed:
+        raise ConfigurationError(
+            f"{available:.1f} GiB of memory are available, and {len(roles)} engine(s) on the CPU need at least "
+            f"{needed:.0f} GiB. Close other programs, or run the engines elsewhere with "
+            f"EMBED_BACKEND={HTTP} and GEN_BACKEND={HTTP}."
+        )
+
+
+def _gpu_share(role: Role, own: RoleSettings, gpu_gib: float | None) -> float | None:
+    if gpu_gib is None:
+        return None
+    wanted = own.gpu_memory or GpuMemory(fraction=DEFAULT_GPU_SHARE[role])
+    share = wanted.fraction if wanted.fraction is not None else (wanted.gib or 0.0) / gpu_gib
+    if share >= 1:
+        raise ConfigurationError(
+            f"VLLM_{PREFIX[role]}_GPU_MEMORY asks for {wanted.gib} GiB, and the card has {gpu_gib:.1f} GiB."
+        )
+    return round(share, 4)
+
+
+def _load_factory(role: Role, own: RoleSettings) -> Factory:
+    """The user's own factory: called with the role and the settings, it returns a backend."""
+    module_name, _, attribute = own.backend.replace(":", ".").rpartition(".")
+    try:
+        return cast(Factory, getattr(importlib.import_module(module_name), attribute))
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{PREFIX[role]}_BACKEND is '{own.backend}', which can't be loaded: {error}."
+        ) from error

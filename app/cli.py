@@ -1,0 +1,113 @@
+"""The command `memoria`.
+
+Imports stay inside the commands: engine processes import this module once more when they start, and should
+not pay for a web framework.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.console import Console
+    from app.settings import Settings
+
+EXIT_CONFIGURATION = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="memoria-vllm")
+def main() -> None:
+    """One OpenAI-compatible service for an embedding and a generation model on vLLM.
+
+    Settings come from the environment and from .env in this folder; .env.example lists them all.
+    """
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+
+
+@main.command()
+@click.option("--host", help="Address to listen on; overrides HOST.")
+@click.option("--port", help="Port to listen on; overrides PORT.")
+def serve(host: str | None, port: str | None) -> None:
+    """Serve both models on one port."""
+    from app.console import Console
+
+    console = Console()
+    try:
+        code = _serve(console, {"HOST": host, "PORT": port})
+    except ConfigurationError as error:
+        _fail(console, error)
+    except KeyboardInterrupt:
+        console.say("Interrupted.")
+        code = 130
+    sys.exit(code)
+
+
+@main.command()
+def models() -> None:
+    """Find and prepare both models, and print where they are."""
+    from app.bootstrap import prepare_models
+    from app.console import Console
+
+    console = Console()
+    try:
+        with console.progress() as progress:
+            found = prepare_models(_settings(console, {}), progress)
+    except ConfigurationError as error:
+        _fail(console, error)
+    for role, model in found.items():
+        print(f"{role}\t{model.name}\t{model.source}")
+
+
+def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
+    from app.asgi import create_app
+    from app.bootstrap import build_service
+    from app.server import bind
+    from app.server import serve as run_server
+
+    settings = _settings(console, overrides)
+    listener = bind(settings.host, settings.port)
+    if settings.host not in ("127.0.0.1", "localhost", "::1"):
+        console.warn(f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key.")
+    with console.progress() as progress:
+        service = build_service(settings, progress=progress, on_change=console.health_changed)
+    port = listener.getsockname()[1]
+    console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
+    return run_server(
+        create_app(service, max_body_bytes=settings.max_body_bytes), listener, log_level=settings.log_level
+    )
+
+
+def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
+    import logging
+
+    from app.settings import load_settings, unknown_names
+
+    dotenv = Path(".env")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = load_settings({**os.environ, **given}, dotenv)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("memoria").setLevel(settings.log_level.upper())
+    for warning in unknown_names(dotenv):
+        console.warn(warning)
+    return settings
+
+
+def _fail(console: "Console", error: ConfigurationError) -> NoReturn:
+    console.fail(str(error))
+    sys.exit(EXIT_CONFIGURATION)
+
+
+def _exit_on_signal(number: int, _frame: object) -> NoReturn:
+    """End in good order while nothing is served yet; the server has handlers of its own."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

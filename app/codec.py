@@ -1,0 +1,75 @@
+"""Bytes to request structs and answers to bytes: each once, by msgspec, strictly."""
+
+import difflib
+import re
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from domain.errors import InvalidRequestError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+encode = msgspec.json.Encoder().encode
+"""A struct as JSON bytes."""
+
+_AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.S)
+_MISSING = re.compile(r"^Object missing required field `(.*)`$")
+
+
+class BodyDecoder(Generic[T]):
+    """Decodes request bodies of one type, and says what is wrong with those it refuses."""
+
+    def __init__(self, body_type: type[T]) -> None:
+        self._decoder = msgspec.json.Decoder(body_type)
+        self._names = [field.encode_name for field in msgspec.structs.fields(body_type)]
+
+    def decode(self, body: bytes) -> T:
+        """The request.
+
+        Raises:
+            InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or range.
+        """
+        if not body:
+            raise InvalidRequestError("The request has no body. Send a JSON object.")
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise self._refusal(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequestError(
+                f"We could not parse the JSON body of your request: {error}."
+            ) from None
+
+    def _refusal(self, text: str) -> InvalidRequestError:
+        """OpenAI's words for what msgspec found."""
+        at = _AT.search(text)
+        path = at[1] if at else ""
+        said = text[: at.start()] if at else text
+        if unknown := _UNKNOWN.match(said):
+            return self._unknown(path, unknown[1])
+        if missing := _MISSING.match(said):
+            param = f"{path}.{missing[1]}" if path else missing[1]
+            return InvalidRequestError(
+                f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+            )
+        if not path:
+            return InvalidRequestError(f"The request body must be a JSON object: {said[:1].lower()}{said[1:]}.")
+        code = "invalid_type" if ", got" in said else "invalid_value"
+        return InvalidRequestError(
+            f"Invalid '{path}': {said[:1].lower()}{said[1:]}.", param=path, code=code
+        )
+
+    def _unknown(self, path: str, name: str) -> InvalidRequestError:
+        param = f"{path}.{name}" if path else name
+        near = [] if path else difflib.get_close_matches(name, self._names, n=1)
+        meant = f" Did you mean '{near[0]}'?" if near else ""
+        return InvalidRequestError(
+            f"Unknown parameter: '{param[:100]}'.{meant}", param=param[:100], code="unknown_parameter"
+        )
+
+
+def to_builtins(value: msgspec.Struct) -> Any:
+    """A struct as dicts and lists, for printing."""
+    return msgspec.to_builtins(value)

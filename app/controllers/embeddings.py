@@ -1,0 +1,27 @@
+"""`POST /v1/embeddings`."""
+
+from litestar import Controller, post
+from litestar.types import ASGIApp
+
+from app.codec import BodyDecoder
+from app.disconnect import unless_disconnected
+from app.requests import AnyRequest, json_response, read_json
+from app.service import Service
+from domain.backend import RequestContext, Role
+from domain.openai.common import new_id
+from domain.openai.embeddings import EmbeddingBody, embedding_response
+
+decoder = BodyDecoder(EmbeddingBody)
+
+
+class EmbeddingsController(Controller):
+    """Texts or token ids to vectors."""
+
+    @post("/v1/embeddings", status_code=200)
+    async def create(self, request: AnyRequest, service: Service) -> ASGIApp:
+        """Embed all inputs."""
+        body = decoder.decode(await read_json(request))
+        model = service.catalog.resolve(body.model, Role.EMBED)
+        work = model.backend.embed(body.to_request(), RequestContext(request_id=new_id("embd")))
+        result = await unless_disconnected(work, request.receive)
+        return json_response(embedding_response(result, model.name or body.model, body.encoding_format))

@@ -1,0 +1,35 @@
+"""How the service is. No answer here waits for an engine."""
+
+from litestar import Controller, get
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp
+
+from app.requests import json_response
+from app.service import Service
+from domain.health import ServiceHealth
+
+
+def _status(health: ServiceHealth) -> int:
+    return 200 if health.status == "ok" else 503
+
+
+class HealthController(Controller):
+    """Liveness, readiness, and the whole story."""
+
+    @get("/health")
+    async def health(self, service: Service) -> ASGIApp:
+        """Every role's state and reason: 200 if all serve, else 503."""
+        health = service.health()
+        return json_response(health, status=_status(health))
+
+    @get("/health/live")
+    async def live(self) -> ASGIApp:
+        """200 for as long as this process answers."""
+        return ASGIResponse(body=b'{"status":"ok"}', media_type="application/json")
+
+    @get("/health/ready")
+    async def ready(self, service: Service) -> ASGIApp:
+        """200 if all roles take requests, else 503, for load balancers."""
+        status = _status(service.health())
+        body = b'{"status":"ok"}' if status == 200 else b'{"status":"unavailable"}'
+        return ASGIResponse(body=body, status_code=status, media_type="application/json")

@@ -1,0 +1,67 @@
+"""One place where any exception becomes an answer in OpenAI's error shape."""
+
+import logging
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from app.codec import encode
+from domain.errors import (
+    InferenceError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    PayloadTooLargeError,
+    UnknownUrlError,
+)
+from domain.openai.error import error_response
+
+log = logging.getLogger("memoria")
+
+STATUS_TOO_LARGE = 413
+# nginx's number for a client that left before its answer; nobody sees it but logs.
+STATUS_CLIENT_GONE = 499
+
+
+class ClientDisconnectedError(Exception):
+    """The client has gone; there is nobody to answer."""
+
+
+def as_inference_error(exception: Exception, *, method: str = "", path: str = "") -> InferenceError:
+    """The domain's error for any exception; what is not foreseen is logged and hidden from the client."""
+    if isinstance(exception, InferenceError):
+        return exception
+    if isinstance(exception, NotFoundException):
+        return UnknownUrlError(
+            f"Unknown request URL: {method} {path}. Please check the URL for typos, or see GET /v1/models for "
+            "what is served."
+        )
+    if isinstance(exception, MethodNotAllowedException):
+        return MethodNotAllowedError(f"Not allowed to {method} on {path}.")
+    if isinstance(exception, HTTPException):
+        if exception.status_code == STATUS_TOO_LARGE:
+            return PayloadTooLargeError("The request body is too large. Send fewer or shorter inputs at a time.")
+        if exception.status_code < 500:
+            return InvalidRequestError(f"The request could not be read: {exception.detail}.")
+    log.error("unexpected failure on %s %s", method, path, exc_info=exception)
+    return InternalError("The server had an error while processing your request. Please try again.")
+
+
+def error_body(error: InferenceError) -> bytes:
+    """The JSON body for an error, also the data of an error event."""
+    return encode(error_response(error))
+
+
+def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
+    """Litestar's handler for every exception of every route, unknown routes included."""
+    if isinstance(exception, ClientDisconnectedError):
+        return Response(b"", status_code=STATUS_CLIENT_GONE)
+    error = as_inference_error(exception, method=request.method, path=request.url.path)
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, error.retry_after_s))
+    return Response(
+        error_body(error), status_code=error.status, media_type="application/json", headers=headers
+    )
+

@@ -1,0 +1,31 @@
+"""The body of a request and the answer around it, the same for every endpoint."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.response.base import ASGIResponse
+
+from app.codec import encode
+from domain.errors import UnsupportedMediaTypeError
+
+AnyRequest = Request[Any, Any, Any]
+
+
+async def read_json(request: AnyRequest) -> bytes:
+    """The body's bytes.
+
+    Raises:
+        UnsupportedMediaTypeError: the body is declared as something other than JSON.
+    """
+    declared = request.headers.get("content-type", "application/json")
+    if "json" not in declared.lower():
+        raise UnsupportedMediaTypeError(
+            f"Unsupported content type: '{declared[:100]}'. This API takes 'application/json'."
+        )
+    return await request.body()
+
+
+def json_response(answer: msgspec.Struct, *, status: int = 200) -> ASGIResponse:
+    """A whole answer."""
+    return ASGIResponse(body=encode(answer), status_code=status, media_type="application/json")

@@ -1,0 +1,69 @@
+"""The web server around the application, and how the process ends."""
+
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from litestar import Litestar
+
+from domain.errors import ConfigurationError
+
+DRAIN_S = 10
+KEEP_ALIVE_S = 75
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before any engine starts, so that a port in use costs no waiting.
+
+    Raises:
+        ConfigurationError: the address can't be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigurationError(f"HOST: '{host}' is no address of this machine ({error.strerror}).") from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        # Only listening tells for sure that nobody else does.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"PORT: {host}:{port} can't be used ({error.strerror}). Stop what listens there, or choose another "
+            f"port: PORT={port + 1 if port else 8200} or memoria serve --port."
+        ) from error
+    return listener
+
+
+def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code.
+
+    The first signal stops accepting and lets running requests finish for a while, the second hurries.
+    """
+    # uvicorn raises the signals it has taken once more when it is done: they shall not kill a process that
+    # has ended everything in good order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _ignore)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_level="warning" if log_level == "info" else log_level,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    pass

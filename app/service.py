@@ -1,0 +1,47 @@
+"""The two roles as one service: started together, stopped together, asked together how they are."""
+
+import asyncio
+import contextlib
+import logging
+
+from domain.backend import Role
+from domain.catalog import ModelCatalog
+from domain.errors import InferenceError
+from domain.health import ServiceHealth, service_health
+from domain.policies.readiness import ReadinessBackend
+
+log = logging.getLogger("memoria")
+
+
+class Service:
+    """What the controllers work with."""
+
+    def __init__(self, backends: dict[Role, ReadinessBackend], catalog: ModelCatalog) -> None:
+        self.catalog = catalog
+        self._backends = backends
+        self._starts: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to bring all backends up, and return at once: the API answers meanwhile."""
+        self._starts = [
+            asyncio.create_task(self._start(role, backend), name=f"start-{role}")
+            for role, backend in self._backends.items()
+        ]
+
+    async def stop(self) -> None:
+        """End all backends, those still starting included."""
+        for task in self._starts:
+            task.cancel()
+        stops = [backend.stop() for backend in self._backends.values()]
+        for result in await asyncio.gather(*stops, *self._starts, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("a backend did not stop in good order", exc_info=result)
+
+    def health(self) -> ServiceHealth:
+        """The state of all roles. Costs nothing."""
+        return service_health({role: backend.health for role, backend in self._backends.items()})
+
+    async def _start(self, role: Role, backend: ReadinessBackend) -> None:
+        # What went wrong is in the backend's health, and told to the console from there.
+        with contextlib.suppress(InferenceError):
+            await backend.start()

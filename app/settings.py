@@ -1,0 +1,299 @@
+"""Configuration: read once, from a mapping, into one immutable struct.
+
+`VARIABLES` is the only list of what can be set. `.env.example` is printed from it (`python -m app.settings`),
+and a test holds the README's table against it.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+from dotenv import dotenv_values
+
+from domain.backend import Role
+from domain.errors import ConfigurationError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
+PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}
+
+
+class GpuMemory(msgspec.Struct, frozen=True):
+    """Memory of the card for one engine: a share of it, or a size. One of the two is set."""
+
+    fraction: float | None = None
+    gib: float | None = None
+
+
+class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be set for one engine."""
+
+    backend: str
+    model: str | None
+    aliases: tuple[str, ...]
+    url: str
+    api_key: str | None
+    args: str
+    gpu_memory: GpuMemory | None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set."""
+
+    host: str
+    port: int
+    log_level: str
+    engine_log_level: str
+    cache_dir: Path
+    max_body_bytes: int
+    embed: RoleSettings
+    generate: RoleSettings
+
+    def role(self, role: Role) -> RoleSettings:
+        """The part for one engine."""
+        return self.embed if role is Role.EMBED else self.generate
+
+
+class Variable(msgspec.Struct, frozen=True, kw_only=True):
+    """One environment variable."""
+
+    name: str
+    default: str
+    """As it would be written; empty means unset."""
+    parse: Callable[[str], Any]
+    """Raises ValueError with a sentence that says what is allowed."""
+    about: str
+    """What it is for, with its unit."""
+    is_secret: bool = False
+
+
+def _text(value: str) -> str | None:
+    return value or None
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.:_-]+", value):
+        raise ValueError("must be an address or host name, such as 127.0.0.1 or 0.0.0.0")
+    return value
+
+
+def _port(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value) <= 65535):
+        raise ValueError("must be a whole number from 0 (any free port) to 65535")
+    return int(value)
+
+
+def _positive_int(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise ValueError("must be a whole number of at least 1")
+    return int(value)
+
+
+def _log_level(value: str) -> str:
+    if value.lower() not in LOG_LEVELS:
+        raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+    return value.lower()
+
+
+def _folder(value: str) -> Path:
+    folder = Path(value).expanduser() if value else platformdirs.user_cache_path("memoria-vllm")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError("must be a folder, and this is a file")
+    return folder
+
+
+def _backend(value: str) -> str:
+    if value in (INPROCESS, HTTP) or re.fullmatch(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*", value):
+        return value
+    near = difflib.get_close_matches(value, (INPROCESS, HTTP), n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"must be {INPROCESS}, {HTTP} or the dotted path of a factory{meant}")
+
+
+def _url(value: str) -> str:
+    if "," in value:
+        raise ValueError("must be one address; several servers for one role are not supported")
+    if not re.fullmatch(r"https?://[^\s/?#]+(/v1)?/?", value):
+        raise ValueError("must be an address such as http://127.0.0.1:8100, with nothing behind it but /v1")
+    return value.rstrip("/")
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+
+def _gpu_memory(value: str) -> GpuMemory | None:
+    if not value:
+        return None
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G)?", value, re.IGNORECASE)
+    amount = float(size[1]) if size else 0.0
+    if size and size[2] and amount > 0:
+        return GpuMemory(gib=amount)
+    if size and 0 < amount < 1:
+        return GpuMemory(fraction=amount)
+    raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
+
+
+def _role_variables(role: Role, port: int, what: str) -> tuple[Variable, ...]:
+    r = PREFIX[role]
+    return (
+        Variable(
+            name=f"MODEL_{r}_NAME",
+            default="",
+            parse=_text,
+            about=f"{what} model: a hub name, a local folder, or a packaged model's name. Unset: by the machine.",
+        ),
+        Variable(
+            name=f"MODEL_{r}_ALIASES",
+            default="",
+            parse=_names,
+            about=f"More names under which clients may ask for the {what.lower()} model, separated by commas.",
+        ),
+        Variable(
+            name=f"{r}_BACKEND",
+            default=INPROCESS,
+            parse=_backend,
+            about=f"Where the {what.lower()} engine runs: {INPROCESS}, {HTTP}, or a dotted path to a factory.",
+        ),
+        Variable(
+            name=f"VLLM_{r}_URL",
+            default=f"http://127.0.0.1:{port}",
+            parse=_url,
+            about=f"Address of the {what.lower()} vLLM server, for {r}_BACKEND={HTTP}.",
+        ),
+        Variable(
+            name=f"VLLM_{r}_API_KEY",
+            default="",
+            parse=_text,
+            is_secret=True,
+            about=f"Key that the {what.lower()} vLLM server asks for, for {r}_BACKEND={HTTP}.",
+        ),
+        Variable(
+            name=f"VLLM_{r}_ARGS",
+            default="",
+            parse=str,
+            about=f"More flags for the {what.lower()} engine, spelled as for vllm serve; {INPROCESS} only.",
+        ),
+        Variable(
+            name=f"VLLM_{r}_GPU_MEMORY",
+            default="",
+            parse=_gpu_memory,
+            about=f"GPU memory of the {what.lower()} engine: a share (0.25) or a size (6GiB); {INPROCESS} only.",
+        ),
+    )
+
+
+ROLE_VARIABLES = {
+    Role.EMBED: _role_variables(Role.EMBED, 8100, "Embedding"),
+    Role.GENERATE: _role_variables(Role.GENERATE, 8101, "Generation"),
+}
+SERVICE_VARIABLES = (
+    Variable(
+        name="HOST",
+        default="127.0.0.1",
+        parse=_host,
+        about="Address to listen on. 0.0.0.0 opens the service to the network, without authentication.",
+    ),
+    Variable(name="PORT", default="8200", parse=_port, about="TCP port to listen on; 0 takes any free one."),
+    Variable(
+        name="LOG_LEVEL",
+        default="info",
+        parse=_log_level,
+        about="Level of the service's own log: debug, info, warning or error.",
+    ),
+    Variable(
+        name="ENGINE_LOG_LEVEL",
+        default="error",
+        parse=_log_level,
+        about="Level of vLLM's log in this process and its engines: debug, info, warning or error.",
+    ),
+    Variable(
+        name="MEMORIA_CACHE_DIR",
+        default="",
+        parse=_folder,
+        about="Folder for prepared models. Unset: memoria-vllm in the user's cache folder.",
+    ),
+    Variable(
+        name="MAX_BODY_BYTES",
+        default="33554432",
+        parse=_positive_int,
+        about="Largest request body in bytes; a larger one gets status 413.",
+    ),
+)
+VARIABLES = SERVICE_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
+
+
+def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
+    """Settings from the environment, and from a .env file for what the environment leaves open.
+
+    Raises:
+        ConfigurationError: something can't be used. Its message has one line for every mistake.
+    """
+    given = dict(_read_dotenv(dotenv)) | dict(environ)
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for variable in VARIABLES:
+        written = given.get(variable.name, "").strip() or variable.default
+        try:
+            values[variable.name] = variable.parse(written)
+        except ValueError as error:
+            shown = "" if variable.is_secret else f" is '{written}'; it"
+            mistakes.append(f"{variable.name}{shown} {error}.")
+    if mistakes:
+        raise ConfigurationError("\n".join(mistakes))
+    return Settings(
+        host=values["HOST"],
+        port=values["PORT"],
+        log_level=values["LOG_LEVEL"],
+        engine_log_level=values["ENGINE_LOG_LEVEL"],
+        cache_dir=values["MEMORIA_CACHE_DIR"],
+        max_body_bytes=values["MAX_BODY_BYTES"],
+        embed=_role_settings(Role.EMBED, values),
+        generate=_role_settings(Role.GENERATE, values),
+    )
+
+
+def unknown_names(dotenv: Path) -> list[str]:
+    """Warnings for names in a .env file that look like ours, misspelled. Other programs' names are theirs."""
+    known = [variable.name for variable in VARIABLES]
+    warnings: list[str] = []
+    for name in _read_dotenv(dotenv):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if name not in known and near:
+            warnings.append(f"{dotenv.name} sets {name}, which nothing reads. Did you mean {near[0]}?")
+    return warnings
+
+
+def _read_dotenv(path: Path | None) -> dict[str, str]:
+    if path is None or not path.is_file():
+        return {}
+    return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+
+
+def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
+    r = PREFIX[role]
+    return RoleSettings(
+        backend=values[f"{r}_BACKEND"],
+        model=values[f"MODEL_{r}_NAME"],
+        aliases=values[f"MODEL_{r}_ALIASES"],
+        url=values[f"VLLM_{r}_URL"],
+        api_key=values[f"VLLM_{r}_API_KEY"],
+        args=values[f"VLLM_{r}_ARGS"],
+        gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],
+    )
+
+
+def env_example() -> str:
+    """The text of .env.example: every variable with what it is for and its default."""
+    lines = ["# Copy to .env and change what you need. The environment wins over this file."]
+    for variable in VARIABLES:
+        lines += ["", f"# {variable.about}", f"#{variable.name}={variable.default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(env_example(), end="")

@@ -1,0 +1,98 @@
+"""Which model name leads to which backend."""
+
+from domain.backend import Role
+from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
+from domain.openai.models import Model, model_object
+from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
+
+ROLE_IN_WORDS = {Role.EMBED: "an embedding model", Role.GENERATE: "a generation model"}
+ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/completions"}
+
+
+class ServedModel:
+    """One role's backend and the names under which clients may ask for it."""
+
+    def __init__(
+        self, backend: ReadinessBackend, *, name: str | None, aliases: tuple[str, ...] = ()
+    ) -> None:
+        self.backend = backend
+        self._name = name
+        self._aliases = aliases
+
+    @property
+    def role(self) -> Role:
+        """What the model is for."""
+        return self.backend.role
+
+    @property
+    def name(self) -> str | None:
+        """The model's own name; None while only the engine knows it and the engine is not up yet."""
+        card = self.backend.card
+        return card.name if card is not None else self._name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model's own name, then its aliases."""
+        return ((self.name,) if self.name is not None else ()) + self._aliases
+
+
+class ModelCatalog:
+    """All served models."""
+
+    def __init__(self, models: list[ServedModel], *, created: int) -> None:
+        self._models = models
+        self._created = created
+
+    def resolve(self, name: str, role: Role) -> ServedModel:
+        """The model of this name, if it can do what the role stands for.
+
+        Raises:
+            WrongEndpointError: the name belongs to a model of the other role.
+            ModelNotFoundError: no model has this name.
+            BackendUnavailableError: an engine that is not up yet may have it.
+        """
+        for model in self._models:
+            if model.role is role and name in model.names:
+                return model
+        for model in self._models:
+            if name in model.names:
+                raise WrongEndpointError(
+                    f"The model '{name}' is {ROLE_IN_WORDS[model.role]} and not supported in the "
+                    f"{ENDPOINTS[role]} endpoint. Use it with {ENDPOINTS[model.role]}.",
+                    param="model",
+                )
+        self._require_all_named()
+        raise ModelNotFoundError(
+            f"The model '{name}' does not exist or is not served here. Served models: "
+            f"{', '.join(repr(served.name) for served in self._models)}.",
+            param="model",
+        )
+
+    def list(self) -> list[Model]:
+        """Every model under every name that it has."""
+        return [self._object(model, name) for model in self._models for name in model.names]
+
+    def get(self, name: str) -> Model:
+        """The model of this name.
+
+        Raises:
+            ModelNotFoundError: no model has this name.
+            BackendUnavailableError: an engine that is not up yet may have it.
+        """
+        for model in self._models:
+            if name in model.names:
+                return self._object(model, name)
+        self._require_all_named()
+        raise ModelNotFoundError(f"The model '{name}' does not exist or is not served here.", param="model")
+
+    def _object(self, model: ServedModel, name: str) -> Model:
+        card = model.backend.card
+        return model_object(card, name) if card else Model(id=name, created=self._created)
+
+    def _require_all_named(self) -> None:
+        if any(model.name is None for model in self._models):
+            raise BackendUnavailableError(
+                "The engines are still starting, so which models they serve is not known yet. Please try "
+                "again later.",
+                retry_after_s=RETRY_AFTER_S,
+            )

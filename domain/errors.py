@@ -1,0 +1,139 @@
+"""Every failure that can reach a client, and how OpenAI would say it.
+
+InferenceError
+├── InvalidRequestError            400  the request itself is wrong
+│   ├── ContextLengthError         400  more tokens than the model's context holds
+│   ├── ModelNotFoundError         404  no model of that name is served
+│   ├── WrongEndpointError         404  the model exists, but not for this endpoint
+│   ├── UnknownUrlError            404  no such path
+│   ├── MethodNotAllowedError      405  the path exists, but not with this method
+│   ├── PayloadTooLargeError       413  more bytes than the service accepts
+│   └── UnsupportedMediaTypeError  415  the body is not declared as JSON
+├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
+├── BackendTimeoutError            504  the engine did not answer in time
+├── BackendFailedError             500  the engine failed on this request
+└── InternalError                  500  a fault of the service itself
+
+Types and codes follow OpenAI's published schema `Error` (openai/openai-openapi) and the classes that
+openai-python derives from the status. Messages tell the caller what to change, and carry no prompt, key or
+path of this machine.
+"""
+
+from typing import ClassVar
+
+
+class InferenceError(Exception):
+    """Base of all failures that cross the port or the API.
+
+    Attributes:
+        message: one or two sentences for the caller.
+        param: the request parameter at fault, in OpenAI's spelling (`messages[0].role`), or None.
+        code: OpenAI's machine-readable code, or None.
+        retry_after_s: whole seconds after which a retry makes sense, or None.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(InferenceError):
+    """The request can't be served as it is; sending it again won't help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt, or one input, has more tokens than the model's context holds."""
+
+    default_code = "context_length_exceeded"
+
+    def __init__(self, max_model_len: int | None, *, param: str) -> None:
+        limit = f"{max_model_len} tokens" if max_model_len else "shorter than this input"
+        super().__init__(
+            f"This model's maximum context length is {limit}. Please reduce the length of '{param}'.",
+            param=param,
+        )
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """No model of that name is served here."""
+
+    status = 404
+    default_code = "model_not_found"
+
+
+class WrongEndpointError(InvalidRequestError):
+    """The model is served, but it can't do what this endpoint is for."""
+
+    status = 404
+
+
+class UnknownUrlError(InvalidRequestError):
+    """The path is not part of the API."""
+
+    status = 404
+    default_code = "unknown_url"
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """The path exists, but not with this method."""
+
+    status = 405
+    default_code = "method_not_supported"
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """The body has more bytes than the service accepts."""
+
+    status = 413
+    default_code = "payload_too_large"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The body is declared as something other than JSON."""
+
+    status = 415
+    default_code = "unsupported_media_type"
+
+
+class BackendUnavailableError(InferenceError):
+    """The engine can't take requests now: it is starting, it ended, or it can't be reached."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "model_not_ready"
+
+
+class BackendTimeoutError(InferenceError):
+    """The engine did not answer in time; the work there has been given up."""
+
+    status = 504
+    default_code = "timeout"
+
+
+class BackendFailedError(InferenceError):
+    """The engine failed on this request; others may still succeed."""
+
+
+class InternalError(InferenceError):
+    """A fault of the service itself."""
+
+
+class ConfigurationError(Exception):
+    """A setting that can't be used. It ends a start before anything runs, and never reaches a client."""

@@ -1,0 +1,44 @@
+"""How a role is doing, as `GET /health` tells it."""
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from domain.backend import Role
+
+
+class BackendState(enum.StrEnum):
+    """Where an engine stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    UNAVAILABLE = "unavailable"
+    """It was ready and is out of reach, or has not been reached yet; it is tried again."""
+    FAILED = "failed"
+    """It can't start, or it ended; it will not come back by itself."""
+    STOPPED = "stopped"
+
+
+class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one role."""
+
+    state: BackendState
+    reason: str | None
+    """Why, in one sentence; None while all is well."""
+    model: str | None
+    since: str
+    """When this state began: ISO 8601, UTC, whole seconds."""
+
+
+class ServiceHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the service: ok only if every role serves."""
+
+    status: Literal["ok", "unavailable"]
+    backends: dict[Role, BackendHealth]
+
+
+def service_health(backends: dict[Role, BackendHealth]) -> ServiceHealth:
+    """The sum of all roles."""
+    ready = all(health.state is BackendState.READY for health in backends.values())
+    return ServiceHealth(status="ok" if ready else "unavailable", backends=backends)

@@ -1,0 +1,190 @@
+"""Readiness: a backend takes requests only after it has answered one itself.
+
+An engine that says it is up may still take many seconds over its first request (caches, kernels, tokenizer).
+So a start ends with a warm-up request, and until then clients get a 503 that says so. Afterwards a periodic
+probe notices an engine that went away, and one that came back.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from domain.backend import (
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationEvent,
+    GenerationRequest,
+    InferenceBackend,
+    ModelCard,
+    RequestContext,
+    Role,
+    SamplingParameters,
+)
+from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError, InferenceError
+from domain.health import BackendHealth, BackendState
+
+WARM_UP = RequestContext(request_id="warm-up")
+RETRY_AFTER_S = 5
+FIRST_RETRY_S = 0.25
+LONGEST_RETRY_S = 5.0
+
+StateListener = Callable[[Role, BackendHealth], None]
+
+
+class ReadinessBackend:
+    """Wraps a backend: starts it, warms it up, watches it, and turns requests away while it is not ready."""
+
+    def __init__(
+        self,
+        backend: InferenceBackend,
+        role: Role,
+        *,
+        model: str | None,
+        probe_interval_s: float = 5.0,
+        on_change: StateListener = lambda _role, _health: None,
+    ) -> None:
+        self.role = role
+        self._backend = backend
+        self._model = model
+        self._probe_interval_s = probe_interval_s
+        self._on_change = on_change
+        self._probe_now = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._card: ModelCard | None = None
+        self._health = self._new_health(BackendState.STARTING, None)
+
+    @property
+    def health(self) -> BackendHealth:
+        """The state now. Costs nothing and touches no engine."""
+        return self._health
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The model's card, or None until the first start has succeeded."""
+        return self._card
+
+    async def start(self) -> ModelCard:
+        """Bring the backend up, trying again for as long as it can't be reached, and warm it up.
+
+        Raises:
+            BackendFailedError: it can't start.
+        """
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                card = await self._backend.start()
+                self._card = await self._warm_up(card)
+            except (BackendUnavailableError, BackendTimeoutError) as error:
+                self._change(BackendState.STARTING, error.message)
+            except InferenceError as error:
+                self._change(BackendState.FAILED, error.message)
+                raise
+            else:
+                break
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, LONGEST_RETRY_S)
+        self._model = self._card.name
+        self._change(BackendState.READY, None)
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch-{self.role}")
+        return self._card
+
+    async def stop(self) -> None:
+        """Stop watching, then stop the backend."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
+        self._change(BackendState.STOPPED, "The service is stopping.")
+        await self._backend.stop()
+
+    async def probe(self) -> None:
+        """Raise unless requests are taken now."""
+        self._require_ready()
+
+    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+        """See the port. Raises BackendUnavailableError while not ready."""
+        self._require_ready()
+        try:
+            return await self._backend.embed(request, context)
+        except (BackendUnavailableError, BackendFailedError):
+            self._probe_now.set()
+            raise
+
+    async def generate(
+        self, request: GenerationRequest, context: RequestContext
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """See the port. Raises BackendUnavailableError while not ready."""
+        self._require_ready()
+        try:
+            async with contextlib.aclosing(self._backend.generate(request, context)) as events:
+                async for event in events:
+                    yield event
+        except (BackendUnavailableError, BackendFailedError):
+            self._probe_now.set()
+            raise
+
+    def _require_ready(self) -> None:
+        health = self._health
+        if health.state is BackendState.READY:
+            return
+        sentence = {
+            BackendState.STARTING: "is still starting",
+            BackendState.STOPPED: "is stopping",
+        }.get(health.state, "is not available at the moment")
+        name = f"The model '{self._model}'" if self._model else f"The {self.role} backend"
+        raise BackendUnavailableError(
+            f"{name} {sentence}. Please try again later.", retry_after_s=RETRY_AFTER_S
+        )
+
+    async def _warm_up(self, card: ModelCard) -> ModelCard:
+        """Put one request through the engine; learn the length of its vectors on the way."""
+        if self.role is Role.EMBED:
+            result = await self._backend.embed(EmbeddingRequest(inputs=["warm up"]), WARM_UP)
+            return msgspec.structs.replace(card, dimensions=result.dimensions)
+        request = GenerationRequest(
+            prompt="Warm up", sampling=SamplingParameters(max_tokens=2, temperature=0.0)
+        )
+        async with contextlib.aclosing(self._backend.generate(request, WARM_UP)) as events:
+            async for _ in events:
+                pass
+        return card
+
+    async def _watch(self) -> None:
+        """Probe from time to time, and at once when a request met trouble."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._probe_interval_s):
+                    await self._probe_now.wait()
+            self._probe_now.clear()
+            await self._look()
+
+    async def _look(self) -> None:
+        """One probe, and what follows from it."""
+        try:
+            await self._backend.probe()
+            if self._health.state is not BackendState.READY and self._card is not None:
+                # It was away: whatever answers now may be a fresh, cold engine.
+                self._card = await self._warm_up(self._card)
+        except (BackendUnavailableError, BackendTimeoutError) as error:
+            self._change(BackendState.UNAVAILABLE, error.message)
+        except InferenceError as error:
+            self._change(BackendState.FAILED, error.message)
+        else:
+            self._change(BackendState.READY, None)
+
+    def _change(self, state: BackendState, reason: str | None) -> None:
+        health = self._new_health(state, reason)
+        before = self._health
+        if state is before.state:
+            health = msgspec.structs.replace(health, since=before.since)
+        if health != before:
+            self._health = health
+            self._on_change(self.role, health)
+
+    def _new_health(self, state: BackendState, reason: str | None) -> BackendHealth:
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return BackendHealth(state=state, reason=reason, model=self._model, since=now)
