@@ -15,7 +15,7 @@ from vllm.v1.executor import Executor
 from adapters.vllm_inprocess.executors import owned
 from domain.errors import BackendFailedError
 
-SHUTDOWN_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 15.0
 KILL_TIMEOUT_S = 5.0
 
 
@@ -54,6 +54,7 @@ class EngineThread:
 
     async def stop(self) -> None:
         """End the engine and all its processes, whatever state they are in."""
+        self._silence_output_handler()
         self._stop.set()
         if not self._thread.is_alive():
             return
@@ -81,6 +82,13 @@ class EngineThread:
                     found += [process, *process.children(recursive=True)]
         return found
 
+    def _silence_output_handler(self) -> None:
+        """Cancel the task that listens to the engine: it would report the engine's end as a failure."""
+        if self._built.done() and self._built.exception() is None:
+            handler = self._built.result().output_handler
+            if handler is not None:
+                handler.cancel()
+
     def _run(self) -> None:
         # Inherited by the engine's processes: Ctrl-C at a terminal reaches the service alone, which then
         # ends them in order.
@@ -101,6 +109,9 @@ class EngineThread:
         processes = self.processes()
         with contextlib.suppress(Exception):
             engine.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+        # An AsyncLLM that lives on until the interpreter ends stumbles in its own destructor.
+        self._built = Future()
+        del engine
         _kill(processes)
 
     def _kill_processes(self) -> None:

@@ -30,6 +30,8 @@ def prepare_environment(*, log_level: str, offline: bool) -> None:
         # Forking a process that has threads, as this one has, is not safe.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "TOKENIZERS_PARALLELISM": "false",
+        # vLLM waits this long for workers that, on the CPU, never end before they are told to (seconds).
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
     }
     if log_level != "debug":
         # Said by PyTorch and tqdm in every process of an engine, and of no use to anybody who is not debugging.
