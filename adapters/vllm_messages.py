@@ -9,7 +9,12 @@ import re
 
 from domain.errors import ContextLengthError, InvalidRequestError
 
-_CONTEXT = re.compile(r"maximum context length|maximum model length|max_model_len|longer than the maximum", re.I)
+# The last of these is what vLLM makes of a prompt that fills the context and leaves no room for an answer.
+_CONTEXT = re.compile(
+    r"maximum context length|maximum model length|max_model_len|longer than the maximum"
+    r"|max_tokens must be at least 1",
+    re.I,
+)
 _VOCABULARY = re.compile(r"token id -?\d+ is out of vocabulary", re.I)
 _LOGIT_BIAS = re.compile(r"logit_bias", re.I)
 _DIMENSIONS = re.compile(r"matryoshka|\bdimensions\b", re.I)

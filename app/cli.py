@@ -92,8 +92,11 @@ def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings
     dotenv = Path(".env")
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = load_settings({**os.environ, **given}, dotenv)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("memoria").setLevel(settings.log_level.upper())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log = logging.getLogger("memoria")
+    log.addHandler(handler)
+    log.setLevel(settings.log_level.upper())
     for warning in unknown_names(dotenv):
         console.warn(warning)
     return settings

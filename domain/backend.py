@@ -46,6 +46,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Texts, or token ids, to embed: at least one."""
 
     inputs: list[Prompt]
+    """All of one kind: texts or token ids."""
     dimensions: int | None = None
     """Length that the vectors shall have; None for the model's own."""
 

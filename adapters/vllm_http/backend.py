@@ -3,12 +3,11 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import httpx
 import msgspec
 
-from adapters.vllm_http.errors import from_status, translated
+from adapters.vllm_http.errors import from_status, message_of, translated
 from adapters.vllm_http.sse import EventReader
 from adapters.vllm_http.translate import completion_body, delta, embedding_body, embedding_result
 from adapters.vllm_http.wire import (
@@ -28,7 +27,7 @@ from domain.backend import (
     RequestContext,
     Role,
 )
-from domain.errors import BackendFailedError, BackendUnavailableError, WrongEndpointError
+from domain.errors import BackendFailedError, BackendUnavailableError, InferenceError, WrongEndpointError
 
 SERVER_NAMES = {Role.EMBED: "embedding", Role.GENERATE: "generation"}
 # Long answers arrive in many parts, so the read timeout is about silence, not about the whole.
@@ -154,15 +153,25 @@ class VLLMHTTPBackend:
             yield completion_decoder.decode(await response.aread())
             return
         reader = EventReader()
-        async for portion in response.aiter_raw():
-            for event in reader.feed(portion):
-                if event == DONE:
-                    return
-                part: ServerCompletion = completion_decoder.decode(event)
-                if part.error is not None:
-                    raise BackendFailedError(f"The {self._server} server failed in the middle of its answer.")
-                yield part
-        raise BackendFailedError(f"The {self._server} server ended its answer too early.")
+        done = False
+        async with contextlib.aclosing(response.aiter_raw()) as portions:
+            # Read past the end mark to the end of the body: only then can the connection be used again.
+            async for portion in portions:
+                for event in reader.feed(portion):
+                    if event == DONE:
+                        done = True
+                    else:
+                        yield self._part(event)
+        if not done:
+            raise BackendFailedError(f"The {self._server} server ended its answer too early.")
+
+    def _part(self, event: bytes) -> ServerCompletion:
+        part: ServerCompletion = completion_decoder.decode(event)
+        if part.error is None:
+            return part
+        # vLLM checks some things only after it has said 200: those are refusals all the same.
+        status = part.error.code if isinstance(part.error.code, int) else 500
+        raise self._error(status, part.error.message, "prompt")
 
     @property
     def _name(self) -> str:
@@ -187,10 +196,13 @@ class VLLMHTTPBackend:
     def _headers(self, context: RequestContext) -> dict[str, str]:
         return {"x-request-id": context.request_id}
 
-    def _refused(self, response: httpx.Response, param: str) -> Any:
+    def _refused(self, response: httpx.Response, param: str) -> InferenceError:
+        return self._error(response.status_code, message_of(response.content), param)
+
+    def _error(self, status: int, message: str, param: str) -> InferenceError:
         return from_status(
-            response.status_code,
-            response.content,
+            status,
+            message,
             server=self._server,
             param=param,
             model=self._name,

@@ -44,20 +44,20 @@ def translated(server: str) -> Iterator[None]:
 
 
 def from_status(
-    status: int, body: bytes, *, server: str, param: str, model: str, max_model_len: int | None
+    status: int, message: str, *, server: str, param: str, model: str, max_model_len: int | None
 ) -> InferenceError:
     """The domain's error for a server's refusal.
 
     Args:
-        status: the server's HTTP status, not 2xx.
-        body: the server's body, in any format.
+        status: the server's HTTP status, or the code inside an error event; not 2xx.
+        message: what the server said.
         server: how to call the server in a message.
         param: the request parameter that carries the prompt or the inputs.
         model: the model's name for clients.
         max_model_len: context length in tokens, if known.
     """
     if status in (400, 413, 422):
-        return refusal(_message(body), param=param, model=model, max_model_len=max_model_len)
+        return refusal(message, param=param, model=model, max_model_len=max_model_len)
     if status in (401, 403):
         return BackendFailedError(f"The {server} server refuses the service's key.")
     if status == 404:
@@ -67,11 +67,11 @@ def from_status(
     return BackendFailedError(f"The {server} server failed on this request. Please try again.")
 
 
-def _message(body: bytes) -> str:
-    """What the server said, or nothing where it is not vLLM's error shape."""
+def message_of(body: bytes) -> str:
+    """What the server said in the body of a refusal, or that it refused, where the body is not vLLM's."""
     try:
         said: ServerErrorBody = error_decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return "The request was refused by the engine."
     if said.error is None:
         return "The request was refused by the engine."

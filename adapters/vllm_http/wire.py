@@ -56,9 +56,10 @@ class ServerChoice(msgspec.Struct, frozen=True):
 
 
 class ServerError(msgspec.Struct, frozen=True):
-    """The inside of vLLM's error body."""
+    """The inside of vLLM's error body; `code` is its HTTP status, in error events of a stream too."""
 
     message: str = ""
+    code: int | str | None = None
 
 
 class ServerCompletion(msgspec.Struct, frozen=True):

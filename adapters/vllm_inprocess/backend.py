@@ -90,6 +90,10 @@ class VLLMInProcessBackend:
         with self._translated("input"):
             await self._running().check_health()
 
+    def unfinished_requests(self) -> int:
+        """Requests that the engine is working on."""
+        return self._engine.get_num_unfinished_requests() if self._engine is not None else 0
+
     def processes(self) -> list[psutil.Process]:
         """The engine's processes."""
         return self._thread.processes()

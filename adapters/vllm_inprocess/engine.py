@@ -43,7 +43,8 @@ class EngineThread:
         """
         self._thread.start()
         try:
-            return await asyncio.wrap_future(self._built)
+            # Shielded: a cancelled wait must not cancel what the thread is about to report.
+            return await asyncio.shield(asyncio.wrap_future(self._built))
         except asyncio.CancelledError:
             self._stop.set()
             raise

@@ -4,7 +4,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, NoReturn
 
-from adapters.vllm_inprocess.owner import OWNED
+from adapters.vllm_inprocess.owner import own_engines
 from domain.backend import Role
 from domain.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ def prepare_environment(*, log_level: str, offline: bool) -> None:
         log_level: level of vLLM's own log.
         offline: whether no model hub shall be asked (all models are local folders).
     """
-    os.environ[OWNED] = "1"
+    own_engines()
     defaults = {
         "VLLM_LOGGING_LEVEL": log_level.upper(),
         "VLLM_NO_USAGE_STATS": "1",
@@ -36,7 +36,7 @@ def prepare_environment(*, log_level: str, offline: bool) -> None:
     if log_level != "debug":
         # Said by PyTorch and tqdm in every process of an engine, and of no use to anybody who is not debugging.
         defaults |= {
-            "PYTHONWARNINGS": "ignore::FutureWarning",
+            "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
             "TORCH_CPP_LOG_LEVEL": "ERROR",
             "TORCH_LOGS": "-all",
             "TQDM_DISABLE": "1",
@@ -97,7 +97,7 @@ def engine_config(
     parser = AsyncEngineArgs.add_cli_args(Parser(prog=setting, add_help=False))
     own = ["--model", model, "--served-model-name", served_name, "--runner", RUNNER[role]]
     try:
-        arguments = parser.parse_args([*defaults, *words, *own])
+        arguments = parser.parse_args([*_without(defaults, words), *words, *own])
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
@@ -106,6 +106,19 @@ def engine_config(
     except Exception as error:
         raise ConfigurationError(f"vLLM refuses the {role} model '{served_name}': {_sentence(error)}") from error
     return config
+
+
+def _without(defaults: list[str], words: list[str]) -> list[str]:
+    """The defaults that the user's own flags leave standing; vLLM warns of flags that are given twice."""
+    given = {word.split("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
+    kept: list[str] = []
+    keep = True
+    for word in defaults:
+        if word.startswith("--"):
+            keep = word not in given
+        if keep:
+            kept.append(word)
+    return kept
 
 
 def _sentence(error: Exception) -> str:

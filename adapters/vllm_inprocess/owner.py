@@ -8,27 +8,32 @@ workers too.
 """
 
 import ctypes
-import multiprocessing
 import os
 import signal
 
-OWNED = "MEMORIA_OWNED_ENGINES"
-"""Set to 1 by a service for the processes that it starts; without it, binding does nothing, so that a plain
-vLLM in the same environment is left alone."""
+OWNER = "MEMORIA_OWNER_PID"
+"""The process id of whoever starts the engine processes to come: the service, then each engine process for
+those below it. Without it binding does nothing, so that a plain vLLM in this environment is left alone."""
 
 _PR_SET_PDEATHSIG = 1
 
 
-def bind_to_owner() -> None:
-    """Have the kernel kill this process when the process that started it ends.
+def own_engines() -> None:
+    """Make this process the owner of all engine processes that it starts from now on."""
+    os.environ[OWNER] = str(os.getpid())
 
-    Does nothing outside an engine process of the service. The kernel watches the parent's *thread* that did
+
+def bind_to_owner() -> None:
+    """Have the kernel kill this process when the process that started it ends; harmless when repeated.
+
+    Does nothing in the service itself, nor outside of it. The kernel watches the parent's *thread* that did
     the spawning (prctl(2), PR_SET_PDEATHSIG); `EngineThread` therefore lives as long as its engine.
     """
-    parent = multiprocessing.parent_process()
-    if os.environ.get(OWNED) != "1" or parent is None:
+    owner = os.environ.get(OWNER)
+    if owner is None or int(owner) == os.getpid():
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent.pid:
-        # The parent ended before the kernel knew of our wish.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(owner):
+        # The owner ended before the kernel knew of our wish.
         os._exit(1)
+    own_engines()

@@ -1,0 +1,110 @@
+"""What several suites share. Engines are slow to start, so each kind is started once and kept."""
+
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from domain.backend import Role
+from tests.processes import ServiceProcess, VLLMServerProcess
+from tests.tiny_models import make_tiny_models
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--base-url", help="run the compliance suite against this running service")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def vllm_servers(tiny_models: dict[str, Path]) -> Generator[dict[Role, str], None, None]:
+    """Two plain vLLM servers with the tiny models."""
+    with ExitStack() as stack:
+        servers = {
+            Role.EMBED: VLLMServerProcess(tiny_models["tiny-embed"], port=free_port(), runner="pooling"),
+            Role.GENERATE: VLLMServerProcess(tiny_models["tiny-gen"], port=free_port(), runner="generate"),
+        }
+        for server in servers.values():
+            stack.callback(server.end)
+        yield {role: server.wait_until_ready() for role, server in servers.items()}
+
+
+@pytest.fixture(scope="session")
+def inprocess_configs(tiny_models: dict[str, Path]) -> dict[Role, object]:
+    """vLLM configurations of the tiny models, for engines of this process."""
+    from adapters.vllm_inprocess.engine_args import default_flags, engine_config, prepare_environment
+    from tests.processes import ENGINE_FLAGS
+
+    prepare_environment(log_level="error", offline=True)
+    models = {Role.EMBED: tiny_models["tiny-embed"], Role.GENERATE: tiny_models["tiny-gen"]}
+    return {
+        role: engine_config(
+            role=role,
+            model=str(folder),
+            served_name=folder.name,
+            defaults=default_flags(on_gpu=False, gpu_memory=None),
+            flags=ENGINE_FLAGS,
+            setting="VLLM_ARGS",
+        )
+        for role, folder in models.items()
+    }
+
+
+@pytest.fixture(scope="session")
+async def inprocess_backends(inprocess_configs: dict[Role, object]) -> AsyncGenerator[dict, None]:
+    """Both tiny models on engines of this process."""
+    import asyncio
+
+    from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+
+    backends = {
+        role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", config=config)
+        for role, config in inprocess_configs.items()
+    }
+    await asyncio.gather(*(backend.start() for backend in backends.values()))
+    yield backends
+    await asyncio.gather(*(backend.stop() for backend in backends.values()))
+
+
+@pytest.fixture(scope="session")
+def real_service() -> Generator[ServiceProcess, None, None]:
+    """The service as it starts without any setting: the two small real models, engines in process."""
+    service = ServiceProcess({})
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.end()
+
+
+@pytest.fixture(scope="session")
+def gateway_service(
+    vllm_servers: dict[Role, str], tiny_models: dict[str, Path]
+) -> Generator[ServiceProcess, None, None]:
+    """The service in front of the two plain vLLM servers."""
+    service = ServiceProcess(
+        {
+            "EMBED_BACKEND": "vllm-http",
+            "GEN_BACKEND": "vllm-http",
+            "VLLM_EMBED_URL": vllm_servers[Role.EMBED],
+            "VLLM_GEN_URL": vllm_servers[Role.GENERATE],
+        }
+    )
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.end()
+
+

@@ -1,0 +1,121 @@
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from adapters.vllm_http.backend import VLLMHTTPBackend
+from domain.backend import InferenceBackend, Role
+from domain.policies.readiness import ReadinessBackend
+from tests import tiny_models as tiny
+from tests.contract.cases import Case
+from tests.fakes import VOCABULARY, FakeBackend
+
+KINDS = [
+    "fake",
+    "readiness",
+    pytest.param("vllm-inprocess", marks=pytest.mark.integration),
+    pytest.param("vllm-http", marks=pytest.mark.integration),
+]
+NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
+
+
+Kind = tuple[str, dict[str, Any]]
+"""Name of a backend, and the shared engines that it needs."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    needed = {
+        "vllm-inprocess": ("inprocess_backends", "tiny_models"),
+        "vllm-http": ("vllm_servers", "tiny_models"),
+    }
+    return request.param, {name: request.getfixturevalue(name) for name in needed.get(request.param, ())}
+
+
+async def _make(kind: Kind, role: Role) -> tuple[Case, Callable[[], Awaitable[None]] | None]:
+    name, engines = kind
+    if name == "vllm-inprocess":
+        return _inprocess(role, engines), None
+    if name == "vllm-http":
+        return await _http(role, engines)
+    return await _fake(name, role)
+
+
+async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[None]]]:
+    fake = FakeBackend(role, delay_s=0.001)
+    backend = fake if kind == "fake" else ReadinessBackend(fake, role, model="fake")
+    await backend.start()
+
+    async def running() -> int:
+        return fake.running
+
+    case = Case(
+        name=kind,
+        backend=backend,
+        tokenize=lambda text: [ord(character) for character in text],
+        vocabulary=VOCABULARY,
+        max_model_len=fake.max_model_len,
+        running=running,
+    )
+    return case, backend.stop
+
+
+def _tokenizer(folder: Path) -> Callable[[str], list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return lambda text: tokenizer(text)["input_ids"]
+
+
+def _inprocess(role: Role, engines: dict[str, Any]) -> Case:
+    backend = engines["inprocess_backends"][role]
+
+    async def running() -> int:
+        return backend.unfinished_requests()
+
+    return _tiny("vllm-inprocess", backend, engines["tiny_models"][NAMES[role]], running)
+
+
+async def _http(role: Role, engines: dict[str, Any]) -> tuple[Case, Callable[[], Awaitable[None]]]:
+    url = engines["vllm_servers"][role]
+    backend = VLLMHTTPBackend(role=role, base_url=url)
+    await backend.start()
+
+    async def running() -> int:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            metrics = (await client.get(f"{url}/metrics")).text
+        counts = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([\d.]+)$", metrics, re.M)
+        assert counts, "the server tells its running count"
+        return int(sum(map(float, counts)))
+
+    return _tiny("vllm-http", backend, engines["tiny_models"][NAMES[role]], running), backend.stop
+
+
+def _tiny(name: str, backend: InferenceBackend, folder: Path, running: Callable[[], Awaitable[int]]) -> Case:
+    return Case(
+        name=name,
+        backend=backend,
+        tokenize=_tokenizer(folder),
+        vocabulary=tiny.VOCABULARY,
+        max_model_len=tiny.MAX_MODEL_LEN,
+        running=running,
+    )
+
+
+@pytest.fixture(scope="module")
+async def embedder(kind: Kind) -> AsyncGenerator[Case, None]:
+    case, stop = await _make(kind, Role.EMBED)
+    yield case
+    if stop is not None:
+        await stop()
+
+
+@pytest.fixture(scope="module")
+async def generator(kind: Kind) -> AsyncGenerator[Case, None]:
+    case, stop = await _make(kind, Role.GENERATE)
+    yield case
+    if stop is not None:
+        await stop()

@@ -1,0 +1,189 @@
+"""What one real backend answers, the other answers too, through the whole API."""
+
+import array
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+
+from adapters.vllm_http.backend import VLLMHTTPBackend
+from app.asgi import create_app
+from app.bootstrap import build_service
+from app.settings import load_settings
+from domain.backend import Role
+
+pytestmark = pytest.mark.integration
+
+PROMPT = "The quick brown fox"
+COMPLETION = {"model": "tiny-gen", "prompt": PROMPT, "temperature": 0, "max_tokens": 12}
+EMBEDDING = {"model": "tiny-embed", "input": ["Paris is the capital", "of France"]}
+
+
+class Shared:
+    """Lends a backend out: starting and stopping it is somebody else's."""
+
+    def __init__(self, backend: Any, card: Any) -> None:
+        self._backend = backend
+        self._card = card
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def start(self) -> Any:
+        return self._card
+
+    async def stop(self) -> None:
+        pass
+
+
+async def _client(backends: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient, None]:
+    named = {role: (None, backend) for role, backend in backends.items()}
+    service = build_service(load_settings({}), backends=named)
+    # The engines belong to this event loop, so the application has to run in it as well.
+    transport = httpx.ASGITransport(create_app(service, max_body_bytes=2**20))
+    service.start()
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with asyncio.timeout(60):
+            while service.health().status != "ok":
+                await asyncio.sleep(0.02)
+        yield client
+    await service.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_inprocess(inprocess_backends: dict[Role, Any]) -> dict[Role, Any]:
+    from domain.backend import ModelCard
+
+    names = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
+    return {
+        role: Shared(backend, ModelCard(name=names[role], role=role, created=1, max_model_len=512))
+        for role, backend in inprocess_backends.items()
+    }
+
+
+@pytest.fixture
+async def inprocess(shared_inprocess: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async for client in _client(shared_inprocess):
+        yield client
+
+
+@pytest.fixture
+async def over_http(vllm_servers: dict[Role, str]) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async for client in _client(
+        {role: VLLMHTTPBackend(role=role, base_url=url) for role, url in vllm_servers.items()}
+    ):
+        yield client
+
+
+def _without_identity(value: Any) -> Any:
+    """An answer without what is new in each: ids and times; log probabilities to five decimals."""
+    if isinstance(value, dict):
+        return {key: _without_identity(item) for key, item in value.items() if key not in ("id", "created")}
+    if isinstance(value, list):
+        return [_without_identity(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"logprobs": 3},
+        {"echo": True, "logprobs": 2},
+        {"echo": True, "max_tokens": 0},
+        {"n": 2},
+        {"prompt": [PROMPT, "Berlin"], "n": 2, "temperature": 1, "seed": 5},
+        {"prompt": [11, 12, 13], "stop": ["a"], "presence_penalty": 1},
+        {"prompt": [[11, 12], [13]], "logit_bias": {"20": 100}},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}, "logprobs": 1},
+        {"stream": True, "echo": True, "max_tokens": 0},
+        {"prompt": [7] * 600},
+        {"prompt": [7] * 512},
+        {"prompt": "x1" * 2000},
+        {"prompt": [100000]},
+        {"prompt": [100000], "stream": True},
+        {"logit_bias": {"100000": 1}},
+    ],
+    ids=str,
+)
+async def test_completions_agree(
+    inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any]
+) -> None:
+    answers = [await client.post("/v1/completions", json=COMPLETION | extra) for client in (inprocess, over_http)]
+    assert answers[0].status_code == answers[1].status_code
+    if "text/event-stream" in answers[0].headers["content-type"]:
+        # Where the parts are cut is a matter of timing; what they add up to is not.
+        sums = [_sum(answer.text) for answer in answers]
+    else:
+        sums = [_without_identity(answer.json()) for answer in answers]
+    assert sums[0] == sums[1]
+
+
+def _sum(stream: str) -> dict[str, Any]:
+    *events, done = [event.removeprefix("data: ") for event in stream.strip().split("\n\n")]
+    assert done == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    return {
+        "text": "".join(choice["text"] for choice in choices),
+        "tokens": [token for choice in choices for token in (choice["logprobs"] or {}).get("tokens", [])],
+        "offsets": [offset for choice in choices for offset in (choice["logprobs"] or {}).get("text_offset", [])],
+        "reasons": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
+        "usage": [chunk["usage"] for chunk in chunks if chunk.get("usage")],
+        "fields": sorted({key for chunk in chunks for key in chunk}),
+    }
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+async def test_embeddings_agree(
+    inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, encoding_format: str
+) -> None:
+    body = EMBEDDING | {"encoding_format": encoding_format}
+    answers = [(await client.post("/v1/embeddings", json=body)).json() for client in (inprocess, over_http)]
+    rows = [[_vector(item["embedding"]) for item in answer["data"]] for answer in answers]
+    for left, right in zip(*rows, strict=True):
+        assert sum(a * b for a, b in zip(left, right, strict=True)) > 0.99999
+    for answer in answers:
+        for item in answer["data"]:
+            del item["embedding"]
+    assert answers[0] == answers[1]
+
+
+def _vector(embedding: str | list[float]) -> list[float]:
+    if isinstance(embedding, str):
+        return array.array("f", base64.b64decode(embedding)).tolist()
+    return embedding
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"input": [7] * 600},
+        {"input": "x1" * 2000},
+        {"input": [100000]},
+        {"dimensions": 10},
+        {"dimensions": 64},
+        {"input": []},
+        {"model": "tiny-gen"},
+    ],
+    ids=str,
+)
+async def test_embedding_refusals_agree(
+    inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any]
+) -> None:
+    body = EMBEDDING | {"encoding_format": "base64"} | extra
+    answers = [await client.post("/v1/embeddings", json=body) for client in (inprocess, over_http)]
+    assert answers[0].status_code == answers[1].status_code
+    if answers[0].status_code != 200:
+        assert answers[0].json() == answers[1].json()
+
+
+async def test_models_agree(inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient) -> None:
+    lists = [(await client.get("/v1/models")).json() for client in (inprocess, over_http)]
+    assert [model["id"] for model in lists[0]["data"]] == [model["id"] for model in lists[1]["data"]]
+    assert [model["max_model_len"] for model in lists[0]["data"]] == [512, 512]

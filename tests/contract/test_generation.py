@@ -1,0 +1,197 @@
+"""What every backend promises of generation."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from domain.backend import EmbeddingRequest, FinishReason, GenerationDelta, GenerationRequest, SamplingParameters
+from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
+from tests.contract.cases import CONTEXT, Case, generate
+from tests.contract.waiting import until_busy, until_idle
+
+PROMPT = "The quick brown fox"
+
+
+async def test_parts_joined_are_the_whole(generator: Case) -> None:
+    parts = await generate(generator, PROMPT, max_tokens=24)
+    whole = await generate(generator, PROMPT, max_tokens=24, stream=False)
+    assert len(parts.deltas) > 4
+    assert len(whole.deltas) == 1
+    assert parts.text() == whole.text()
+    assert parts.usage == whole.usage
+
+
+async def test_max_tokens_is_kept(generator: Case) -> None:
+    generated = await generate(generator, PROMPT, max_tokens=5, stream=False)
+    assert generated.usage.completion_tokens == 5
+    assert generated.deltas[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_usage_counts_the_prompt(generator: Case) -> None:
+    generated = await generate(generator, PROMPT)
+    assert generated.usage.prompt_tokens == len(generator.tokenize(PROMPT))
+
+
+async def test_token_ids_and_text_give_the_same_answer(generator: Case) -> None:
+    from_text = await generate(generator, PROMPT)
+    from_ids = await generate(generator, generator.tokenize(PROMPT))
+    assert from_text.text() == from_ids.text()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_n_choices_come_apart(generator: Case, stream: bool) -> None:
+    never_end = {0: -100.0}
+    generated = await generate(
+        generator, PROMPT, n=3, temperature=1.5, max_tokens=12, seed=7, logit_bias=never_end, stream=stream
+    )
+    assert {delta.index for delta in generated.deltas} == {0, 1, 2}
+    assert len({generated.text(index) for index in range(3)}) > 1
+    assert generated.usage.completion_tokens == 36
+
+
+async def test_generation_ends_before_a_stop_sequence(generator: Case) -> None:
+    free = (await generate(generator, PROMPT, max_tokens=24)).text()
+    stop = free[4:6]
+    for stream in (True, False):
+        stopped = await generate(generator, PROMPT, max_tokens=24, stop=[stop], stream=stream)
+        assert stopped.text() == free[: free.index(stop)]
+        assert stopped.deltas[-1].finish_reason is FinishReason.STOP
+
+
+async def test_the_same_seed_gives_the_same_text(generator: Case) -> None:
+    texts = [(await generate(generator, PROMPT, seed=seed, temperature=1.5, max_tokens=16)).text() for seed in (1, 1, 2)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_logprobs_tell_the_likeliest_tokens(generator: Case, stream: bool) -> None:
+    generated = await generate(generator, PROMPT, logprobs=3, max_tokens=6, stream=stream)
+    tokens = [token for delta in generated.deltas for token in delta.logprobs or []]
+    assert len(tokens) == 6
+    for token in tokens:
+        assert token.logprob is not None
+        assert token.logprob <= 0
+        assert token.top is not None
+        assert 3 <= len(token.top) <= 4
+        assert (token.token, token.logprob) == token.top[0], "greedy takes the likeliest"
+
+
+async def test_no_logprobs_unless_asked_for(generator: Case) -> None:
+    assert all(delta.logprobs is None for delta in (await generate(generator, PROMPT)).deltas)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_echo_puts_the_prompt_in_front(generator: Case, stream: bool) -> None:
+    plain = await generate(generator, PROMPT)
+    echoed = await generate(generator, PROMPT, echo=True, stream=stream)
+    assert echoed.text() == PROMPT + plain.text()
+    assert echoed.usage == plain.usage
+
+
+async def test_echo_works_for_token_ids(generator: Case) -> None:
+    echoed = await generate(generator, generator.tokenize(PROMPT), echo=True)
+    assert echoed.text().startswith(PROMPT)
+
+
+async def test_echo_with_logprobs_tells_those_of_the_prompt(generator: Case) -> None:
+    echoed = await generate(generator, PROMPT, echo=True, logprobs=2, max_tokens=3, stream=False)
+    tokens = echoed.deltas[0].logprobs
+    assert tokens is not None
+    assert len(tokens) == len(generator.tokenize(PROMPT)) + 3
+    assert (tokens[0].logprob, tokens[0].top) == (None, None)
+    assert all(token.logprob is not None for token in tokens[1:])
+    assert "".join(token.token for token in tokens[: len(generator.tokenize(PROMPT))]) == PROMPT
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_echo_of_nothing_more_is_the_prompt(generator: Case, stream: bool) -> None:
+    echoed = await generate(generator, PROMPT, echo=True, max_tokens=0, stream=stream)
+    assert echoed.text() == PROMPT
+    assert echoed.usage.completion_tokens == 0
+
+
+async def test_scoring_a_prompt_tells_its_logprobs_alone(generator: Case) -> None:
+    echoed = await generate(generator, PROMPT, echo=True, max_tokens=0, logprobs=1, stream=False)
+    tokens = echoed.deltas[0].logprobs
+    assert tokens is not None
+    assert "".join(token.token for token in tokens) == PROMPT
+
+
+async def test_logit_bias_forces_a_token(generator: Case) -> None:
+    token = generator.tokenize("a")[0]
+    generated = await generate(generator, PROMPT, logit_bias={token: 100.0}, max_tokens=4)
+    assert generated.text() == "aaaa"
+
+
+async def test_penalties_are_accepted(generator: Case) -> None:
+    generated = await generate(generator, PROMPT, presence_penalty=1.0, frequency_penalty=-1.0, top_p=0.9)
+    assert generated.usage.completion_tokens == 8
+
+
+async def test_a_prompt_longer_than_the_context_is_refused(generator: Case) -> None:
+    for prompt in ([5] * (generator.max_model_len + 1), "z1" * generator.max_model_len * 2):
+        with pytest.raises(ContextLengthError) as caught:
+            await generate(generator, prompt)
+        assert caught.value.param == "prompt"
+        assert str(generator.max_model_len) in caught.value.message
+
+
+async def test_a_prompt_that_leaves_no_room_is_refused(generator: Case) -> None:
+    with pytest.raises(ContextLengthError):
+        await generate(generator, [5] * generator.max_model_len)
+
+
+async def test_generation_ends_where_the_context_ends(generator: Case) -> None:
+    prompt = [5] * (generator.max_model_len - 3)
+    generated = await generate(generator, prompt, max_tokens=50, stream=False)
+    assert generated.usage.completion_tokens == 3
+    assert generated.deltas[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_a_token_outside_the_vocabulary_is_refused(generator: Case) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await generate(generator, [1, generator.vocabulary + 1000])
+    assert (caught.value.param, caught.value.code) == ("prompt", "invalid_value")
+
+
+async def test_closing_the_iterator_ends_the_work(generator: Case) -> None:
+    request = GenerationRequest(
+        prompt=PROMPT, sampling=SamplingParameters(max_tokens=400, temperature=0.0), stream=True
+    )
+    events = generator.backend.generate(request, CONTEXT)
+    assert isinstance(await anext(events), GenerationDelta)
+    await events.aclose()
+    await until_idle(generator)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_cancelling_ends_the_work(generator: Case, stream: bool) -> None:
+    task = asyncio.create_task(generate(generator, PROMPT, max_tokens=400, stream=stream, n=4, temperature=1.0))
+    await until_busy(generator)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until_idle(generator)
+
+
+async def test_many_at_once_are_all_answered(generator: Case) -> None:
+    alone = await generate(generator, PROMPT, max_tokens=12)
+    together = await asyncio.gather(*(generate(generator, PROMPT, max_tokens=12) for _ in range(50)))
+    assert {generated.text() for generated in together} == {alone.text()}
+
+
+async def test_it_can_not_embed(generator: Case) -> None:
+    with pytest.raises(WrongEndpointError):
+        await generator.backend.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+
+
+async def test_no_task_is_left_behind(generator: Case) -> None:
+    await generate(generator, PROMPT)
+    before = asyncio.all_tasks()
+    await generate(generator, PROMPT)
+    with contextlib.suppress(InvalidRequestError):
+        await generate(generator, [generator.vocabulary + 1000])
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before

@@ -1,0 +1,92 @@
+"""From start to end: health tells the truth on the way, and no engine process is left at the end of any."""
+
+import signal
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.processes import ServiceProcess, tiny_environment
+
+pytestmark = pytest.mark.integration
+
+PATIENCE_S = 20
+
+
+@pytest.fixture
+def service(tiny_models: dict[str, Path]) -> Generator[ServiceProcess, None, None]:
+    service = ServiceProcess(tiny_environment(tiny_models))
+    yield service
+    service.end()
+
+
+def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; one that only waits for its parent to notice its end does not."""
+    alive = []
+    for process in processes:
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return alive
+
+
+def _assert_all_end(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := _alive(processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, f"engine processes outlive the service: {left}"
+
+
+def _wait_for_engines(service: ServiceProcess, count: int) -> list[psutil.Process]:
+    deadline = time.monotonic() + 60
+    while len(processes := service.engine_processes()) < count:
+        assert time.monotonic() < deadline, f"no {count} engine processes: {service.output[-2000:]}"
+        time.sleep(0.05)
+    return processes
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["ctrl-c", "sigterm", "kill-9"],
+)
+def test_nothing_is_left_of_a_service_that_ends(
+    service: ServiceProcess, number: signal.Signals, code: int
+) -> None:
+    url = service.wait_until_listening()
+    first = httpx.get(f"{url}/health", trust_env=False)
+    assert first.status_code == 503
+    assert {role["state"] for role in first.json()["backends"].values()} == {"starting"}
+    assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+    early = httpx.post(f"{url}/v1/embeddings", json={"model": "tiny-embed", "input": "x"}, trust_env=False)
+    assert early.status_code == 503
+    assert int(early.headers["retry-after"]) >= 1
+    assert early.json()["error"]["code"] == "model_not_ready"
+
+    service.wait_until_ready_at(url)
+    health = httpx.get(f"{url}/health", trust_env=False)
+    assert health.status_code == 200
+    assert {role["state"] for role in health.json()["backends"].values()} == {"ready"}
+    processes = service.engine_processes()
+    assert len(processes) >= 4, "an engine core and a worker for each model"
+    service.signal(number)
+    assert service.wait() == code
+    _assert_all_end(processes)
+    assert "Traceback" not in service.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "kill-9"])
+@pytest.mark.parametrize("engines", [1, 4], ids=["early", "late"])
+def test_nothing_is_left_of_a_service_that_ends_while_it_starts(
+    service: ServiceProcess, number: signal.Signals, engines: int
+) -> None:
+    processes = _wait_for_engines(service, engines)
+    service.signal(number)
+    service.wait()
+    _assert_all_end(processes)
+    assert "Traceback" not in service.output

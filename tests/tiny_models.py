@@ -1,0 +1,61 @@
+"""Two tiny models with random weights, made in seconds: real architectures for tests of protocol and speed."""
+
+from pathlib import Path
+
+# What the tokenizers are trained on, and what tests take their prompts from.
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog while the cat sleeps in the warm sun.",
+    "A service that runs two models on one machine answers many clients at the same time.",
+    "Paris is the capital of France, and Berlin is the capital of Germany.",
+    "Numbers such as 1 2 3 4 5 6 7 8 9 0 appear in every text, and so do commas, dots and dashes.",
+]
+VOCABULARY = 512
+MAX_MODEL_LEN = 512
+HIDDEN = 64
+
+
+def make_tiny_models(folder: Path) -> dict[str, Path]:
+    """Folders of a generator (Qwen3, 1 layer × 64) and an embedder (the same, last-token pooling)."""
+    return {name: _make(folder / name, seed) for name, seed in (("tiny-embed", 1), ("tiny-gen", 2))}
+
+
+def _make(folder: Path, seed: int) -> Path:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=MAX_MODEL_LEN,
+    )
+    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=MAX_MODEL_LEN,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    Qwen3ForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    return folder

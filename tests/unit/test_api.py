@@ -1,0 +1,528 @@
+import asyncio
+import base64
+import contextlib
+import json
+import struct
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+from litestar.testing import AsyncTestClient
+
+from app.asgi import create_app
+from app.bootstrap import build_service
+from app.settings import load_settings
+from domain.backend import Role
+from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError
+from tests.fakes import DIMENSIONS, FakeBackend
+from tests.unit.test_errors import SEEN_BY_CLIENTS, make
+from tests.unit.waiting import until
+
+MAX_BODY_BYTES = 4096
+NEVER_S = 10_000.0
+ALIASES = {
+    "MODEL_EMBED_ALIASES": "text-embedding-3-small",
+    "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name",
+}
+EMBED, COMPLETE = "/v1/embeddings", "/v1/completions"
+
+
+class Api:
+    """The application on fake engines, and a client of it."""
+
+    def __init__(self) -> None:
+        self.embedder = FakeBackend(Role.EMBED, name="fake-embed")
+        self.writer = FakeBackend(Role.GENERATE, name="fake-write")
+        backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
+        self.service = build_service(load_settings(ALIASES), backends=backends)
+        self.app = create_app(self.service, max_body_bytes=MAX_BODY_BYTES)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")
+
+    @property
+    def is_ready(self) -> bool:
+        return self.service.health().status == "ok"
+
+    async def embed(self, value="text", **more) -> httpx.Response:
+        return await self.http.post(EMBED, json={"model": "fake-embed", "input": value, **more})
+
+    async def complete(self, prompt="text", **more) -> httpx.Response:
+        body = {"model": "fake-write", "prompt": prompt, "temperature": 0, "max_tokens": 4, **more}
+        return await self.http.post(COMPLETE, json=body)
+
+
+@contextlib.asynccontextmanager
+async def serving(api: Api) -> AsyncGenerator[Api, None]:
+    # httpx's transport runs no lifespan, so the service is started by hand.
+    api.service.start()
+    try:
+        yield api
+    finally:
+        await api.http.aclose()
+        await api.service.stop()
+
+
+@pytest.fixture
+async def api() -> AsyncGenerator[Api, None]:
+    async with serving(Api()) as running:
+        await until(lambda: running.is_ready)
+        yield running
+
+
+def error_of(response: httpx.Response) -> dict:
+    assert response.headers["content-type"].startswith("application/json")
+    (error,) = response.json().values()
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def chunks_of(response: httpx.Response) -> list[dict]:
+    """The chunks of a stream that ended in good order."""
+    *events, end, rest = response.text.split("\n\n")
+    assert (end, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+# Embeddings
+
+
+async def test_an_embedding_is_numbers_by_default(api):
+    response = await api.embed()
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["model"] == "fake-embed"
+    assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    (item,) = answer["data"]
+    assert (item["object"], item["index"], len(item["embedding"])) == ("embedding", 0, DIMENSIONS)
+
+
+async def test_base64_and_numbers_tell_the_same_vector(api):
+    numbers = (await api.embed(encoding_format="float")).json()["data"][0]["embedding"]
+    text = (await api.embed(encoding_format="base64")).json()["data"][0]["embedding"]
+    assert list(struct.unpack(f"<{DIMENSIONS}f", base64.b64decode(text))) == numbers
+
+
+async def test_inputs_keep_their_order(api):
+    apart = [(await api.embed(text)).json()["data"][0]["embedding"] for text in ("a", "b", "c")]
+    together = (await api.embed(["a", "b", "c"])).json()["data"]
+    assert [item["index"] for item in together] == [0, 1, 2]
+    assert [item["embedding"] for item in together] == apart
+
+
+async def test_tokens_are_embedded_like_their_text(api):
+    assert (await api.embed([97, 98])).json()["data"] == (await api.embed("ab")).json()["data"]
+    assert len((await api.embed([[97], [98]])).json()["data"]) == 2
+
+
+async def test_an_alias_is_answered_with_the_models_own_name(api):
+    response = await api.embed(model="text-embedding-3-small")
+    assert (response.status_code, response.json()["model"]) == (200, "fake-embed")
+
+
+async def test_an_input_that_is_too_long_names_the_limit(api):
+    error = error_of(await api.embed("x" * 257))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
+    assert "256" in error["message"]
+
+
+# Completions
+
+
+async def test_a_completion_is_whole_by_default(api):
+    response = await api.complete()
+    answer = response.json()
+    assert response.status_code == 200
+    assert (answer["object"], answer["model"]) == ("text_completion", "fake-write")
+    assert answer["id"].startswith("cmpl-")
+    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
+    (choice,) = answer["choices"]
+    assert (choice["index"], choice["finish_reason"], choice["logprobs"]) == (0, "length", None)
+    assert len(choice["text"]) == 4
+
+
+async def test_every_answer_has_an_id_of_its_own(api):
+    ids = {(await api.complete()).json()["id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"n": 2}, {"logprobs": 2}, {"echo": True, "logprobs": 0}, {"stop": "e"}]
+)
+async def test_a_stream_joined_is_the_whole_answer(api, more):
+    whole = (await api.complete(["ab", "c"], **more)).json()["choices"]
+    chunks = chunks_of(await api.complete(["ab", "c"], stream=True, **more))
+    parts = [choice for chunk in chunks for choice in chunk["choices"]]
+    for choice in whole:
+        own = [part for part in parts if part["index"] == choice["index"]]
+        assert "".join(part["text"] for part in own) == choice["text"]
+        assert [part["finish_reason"] for part in own if part["finish_reason"]] == [choice["finish_reason"]]
+        if choice["logprobs"]:
+            for name, values in choice["logprobs"].items():
+                assert [value for part in own for value in part["logprobs"][name]] == values
+
+
+async def test_a_stream_declares_itself(api):
+    response = await api.complete(stream=True)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert all("usage" not in chunk for chunk in chunks_of(response))
+
+
+async def test_chunks_of_one_stream_share_their_id(api):
+    chunks = chunks_of(await api.complete(stream=True))
+    assert len(chunks) > 1
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+
+
+async def test_usage_comes_last_where_it_is_asked_for(api):
+    response = await api.complete(["ab", "c"], stream=True, stream_options={"include_usage": True})
+    *chunks, last = chunks_of(response)
+    assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+
+
+async def test_choices_of_several_prompts_are_numbered_through(api):
+    choices = (await api.complete(["ab", "c"], n=2)).json()["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2, 3]
+    assert choices[0]["text"] == choices[1]["text"] != choices[2]["text"]
+
+
+async def test_an_echo_puts_the_prompt_in_front(api):
+    assert (await api.complete("ab", echo=True)).json()["choices"][0]["text"].startswith("ab")
+    assert (await api.complete("ab", echo=True, max_tokens=0)).json()["choices"][0]["text"] == "ab"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("path", [EMBED, COMPLETE])
+async def test_a_body_that_is_no_json_is_refused(api, path):
+    response = await api.http.post(path, content=b"{", headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert error_of(response)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", [EMBED, COMPLETE])
+async def test_no_body_is_refused(api, path):
+    response = await api.http.post(path)
+    assert response.status_code == 400
+    assert "no body" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("declared", ["application/json; charset=utf-8", "application/vnd.api+json", None])
+async def test_json_is_taken_however_it_is_declared(api, declared):
+    body = json.dumps({"model": "fake-embed", "input": "text"}).encode()
+    headers = {"content-type": declared} if declared else {}
+    assert (await api.http.post(EMBED, content=body, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("path", [EMBED, COMPLETE])
+async def test_a_body_declared_as_something_else_is_refused(api, path):
+    response = await api.http.post(path, content=b"{}", headers={"content-type": "text/plain"})
+    assert response.status_code == 415
+    assert "text/plain" in error_of(response)["message"]
+
+
+async def test_a_body_that_is_too_large_is_refused(api):
+    response = await api.embed("x" * MAX_BODY_BYTES)
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "payload_too_large"
+
+
+async def test_a_body_that_is_too_large_is_refused_though_it_hides_its_size(api):
+    async def parts():
+        for _ in range(MAX_BODY_BYTES // 64):
+            yield b" " * 128
+
+    response = await api.http.post(EMBED, content=parts())
+    assert response.status_code == 413
+    assert api.embedder.running == 0
+
+
+async def test_an_unknown_parameter_is_refused(api):
+    response = await api.complete(temprature=1)
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "temprature"
+
+
+async def test_an_unknown_model_is_refused(api):
+    response = await api.complete(model="gpt")
+    error = error_of(response)
+    assert response.status_code == 404
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "field"), [(EMBED, "fake-write", "input"), (COMPLETE, "fake-embed", "prompt")]
+)
+async def test_a_model_of_the_other_endpoint_is_told_as_such(api, path, model, field):
+    response = await api.http.post(path, json={"model": model, field: "x"})
+    assert response.status_code == 404
+    assert "Use it with" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/chat/completions", "/v2/models", "/docs", "/schema"])
+async def test_an_unknown_path_is_told(api, path):
+    response = await api.http.get(path)
+    assert response.status_code == 404
+    assert error_of(response)["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", EMBED), ("PUT", COMPLETE), ("POST", "/v1/models")])
+async def test_a_wrong_method_is_told(api, method, path):
+    response = await api.http.request(method, path)
+    assert response.status_code == 405
+    assert error_of(response)["code"] == "method_not_supported"
+
+
+async def test_nothing_refused_reaches_an_engine(api):
+    seen = len(api.embedder.seen)
+    await api.embed("")
+    await api.embed(["a", 1])
+    await api.embed(dimensions=0)
+    assert len(api.embedder.seen) == seen
+
+
+# What fails
+
+
+@pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
+async def test_every_failure_of_an_engine_has_its_status_and_body(api, kind):
+    status, type_, code = SEEN_BY_CLIENTS[kind]
+    api.embedder.fail_next = make(kind)
+    response = await api.embed()
+    error = error_of(response)
+    assert (response.status_code, error["type"], error["code"]) == (status, type_, code)
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(7, "7"), (0, "1"), (None, None)])
+async def test_a_failure_worth_a_retry_says_when(api, seconds, header):
+    api.embedder.fail_next = BackendTimeoutError("Slow.", retry_after_s=seconds)
+    assert (await api.embed()).headers.get("retry-after") == header
+
+
+async def test_an_unforeseen_failure_is_a_500_that_tells_nothing(api):
+    api.writer.fail_next = KeyError("a secret")
+    response = await api.complete()
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert error_of(response)["type"] == "server_error"
+
+
+async def test_a_failure_before_the_first_chunk_has_its_status(api):
+    response = await api.complete("x" * 300, stream=True)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "context_length_exceeded"
+
+
+async def test_a_failure_in_the_middle_of_a_stream_is_its_last_event(api):
+    api.writer.fail_next = BackendFailedError("Broken.")
+    response = await api.complete(stream=True)
+    last = response.text.strip().split("\n\n")[-1]
+    assert response.status_code == 200
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "Broken."
+
+
+async def test_one_prompt_of_several_that_fails_fails_the_request(api):
+    response = await api.complete(["a", "x" * 300, "b"])
+    assert response.status_code == 400
+    assert api.writer.running == 0
+
+
+# Clients that leave
+
+
+class Leaving:
+    """A client that sends its request whole and leaves when told."""
+
+    def __init__(self, body: dict) -> None:
+        self._parts = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        self.leave = asyncio.Event()
+        self.sent: list[dict] = []
+
+    async def receive(self) -> dict:
+        if self._parts:
+            return self._parts.pop()
+        await self.leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict) -> None:
+        self.sent.append(message)
+
+    async def call(self, app, path: str) -> None:
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"content-type", b"application/json")],
+            "client": ("client", 1),
+            "server": ("api", 80),
+            "state": {},
+        }
+        await app(scope, self.receive, self.send)
+
+
+async def left(api: Api, engine: FakeBackend, path: str, body: dict) -> Leaving:
+    """The client, after it has left while its request was under way."""
+    engine.delay_s = NEVER_S
+    client = Leaving(body)
+    call = asyncio.create_task(client.call(api.app, path))
+    await until(lambda: engine.running > 0)
+    client.leave.set()
+    await call
+    return client
+
+
+async def test_a_client_that_leaves_an_embedding_ends_it(api):
+    await left(api, api.embedder, EMBED, {"model": "fake-embed", "input": "text"})
+    assert api.embedder.running == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"]])
+async def test_a_client_that_leaves_a_completion_ends_it(api, stream, prompt):
+    await left(api, api.writer, COMPLETE, {"model": "fake-write", "prompt": prompt, "stream": stream})
+    assert api.writer.running == 0
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it(api):
+    client = Leaving({"model": "fake-write", "prompt": "a", "stream": True, "max_tokens": 9})
+    call = asyncio.create_task(client.call(api.app, COMPLETE))
+    await until(lambda: len(client.sent) > 2)
+    api.writer.delay_s = NEVER_S
+    client.leave.set()
+    await call
+    assert api.writer.running == 0
+    assert not any(b"[DONE]" in message.get("body", b"") for message in client.sent)
+
+
+async def test_a_client_that_left_is_no_failure_of_the_service(api, caplog):
+    await left(api, api.embedder, EMBED, {"model": "fake-embed", "input": "text"})
+    assert caplog.records == []
+    assert api.is_ready
+
+
+# Models
+
+
+async def test_all_models_are_listed_under_all_their_names(api):
+    answer = (await api.http.get("/v1/models")).json()
+    assert answer["object"] == "list"
+    names = [model["id"] for model in answer["data"]]
+    assert names == [
+        "fake-embed",
+        "text-embedding-3-small",
+        "fake-write",
+        "gpt-3.5-turbo-instruct",
+        "org/name",
+    ]
+    assert {(model["object"], model["max_model_len"]) for model in answer["data"]} == {("model", 256)}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("fake-embed", "fake-embed"), ("org/name", "org/name"), ("org%2Fname", "org/name")]
+)
+async def test_a_model_is_told_with_its_slash_escaped_or_not(api, path, name):
+    response = await api.http.get(f"/v1/models/{path}")
+    assert (response.status_code, response.json()["id"]) == (200, name)
+
+
+async def test_a_model_that_is_not_served_is_told(api):
+    response = await api.http.get("/v1/models/org/other")
+    error = error_of(response)
+    assert response.status_code == 404
+    assert error["code"] == "model_not_found"
+    assert "'org/other'" in error["message"]
+
+
+# Health, and the life of the service
+
+
+async def test_health_tells_every_role(api):
+    response = await api.http.get("/health")
+    answer = response.json()
+    assert (response.status_code, answer["status"]) == (200, "ok")
+    assert {role: one["state"] for role, one in answer["backends"].items()} == {
+        "embed": "ready",
+        "generate": "ready",
+    }
+    assert answer["backends"]["embed"]["model"] == "fake-embed"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/health/live", {"status": "ok"}), ("/health/ready", {"status": "ok"})]
+)
+async def test_a_service_that_serves_is_live_and_ready(api, path, body):
+    response = await api.http.get(path)
+    assert (response.status_code, response.json()) == (200, body)
+
+
+async def test_a_service_that_is_starting_answers_and_says_so():
+    starting = Api()
+    starting.embedder.fail_start = [BackendUnavailableError("Out of reach.")] * 1000
+    async with serving(starting) as api:
+        await until(lambda: api.service.health().backends[Role.EMBED].reason is not None)
+        health = await api.http.get("/health")
+        ready = await api.http.get("/health/ready")
+        refused = await api.embed()
+        assert (health.status_code, ready.status_code, refused.status_code) == (503, 503, 503)
+        assert health.json()["backends"]["embed"]["reason"] == "Out of reach."
+        assert ready.json() == {"status": "unavailable"}
+        assert error_of(refused)["code"] == "model_not_ready"
+        assert int(refused.headers["retry-after"]) > 0
+        assert (await api.http.get("/health/live")).status_code == 200
+        assert len((await api.http.get("/v1/models")).json()["data"]) == 5
+
+
+async def test_one_role_that_failed_leaves_the_other_at_work():
+    broken = Api()
+    broken.embedder.fail_start = [BackendFailedError("No such weights.")]
+    async with serving(broken) as api:
+        await until(lambda: api.service.health().backends[Role.GENERATE].state == "ready")
+        assert (await api.complete()).status_code == 200
+        assert (await api.embed()).status_code == 503
+        assert (await api.http.get("/health")).json()["backends"]["embed"]["reason"] == "No such weights."
+
+
+async def test_the_applications_lifespan_starts_and_stops_the_service():
+    api = Api()
+    async with AsyncTestClient(api.app) as client:
+        await until(lambda: api.is_ready)
+        assert (await client.get("/health/ready")).status_code == 200
+    assert (api.embedder.started, api.writer.started) == (False, False)
+    assert {one.state for one in api.service.health().backends.values()} == {"stopped"}
+
+
+async def test_a_service_can_be_stopped_while_it_starts():
+    api = Api()
+    api.embedder.fail_start = [BackendUnavailableError("Out of reach.")] * 1000
+    api.service.start()
+    await until(lambda: len(api.embedder.fail_start) < 1000)
+    await api.service.stop()
+    assert (api.embedder.stops, api.writer.stops) == (1, 1)
+    assert not any(task.get_name().startswith("start-") for task in asyncio.all_tasks())
+
+
+async def test_a_service_that_never_started_can_be_stopped():
+    api = Api()
+    await api.service.stop()
+    assert (api.embedder.stops, api.writer.stops) == (1, 1)
+
+
+class Stubborn(FakeBackend):
+    async def stop(self) -> None:
+        raise BackendFailedError("It goes on.")
+
+
+async def test_one_backend_that_does_not_stop_in_order_keeps_no_other_from_stopping(caplog):
+    writer = FakeBackend(Role.GENERATE)
+    backends = {Role.EMBED: ("stubborn", Stubborn(Role.EMBED)), Role.GENERATE: ("writer", writer)}
+    await build_service(load_settings({}), backends=backends).stop()
+    assert writer.stops == 1
+    assert "did not stop in good order" in caplog.text

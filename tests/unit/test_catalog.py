@@ -1,0 +1,120 @@
+import pytest
+
+from domain.backend import Role
+from domain.catalog import ModelCatalog, ServedModel
+from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
+from domain.openai.models import model_list
+from domain.policies.readiness import ReadinessBackend
+from tests.fakes import FakeBackend
+
+
+def served(role: Role, name: str | None, *aliases: str) -> ServedModel:
+    # The engine knows its model as "real", which matters once it has started.
+    backend = ReadinessBackend(FakeBackend(role, name="real"), role, model=name)
+    return ServedModel(backend, name=name, aliases=aliases)
+
+
+def catalog(*models: ServedModel) -> ModelCatalog:
+    pair = models or (served(Role.EMBED, "embedder", "ada"), served(Role.GENERATE, "writer", "davinci"))
+    return ModelCatalog(list(pair), created=7)
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("embedder", Role.EMBED),
+        ("ada", Role.EMBED),
+        ("writer", Role.GENERATE),
+        ("davinci", Role.GENERATE),
+    ],
+)
+def test_a_model_is_found_by_its_name_and_by_its_aliases(name, role):
+    assert catalog().resolve(name, role).role is role
+
+
+def test_a_name_of_both_roles_leads_to_the_role_that_is_asked():
+    both = catalog(served(Role.EMBED, "e", "default"), served(Role.GENERATE, "g", "default"))
+    assert [both.resolve("default", role).name for role in Role] == ["e", "g"]
+
+
+def test_a_model_of_the_other_role_is_told_from_none():
+    with pytest.raises(WrongEndpointError) as caught:
+        catalog().resolve("ada", Role.GENERATE)
+    assert caught.value.param == "model"
+    assert "embedding model" in caught.value.message
+    assert "Use it with v1/embeddings." in caught.value.message
+
+
+def test_an_unknown_name_is_refused_with_the_names_that_are_served():
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog().resolve("gpt", Role.GENERATE)
+    assert caught.value.param == "model"
+    assert "'gpt'" in caught.value.message
+    assert "'embedder', 'writer'" in caught.value.message
+
+
+def test_names_are_told_apart_by_case():
+    with pytest.raises(ModelNotFoundError):
+        catalog().resolve("Writer", Role.GENERATE)
+
+
+def test_an_unknown_name_may_belong_to_an_engine_that_is_still_starting():
+    starting = catalog(served(Role.EMBED, None), served(Role.GENERATE, "writer"))
+    with pytest.raises(BackendUnavailableError) as caught:
+        starting.resolve("anything", Role.EMBED)
+    assert caught.value.retry_after_s
+    with pytest.raises(BackendUnavailableError):
+        starting.get("anything")
+
+
+def test_a_known_name_needs_no_engine():
+    starting = catalog(served(Role.EMBED, None, "ada"), served(Role.GENERATE, "writer"))
+    assert starting.resolve("writer", Role.GENERATE).name == "writer"
+    assert starting.resolve("ada", Role.EMBED).name is None
+
+
+async def test_a_started_engine_tells_its_models_name():
+    model = served(Role.EMBED, None, "ada")
+    await model.backend.start()
+    try:
+        assert model.names == ("real", "ada")
+        assert catalog(model).resolve("real", Role.EMBED) is model
+        with pytest.raises(ModelNotFoundError):
+            catalog(model).get("anything")
+    finally:
+        await model.backend.stop()
+
+
+def test_every_name_is_listed():
+    listed = catalog().list()
+    assert [model.id for model in listed] == ["embedder", "ada", "writer", "davinci"]
+    assert {(model.object, model.created) for model in listed} == {("model", 7)}
+
+
+def test_a_nameless_model_is_not_listed():
+    assert [model.id for model in catalog(served(Role.EMBED, None, "ada")).list()] == ["ada"]
+
+
+async def test_a_started_model_is_listed_with_its_context_length():
+    model = served(Role.EMBED, "real", "ada")
+    await model.backend.start()
+    try:
+        assert [(one.id, one.max_model_len) for one in catalog(model).list()] == [("real", 256), ("ada", 256)]
+    finally:
+        await model.backend.stop()
+
+
+def test_one_model_is_told_under_any_of_its_names():
+    assert catalog().get("davinci").id == "davinci"
+    assert catalog().get("writer").id == "writer"
+
+
+def test_an_unknown_model_is_not_told():
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog().get("gpt")
+    assert caught.value.param == "model"
+
+
+def test_the_list_object_is_openais():
+    listed = model_list(catalog().list())
+    assert (listed.object, len(listed.data)) == ("list", 4)

@@ -1,0 +1,134 @@
+import importlib.metadata
+import signal
+import socket
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+
+ELSEWHERE = {"EMBED_BACKEND": "vllm-http", "GEN_BACKEND": "vllm-http", "PORT": "0"}
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def memoria(tmp_path, monkeypatch):
+    """The command, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environ: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environ)
+
+    return run
+
+
+def test_help_names_the_commands(memoria):
+    said = memoria("-h")
+    assert said.exit_code == 0
+    assert "serve" in said.stdout
+    assert "models" in said.stdout
+
+
+def test_the_version_is_the_packages(memoria):
+    assert importlib.metadata.version("memoria-vllm") in memoria("--version").stdout
+
+
+def is_told(result: Result, *names: str) -> bool:
+    """Whether the mistakes are named on standard error, without a traceback, by exit status 2."""
+    return (
+        result.exit_code == 2
+        and result.stdout == ""
+        and "Traceback" not in result.stderr
+        and all(name in result.stderr for name in names)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("HOST", "a b"),
+        ("LOG_LEVEL", "loud"),
+        ("MAX_BODY_BYTES", "0"),
+        ("EMBED_BACKEND", "vllm"),
+        ("GEN_BACKEND", "no_such_package.factory"),
+        ("VLLM_GEN_URL", "localhost"),
+        ("VLLM_EMBED_GPU_MEMORY", "2"),
+        ("HOST", "300.1.1.1"),
+    ],
+)
+def test_a_mistake_in_a_setting_ends_serve_with_its_name(memoria, name, value):
+    assert is_told(memoria("serve", **{**ELSEWHERE, name: value}), name)
+
+
+@pytest.mark.parametrize("command", ["serve", "models"])
+def test_all_mistakes_are_told_at_once(memoria, command):
+    result = memoria(command, **{**ELSEWHERE, "PORT": "x", "LOG_LEVEL": "y"})
+    assert is_told(result, "PORT is 'x'", "LOG_LEVEL is 'y'")
+
+
+@pytest.mark.parametrize(("option", "name"), [("--port", "PORT"), ("--host", "HOST")])
+def test_an_option_wins_over_its_variable_and_is_checked_like_it(memoria, option, name):
+    assert is_told(memoria("serve", option, "a b", **ELSEWHERE), f"{name} is 'a b'")
+
+
+def test_a_port_in_use_ends_serve_before_anything_starts(memoria):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = memoria(
+            "serve", "--port", str(port), **{**ELSEWHERE, "EMBED_BACKEND": "no_such_package.factory"}
+        )
+    assert is_told(result, f"PORT: 127.0.0.1:{port}")
+    assert "no_such_package" not in result.stderr
+
+
+def test_an_option_that_does_not_exist_is_told(memoria):
+    assert is_told(memoria("serve", "--prot", "1"), "--prot")
+
+
+def test_a_mistake_in_the_dotenv_file_is_told(memoria, tmp_path):
+    (tmp_path / ".env").write_text("GEN_BACKEND=x\n")
+    assert is_told(memoria("serve", PORT="0"), "GEN_BACKEND is 'x'")
+
+
+def test_a_dotenv_file_that_is_no_text_is_told(memoria, tmp_path):
+    (tmp_path / ".env").write_bytes(b"HOST=\xff\n")
+    assert is_told(memoria("serve", **ELSEWHERE), ".env")
+
+
+def test_a_misspelled_name_in_the_dotenv_file_is_told(memoria, tmp_path):
+    (tmp_path / ".env").write_text("MODEL_EMBD_NAME=x\n")
+    result = memoria("serve", **{**ELSEWHERE, "GEN_BACKEND": "no_such_package.factory"})
+    assert is_told(result, "Did you mean MODEL_EMBED_NAME?")
+
+
+def test_a_host_open_to_the_network_is_told(memoria):
+    result = memoria("serve", **{**ELSEWHERE, "HOST": "0.0.0.0", "GEN_BACKEND": "no_such_package.factory"})
+    assert "whoever reaches this machine can use the models" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["all-minilm", "./no-such-folder", "a/b/c"])
+def test_a_model_that_does_not_exist_ends_models_with_its_setting(memoria, name):
+    assert is_told(memoria("models", MODEL_EMBED_NAME=name), "MODEL_EMBED_NAME", name)
+
+
+def test_local_models_are_printed_with_their_folders(memoria, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    result = memoria("models", MODEL_EMBED_NAME="./one", MODEL_GEN_NAME=str(tmp_path / "two"))
+    assert result.exit_code == 0
+    assert result.stdout == f"embed\tone\t{tmp_path / 'one'}\ngenerate\ttwo\t{tmp_path / 'two'}\n"
+
+
+def test_a_signal_before_serving_ends_the_command_in_good_order(memoria):
+    memoria("models", MODEL_EMBED_NAME="./no-such-folder")
+    with pytest.raises(SystemExit) as caught:
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 128 + signal.SIGTERM

@@ -1,0 +1,157 @@
+import pytest
+
+from domain.backend import SamplingParameters
+from domain.errors import InvalidRequestError
+from domain.openai.common import MAX_TOKEN_ID, StreamOptions
+from domain.openai.completions import MAX_PROMPTS, CompletionBody
+
+
+def requests_of(**fields):
+    return CompletionBody(**{"model": "m", "prompt": "x", **fields}).to_requests()
+
+
+def sampling_of(**fields) -> SamplingParameters:
+    return requests_of(**fields)[0].sampling
+
+
+def refusal(**fields) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        requests_of(**fields)
+    return caught.value
+
+
+def test_defaults_are_openais_and_leave_the_rest_to_the_model():
+    (request,) = requests_of()
+    assert request.sampling == SamplingParameters(
+        max_tokens=16,
+        n=1,
+        temperature=None,
+        top_p=None,
+        stop=[],
+        seed=None,
+        logprobs=None,
+        presence_penalty=None,
+        frequency_penalty=None,
+        logit_bias=None,
+    )
+    assert (request.echo, request.stream) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 5),
+        ("n", 3),
+        ("temperature", 0.0),
+        ("temperature", 0.7),
+        ("top_p", 0.9),
+        ("seed", -1),
+        ("seed", 0),
+        ("logprobs", 0),
+        ("logprobs", 5),
+        ("presence_penalty", -2.0),
+        ("frequency_penalty", 1.5),
+    ],
+)
+def test_a_parameter_reaches_the_sampling(name, value):
+    assert getattr(sampling_of(**{name: value}), name) == value
+
+
+def test_echo_and_stream_reach_the_request():
+    (request,) = requests_of(echo=True, stream=True)
+    assert (request.echo, request.stream) == (True, True)
+
+
+def test_each_prompt_is_a_request_with_the_same_sampling():
+    requests = requests_of(prompt=["a", "b"], seed=7)
+    assert [request.prompt for request in requests] == ["a", "b"]
+    assert [request.sampling.seed for request in requests] == [7, 7]
+
+
+def test_a_nucleus_of_zero_is_the_likeliest_token_alone():
+    assert 0 < sampling_of(top_p=0.0).top_p < 1e-6
+
+
+def test_prompts_are_limited():
+    assert len(requests_of(prompt=["a"] * MAX_PROMPTS)) == MAX_PROMPTS
+    error = refusal(prompt=["a"] * (MAX_PROMPTS + 1))
+    assert (error.param, error.code) == ("prompt", "array_above_max_length")
+
+
+@pytest.mark.parametrize(
+    ("stop", "stops"), [("\n", ["\n"]), (["a", "b"], ["a", "b"]), ([], []), (["a"] * 4, ["a"] * 4)]
+)
+def test_stop_is_one_text_or_several(stop, stops):
+    assert sampling_of(stop=stop).stop == stops
+
+
+def test_a_fifth_stop_is_refused():
+    error = refusal(stop=["a", "b", "c", "d", "e"])
+    assert (error.param, error.code) == ("stop", "array_above_max_length")
+
+
+@pytest.mark.parametrize("stop", ["", ["a", ""]])
+def test_an_empty_stop_is_refused(stop):
+    assert refusal(stop=stop).param == "stop"
+
+
+def test_biases_are_by_token_id():
+    assert sampling_of(logit_bias={"50256": -100, "7": 1.5}).logit_bias == {50256: -100, 7: 1.5}
+
+
+def test_no_bias_is_none():
+    assert sampling_of(logit_bias={}).logit_bias is None
+
+
+@pytest.mark.parametrize(
+    "key", ["", "-1", "1.0", "a", " 1", "+1", "²", "١", str(MAX_TOKEN_ID + 1), "9" * 5000]
+)
+def test_a_bias_for_what_is_no_token_id_is_refused(key):
+    error = refusal(logit_bias={key: 1})
+    assert (error.param, error.code) == ("logit_bias", "invalid_value")
+
+
+def test_a_bias_for_an_impossible_token_id_behind_zeros_is_refused():
+    assert refusal(logit_bias={"0" * 12 + "9" * 11: 1}).param == "logit_bias"
+
+
+def test_a_bias_for_a_number_too_long_for_python_is_refused():
+    # int() refuses more than 4300 digits, zeros included.
+    assert refusal(logit_bias={"0" * 5000: 1}).param == "logit_bias"
+
+
+def test_stream_options_need_a_stream():
+    assert refusal(stream_options=StreamOptions(include_usage=True)).param == "stream_options"
+    assert refusal(stream_options=StreamOptions(), stream=False).param == "stream_options"
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [(None, False), (StreamOptions(), False), (StreamOptions(include_usage=True), True)],
+)
+def test_usage_at_the_end_of_a_stream_is_asked_for(options, asked):
+    body = CompletionBody(model="m", prompt="x", stream=True, stream_options=options)
+    assert body.include_usage is asked
+    assert len(body.to_requests()) == 1
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(1, None), (1, 1), (3, 3)])
+def test_best_of_is_accepted_where_it_changes_nothing(best_of, n):
+    assert sampling_of(best_of=best_of, n=n).n == best_of
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(2, None), (2, 1), (0, None), (1, 2)])
+def test_any_other_best_of_is_refused(best_of, n):
+    error = refusal(best_of=best_of, n=n)
+    assert (error.param, error.code) == ("best_of", "unsupported_value")
+
+
+def test_a_suffix_is_refused_and_an_empty_one_is_not():
+    assert refusal(suffix="end").code == "unsupported_parameter"
+    assert len(requests_of(suffix="")) == 1
+
+
+def test_no_tokens_at_all_make_sense_for_an_echo_alone():
+    assert sampling_of(max_tokens=0, echo=True).max_tokens == 0
+    error = refusal(max_tokens=0)
+    assert (error.param, error.code) == ("max_tokens", "integer_below_min_value")

@@ -1,0 +1,109 @@
+import asyncio
+
+import pytest
+
+from app.disconnect import unless_disconnected
+from app.errors import ClientDisconnectedError
+
+
+class Client:
+    """What a server hears of a client: parts of a request, silence, and perhaps the end."""
+
+    def __init__(self, *messages: str) -> None:
+        self._messages = list(messages)
+        self.is_heard = False
+
+    async def receive(self) -> dict:
+        self.is_heard = True
+        if self._messages:
+            return {"type": self._messages.pop(0)}
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.is_heard = False
+
+
+class Work:
+    """Never done unless told so."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.has_begun = asyncio.Event()
+        self.has_ended = False
+        self.was_cancelled = False
+
+    async def run(self) -> str:
+        self.has_begun.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            # Ending takes a while, as ending a request in an engine does.
+            await asyncio.sleep(0)
+            raise
+        finally:
+            self.has_ended = True
+        return "done"
+
+
+async def quick(result: str = "done") -> str:
+    return result
+
+
+async def broken() -> str:
+    raise KeyError("broken")
+
+
+async def test_work_that_ends_first_gives_its_result():
+    assert await unless_disconnected(quick("result"), Client().receive) == "result"
+
+
+async def test_a_disconnect_cancels_the_work_and_waits_for_its_end():
+    work = Work()
+    with pytest.raises(ClientDisconnectedError):
+        await unless_disconnected(work.run(), Client("http.disconnect").receive)
+    assert work.was_cancelled
+    assert work.has_ended
+
+
+async def test_other_messages_are_no_disconnect():
+    work, client = Work(), Client("http.request", "http.request")
+    running = asyncio.create_task(unless_disconnected(work.run(), client.receive))
+    await work.has_begun.wait()
+    work.go_on.set()
+    assert await running == "done"
+
+
+async def test_a_disconnect_after_other_messages_is_one():
+    work = Work()
+    with pytest.raises(ClientDisconnectedError):
+        await unless_disconnected(work.run(), Client("http.request", "http.disconnect").receive)
+    assert work.was_cancelled
+
+
+async def test_the_failure_of_the_work_is_raised():
+    with pytest.raises(KeyError, match="broken"):
+        await unless_disconnected(broken(), Client().receive)
+
+
+@pytest.mark.parametrize("work", [quick, broken])
+async def test_nobody_listens_to_the_client_afterwards(work):
+    client = Client()
+    await asyncio.gather(unless_disconnected(work(), client.receive), return_exceptions=True)
+    assert not client.is_heard
+
+
+async def test_a_cancelled_handler_cancels_the_work():
+    work, client = Work(), Client()
+    handler = asyncio.create_task(unless_disconnected(work.run(), client.receive))
+    await work.has_begun.wait()
+    handler.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handler
+    assert work.was_cancelled
+    assert work.has_ended
+    assert not client.is_heard
+
+
+async def test_work_that_is_done_when_the_client_leaves_counts():
+    assert await unless_disconnected(quick(), Client("http.disconnect").receive) == "done"

@@ -1,0 +1,132 @@
+import logging
+import re
+
+import msgspec
+import pytest
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+import domain.errors
+from app.errors import as_inference_error, error_body
+from domain.errors import (
+    BackendFailedError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ContextLengthError,
+    InferenceError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    ModelNotFoundError,
+    PayloadTooLargeError,
+    UnknownUrlError,
+    UnsupportedMediaTypeError,
+    WrongEndpointError,
+)
+
+# Status, type and code as a client sees them; openai-python picks its exception class by the status.
+SEEN_BY_CLIENTS = {
+    InvalidRequestError: (400, "invalid_request_error", None),
+    ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
+    WrongEndpointError: (404, "invalid_request_error", None),
+    UnknownUrlError: (404, "invalid_request_error", "unknown_url"),
+    MethodNotAllowedError: (405, "invalid_request_error", "method_not_supported"),
+    PayloadTooLargeError: (413, "invalid_request_error", "payload_too_large"),
+    UnsupportedMediaTypeError: (415, "invalid_request_error", "unsupported_media_type"),
+    BackendUnavailableError: (503, "service_unavailable_error", "model_not_ready"),
+    BackendTimeoutError: (504, "server_error", "timeout"),
+    BackendFailedError: (500, "server_error", None),
+    InternalError: (500, "server_error", None),
+}
+
+
+def make(kind: type[InferenceError]) -> InferenceError:
+    return kind(256, param="prompt") if kind is ContextLengthError else kind("It failed.")
+
+
+def descendants(kind: type) -> set[type]:
+    return {below for child in kind.__subclasses__() for below in ({child} | descendants(child))}
+
+
+def test_every_failure_is_in_the_table():
+    assert descendants(InferenceError) == set(SEEN_BY_CLIENTS)
+
+
+@pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
+def test_clients_see_the_status_type_and_code_of_the_table(kind):
+    error = make(kind)
+    assert (error.status, error.type, error.code) == SEEN_BY_CLIENTS[kind]
+
+
+@pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
+def test_the_documented_tree_tells_each_status(kind):
+    told = re.search(rf"─ {kind.__name__}\s+(\d+)", domain.errors.__doc__)
+    assert told is not None
+    assert int(told[1]) == kind.status
+
+
+@pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
+def test_the_body_has_the_four_keys_of_openais_schema(kind):
+    error = make(kind)
+    assert msgspec.json.decode(error_body(error)) == {
+        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    }
+
+
+def test_a_code_of_its_own_wins_over_the_default():
+    assert ModelNotFoundError("Gone.", code="gone").code == "gone"
+
+
+def test_a_message_is_also_the_text_of_the_exception():
+    assert str(InvalidRequestError("Send less.")) == "Send less."
+
+
+def test_a_known_context_length_is_told():
+    error = ContextLengthError(256, param="input[3]")
+    assert "256 tokens" in error.message
+    assert "'input[3]'" in error.message
+
+
+def test_an_unknown_context_length_leaves_no_gap_in_the_sentence():
+    message = ContextLengthError(None, param="prompt").message
+    assert "None" not in message
+    assert "'prompt'" in message
+
+
+@pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
+def test_a_domain_error_passes_through(kind):
+    error = make(kind)
+    assert as_inference_error(error) is error
+
+
+def test_an_unknown_route_names_method_and_path():
+    error = as_inference_error(NotFoundException(), method="GET", path="/v1/chat")
+    assert isinstance(error, UnknownUrlError)
+    assert "GET /v1/chat" in error.message
+
+
+def test_a_wrong_method_names_method_and_path():
+    error = as_inference_error(MethodNotAllowedException(), method="PUT", path="/v1/models")
+    assert isinstance(error, MethodNotAllowedError)
+    assert "PUT on /v1/models" in error.message
+
+
+def test_the_frameworks_413_is_a_payload_too_large():
+    assert isinstance(as_inference_error(HTTPException(status_code=413)), PayloadTooLargeError)
+
+
+def test_the_frameworks_other_client_errors_are_invalid_requests():
+    error = as_inference_error(HTTPException(status_code=400, detail="broken body"))
+    assert type(error) is InvalidRequestError
+    assert "broken body" in error.message
+
+
+@pytest.mark.parametrize(
+    "failure", [KeyError("secret prompt"), HTTPException("secret prompt", status_code=500)]
+)
+def test_what_is_not_foreseen_is_logged_and_hidden_from_the_client(failure, caplog):
+    with caplog.at_level(logging.ERROR, logger="memoria"):
+        error = as_inference_error(failure, method="POST", path="/v1/completions")
+    assert isinstance(error, InternalError)
+    assert "secret" not in error.message
+    assert caplog.records[0].exc_info[1] is failure

@@ -1,0 +1,98 @@
+"""What is read from the machine, and what is set for vLLM before it is imported."""
+
+import ctypes
+import os
+from pathlib import Path
+
+import pytest
+
+from adapters.models.hardware import gpu_memory_gib
+from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
+from adapters.vllm_inprocess.owner import OWNED, bind_to_owner
+
+PR_GET_PDEATHSIG = 2
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Puts a stand-in for nvidia-smi on the path, and nothing else."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def say(text: str, *, status: int = 0) -> None:
+        script: Path = tmp_path / "nvidia-smi"
+        script.write_text(f"#!/bin/sh\necho '{text}'\nexit {status}\n")
+        script.chmod(0o755)
+
+    return say
+
+
+@pytest.fixture
+def environment(monkeypatch) -> dict[str, str]:
+    environ: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environ)
+    return environ
+
+
+def test_without_the_tool_there_is_no_gpu(nvidia_smi):
+    assert gpu_memory_gib() is None
+
+
+@pytest.mark.parametrize(
+    ("said", "gib"), [("24576", 24.0), ("24576\n8192", 24.0), ("[N/A]", None), ("", None)]
+)
+def test_the_first_gpus_memory_is_told_in_gib(nvidia_smi, said, gib):
+    nvidia_smi(said)
+    assert gpu_memory_gib() == gib
+
+
+def test_a_tool_that_fails_means_no_gpu(nvidia_smi):
+    nvidia_smi("24576", status=9)
+    assert gpu_memory_gib() is None
+
+
+def test_vllm_is_kept_quiet_and_its_engines_owned(environment):
+    prepare_environment(log_level="error", offline=False)
+    assert environment[OWNED] == "1"
+    assert environment["VLLM_LOGGING_LEVEL"] == "ERROR"
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert environment["TQDM_DISABLE"] == "1"
+    assert "HF_HUB_OFFLINE" not in environment
+
+
+def test_who_debugs_hears_everything(environment):
+    prepare_environment(log_level="debug", offline=False)
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert "PYTHONWARNINGS" not in environment
+
+
+def test_local_models_ask_no_hub(environment):
+    prepare_environment(log_level="error", offline=True)
+    assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_what_the_user_has_set_stays(environment):
+    environment.update(VLLM_LOGGING_LEVEL="INFO", HF_HUB_OFFLINE="0")
+    prepare_environment(log_level="error", offline=True)
+    assert environment["VLLM_LOGGING_LEVEL"] == "INFO"
+    assert environment["HF_HUB_OFFLINE"] == "0"
+
+
+def test_an_engine_on_a_gpu_gets_its_share_of_it():
+    assert default_flags(on_gpu=True, gpu_memory=0.25) == ["--gpu-memory-utilization", "0.25"]
+    assert default_flags(on_gpu=True, gpu_memory=None) == []
+
+
+def test_an_engine_on_the_cpu_does_not_take_all_memory():
+    flags = default_flags(on_gpu=False, gpu_memory=None)
+    assert flags[flags.index("--kv-cache-memory-bytes") + 1] == str(2**30)
+    assert flags[flags.index("--dtype") + 1] == "float32"
+    assert "--enforce-eager" in flags
+
+
+def test_a_process_that_is_no_engine_is_not_tied_to_its_parent(monkeypatch):
+    monkeypatch.setenv(OWNED, "1")
+    bind_to_owner()
+    signal_at_parents_end = ctypes.c_int(-1)
+    ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(signal_at_parents_end))
+    assert signal_at_parents_end.value == 0

@@ -1,0 +1,81 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.errors import InvalidRequestError
+from domain.openai.common import MAX_TOKEN_ID, as_prompts, completion_usage, new_id
+
+texts = st.text(min_size=1, max_size=5)
+token_lists = st.lists(st.integers(0, MAX_TOKEN_ID), min_size=1, max_size=5)
+
+
+def refusal(value) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        as_prompts(value, "input")
+    return caught.value
+
+
+@given(texts)
+@settings(max_examples=50, deadline=None)
+def test_a_text_is_one_prompt(text):
+    assert as_prompts(text, "prompt") == [text]
+
+
+@given(token_lists)
+@settings(max_examples=50, deadline=None)
+def test_token_ids_are_one_prompt(tokens):
+    assert as_prompts(tokens, "prompt") == [tokens]
+
+
+@given(st.lists(texts, min_size=1, max_size=5) | st.lists(token_lists, min_size=1, max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_several_texts_or_token_lists_are_as_many_prompts_in_their_order(several):
+    assert as_prompts(several, "prompt") == several
+
+
+@given(st.lists(texts | st.integers(0, 9) | token_lists, min_size=2, max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_mixed_kinds_are_refused(mixed):
+    kinds = {type(item) for item in mixed}
+    if len(kinds) > 1:
+        assert refusal(mixed).code == "invalid_type"
+    else:
+        assert as_prompts(mixed, "input")
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "code"),
+    [
+        ([], "input", "empty_array"),
+        ("", "input", "empty_input"),
+        ([""], "input", "empty_input"),
+        ([[]], "input", "empty_input"),
+        (["a", "", "b"], "input[1]", "empty_input"),
+        ([[1], [2], []], "input[2]", "empty_input"),
+        ([-1], "input", "invalid_value"),
+        ([MAX_TOKEN_ID + 1], "input", "invalid_value"),
+        ([[1], [1, -1]], "input[1]", "invalid_value"),
+        ([10**30], "input", "invalid_value"),
+    ],
+)
+def test_an_impossible_prompt_is_refused_and_its_place_told(value, param, code):
+    error = refusal(value)
+    assert (error.param, error.code) == (param, code)
+    assert f"'{param}'" in error.message
+
+
+def test_truth_values_are_no_token_ids():
+    assert refusal([True, False]).code == "invalid_type"
+
+
+def test_the_total_counts_prompt_and_completion():
+    usage = completion_usage(3, 4)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 4, 7)
+
+
+def test_ids_have_their_prefix_and_are_never_the_same():
+    first, second = new_id("cmpl"), new_id("cmpl")
+    assert first != second
+    assert re.fullmatch(r"cmpl-[0-9a-f]{32}", first)

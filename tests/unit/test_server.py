@@ -1,0 +1,72 @@
+import contextlib
+import socket
+from collections.abc import Generator
+
+import pytest
+
+from app.server import bind
+from domain.errors import ConfigurationError
+
+
+@contextlib.contextmanager
+def occupied(port: int = 0) -> Generator[int, None, None]:
+    with socket.socket() as other:
+        # Somebody else's hold on the port does as well.
+        with contextlib.suppress(OSError):
+            other.bind(("127.0.0.1", port))
+            other.listen()
+        yield port or other.getsockname()[1]
+
+
+def mistake(host: str, port: int = 0) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        bind(host, port).close()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_free_port_is_taken_and_heard(host):
+    with bind(host, 0) as listener, socket.create_connection(listener.getsockname()[:2]) as client:
+        assert client.getpeername()[1] == listener.getsockname()[1] > 0
+
+
+def test_a_port_can_be_had_again_at_once():
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        port = listener.getsockname()[1]
+        listener.accept()[0].close()
+    with bind("127.0.0.1", port) as again:
+        assert again.getsockname()[1] == port
+
+
+def test_a_port_in_use_is_told_with_another_to_choose():
+    with occupied() as port:
+        said = mistake("127.0.0.1", port)
+    assert said.startswith(f"PORT: 127.0.0.1:{port} can't be used")
+    assert f"PORT={port + 1}" in said
+
+
+def test_the_port_to_choose_instead_of_the_last_one_exists():
+    with occupied(65535):
+        assert "65536" not in mistake("127.0.0.1", 65535)
+
+
+def test_a_port_that_was_refused_is_not_held():
+    with occupied() as port:
+        mistake("127.0.0.1", port)
+    with bind("127.0.0.1", port) as listener:
+        assert listener.getsockname()[1] == port
+
+
+@pytest.mark.parametrize("host", ["300.1.1.1", "no.such.host.invalid"])
+def test_a_host_that_is_no_address_is_told(host):
+    assert mistake(host).startswith(f"HOST: '{host}'")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64], ids=["empty label", "label too long"])
+def test_a_host_that_cannot_be_a_name_is_told(host):
+    assert mistake(host).startswith("HOST")
+
+
+def test_an_address_of_another_machine_is_the_hosts_fault():
+    # 192.0.2.0/24 is set aside for documentation (RFC 5737).
+    assert mistake("192.0.2.1").startswith("HOST")

@@ -1,0 +1,262 @@
+import contextlib
+from pathlib import Path
+
+import httpx
+import platformdirs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.settings import VARIABLES, GpuMemory, Settings, env_example, load_settings, unknown_names
+from domain.backend import Role
+from domain.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+
+# One usable value for each variable that is not its default.
+OTHER_VALUES = {
+    "HOST": "0.0.0.0",
+    "PORT": "0",
+    "LOG_LEVEL": "DEBUG",
+    "ENGINE_LOG_LEVEL": "warning",
+    "MEMORIA_CACHE_DIR": "some/folder",
+    "MAX_BODY_BYTES": "1",
+    "MODEL_EMBED_NAME": "org/model",
+    "MODEL_EMBED_ALIASES": "a,b",
+    "EMBED_BACKEND": "vllm-http",
+    "VLLM_EMBED_URL": "https://host/v1/",
+    "VLLM_EMBED_API_KEY": "key",
+    "VLLM_EMBED_ARGS": "--seed 1",
+    "VLLM_EMBED_GPU_MEMORY": "0.5",
+    "MODEL_GEN_NAME": "./model",
+    "MODEL_GEN_ALIASES": "a,b",
+    "GEN_BACKEND": "package.module:factory",
+    "VLLM_GEN_URL": "http://[::1]:8000",
+    "VLLM_GEN_API_KEY": "key",
+    "VLLM_GEN_ARGS": "--seed 1",
+    "VLLM_GEN_GPU_MEMORY": "6GiB",
+}
+
+
+def mistake(**environ: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ)
+    return str(caught.value)
+
+
+def dotenv(folder: Path, text: str) -> Path:
+    path = folder / ".env"
+    path.write_text(text)
+    return path
+
+
+def test_defaults():
+    loaded = load_settings({})
+    assert (loaded.host, loaded.port, loaded.log_level, loaded.engine_log_level) == (
+        "127.0.0.1",
+        8200,
+        "info",
+        "error",
+    )
+    assert loaded.max_body_bytes == 32 * 2**20
+    assert loaded.cache_dir == platformdirs.user_cache_path("memoria-vllm")
+    for role, url in ((Role.EMBED, "http://127.0.0.1:8100"), (Role.GENERATE, "http://127.0.0.1:8101")):
+        own = loaded.role(role)
+        assert (own.backend, own.model, own.aliases, own.url) == ("vllm-inprocess", None, (), url)
+        assert (own.api_key, own.args, own.gpu_memory) == (None, "", None)
+
+
+def test_every_variable_has_another_value_here():
+    assert list(OTHER_VALUES) == [variable.name for variable in VARIABLES]
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_variable_has_an_effect_of_its_own(name):
+    changed = load_settings({name: OTHER_VALUES[name]})
+    others = [load_settings({other: value}) for other, value in OTHER_VALUES.items() if other != name]
+    assert changed not in [load_settings({}), *others]
+
+
+def test_all_of_them_together_are_usable():
+    loaded = load_settings(OTHER_VALUES)
+    assert loaded.embed.url == "https://host/v1"
+    assert loaded.generate.gpu_memory == GpuMemory(gib=6)
+    assert (loaded.log_level, loaded.cache_dir) == ("debug", Path("some/folder"))
+
+
+def test_the_home_folder_may_be_written_short():
+    assert load_settings({"MEMORIA_CACHE_DIR": "~/models"}).cache_dir == Path.home() / "models"
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_a_blank_value_is_the_default(name, blank):
+    assert load_settings({name: blank}) == load_settings({})
+
+
+def test_spaces_around_a_value_do_not_count():
+    assert load_settings({"PORT": " 9000 "}).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HOST", "http://0.0.0.0"),
+        ("HOST", "a b"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "http"),
+        ("PORT", "８２００"),
+        ("PORT", "9" * 5000),
+        ("LOG_LEVEL", "verbose"),
+        ("ENGINE_LOG_LEVEL", "trace"),
+        ("MEMORIA_CACHE_DIR", __file__),
+        ("MAX_BODY_BYTES", "0"),
+        ("MAX_BODY_BYTES", "1MB"),
+        ("EMBED_BACKEND", "vllm http"),
+        ("GEN_BACKEND", "factory"),
+        ("VLLM_EMBED_URL", "127.0.0.1:8100"),
+        ("VLLM_EMBED_URL", "http://host/v1/embeddings"),
+        ("VLLM_EMBED_URL", "ftp://host"),
+        ("VLLM_GEN_URL", "http://host?x=1"),
+        ("VLLM_GEN_URL", "http://a:1,http://b:2"),
+        ("VLLM_EMBED_GPU_MEMORY", "0"),
+        ("VLLM_EMBED_GPU_MEMORY", "1"),
+        ("VLLM_EMBED_GPU_MEMORY", "1.5"),
+        ("VLLM_GEN_GPU_MEMORY", "0GiB"),
+        ("VLLM_GEN_GPU_MEMORY", "6MiB"),
+        ("VLLM_GEN_GPU_MEMORY", "-0.5"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_and_shown(name, value):
+    said = mistake(**{name: value})
+    assert said.startswith(f"{name} is '{value}'; it ")
+    assert said.endswith(".")
+
+
+def test_a_home_folder_of_nobody_is_named():
+    assert mistake(MEMORIA_CACHE_DIR="~nobody-of-this-name/models").startswith("MEMORIA_CACHE_DIR ")
+
+
+def test_a_folder_name_too_long_for_the_file_system_is_a_mistake_at_most():
+    with contextlib.suppress(ConfigurationError):
+        load_settings({"MEMORIA_CACHE_DIR": "x" * 300})
+
+
+@pytest.mark.parametrize("url", ["http://host:port", "http://[::1", "http://host:99999", "http://:8100"])
+def test_an_address_that_no_client_can_use_is_named(url):
+    assert mistake(VLLM_EMBED_URL=url).startswith("VLLM_EMBED_URL ")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8100", "https://host", "http://[::1]:8000/v1", "http://a-b.c:1/"]
+)
+def test_an_address_that_is_accepted_can_be_used(url):
+    assert httpx.URL(load_settings({"VLLM_GEN_URL": url}).generate.url).host
+
+
+def test_several_servers_for_one_role_are_told_to_be_unsupported():
+    assert "several servers" in mistake(VLLM_GEN_URL="http://a:1,http://b:2")
+
+
+@pytest.mark.parametrize("written", ["vllm-htp", "vllm_http"])
+def test_a_misspelled_backend_is_told_the_one_it_resembles(written):
+    assert "did you mean vllm-http?" in mistake(EMBED_BACKEND=written)
+
+
+def test_all_mistakes_are_told_at_once():
+    lines = mistake(PORT="x", LOG_LEVEL="y", VLLM_GEN_URL="z", EMBED_BACKEND="-").splitlines()
+    assert [line.split()[0] for line in lines] == ["PORT", "LOG_LEVEL", "EMBED_BACKEND", "VLLM_GEN_URL"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(OTHER_VALUES)), st.text("~/.:,-_ 0123456789aZ%é\u0660\n\"'$[]", max_size=12)
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_any_text_gives_settings_or_one_line_for_each_mistake(environ):
+    try:
+        assert isinstance(load_settings(environ), Settings)
+    except ConfigurationError as error:
+        told = [name for name in environ if f"{name} is '" in str(error)]
+        assert told
+        for name in told:
+            with pytest.raises(ConfigurationError):
+                load_settings({name: environ[name]})
+
+
+@given(st.floats(0.001, 0.999))
+@settings(max_examples=50, deadline=None)
+def test_a_share_of_the_card_is_a_fraction(share):
+    loaded = load_settings({"VLLM_GEN_GPU_MEMORY": f"{share:.4f}"}).generate.gpu_memory
+    assert loaded == GpuMemory(fraction=float(f"{share:.4f}"))
+
+
+@pytest.mark.parametrize("written", ["6GiB", "6 GiB", "6gb", "6G", "6.0g"])
+def test_a_size_is_in_gib(written):
+    assert load_settings({"VLLM_EMBED_GPU_MEMORY": written}).embed.gpu_memory == GpuMemory(gib=6)
+
+
+def test_aliases_are_trimmed_and_told_once():
+    assert load_settings({"MODEL_EMBED_ALIASES": " a, b ,,a,c "}).embed.aliases == ("a", "b", "c")
+
+
+def test_a_dotenv_file_sets_what_the_environment_leaves_open(tmp_path):
+    path = dotenv(tmp_path, "PORT=9000\nHOST=0.0.0.0\n")
+    loaded = load_settings({"PORT": "9001"}, path)
+    assert (loaded.port, loaded.host) == (9001, "0.0.0.0")
+
+
+def test_a_dotenv_files_mistakes_are_told(tmp_path):
+    with pytest.raises(ConfigurationError, match="PORT is 'x'"):
+        load_settings({}, dotenv(tmp_path, "PORT=x\n"))
+
+
+def test_values_in_a_dotenv_file_are_taken_as_they_are(tmp_path):
+    path = dotenv(tmp_path, "VLLM_EMBED_API_KEY='a$b${HOME}'\nVLLM_GEN_ARGS=\"--seed 1\"\nHOST\n")
+    loaded = load_settings({}, path)
+    assert (loaded.embed.api_key, loaded.generate.args) == ("a$b${HOME}", "--seed 1")
+    assert loaded.host == "127.0.0.1"
+
+
+def test_a_dotenv_file_that_is_not_there_sets_nothing(tmp_path):
+    assert load_settings({}, tmp_path / ".env") == load_settings({})
+    assert unknown_names(tmp_path / ".env") == []
+
+
+def test_a_dotenv_file_that_is_no_text_is_told(tmp_path):
+    path = tmp_path / ".env"
+    path.write_bytes(b"HOST=\xff\xfe\n")
+    with pytest.raises(ConfigurationError, match=r"\.env"):
+        load_settings({}, path)
+
+
+def test_a_misspelled_name_in_a_dotenv_file_is_told_the_one_it_resembles(tmp_path):
+    (warning,) = unknown_names(dotenv(tmp_path, "MODEL_EMBD_NAME=x\nPORT=1\n"))
+    assert warning == ".env sets MODEL_EMBD_NAME, which nothing reads. Did you mean MODEL_EMBED_NAME?"
+
+
+def test_names_of_other_programs_are_theirs(tmp_path):
+    assert unknown_names(dotenv(tmp_path, "HF_TOKEN=x\nAWS_REGION=y\nPOSTGRES_PASSWORD=z\n")) == []
+
+
+def test_the_example_file_is_what_the_settings_say():
+    assert (ROOT / ".env.example").read_text() == env_example()
+
+
+def test_the_example_files_values_are_the_defaults(tmp_path):
+    lines = [
+        line.removeprefix("#") if "=" in line and line[1:2] != " " else line
+        for line in env_example().splitlines()
+    ]
+    path = dotenv(tmp_path, "\n".join(lines))
+    assert [line.partition("=")[0] for line in lines if line and line[0] != "#"] == list(OTHER_VALUES)
+    assert load_settings({}, path) == load_settings({})
+
+
+def test_secrets_are_marked():
+    assert {variable.name for variable in VARIABLES if variable.is_secret} == {
+        "VLLM_EMBED_API_KEY",
+        "VLLM_GEN_API_KEY",
+    }
