@@ -62,9 +62,7 @@ def build_service(
         )
         for role, (name, backend) in (backends or _backends(settings, progress)).items()
     ]
-    return Service(
-        {model.role: model.backend for model in models}, ModelCatalog(models, created=int(time.time()))
-    )
+    return Service({model.role: model.backend for model in models}, ModelCatalog(models, created=int(time.time())))
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
@@ -126,9 +124,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
 
 def _locate(role: Role, settings: Settings, gpu_gib: float | None, progress: Progress) -> LocatedModel:
     name = settings.role(role).model or default_model(role, gpu_gib)
-    return locate(
-        name, setting=f"MODEL_{PREFIX[role]}_NAME", cache=settings.cache_dir, progress=progress
-    )
+    return locate(name, setting=f"MODEL_{PREFIX[role]}_NAME", cache=settings.cache_dir, progress=progress)
 
 
 def _require_memory(roles: list[Role]) -> None:

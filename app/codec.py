@@ -38,9 +38,7 @@ class BodyDecoder(Generic[T]):
         except msgspec.ValidationError as error:
             raise self._refusal(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequestError(
-                f"We could not parse the JSON body of your request: {error}."
-            ) from None
+            raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
 
     def _refusal(self, text: str) -> InvalidRequestError:
         """OpenAI's words for what msgspec found."""
@@ -57,9 +55,7 @@ class BodyDecoder(Generic[T]):
         if not path:
             return InvalidRequestError(f"The request body must be a JSON object: {said[:1].lower()}{said[1:]}.")
         code = "invalid_type" if ", got" in said else "invalid_value"
-        return InvalidRequestError(
-            f"Invalid '{path}': {said[:1].lower()}{said[1:]}.", param=path, code=code
-        )
+        return InvalidRequestError(f"Invalid '{path}': {said[:1].lower()}{said[1:]}.", param=path, code=code)
 
     def _unknown(self, path: str, name: str) -> InvalidRequestError:
         param = f"{path}.{name}" if path else name

@@ -61,7 +61,4 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, error.retry_after_s))
-    return Response(
-        error_body(error), status_code=error.status, media_type="application/json", headers=headers
-    )
-
+    return Response(error_body(error), status_code=error.status, media_type="application/json", headers=headers)

@@ -1,11 +1,12 @@
 """Configuration: read once, from a mapping, into one immutable struct.
 
-`VARIABLES` is the only list of what can be set. `.env.example` is printed from it (`python -m app.settings`),
-and a test holds the README's table against it.
+`VARIABLES` is the only list of what can be set. `.env.example` and the README's table are
+printed from it (`python -m app.settings [--readme]`), and tests hold both against it.
 """
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -295,5 +296,15 @@ def env_example() -> str:
     return "\n".join(lines) + "\n"
 
 
+def readme_table() -> str:
+    """The table of settings in the README."""
+    rows = ["| variable | default | what it is |", "|---|---|---|"]
+    rows += [
+        f"| `{variable.name}` | {f'`{variable.default}`' if variable.default else ''} | {variable.about} |"
+        for variable in VARIABLES
+    ]
+    return "\n".join(rows) + "\n"
+
+
 if __name__ == "__main__":
-    print(env_example(), end="")
+    print(readme_table() if "--readme" in sys.argv else env_example(), end="")

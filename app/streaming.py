@@ -69,9 +69,7 @@ async def _send(send: Any, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def stream_response(
-    chunks: AsyncGenerator[msgspec.Struct, None], receive: Receive
-) -> EventStream:
+async def stream_response(chunks: AsyncGenerator[msgspec.Struct, None], receive: Receive) -> EventStream:
     """The response for a stream, once its first chunk is there: until then a failure keeps its status.
 
     Raises:

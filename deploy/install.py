@@ -30,7 +30,7 @@ PIP = "pip==26.3"
 TORCH_CPU = "torch==2.13.0+cpu"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # The compliance tests run once more with the previous major version of the SDK, kept out of the way of this one.
-OLDER_SDK = "openai==2.54.0"
+OLDER_SDK = ["openai==2.54.0", "distro==1.9.0"]
 OLDER_SDK_FOLDER = os.path.join(VENV, "openai-2")
 
 DISK_GIB = {"cpu": 5, "gpu": 16, "gateway": 1}
@@ -215,10 +215,9 @@ def run_pip(arguments, title, total=1):
 def explain(log):
     """The end of pip's output, and in front of it what it most probably means."""
     lowered = log.lower()
-    if any(sign in lowered for sign in ("name resolution", "newconnectionerror", "connection refused", "timed out")):
-        advice = (
-            "pip can't reach its package index. Check the network, or the proxy and index in `pip config list`."
-        )
+    unreachable = ("name resolution", "newconnectionerror", "connection refused", "timed out")
+    if any(sign in lowered for sign in unreachable):
+        advice = "pip can't reach its package index. Check the network, or proxy and index in `pip config list`."
     elif "no space left" in lowered:
         advice = "The disk is full. Make room and call the same command again: it goes on where it stopped."
     elif "no matching distribution" in lowered:
@@ -240,13 +239,19 @@ def install_torch_cpu():
         run_pip(["--no-deps", TORCH_CPU, "--index-url", TORCH_CPU_INDEX], "PyTorch for the CPU")
 
 
+def count_pins(path):
+    """Number of requirements in a pin list."""
+    with open(path) as pins:
+        return sum(1 for line in pins if line.strip())
+
+
 def install(flavour, with_tests):
     """Install everything for a flavour into .venv."""
     lists = requirement_lists(flavour, with_tests)
     run_pip([PIP], "pip")
     if flavour == "cpu":
         install_torch_cpu()
-    total = sum(1 for path in lists for line in open(path) if line.strip())
+    total = sum(map(count_pins, lists))
     # The lists are complete, so nothing is resolved here: what was tested is what is installed.
     arguments = ["--no-deps", "--no-compile"]
     for path in lists:
@@ -254,7 +259,7 @@ def install(flavour, with_tests):
     run_pip(arguments, "packages (%s)" % flavour, total)
     run_pip(["--no-deps", "--no-build-isolation", "-e", ROOT], "memoria-vllm")
     if with_tests:
-        run_pip(["--no-deps", "--upgrade", "--target", OLDER_SDK_FOLDER, OLDER_SDK], "openai SDK 2.x (tests)")
+        run_pip(["--no-deps", "--upgrade", "--target", OLDER_SDK_FOLDER, *OLDER_SDK], "openai SDK 2.x (tests)")
     compile_bytecode()
 
 

@@ -12,9 +12,7 @@ ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/completions"}
 class ServedModel:
     """One role's backend and the names under which clients may ask for it."""
 
-    def __init__(
-        self, backend: ReadinessBackend, *, name: str | None, aliases: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, backend: ReadinessBackend, *, name: str | None, aliases: tuple[str, ...] = ()) -> None:
         self.backend = backend
         self._name = name
         self._aliases = aliases

@@ -69,7 +69,9 @@ async def inprocess_backends(inprocess_configs: dict[Role, object]) -> AsyncGene
     from adapters.vllm_inprocess.backend import VLLMInProcessBackend
 
     backends = {
-        role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", config=config)
+        role: VLLMInProcessBackend(
+            role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", config=config
+        )
         for role, config in inprocess_configs.items()
     }
     await asyncio.gather(*(backend.start() for backend in backends.values()))
@@ -106,5 +108,3 @@ def gateway_service(
         yield service
     finally:
         service.end()
-
-

@@ -40,9 +40,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 class FakeBackend:
     """Answers at once, or after `delay_s` for each token; fails on demand."""
 
-    def __init__(
-        self, role: Role, *, name: str = "fake", max_model_len: int = 256, delay_s: float = 0.0
-    ) -> None:
+    def __init__(self, role: Role, *, name: str = "fake", max_model_len: int = 256, delay_s: float = 0.0) -> None:
         self.role = role
         self.name = name
         self.max_model_len = max_model_len
@@ -135,7 +133,9 @@ class FakeBackend:
             raise error
 
     def _tokens(self, prompt: Prompt, param: str) -> list[int]:
-        tokens = [min(ord(character), VOCABULARY - 1) for character in prompt] if isinstance(prompt, str) else prompt
+        tokens = (
+            [min(ord(character), VOCABULARY - 1) for character in prompt] if isinstance(prompt, str) else prompt
+        )
         if any(token >= VOCABULARY for token in tokens):
             raise InvalidRequestError(f"'{param}' holds an unknown token id.", param=param, code="invalid_value")
         if len(tokens) > self.max_model_len:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from typing import cast
 
 import httpx
 import msgspec
@@ -36,6 +37,11 @@ LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=256)
 DONE = b"[DONE]"
 
 _encode = msgspec.json.Encoder().encode
+
+
+def _portions(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, and something that can be closed, which httpx's annotation hides."""
+    return cast(AsyncGenerator[bytes, None], response.aiter_raw())
 
 
 class VLLMHTTPBackend:
@@ -113,9 +119,7 @@ class VLLMHTTPBackend:
             )
             if response.status_code != httpx.codes.OK:
                 raise self._refused(response, "input")
-            result = embedding_result(
-                embeddings_decoder.decode(response.content), expected=len(request.inputs)
-            )
+            result = embedding_result(embeddings_decoder.decode(response.content), expected=len(request.inputs))
         if request.dimensions is None:
             self._native_dimensions = result.dimensions
         return result
@@ -154,7 +158,7 @@ class VLLMHTTPBackend:
             return
         reader = EventReader()
         done = False
-        async with contextlib.aclosing(response.aiter_raw()) as portions:
+        async with contextlib.aclosing(_portions(response)) as portions:
             # Read past the end mark to the end of the body: only then can the connection be used again.
             async for portion in portions:
                 for event in reader.feed(portion):

@@ -201,9 +201,7 @@ class VLLMInProcessBackend:
             ) from error
         except (VLLMClientError, ValueError) as error:
             message = str(error.args[0]) if error.args else str(error)
-            raise refusal(
-                message, param=param, model=self._name, max_model_len=self._max_model_len
-            ) from error
+            raise refusal(message, param=param, model=self._name, max_model_len=self._max_model_len) from error
         except EngineGenerateError as error:
             raise BackendFailedError(
                 f"The engine of '{self._name}' failed on this request. Please try again."
@@ -227,11 +225,7 @@ class _Choices:
             text = "" if self._prompt_only else choice.text
             logprobs = None
             if self._logprobs is not None:
-                logprobs = (
-                    []
-                    if self._prompt_only
-                    else output_logprobs(choice, self._logprobs, self._tokenizer)
-                )
+                logprobs = [] if self._prompt_only else output_logprobs(choice, self._logprobs, self._tokenizer)
             if choice.index in self._to_echo:
                 self._to_echo.remove(choice.index)
                 text = self._prompt_text + text
@@ -241,6 +235,4 @@ class _Choices:
             if not self._prompt_only:
                 self.completion_tokens += len(choice.token_ids)
             if text or logprobs or reason is not None:
-                yield GenerationDelta(
-                    index=choice.index, text=text, logprobs=logprobs, finish_reason=reason
-                )
+                yield GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)

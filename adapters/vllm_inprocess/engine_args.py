@@ -98,9 +98,7 @@ def engine_config(
     own = ["--model", model, "--served-model-name", served_name, "--runner", RUNNER[role]]
     try:
         arguments = parser.parse_args([*_without(defaults, words), *words, *own])
-        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
-            UsageContext.OPENAI_API_SERVER
-        )
+        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except ConfigurationError:
         raise
     except Exception as error:

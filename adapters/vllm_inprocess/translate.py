@@ -13,9 +13,7 @@ from domain.errors import BackendFailedError
 LOWEST_LOGPROB = -9999.0
 
 
-def sampling_params(
-    request: GenerationRequest, *, model_defaults: Mapping[str, Any], room: int
-) -> SamplingParams:
+def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, Any], room: int) -> SamplingParams:
     """vLLM's sampling parameters for a request.
 
     Args:
@@ -90,9 +88,7 @@ def _token_logprobs(
             for candidate_id, candidate in list(candidates.items())[: count + 1]
         ]
         chosen = candidates[token_id]
-        tokens.append(
-            TokenLogprob(_text(token_id, chosen, tokenizer), max(chosen.logprob, LOWEST_LOGPROB), top)
-        )
+        tokens.append(TokenLogprob(_text(token_id, chosen, tokenizer), max(chosen.logprob, LOWEST_LOGPROB), top))
     return tokens
 
 

@@ -30,9 +30,7 @@ class CompletionsController(Controller):
         body = decoder.decode(await read_json(request))
         model = service.catalog.resolve(body.model, Role.GENERATE)
         completion_id = new_id("cmpl")
-        events = generate_all(
-            model.backend, body.to_requests(), RequestContext(request_id=completion_id)
-        )
+        events = generate_all(model.backend, body.to_requests(), RequestContext(request_id=completion_id))
         presenter = CompletionPresenter(
             completion_id=completion_id,
             created=int(time.time()),

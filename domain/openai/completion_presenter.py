@@ -61,12 +61,8 @@ class CompletionPresenter:
         ]
         return self._completion(choices, completion_usage(self._prompt_tokens, self._completion_tokens))
 
-    def _completion(
-        self, choices: list[CompletionChoice], usage: Usage | None | msgspec.UnsetType
-    ) -> Completion:
-        return Completion(
-            id=self._id, created=self._created, model=self._model, choices=choices, usage=usage
-        )
+    def _completion(self, choices: list[CompletionChoice], usage: Usage | None | msgspec.UnsetType) -> Completion:
+        return Completion(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
 
     def _logprobs(self, index: int, tokens: list[TokenLogprob] | None) -> Logprobs | None:
         if tokens is None:

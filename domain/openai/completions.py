@@ -67,9 +67,7 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 code="array_above_max_length",
             )
         return [
-            GenerationRequest(
-                prompt=prompt, sampling=sampling, echo=bool(self.echo), stream=bool(self.stream)
-            )
+            GenerationRequest(prompt=prompt, sampling=sampling, echo=bool(self.echo), stream=bool(self.stream))
             for prompt in prompts
         ]
 

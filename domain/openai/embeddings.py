@@ -5,7 +5,7 @@ base64 whenever its caller names no format, so both encodings are hot.
 """
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 
@@ -79,7 +79,8 @@ def embedding_response(
         if encoding_format == "base64":
             vector = base64.b64encode(row).decode("ascii")
         else:
-            vector = row.cast("f").tolist()
+            # typeshed knows of no format but bytes.
+            vector = cast(list[float], row.cast("f").tolist())
         data.append(Embedding(index=index, embedding=vector))
     usage = EmbeddingUsage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens)
     return EmbeddingResponse(data=data, model=model, usage=usage)

@@ -136,18 +136,14 @@ class ReadinessBackend:
             BackendState.STOPPED: "is stopping",
         }.get(health.state, "is not available at the moment")
         name = f"The model '{self._model}'" if self._model else f"The {self.role} backend"
-        raise BackendUnavailableError(
-            f"{name} {sentence}. Please try again later.", retry_after_s=RETRY_AFTER_S
-        )
+        raise BackendUnavailableError(f"{name} {sentence}. Please try again later.", retry_after_s=RETRY_AFTER_S)
 
     async def _warm_up(self, card: ModelCard) -> ModelCard:
         """Put one request through the engine; learn the length of its vectors on the way."""
         if self.role is Role.EMBED:
             result = await self._backend.embed(EmbeddingRequest(inputs=["warm up"]), WARM_UP)
             return msgspec.structs.replace(card, dimensions=result.dimensions)
-        request = GenerationRequest(
-            prompt="Warm up", sampling=SamplingParameters(max_tokens=2, temperature=0.0)
-        )
+        request = GenerationRequest(prompt="Warm up", sampling=SamplingParameters(max_tokens=2, temperature=0.0))
         async with contextlib.aclosing(self._backend.generate(request, WARM_UP)) as events:
             async for _ in events:
                 pass

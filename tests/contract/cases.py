@@ -40,7 +40,9 @@ class Generated(msgspec.Struct, kw_only=True):
 CONTEXT = RequestContext(request_id="contract")
 
 
-async def generate(case: Case, prompt: str | list[int], *, echo: bool = False, stream: bool = True, **sampling) -> Generated:
+async def generate(
+    case: Case, prompt: str | list[int], *, echo: bool = False, stream: bool = True, **sampling
+) -> Generated:
     """Generate to the end; checks what must hold of every event stream."""
     parameters = SamplingParameters(**{"max_tokens": 8, "temperature": 0.0} | sampling)
     request = GenerationRequest(prompt=prompt, sampling=parameters, echo=echo, stream=stream)

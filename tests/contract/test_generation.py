@@ -5,7 +5,13 @@ import contextlib
 
 import pytest
 
-from domain.backend import EmbeddingRequest, FinishReason, GenerationDelta, GenerationRequest, SamplingParameters
+from domain.backend import (
+    EmbeddingRequest,
+    FinishReason,
+    GenerationDelta,
+    GenerationRequest,
+    SamplingParameters,
+)
 from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
 from tests.contract.cases import CONTEXT, Case, generate
 from tests.contract.waiting import until_busy, until_idle
@@ -60,7 +66,9 @@ async def test_generation_ends_before_a_stop_sequence(generator: Case) -> None:
 
 
 async def test_the_same_seed_gives_the_same_text(generator: Case) -> None:
-    texts = [(await generate(generator, PROMPT, seed=seed, temperature=1.5, max_tokens=16)).text() for seed in (1, 1, 2)]
+    texts = [
+        (await generate(generator, PROMPT, seed=seed, temperature=1.5, max_tokens=16)).text() for seed in (1, 1, 2)
+    ]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
 

@@ -26,7 +26,9 @@ def test_it_starts_no_process_and_loads_no_vllm(gateway_service: ServiceProcess)
     assert gateway_service.engine_processes() == []
 
 
-def test_it_outlives_a_server_and_uses_the_next(tiny_models: dict[str, Path], vllm_servers: dict[Role, str]) -> None:
+def test_it_outlives_a_server_and_uses_the_next(
+    tiny_models: dict[str, Path], vllm_servers: dict[Role, str]
+) -> None:
     port = free_port()
     service = ServiceProcess(
         {

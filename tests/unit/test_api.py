@@ -61,11 +61,21 @@ async def serving(api: Api) -> AsyncGenerator[Api, None]:
         await api.service.stop()
 
 
-@pytest.fixture
-async def api() -> AsyncGenerator[Api, None]:
+@pytest.fixture(scope="session")
+async def shared_api() -> AsyncGenerator[Api, None]:
+    # To build an application takes longer than most tests.
     async with serving(Api()) as running:
-        await until(lambda: running.is_ready)
         yield running
+
+
+@pytest.fixture
+async def api(shared_api) -> Api:
+    """A service that is ready and idle."""
+    for engine in (shared_api.embedder, shared_api.writer):
+        engine.delay_s, engine.fail_next = 0.0, None
+        assert engine.running == 0
+    await until(lambda: shared_api.is_ready)
+    return shared_api
 
 
 def error_of(response: httpx.Response) -> dict:
@@ -144,9 +154,7 @@ async def test_every_answer_has_an_id_of_its_own(api):
     assert len(ids) == 3
 
 
-@pytest.mark.parametrize(
-    "more", [{}, {"n": 2}, {"logprobs": 2}, {"echo": True, "logprobs": 0}, {"stop": "e"}]
-)
+@pytest.mark.parametrize("more", [{}, {"n": 2}, {"logprobs": 2}, {"echo": True, "logprobs": 0}, {"stop": "e"}])
 async def test_a_stream_joined_is_the_whole_answer(api, more):
     whole = (await api.complete(["ab", "c"], **more)).json()["choices"]
     chunks = chunks_of(await api.complete(["ab", "c"], stream=True, **more))

@@ -1,11 +1,14 @@
 import importlib.metadata
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
+from app.settings import VARIABLES
 
 ELSEWHERE = {"EMBED_BACKEND": "vllm-http", "GEN_BACKEND": "vllm-http", "PORT": "0"}
 
@@ -19,13 +22,22 @@ def _signals_as_before():
 
 @pytest.fixture
 def memoria(tmp_path, monkeypatch):
-    """The command, in an empty folder."""
+    """The command, in an empty folder and with no setting of whoever runs the tests."""
     monkeypatch.chdir(tmp_path)
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable.name, raising=False)
 
     def run(*arguments: str, **environ: str) -> Result:
         return CliRunner().invoke(main, arguments, env=environ)
 
     return run
+
+
+def test_engine_processes_do_not_pay_for_the_web_framework():
+    # They import the command's module once more when they start.
+    slow = "{'litestar', 'uvicorn', 'httpx', 'rich', 'vllm', 'torch'}"
+    code = f"import sys, app.cli; print(sorted({slow} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_help_names_the_commands(memoria):
@@ -60,7 +72,6 @@ def is_told(result: Result, *names: str) -> bool:
         ("GEN_BACKEND", "no_such_package.factory"),
         ("VLLM_GEN_URL", "localhost"),
         ("VLLM_EMBED_GPU_MEMORY", "2"),
-        ("HOST", "300.1.1.1"),
     ],
 )
 def test_a_mistake_in_a_setting_ends_serve_with_its_name(memoria, name, value):
@@ -81,9 +92,7 @@ def test_an_option_wins_over_its_variable_and_is_checked_like_it(memoria, option
 def test_a_port_in_use_ends_serve_before_anything_starts(memoria):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        result = memoria(
-            "serve", "--port", str(port), **{**ELSEWHERE, "EMBED_BACKEND": "no_such_package.factory"}
-        )
+        result = memoria("serve", "--port", str(port), **{**ELSEWHERE, "EMBED_BACKEND": "no_such_package.factory"})
     assert is_told(result, f"PORT: 127.0.0.1:{port}")
     assert "no_such_package" not in result.stderr
 

@@ -63,9 +63,7 @@ def test_an_offset_is_where_its_token_begins_in_the_text(logprobs):
 
 def test_choices_are_numbered_by_prompt_and_then_by_choice():
     events = [
-        (prompt, GenerationDelta(index=index, text=f"{prompt}{index}"))
-        for prompt in (1, 0)
-        for index in (1, 0)
+        (prompt, GenerationDelta(index=index, text=f"{prompt}{index}")) for prompt in (1, 0) for index in (1, 0)
     ]
     whole = presenter().whole(events)
     assert [(choice.index, choice.text) for choice in whole.choices] == [

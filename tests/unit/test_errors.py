@@ -121,9 +121,7 @@ def test_the_frameworks_other_client_errors_are_invalid_requests():
     assert "broken body" in error.message
 
 
-@pytest.mark.parametrize(
-    "failure", [KeyError("secret prompt"), HTTPException("secret prompt", status_code=500)]
-)
+@pytest.mark.parametrize("failure", [KeyError("secret prompt"), HTTPException("secret prompt", status_code=500)])
 def test_what_is_not_foreseen_is_logged_and_hidden_from_the_client(failure, caplog):
     with caplog.at_level(logging.ERROR, logger="memoria"):
         error = as_inference_error(failure, method="POST", path="/v1/completions")

@@ -45,9 +45,7 @@ async def heard(engine, requests) -> dict[int, list]:
 
 
 def text_of(events, index: int = 0) -> str:
-    return "".join(
-        event.text for event in events if isinstance(event, GenerationDelta) and event.index == index
-    )
+    return "".join(event.text for event in events if isinstance(event, GenerationDelta) and event.index == index)
 
 
 @pytest.mark.parametrize("prompts", [["a"], ["a", "b"], ["a", "b", "c", "d"]])
@@ -74,13 +72,17 @@ async def test_the_first_failure_ends_the_others_and_is_raised(engine):
     assert engine.running == 0
 
 
+async def collect(events, into: list) -> None:
+    async for _, event in events:
+        into.append(event)
+
+
 async def test_a_failure_in_the_middle_is_raised_after_what_came_before(engine):
     engine.fail_next = BackendFailedError("Broken.")
     events = generate_all(engine, [request("a"), request("b")], CONTEXT)
     came = []
     with pytest.raises(BackendFailedError):
-        async for _, event in events:
-            came.append(event)
+        await collect(events, came)
     assert came
     assert engine.running == 0
 

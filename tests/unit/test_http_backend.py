@@ -1,4 +1,4 @@
-"""What the contract can't show with a well-behaved server: one that lies, stammers or speaks another language."""
+"""What the contract can't show with a good server: one that lies, stammers or speaks another language."""
 
 import gzip
 import json
@@ -85,7 +85,7 @@ async def test_a_name_picks_the_servers_model():
 
 
 async def test_a_model_that_the_server_lacks_is_told_with_those_that_it_has():
-    with pytest.raises(BackendUnavailableError, match="'third'.*first, second"):
+    with pytest.raises(BackendUnavailableError, match=r"'third'.*first, second"):
         await backend(Server(), model="third").start()
 
 
@@ -173,11 +173,7 @@ async def test_a_compressed_stream_is_understood_or_not_asked_for():
         events({"choices": [{"index": 0, "text": "x", "finish_reason": "abort"}]}),
         events(CHUNK, {"error": {"message": "Broken.", "code": 500}}),
         events(
-            {
-                "choices": [
-                    {"index": 0, "logprobs": {"tokens": ["a"], "token_logprobs": [], "top_logprobs": []}}
-                ]
-            }
+            {"choices": [{"index": 0, "logprobs": {"tokens": ["a"], "token_logprobs": [], "top_logprobs": []}}]}
         ),
     ],
     ids=["no end", "no usage", "empty", "html", "no json", "no index", "abort", "error", "uneven lists"],
@@ -233,13 +229,13 @@ async def test_an_unhealthy_server_fails_its_probe():
 async def test_a_method_for_the_other_role_is_refused(role):
     engine = backend(Server(), role)
     await engine.start()
+    generation = GenerationRequest(prompt="x", sampling=SamplingParameters())
+    work = {
+        Role.EMBED: lambda: anext(engine.generate(generation, CONTEXT)),
+        Role.GENERATE: lambda: engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT),
+    }
     with pytest.raises(WrongEndpointError):
-        if role is Role.EMBED:
-            await anext(
-                engine.generate(GenerationRequest(prompt="x", sampling=SamplingParameters()), CONTEXT)
-            )
-        else:
-            await engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+        await work[role]()
 
 
 async def test_a_stopped_backend_raises_the_domains_errors_alone():

@@ -26,9 +26,7 @@ def answer(*vectors: tuple[int, bytes]) -> ServerEmbeddings:
 
 
 def body(*, echo: bool = False, stream: bool = False, prompt="x", **sampling) -> dict:
-    request = GenerationRequest(
-        prompt=prompt, sampling=SamplingParameters(**sampling), echo=echo, stream=stream
-    )
+    request = GenerationRequest(prompt=prompt, sampling=SamplingParameters(**sampling), echo=echo, stream=stream)
     return completion_body(request, model="m")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.models.hardware import gpu_memory_gib
 from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
-from adapters.vllm_inprocess.owner import OWNED, bind_to_owner
+from adapters.vllm_inprocess.owner import OWNER, bind_to_owner
 
 PR_GET_PDEATHSIG = 2
 
@@ -37,9 +37,7 @@ def test_without_the_tool_there_is_no_gpu(nvidia_smi):
     assert gpu_memory_gib() is None
 
 
-@pytest.mark.parametrize(
-    ("said", "gib"), [("24576", 24.0), ("24576\n8192", 24.0), ("[N/A]", None), ("", None)]
-)
+@pytest.mark.parametrize(("said", "gib"), [("24576", 24.0), ("24576\n8192", 24.0), ("[N/A]", None), ("", None)])
 def test_the_first_gpus_memory_is_told_in_gib(nvidia_smi, said, gib):
     nvidia_smi(said)
     assert gpu_memory_gib() == gib
@@ -52,7 +50,7 @@ def test_a_tool_that_fails_means_no_gpu(nvidia_smi):
 
 def test_vllm_is_kept_quiet_and_its_engines_owned(environment):
     prepare_environment(log_level="error", offline=False)
-    assert environment[OWNED] == "1"
+    assert environment[OWNER] == str(os.getpid())
     assert environment["VLLM_LOGGING_LEVEL"] == "ERROR"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
@@ -90,8 +88,10 @@ def test_an_engine_on_the_cpu_does_not_take_all_memory():
     assert "--enforce-eager" in flags
 
 
-def test_a_process_that_is_no_engine_is_not_tied_to_its_parent(monkeypatch):
-    monkeypatch.setenv(OWNED, "1")
+@pytest.mark.parametrize("owner", [None, str(os.getpid())], ids=["no service", "the service itself"])
+def test_a_process_that_is_no_engine_is_not_tied_to_its_parent(environment, owner):
+    if owner is not None:
+        environment[OWNER] = owner
     bind_to_owner()
     signal_at_parents_end = ctypes.c_int(-1)
     ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(signal_at_parents_end))

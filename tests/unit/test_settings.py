@@ -247,8 +247,7 @@ def test_the_example_file_is_what_the_settings_say():
 
 def test_the_example_files_values_are_the_defaults(tmp_path):
     lines = [
-        line.removeprefix("#") if "=" in line and line[1:2] != " " else line
-        for line in env_example().splitlines()
+        line.removeprefix("#") if "=" in line and line[1:2] != " " else line for line in env_example().splitlines()
     ]
     path = dotenv(tmp_path, "\n".join(lines))
     assert [line.partition("=")[0] for line in lines if line and line[0] != "#"] == list(OTHER_VALUES)

@@ -5,15 +5,17 @@ from domain.errors import ContextLengthError, InvalidRequestError
 
 # As vLLM 0.32.0 writes them.
 TOO_LONG = [
-    "This model's maximum context length is 256 tokens. However, your prompt contains at least 257 input tokens, "
-    "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.",
-    "This model's maximum context length is 256 tokens. However, your prompt contains 9000 characters (more than "
-    "4096 characters, which is the upper bound for 256 input tokens). Please reduce the length of the input prompt.",
+    "This model's maximum context length is 256 tokens. However, your prompt contains at least 257 input "
+    "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
+    "prompt.",
+    "This model's maximum context length is 256 tokens. However, your prompt contains 9000 characters (more "
+    "than 4096 characters, which is the upper bound for 256 input tokens). Please reduce the length of the "
+    "input prompt.",
     "The decoder prompt (length 300) is longer than the maximum model length of 256. Make sure that "
     "`max_model_len` is no smaller than the number of text tokens.",
-    "The decoder prompt (length 256) plus the number of requested output tokens (at least 1) is longer than the "
-    "maximum model length of 256. Make sure that `max_model_len` is no smaller than the number of text tokens "
-    "(prompt + requested output tokens).",
+    "The decoder prompt (length 256) plus the number of requested output tokens (at least 1) is longer than "
+    "the maximum model length of 256. Make sure that `max_model_len` is no smaller than the number of text "
+    "tokens (prompt + requested output tokens).",
     # Said of a prompt that fills the context: nothing is left for an answer.
     "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
 ]

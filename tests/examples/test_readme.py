@@ -1,0 +1,43 @@
+"""What the README shows is run, and what it says comes out is what comes out."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, ServiceProcess
+
+README = (ROOT / "README.md").read_text()
+
+
+def block(marker: str) -> str:
+    """The fenced block after an HTML comment."""
+    found = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```", README, re.S)
+    assert found, f"the README has a block after <!-- {marker} -->"
+    return found[1]
+
+
+@pytest.mark.integration
+def test_the_example_prints_what_the_readme_says(real_service: ServiceProcess, tmp_path: Path) -> None:
+    example = block("example")
+    assert "http://localhost:8200/v1" in example
+    script = tmp_path / "example.py"
+    script.write_text(example.replace("http://localhost:8200/v1", f"{real_service.url}/v1"))
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == block("output")
+
+
+def test_the_table_of_settings_is_the_codes() -> None:
+    from app.settings import readme_table
+
+    table = README.split("<!-- settings -->\n")[1].split("\n\n")[0] + "\n"
+    assert table == readme_table(), "python -m app.settings --readme prints the table"
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake (\w+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
