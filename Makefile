@@ -6,7 +6,10 @@
 #   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
 
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3 || echo python3)
+# The first interpreter that runs and is new enough; with none, the installer says what to do.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python3.14; do \
+	$$p -c '$(FITS)' >/dev/null 2>&1 && echo $$p && exit; done; echo python3)
 INSTALL ?= auto
 BIN := .venv/bin
 REQUIREMENTS := deploy/requirements
@@ -14,7 +17,7 @@ REQUIREMENTS := deploy/requirements
 .PHONY: help install install-test models serve test check unit pins clean
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 install:
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)

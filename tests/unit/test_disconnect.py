@@ -4,6 +4,7 @@ import pytest
 
 from app.disconnect import unless_disconnected
 from app.errors import ClientDisconnectedError
+from tests.unit.waiting import until
 
 
 class Client:
@@ -12,11 +13,13 @@ class Client:
     def __init__(self, *messages: str) -> None:
         self._messages = list(messages)
         self.is_heard = False
+        self.is_silent = False
 
     async def receive(self) -> dict:
         self.is_heard = True
         if self._messages:
             return {"type": self._messages.pop(0)}
+        self.is_silent = True
         try:
             await asyncio.Event().wait()
         finally:
@@ -69,7 +72,7 @@ async def test_a_disconnect_cancels_the_work_and_waits_for_its_end():
 async def test_other_messages_are_no_disconnect():
     work, client = Work(), Client("http.request", "http.request")
     running = asyncio.create_task(unless_disconnected(work.run(), client.receive))
-    await work.has_begun.wait()
+    await until(lambda: client.is_silent or running.done())
     work.go_on.set()
     assert await running == "done"
 

@@ -1,10 +1,14 @@
 import asyncio
 import contextlib
+import itertools
 import re
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
+import domain.policies.readiness
 from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, SamplingParameters
 from domain.errors import (
     BackendFailedError,
@@ -30,6 +34,7 @@ class Stage:
         self.engine = FakeBackend(role, name="fake")
         self.told: list[tuple[BackendState, str | None]] = []
         self.times: list[float] = []
+        self.since: list[str] = []
         self._news = asyncio.Event()
         self.backend = ReadinessBackend(
             self.engine, role, model=model, probe_interval_s=PROBE_INTERVAL_S, on_change=self._heard
@@ -39,6 +44,7 @@ class Stage:
         assert role is self.engine.role
         self.told.append((health.state, health.reason))
         self.times.append(now())
+        self.since.append(health.since)
         self._news.set()
 
     async def news(self) -> BackendState:
@@ -363,14 +369,26 @@ def test_a_probe_that_breaks_off_in_its_own_words_does_not_end_the_watch():
     run_instantly(scenario())
 
 
-def test_a_state_keeps_its_beginning_while_its_reason_changes():
+def test_a_state_tells_its_beginning_in_utc():
+    since = Stage().backend.health.since
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", since)
+    assert abs(datetime.fromisoformat(since) - datetime.now(UTC)) < timedelta(hours=1)
+
+
+def test_a_state_keeps_its_beginning_while_its_reason_changes(monkeypatch):
+    # A calendar that is a day further whenever it is looked at.
+    days = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in itertools.count())
+    calendar = SimpleNamespace(now=lambda _zone: next(days))
+    monkeypatch.setattr(domain.policies.readiness, "datetime", calendar)
+
     async def scenario():
         stage = Stage()
-        since = stage.backend.health.since
         stage.engine.fail_start = [BackendUnavailableError("One."), BackendUnavailableError("Two.")]
         await stage.backend.start()
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", since)
         assert [reason for _, reason in stage.told] == ["One.", "Two.", None]
+        first, second, ready = stage.since
+        assert first == second == "2026-01-01T00:00:00Z"
+        assert ready > second
         await stage.backend.stop()
 
     run_instantly(scenario())

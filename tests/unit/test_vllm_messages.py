@@ -74,5 +74,6 @@ def test_vllms_bookkeeping_is_left_out():
     assert error.message == "Something is wrong."
 
 
-def test_brackets_inside_a_sentence_stay():
-    assert heard("Wrong (and odd) value.").message == "Wrong (and odd) value."
+@pytest.mark.parametrize("message", ["Wrong (and odd) value.", "Wrong value (and odd)"])
+def test_brackets_that_belong_to_a_sentence_stay(message):
+    assert heard(message).message == message
