@@ -49,7 +49,7 @@ pins:
 	uv pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
 	uv pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
 	uv pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
-	uv pip compile pyproject.toml --extra test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
+	uv pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
 
 PIN_FLAGS := --universal --python-version 3.11 --no-annotate --no-header --quiet
 

@@ -72,16 +72,17 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
     from app.server import serve as run_server
 
     settings = _settings(console, overrides)
-    listener = bind(settings.host, settings.port)
-    if settings.host not in ("127.0.0.1", "localhost", "::1"):
-        console.warn(f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key.")
-    with console.progress() as progress:
-        service = build_service(settings, progress=progress, on_change=console.health_changed)
-    port = listener.getsockname()[1]
-    console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
-    return run_server(
-        create_app(service, max_body_bytes=settings.max_body_bytes), listener, log_level=settings.log_level
-    )
+    with bind(settings.host, settings.port) as listener:
+        if settings.host not in ("127.0.0.1", "localhost", "::1"):
+            console.warn(
+                f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key."
+            )
+        with console.progress() as progress:
+            service = build_service(settings, progress=progress, on_change=console.health_changed)
+        port = listener.getsockname()[1]
+        console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
+        app = create_app(service, max_body_bytes=settings.max_body_bytes)
+        return run_server(app, listener, log_level=settings.log_level)
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":

@@ -1,5 +1,6 @@
 """The web server around the application, and how the process ends."""
 
+import errno
 import signal
 import socket
 from types import FrameType
@@ -10,6 +11,7 @@ from litestar import Litestar
 from domain.errors import ConfigurationError
 
 DRAIN_S = 10
+LAST_PORT = 65535
 KEEP_ALIVE_S = 75
 
 
@@ -23,8 +25,8 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise ConfigurationError(f"HOST: '{host}' is no address of this machine ({error.strerror}).") from error
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"HOST: '{host}' is no address or name of this machine ({error}).") from error
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -33,9 +35,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(f"HOST: '{host}' is no address of this machine.") from error
+        other = port + 1 if 0 < port < LAST_PORT else 8200
         raise ConfigurationError(
             f"PORT: {host}:{port} can't be used ({error.strerror}). Stop what listens there, or choose another "
-            f"port: PORT={port + 1 if port else 8200} or memoria serve --port."
+            f"port: PORT={other} or memoria serve --port."
         ) from error
     return listener
 

@@ -1,7 +1,6 @@
 """The two roles as one service: started together, stopped together, asked together how they are."""
 
 import asyncio
-import contextlib
 import logging
 
 from domain.backend import Role
@@ -42,6 +41,10 @@ class Service:
         return service_health({role: backend.health for role, backend in self._backends.items()})
 
     async def _start(self, role: Role, backend: ReadinessBackend) -> None:
-        # What went wrong is in the backend's health, and told to the console from there.
-        with contextlib.suppress(InferenceError):
+        try:
             await backend.start()
+        except InferenceError:
+            # What went wrong is in the backend's health, and told to the console from there.
+            pass
+        except Exception:
+            log.exception("the %s backend broke off its start", role)

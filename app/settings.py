@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
@@ -101,8 +102,12 @@ def _log_level(value: str) -> str:
 
 
 def _folder(value: str) -> Path:
-    folder = Path(value).expanduser() if value else platformdirs.user_cache_path("memoria-vllm")
-    if folder.exists() and not folder.is_dir():
+    try:
+        folder = Path(value).expanduser() if value else platformdirs.user_cache_path("memoria-vllm")
+        is_file = folder.exists() and not folder.is_dir()
+    except (OSError, RuntimeError):
+        raise ValueError("must be a folder that can exist on this machine") from None
+    if is_file:
         raise ValueError("must be a folder, and this is a file")
     return folder
 
@@ -118,7 +123,13 @@ def _backend(value: str) -> str:
 def _url(value: str) -> str:
     if "," in value:
         raise ValueError("must be one address; several servers for one role are not supported")
-    if not re.fullmatch(r"https?://[^\s/?#]+(/v1)?/?", value):
+    try:
+        parts = urlsplit(value)
+        is_usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # A port that is no number, or brackets that do not close.
+        is_usable = False
+    if not is_usable or not re.fullmatch(r"https?://[^\s/?#]+(/v1)?/?", value):
         raise ValueError("must be an address such as http://127.0.0.1:8100, with nothing behind it but /v1")
     return value.rstrip("/")
 
@@ -272,7 +283,10 @@ def unknown_names(dotenv: Path) -> list[str]:
 def _read_dotenv(path: Path | None) -> dict[str, str]:
     if path is None or not path.is_file():
         return {}
-    return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    try:
+        return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path.name} can't be read: {error}. It must be text in UTF-8.") from error
 
 
 def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:

@@ -31,7 +31,8 @@ class ServedModel:
     @property
     def names(self) -> tuple[str, ...]:
         """The model's own name, then its aliases."""
-        return ((self.name,) if self.name is not None else ()) + self._aliases
+        own = () if self.name is None else (self.name,)
+        return own + tuple(alias for alias in self._aliases if alias not in own)
 
 
 class ModelCatalog:

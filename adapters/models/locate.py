@@ -41,8 +41,13 @@ def locate(name: str, *, setting: str, cache: Path, progress: Progress) -> Locat
     if name in PACKAGED_MODELS:
         folder = prepare(PACKAGED_MODELS[name], cache / "models", progress)
         return LocatedModel(name=name, source=str(folder), is_local=True)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError):
+        # Nobody's home, or longer than any path can be.
+        is_folder = False
+    if is_folder:
         return _local(folder, setting)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigurationError(f"{setting}: there is no folder {name}. Name an existing folder of a model.")
@@ -68,14 +73,19 @@ def _local(folder: Path, setting: str) -> LocatedModel:
 
 def _look_up(name: str, setting: str) -> None:
     """Raise unless the hub, or its cache on this machine, has the model."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{setting}: '{name}' is a hub name, and this install (gateway) can't ask the hub."
+        ) from error
 
     try:
         hf_hub_download(name, "config.json", etag_timeout=HUB_TIMEOUT_S)

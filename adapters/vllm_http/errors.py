@@ -37,7 +37,8 @@ def translated(server: str) -> Iterator[None]:
         raise BackendUnavailableError(
             f"The connection to the {server} server broke off.", retry_after_s=1
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
+        # Not JSON, not these fields, not base64, or lists that do not fit each other.
         raise BackendFailedError(
             f"The {server} server answered with something that is not vLLM's format."
         ) from error
@@ -64,6 +65,8 @@ def from_status(
         return BackendFailedError(f"The {server} server does not serve '{model}' any more, or is no vLLM server.")
     if status in (429, 503):
         return BackendUnavailableError(f"The {server} server is overloaded. Please try again.", retry_after_s=1)
+    if status in (502, 504):
+        return BackendUnavailableError(f"The proxy before the {server} server can't reach it.", retry_after_s=1)
     return BackendFailedError(f"The {server} server failed on this request. Please try again.")
 
 

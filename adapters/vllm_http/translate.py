@@ -27,8 +27,11 @@ def embedding_result(answer: ServerEmbeddings, *, expected: int) -> EmbeddingRes
     Raises:
         BackendFailedError: the answer lacks a vector, or the vectors differ in length.
     """
-    rows = [base64.b64decode(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)]
-    if len(rows) != expected or len({len(row) for row in rows}) != 1:
+    items = sorted(answer.data, key=lambda item: item.index)
+    rows = [base64.b64decode(item.embedding, validate=True) for item in items]
+    lengths = {len(row) for row in rows}
+    is_complete = [item.index for item in items] == list(range(expected))
+    if not is_complete or len(lengths) != 1 or not rows[0] or len(rows[0]) % 4:
         raise BackendFailedError("The embedding server answered with an incomplete set of vectors.")
     return EmbeddingResult(
         vectors=b"".join(rows), dimensions=len(rows[0]) // 4, prompt_tokens=answer.usage.prompt_tokens

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from litestar import Controller, post
+from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
@@ -25,7 +26,7 @@ class CompletionsController(Controller):
     """Prompts to their continuations."""
 
     @post("/v1/completions", status_code=200)
-    async def create(self, request: AnyRequest, service: Service) -> ASGIApp:
+    async def create(self, request: AnyRequest, service: NamedDependency[Service]) -> ASGIApp:
         """Continue all prompts."""
         body = decoder.decode(await read_json(request))
         model = service.catalog.resolve(body.model, Role.GENERATE)

@@ -1,6 +1,7 @@
 """`POST /v1/embeddings`."""
 
 from litestar import Controller, post
+from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
@@ -18,7 +19,7 @@ class EmbeddingsController(Controller):
     """Texts or token ids to vectors."""
 
     @post("/v1/embeddings", status_code=200)
-    async def create(self, request: AnyRequest, service: Service) -> ASGIApp:
+    async def create(self, request: AnyRequest, service: NamedDependency[Service]) -> ASGIApp:
         """Embed all inputs."""
         body = decoder.decode(await read_json(request))
         model = service.catalog.resolve(body.model, Role.EMBED)

@@ -1,6 +1,7 @@
 """How the service is. No answer here waits for an engine."""
 
 from litestar import Controller, get
+from litestar.di import NamedDependency
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
@@ -17,7 +18,7 @@ class HealthController(Controller):
     """Liveness, readiness, and the whole story."""
 
     @get("/health")
-    async def health(self, service: Service) -> ASGIApp:
+    async def health(self, service: NamedDependency[Service]) -> ASGIApp:
         """Every role's state and reason: 200 if all serve, else 503."""
         health = service.health()
         return json_response(health, status=_status(health))
@@ -28,7 +29,7 @@ class HealthController(Controller):
         return ASGIResponse(body=b'{"status":"ok"}', media_type="application/json")
 
     @get("/health/ready")
-    async def ready(self, service: Service) -> ASGIApp:
+    async def ready(self, service: NamedDependency[Service]) -> ASGIApp:
         """200 if all roles take requests, else 503, for load balancers."""
         status = _status(service.health())
         body = b'{"status":"ok"}' if status == 200 else b'{"status":"unavailable"}'

@@ -4,6 +4,7 @@ Source: OpenAI's schemas `CreateCompletionRequest` and `CreateCompletionResponse
 object in parts.
 """
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +17,9 @@ MAX_STOPS = 4
 MAX_PROMPTS = 2048
 # The engine wants a nucleus above 0; OpenAI's 0 means the likeliest token alone, and so does this.
 SMALLEST_TOP_P = 1e-9
+
+# Whole numbers of at most ten digits; zeros in front are harmless.
+_TOKEN_ID = re.compile(r"0{0,20}[0-9]{1,10}", re.ASCII)
 
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 
@@ -122,7 +126,7 @@ def _stops(stop: str | list[str] | None) -> list[str]:
 def _logit_bias(bias: dict[str, float] | None) -> dict[int, float] | None:
     if not bias:
         return None
-    if not all(key.isascii() and key.isdigit() and int(key[:12]) <= MAX_TOKEN_ID for key in bias):
+    if not all(_TOKEN_ID.fullmatch(key) and int(key) <= MAX_TOKEN_ID for key in bias):
         raise InvalidRequestError(
             "The keys of 'logit_bias' must be token ids, written as whole numbers.",
             param="logit_bias",

@@ -79,8 +79,8 @@ class ReadinessBackend:
                 self._card = await self._warm_up(card)
             except (BackendUnavailableError, BackendTimeoutError) as error:
                 self._change(BackendState.STARTING, error.message)
-            except InferenceError as error:
-                self._change(BackendState.FAILED, error.message)
+            except Exception as error:
+                self._change(BackendState.FAILED, _reason(error))
                 raise
             else:
                 break
@@ -95,11 +95,12 @@ class ReadinessBackend:
         """Stop watching, then stop the backend."""
         if self._watcher is not None:
             self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await asyncio.gather(self._watcher, return_exceptions=True)
             self._watcher = None
-        self._change(BackendState.STOPPED, "The service is stopping.")
-        await self._backend.stop()
+        try:
+            self._change(BackendState.STOPPED, "The service is stopping.")
+        finally:
+            await self._backend.stop()
 
     async def probe(self) -> None:
         """Raise unless requests are taken now."""
@@ -167,8 +168,8 @@ class ReadinessBackend:
                 self._card = await self._warm_up(self._card)
         except (BackendUnavailableError, BackendTimeoutError) as error:
             self._change(BackendState.UNAVAILABLE, error.message)
-        except InferenceError as error:
-            self._change(BackendState.FAILED, error.message)
+        except Exception as error:
+            self._change(BackendState.FAILED, _reason(error))
         else:
             self._change(BackendState.READY, None)
 
@@ -184,3 +185,8 @@ class ReadinessBackend:
     def _new_health(self, state: BackendState, reason: str | None) -> BackendHealth:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return BackendHealth(state=state, reason=reason, model=self._model, since=now)
+
+
+def _reason(error: Exception) -> str:
+    """What to tell of a failure. A backend of somebody else's making may not keep to the port's errors."""
+    return error.message if isinstance(error, InferenceError) else f"{type(error).__name__}: {error}"

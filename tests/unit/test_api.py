@@ -4,6 +4,7 @@ import contextlib
 import json
 import struct
 from collections.abc import AsyncGenerator
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ MAX_BODY_BYTES = 4096
 NEVER_S = 10_000.0
 ALIASES = {
     "MODEL_EMBED_ALIASES": "text-embedding-3-small",
-    "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name",
+    "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name, a%41",
 }
 EMBED, COMPLETE = "/v1/embeddings", "/v1/completions"
 
@@ -429,6 +430,7 @@ async def test_all_models_are_listed_under_all_their_names(api):
         "fake-write",
         "gpt-3.5-turbo-instruct",
         "org/name",
+        "a%41",
     ]
     assert {(model["object"], model["max_model_len"]) for model in answer["data"]} == {("model", 256)}
 
@@ -439,6 +441,12 @@ async def test_all_models_are_listed_under_all_their_names(api):
 async def test_a_model_is_told_with_its_slash_escaped_or_not(api, path, name):
     response = await api.http.get(f"/v1/models/{path}")
     assert (response.status_code, response.json()["id"]) == (200, name)
+
+
+async def test_every_name_that_is_listed_leads_to_its_model(api):
+    for model in (await api.http.get("/v1/models")).json()["data"]:
+        response = await api.http.get(f"/v1/models/{quote(model['id'], safe='')}")
+        assert (response.status_code, response.json()) == (200, model)
 
 
 async def test_a_model_that_is_not_served_is_told(api):
@@ -485,7 +493,7 @@ async def test_a_service_that_is_starting_answers_and_says_so():
         assert error_of(refused)["code"] == "model_not_ready"
         assert int(refused.headers["retry-after"]) > 0
         assert (await api.http.get("/health/live")).status_code == 200
-        assert len((await api.http.get("/v1/models")).json()["data"]) == 5
+        assert len((await api.http.get("/v1/models")).json()["data"]) == 6
 
 
 async def test_one_role_that_failed_leaves_the_other_at_work():

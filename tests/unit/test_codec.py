@@ -71,7 +71,7 @@ def completion(**fields: Any) -> bytes:
 
 @pytest.mark.parametrize("name", ENDPOINTS)
 @given(value=json_values | near_bodies)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_json_raises_anything_but_a_refusal(name, value):
     try:
         ENDPOINTS[name].take(json.dumps(value).encode())
@@ -82,7 +82,7 @@ def test_no_json_raises_anything_but_a_refusal(name, value):
 
 @pytest.mark.parametrize("name", ENDPOINTS)
 @given(body=st.binary(max_size=60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_bytes_raise_anything_but_a_refusal(name, body):
     with pytest.raises(InvalidRequestError):
         ENDPOINTS[name].take(body)

@@ -37,7 +37,7 @@ def joined(chunks) -> dict[int, dict]:
 
 
 @given(st.lists(deltas, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_chunks_of_a_stream_joined_are_the_whole_answer(events):
     streaming, whole = presenter(), presenter().whole(events)
     parts = joined([streaming.chunk(index, delta) for index, delta in events])
@@ -52,7 +52,7 @@ def test_the_chunks_of_a_stream_joined_are_the_whole_answer(events):
 
 
 @given(st.lists(tokens, min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_an_offset_is_where_its_token_begins_in_the_text(logprobs):
     text = "".join(token.token for token in logprobs)
     (choice,) = presenter().whole([(0, GenerationDelta(index=0, text=text, logprobs=logprobs))]).choices

@@ -23,7 +23,7 @@ def result_of(rows: list[list[float]], prompt_tokens: int = 1) -> EmbeddingResul
 
 
 @given(matrices)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_base64_and_numbers_are_the_same_vectors(rows):
     numbers = embedding_response(result_of(rows), "m", "float")
     encoded = embedding_response(result_of(rows), "m", "base64")

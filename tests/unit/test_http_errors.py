@@ -119,6 +119,6 @@ def test_a_servers_words_are_found_in_its_body(body, message):
 
 
 @given(status=st.integers(300, 599), body=st.binary(max_size=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_any_answer_of_a_server_becomes_an_error_with_a_message(status, body):
     assert refused(status, message_of(body)).message

@@ -18,25 +18,25 @@ def refusal(value) -> InvalidRequestError:
 
 
 @given(texts)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_text_is_one_prompt(text):
     assert as_prompts(text, "prompt") == [text]
 
 
 @given(token_lists)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_token_ids_are_one_prompt(tokens):
     assert as_prompts(tokens, "prompt") == [tokens]
 
 
 @given(st.lists(texts, min_size=1, max_size=5) | st.lists(token_lists, min_size=1, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_several_texts_or_token_lists_are_as_many_prompts_in_their_order(several):
     assert as_prompts(several, "prompt") == several
 
 
 @given(st.lists(texts | st.integers(0, 9) | token_lists, min_size=2, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_mixed_kinds_are_refused(mixed):
     kinds = {type(item) for item in mixed}
     if len(kinds) > 1:
