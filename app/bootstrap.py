@@ -14,8 +14,8 @@ from typing import cast
 
 import psutil
 
-from adapters.models.hardware import gpu_memory_gib
-from adapters.models.locate import LocatedModel, default_model, locate
+from adapters.models.hardware import usable_gpu_gib
+from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.vllm_http.backend import VLLMHTTPBackend
 from adapters.vllm_inprocess.engine_args import default_flags, engine_config, prepare_environment
@@ -71,7 +71,7 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
     Raises:
         ConfigurationError: a model does not exist.
     """
-    gpu_gib = gpu_memory_gib()
+    gpu_gib = usable_gpu_gib()
     return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
 
 
@@ -89,7 +89,7 @@ def _backends(settings: Settings, progress: Progress) -> dict[Role, Named]:
 
 
 def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progress) -> dict[Role, Named]:
-    gpu_gib = gpu_memory_gib()
+    gpu_gib = usable_gpu_gib()
     if gpu_gib is None:
         _require_memory(roles)
     models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
@@ -113,7 +113,9 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             role=role,
             model=model.source,
             served_name=model.name,
-            defaults=default_flags(on_gpu=gpu_gib is not None, gpu_memory=share),
+            defaults=default_flags(
+                on_gpu=gpu_gib is not None, gpu_memory=share, context=GPU_DEFAULT_CONTEXT.get(model.name)
+            ),
             flags=settings.role(role).args,
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )

@@ -61,4 +61,7 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, error.retry_after_s))
+    if isinstance(exception, MethodNotAllowedException) and exception.headers:
+        # Which methods the path has, as RFC 9110 (15.5.6) wants it.
+        headers |= exception.headers
     return Response(error_body(error), status_code=error.status, media_type="application/json", headers=headers)

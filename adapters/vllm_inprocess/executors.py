@@ -1,12 +1,18 @@
-"""vLLM's executors, owned: unpickling one of these classes in an engine process binds it to its parent."""
+"""vLLM's executors, owned: unpickling one of these classes in an engine process binds it to its parent.
+
+This is the first code of ours that runs there, before the engine does anything of its own.
+"""
 
 from vllm.v1.executor import Executor
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from adapters.vllm_inprocess.owner import bind_to_owner
+from adapters.vllm_inprocess.engine_log import send_output_to_owner
+from adapters.vllm_inprocess.owner import bind_to_owner, is_owned
 
-bind_to_owner()
+if is_owned():
+    bind_to_owner()
+    send_output_to_owner()
 
 
 class OwnedMultiprocExecutor(MultiprocExecutor):

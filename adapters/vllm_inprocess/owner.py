@@ -23,17 +23,22 @@ def own_engines() -> None:
     os.environ[OWNER] = str(os.getpid())
 
 
+def is_owned() -> bool:
+    """Whether this is an engine process that is not bound yet."""
+    owner = os.environ.get(OWNER)
+    return owner is not None and int(owner) != os.getpid()
+
+
 def bind_to_owner() -> None:
     """Have the kernel kill this process when the process that started it ends; harmless when repeated.
 
     Does nothing in the service itself, nor outside of it. The kernel watches the parent's *thread* that did
     the spawning (prctl(2), PR_SET_PDEATHSIG); `EngineThread` therefore lives as long as its engine.
     """
-    owner = os.environ.get(OWNER)
-    if owner is None or int(owner) == os.getpid():
+    if not is_owned():
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(owner):
+    if os.getppid() != int(os.environ[OWNER]):
         # The owner ended before the kernel knew of our wish.
         os._exit(1)
     own_engines()

@@ -43,6 +43,7 @@ def test_unknown_urls_and_methods_answer_in_openais_shape(
     assert answer.status_code == status
     assert_matches("ErrorResponse", answer.json())
     assert answer.json()["error"]["code"] == code
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,23 @@ def test_nothing_is_left_of_a_service_that_ends_while_it_starts(
     service.wait()
     _assert_all_end(processes)
     assert "Traceback" not in service.output
+
+
+def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(tiny_models: dict[str, Path]) -> None:
+    environment = tiny_environment(tiny_models) | {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"}
+    service = ServiceProcess(environment)
+    try:
+        url = service.wait_until_listening()
+        told = service.wait_for_line(r"generate +failed +tiny-gen +(.*)")[1]
+        assert "memory" in told
+        service.wait_for_status(f"{url}/v1/models")
+        deadline = time.monotonic() + 60
+        ask = {"model": "tiny-embed", "input": "x"}
+        while (answer := httpx.post(f"{url}/v1/embeddings", json=ask, trust_env=False)).status_code != 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.1)
+        generate = httpx.get(f"{url}/health", trust_env=False).json()["backends"]["generate"]
+        assert (generate["state"], generate["reason"]) == ("failed", told)
+        assert "Traceback" not in service.output
+    finally:
+        service.end()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.models.hardware import gpu_memory_gib
+from adapters.models.locate import GPU_DEFAULT_CONTEXT, GPU_DEFAULTS
 from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
 from adapters.vllm_inprocess.owner import OWNER, bind_to_owner
 
@@ -79,6 +80,11 @@ def test_what_the_user_has_set_stays(environment):
 def test_an_engine_on_a_gpu_gets_its_share_of_it():
     assert default_flags(on_gpu=True, gpu_memory=0.25) == ["--gpu-memory-utilization", "0.25"]
     assert default_flags(on_gpu=True, gpu_memory=None) == []
+    assert default_flags(on_gpu=True, gpu_memory=0.5, context=8192)[2:] == ["--max-model-len", "8192"]
+
+
+def test_the_default_pair_has_a_context_that_fits_the_smallest_card_it_is_for():
+    assert GPU_DEFAULT_CONTEXT.keys() == set(GPU_DEFAULTS.values())
 
 
 def test_an_engine_on_the_cpu_does_not_take_all_memory():

@@ -1,0 +1,93 @@
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from adapters.vllm_inprocess.engine_log import ADDRESS, EngineLog
+
+PRINTS = """
+import sys
+from adapters.vllm_inprocess.engine_log import send_output_to_owner
+send_output_to_owner()
+print({text!r}, flush=True)
+print("the end", file=sys.stderr)
+"""
+TRACEBACK = """(Worker pid=2) ERROR 11-23 17:51:59 [worker.py:1] Traceback (most recent call last):
+(Worker pid=2) ERROR 11-23 17:51:59 [worker.py:1] ValueError: No memory is left.
+Traceback (most recent call last):
+RuntimeError: A worker failed."""
+
+
+@pytest.fixture
+def make_log(monkeypatch) -> Callable[..., EngineLog]:
+    # So that the address is taken back at the end of the test.
+    monkeypatch.setenv(ADDRESS, "")
+    return lambda name, *, echo=False: EngineLog(echo=echo, find_name=lambda _pid: name)
+
+
+def run(text: str) -> subprocess.CompletedProcess:
+    """A process that prints as an engine does."""
+    command = [sys.executable, "-c", PRINTS.format(text=text)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """What was sent arrives in a thread of the log's own."""
+    for _ in range(1000):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("it never came true")
+
+
+def test_what_an_engine_prints_is_told_under_its_name(make_log, capsys):
+    make_log("small", echo=True)
+    process = run("loading\nhalf\rwhole")
+    told: list[str] = []
+    eventually(lambda: told.append(capsys.readouterr().err) or "the end" in "".join(told))
+    assert "".join(told) == "[small] loading\n[small] whole\n[small] the end\n"
+    assert (process.stdout, process.stderr) == ("", "")
+
+
+def test_nothing_is_told_unless_asked_for(make_log, capsys):
+    log = make_log("small")
+    run("ValueError: wrong")
+    eventually(lambda: log.reason("small"))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_exception_is_the_reason(make_log):
+    log = make_log("small")
+    run(TRACEBACK)
+    eventually(lambda: log.reason("small"))
+    assert log.reason("small") == "No memory is left."
+
+
+def test_a_new_start_has_no_reason_yet(make_log):
+    log = make_log("small")
+    run(TRACEBACK)
+    eventually(lambda: log.reason("small"))
+    log.forget("small")
+    assert log.reason("small") is None
+
+
+def test_an_engine_without_exception_has_no_reason(make_log):
+    assert make_log("small").reason("small") is None
+
+
+def test_a_process_that_ended_before_its_engine_was_found_is_heard_all_the_same(make_log):
+    log = make_log(None)
+    run(TRACEBACK)
+    eventually(lambda: log.reason("engine"))
+
+
+@pytest.mark.parametrize("address", [None, "nobody-listens-here"])
+def test_without_a_log_output_stays_where_it_goes(monkeypatch, address):
+    monkeypatch.delenv(ADDRESS, raising=False)
+    if address is not None:
+        monkeypatch.setenv(ADDRESS, address)
+    process = run("hello")
+    assert (process.stdout, process.stderr) == ("hello\n", "the end\n")
