@@ -13,6 +13,7 @@ from adapters.vllm_http.sse import EventReader
 from adapters.vllm_http.translate import completion_body, delta, embedding_body, embedding_result
 from adapters.vllm_http.wire import (
     ServerCompletion,
+    ServerError,
     ServerModel,
     completion_decoder,
     embeddings_decoder,
@@ -160,24 +161,28 @@ class VLLMHTTPBackend:
             return
         reader = EventReader()
         done = False
+        failure: InferenceError | None = None
+        # Read past the end mark, or an error event, to the end of the body: only then can the connection be
+        # used again.
         async with contextlib.aclosing(_portions(response)) as portions:
-            # Read past the end mark to the end of the body: only then can the connection be used again.
             async for portion in portions:
                 for event in reader.feed(portion):
                     if event == DONE:
                         done = True
-                    else:
-                        yield self._part(event)
+                        continue
+                    part: ServerCompletion = completion_decoder.decode(event)
+                    if part.error is not None:
+                        failure = failure or self._failure(part.error)
+                    elif failure is None:
+                        yield part
+        if failure is not None:
+            raise failure
         if not done:
             raise BackendFailedError(f"The {self._server} server ended its answer too early.")
 
-    def _part(self, event: bytes) -> ServerCompletion:
-        part: ServerCompletion = completion_decoder.decode(event)
-        if part.error is None:
-            return part
+    def _failure(self, told: ServerError) -> InferenceError:
         # vLLM checks some things only after it has said 200: those are refusals all the same.
-        status = part.error.code if isinstance(part.error.code, int) else 500
-        raise self._error(status, part.error.message, "prompt")
+        return self._error(told.code if isinstance(told.code, int) else 500, told.message, "prompt")
 
     @property
     def _name(self) -> str:
