@@ -1,5 +1,6 @@
 """Real processes for tests: the service as a user starts it, and plain vLLM servers. Each ends by its id."""
 
+import contextlib
 import ctypes
 import os
 import queue
@@ -86,11 +87,13 @@ class LoggedProcess:
 
     def engine_processes(self) -> list[psutil.Process]:
         """All processes below this one, Python's own resource tracker aside."""
-        return [
-            process
-            for process in psutil.Process(self.pid).children(recursive=True)
-            if "resource_tracker" not in " ".join(process.cmdline())
-        ]
+        found = []
+        for process in psutil.Process(self.pid).children(recursive=True):
+            # Engines also run small programs of a moment, which may be gone when they are looked at.
+            with contextlib.suppress(psutil.Error):
+                if "resource_tracker" not in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)

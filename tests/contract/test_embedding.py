@@ -102,7 +102,7 @@ async def test_a_refused_input_does_not_disturb_its_neighbours(embedder: Case) -
 
 
 async def test_cancelling_ends_the_work(embedder: Case) -> None:
-    texts = [f"{CORPUS[index % 4]} {index}" for index in range(400)]
+    texts = [f"{CORPUS[index % 4]} {index}" for index in range(1200)]
     task = asyncio.create_task(embed(embedder, texts))
     await until_busy(embedder)
     task.cancel()
