@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -64,8 +64,3 @@ class BodyDecoder(Generic[T]):
         return InvalidRequestError(
             f"Unknown parameter: '{param[:100]}'.{meant}", param=param[:100], code="unknown_parameter"
         )
-
-
-def to_builtins(value: msgspec.Struct) -> Any:
-    """A struct as dicts and lists, for printing."""
-    return msgspec.to_builtins(value)

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from vllm.config import VllmConfig
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
@@ -93,10 +92,6 @@ class VLLMInProcessBackend:
     def unfinished_requests(self) -> int:
         """Requests that the engine is working on."""
         return self._engine.get_num_unfinished_requests() if self._engine is not None else 0
-
-    def processes(self) -> list[psutil.Process]:
-        """The engine's processes."""
-        return self._thread.processes()
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         """See the port."""

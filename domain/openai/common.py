@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, TypeGuard
+from typing import TypeGuard
 
 import msgspec
 
@@ -39,9 +39,6 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     """Accepted and without effect: no padding is added to chunks."""
-
-
-Metadata = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 def new_id(prefix: str) -> str:
