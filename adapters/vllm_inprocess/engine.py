@@ -20,6 +20,7 @@ from domain.errors import BackendFailedError
 
 SHUTDOWN_TIMEOUT_S = 15.0
 KILL_TIMEOUT_S = 5.0
+LOG_TIMEOUT_S = 2.0
 
 
 class EngineThread:
@@ -75,19 +76,23 @@ class EngineThread:
 
     def processes(self) -> list[psutil.Process]:
         """Engine processes, children before grandchildren; empty once the engine has ended."""
-        thread_id = self._thread.native_id
-        try:
-            children = Path(f"/proc/self/task/{thread_id}/children").read_text().split()
-        except OSError:
-            return []
         found: list[psutil.Process] = []
-        for pid in children:
+        for pid in self.child_ids():
             with contextlib.suppress(psutil.Error):
-                process = psutil.Process(int(pid))
+                process = psutil.Process(pid)
                 # Python's resource tracker is everybody's; it ends by itself when this process does.
                 if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
-                    found += [process, *process.children(recursive=True)]
+                    found.append(process)
+                    found += process.children(recursive=True)
         return found
+
+    def child_ids(self) -> list[int]:
+        """Ids of the processes that this thread has spawned and that have not been waited for."""
+        try:
+            children = Path(f"/proc/self/task/{self._thread.native_id}/children").read_text()
+        except OSError:
+            return []
+        return [int(pid) for pid in children.split()]
 
     def _reason(self, error: Exception) -> str:
         told = engine_log().reason(self._name) or str(error) or type(error).__name__
@@ -112,8 +117,10 @@ class EngineThread:
                 log_requests=False,
             )
         except BaseException as error:
-            self._built.set_exception(error)
             self._kill_processes()
+            # What it said last, the reason as a rule, may still be on its way.
+            engine_log().wait_for_end(self._name, LOG_TIMEOUT_S)
+            self._built.set_exception(error)
             return
         self._built.set_result(engine)
         self._stop.wait()
@@ -143,7 +150,7 @@ def engine_log() -> EngineLog:
 
 def _engine_of(pid: int) -> str | None:
     for name, thread in _threads.items():
-        if any(process.pid == pid for process in thread.processes()):
+        if pid in thread.child_ids():
             return name
     return None
 

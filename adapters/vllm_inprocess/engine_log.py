@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 ADDRESS = "MEMORIA_ENGINE_LOG"
@@ -56,6 +56,8 @@ class EngineLog:
         self._echo = echo
         self._find_name = find_name
         self._lines: dict[str, deque[str]] = {}
+        self._heard = threading.Condition()
+        self._speaking: Counter[str] = Counter()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         address = f"memoria-{uuid.uuid4().hex}"
         self._listener.bind(f"\0{address}")
@@ -69,6 +71,11 @@ class EngineLog:
             if found := _EXCEPTION.search(line):
                 return found["reason"].strip()[:LONGEST_REASON]
         return None
+
+    def wait_for_end(self, name: str, timeout_s: float) -> None:
+        """Return when all that an engine's ended processes have printed has arrived, or the time is over."""
+        with self._heard:
+            self._heard.wait_for(lambda: not self._speaking[name], timeout_s)
 
     def forget(self, name: str) -> None:
         """Start an engine's output anew."""
@@ -86,11 +93,23 @@ class EngineLog:
                 # Abstract names are open to all users of the machine.
                 return
             name = self._find_name(pid) or "engine"
-            kept = self._lines.setdefault(name, deque(maxlen=KEPT_LINES))
-            for line in _whole_lines(lines):
-                kept.append(line)
-                if self._echo:
-                    print(f"[{name}] {line}", file=sys.stderr, flush=True)
+            with self._speaker(name):
+                kept = self._lines.setdefault(name, deque(maxlen=KEPT_LINES))
+                for line in _whole_lines(lines):
+                    kept.append(line)
+                    if self._echo:
+                        print(f"[{name}] {line}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def _speaker(self, name: str) -> Iterator[None]:
+        with self._heard:
+            self._speaking[name] += 1
+        try:
+            yield
+        finally:
+            with self._heard:
+                self._speaking[name] -= 1
+                self._heard.notify_all()
 
 
 def _whole_lines(lines: Iterator[str]) -> Iterator[str]:

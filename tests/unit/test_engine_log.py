@@ -66,6 +66,15 @@ def test_the_first_exception_is_the_reason(make_log):
     assert log.reason("small") == "No memory is left."
 
 
+def test_the_end_has_come_when_all_is_heard(make_log):
+    log = make_log("small")
+    run("ready\n" * 10_000 + TRACEBACK)
+    eventually(lambda: log._lines.get("small"))
+    log.wait_for_end("small", timeout_s=10)
+    assert log.reason("small") == "No memory is left."
+    log.wait_for_end("another", timeout_s=10)
+
+
 def test_a_new_start_has_no_reason_yet(make_log):
     log = make_log("small")
     run(TRACEBACK)
