@@ -13,7 +13,7 @@ from tests.processes import ServiceProcess, tiny_environment
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_S = 40
+PATIENCE_S = 20
 
 
 @pytest.fixture
