@@ -66,13 +66,23 @@ def test_the_first_exception_is_the_reason(make_log):
     assert log.reason("small") == "No memory is left."
 
 
-def test_the_end_has_come_when_all_is_heard(make_log):
-    log = make_log("small")
-    run("ready\n" * 10_000 + TRACEBACK)
-    eventually(lambda: log._lines.get("small"))
-    log.wait_for_end("small", timeout_s=10)
+def test_the_end_has_not_come_while_an_engine_can_still_speak(make_log, capsys):
+    log = make_log("small", echo=True)
+    script = PRINTS.format(text="ready") + f"sys.stdin.readline()\nprint({TRACEBACK!r})\n"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, text=True) as process:
+        eventually(lambda: "the end" in capsys.readouterr().err)
+        ended = threading.Event()
+        waiter = threading.Thread(target=lambda: (log.wait_for_end("small", timeout_s=10), ended.set()))
+        waiter.start()
+        assert not ended.wait(0.05)
+        process.communicate("go on\n")
+    waiter.join()
+    assert ended.is_set()
     assert log.reason("small") == "No memory is left."
-    log.wait_for_end("another", timeout_s=10)
+
+
+def test_an_engine_that_never_spoke_is_not_waited_for(make_log):
+    make_log("small").wait_for_end("another", timeout_s=10)
 
 
 def test_a_new_start_has_no_reason_yet(make_log):
