@@ -44,12 +44,14 @@ check: install-test
 unit: install-test
 	$(BIN)/pytest tests/unit
 
-# Compile the pin lists anew (needs uv). They are complete: installs use them with --no-deps.
+# Compile the pin lists anew (needs uv and npm). They are complete: installs use them with --no-deps.
 pins:
 	uv pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
 	uv pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
 	uv pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
 	uv pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
+	uv pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt
+	npm install --prefix tests/compliance/node --package-lock-only --omit-lockfile-registry-resolved
 
 PIN_FLAGS := --universal --python-version 3.11 --no-annotate --no-header --quiet
 

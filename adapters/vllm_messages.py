@@ -7,7 +7,15 @@ unknown ones keep vLLM's sentence.
 
 import re
 
-from domain.errors import ContextLengthError, InvalidRequestError
+from domain.backend import GenerationRequest
+from domain.conversation import Conversation, ToolChoice
+from domain.errors import (
+    BackendFailedError,
+    ContextLengthError,
+    InferenceError,
+    InvalidRequestError,
+    WrongEndpointError,
+)
 
 # The last of these is what vLLM makes of a prompt that fills the context and leaves no room for an answer.
 _CONTEXT = re.compile(
@@ -18,16 +26,39 @@ _CONTEXT = re.compile(
 _VOCABULARY = re.compile(r"token id -?\d+ is out of vocabulary", re.I)
 _LOGIT_BIAS = re.compile(r"logit_bias", re.I)
 _DIMENSIONS = re.compile(r"matryoshka|\bdimensions\b", re.I)
+_NO_TEMPLATE = re.compile(r"default chat template is no longer allowed", re.I)
+_NO_TOOL_PARSER = re.compile(r"requires.* --tool-call-parser", re.I | re.S)
+_STOP_TOKENS = re.compile(r"stop_token_ids", re.I)
+_ALLOWED_TOKENS = re.compile(r"allowed_token_ids", re.I)
+_GRAMMAR = re.compile(r"grammar|schema|regex|structur|choice|json|triggers", re.I)
 # vLLM appends its own bookkeeping to many sentences: " (parameter=prompt, value=…)".
 _BOOKKEEPING = re.compile(r"\s*\(parameter=.*\)\s*$", re.S)
 
 
-def refusal(message: str, *, param: str, model: str, max_model_len: int | None) -> InvalidRequestError:
+def form_param(request: GenerationRequest | None) -> str | None:
+    """The request field that asks for a form of the text, if there is one: what a grammar is made of."""
+    if request is None:
+        return None
+    if isinstance(request.prompt, Conversation) and _constrains_calls(request.prompt):
+        return "tools"
+    return request.sampling.form_param if request.sampling.structured_outputs is not None else None
+
+
+def _constrains_calls(conversation: Conversation) -> bool:
+    forced = conversation.tool_choice in (ToolChoice.REQUIRED, ToolChoice.NAMED)
+    strict = any(tool.strict for tool in conversation.tools)
+    return bool(conversation.tools) and (forced or strict or not conversation.parallel_tool_calls)
+
+
+def refusal(
+    message: str, *, param: str, model: str, max_model_len: int | None, form_param: str | None = None
+) -> InvalidRequestError:
     """The domain's error for a refusal by vLLM.
 
     Args:
         message: vLLM's sentence.
         param: the request parameter that carries the prompt or the inputs.
+        form_param: from `form_param`; what a sentence of no known kind is about, if there is one.
         model: the model's name, for the sentence.
         max_model_len: context length in tokens, if known.
     """
@@ -37,19 +68,76 @@ def refusal(message: str, *, param: str, model: str, max_model_len: int | None) 
             param="logit_bias",
             code="invalid_value",
         )
+    if _STOP_TOKENS.search(message):
+        return unknown_tokens("stop_token_ids", model)
+    if _ALLOWED_TOKENS.search(message):
+        return unknown_tokens("allowed_token_ids", model)
     if _DIMENSIONS.search(message):
-        return InvalidRequestError(
-            f"The model '{model}' was not trained for other 'dimensions' than its own. Leave the parameter out.",
-            param="dimensions",
-            code="unsupported_value",
-        )
+        return no_such_dimensions(model)
     if _VOCABULARY.search(message):
+        return unknown_tokens(param, model)
+    if _CONTEXT.search(message):
+        return ContextLengthError(max_model_len, param=param)
+    if _NO_TEMPLATE.search(message):
+        return not_a_chat_model(model)
+    if _NO_TOOL_PARSER.search(message):
         return InvalidRequestError(
-            f"'{param}' holds a token id that is not in the vocabulary of '{model}'. Token ids must come from "
-            "this model's own tokenizer.",
+            f"The server of '{model}' was not told how the model writes tool calls. Start it with "
+            "--enable-auto-tool-choice and --tool-call-parser, or leave 'tools' out.",
+            param="tools",
+            code="unsupported_parameter",
+        )
+    said = _BOOKKEEPING.sub("", message).strip()
+    if form_param is not None and _GRAMMAR.search(message):
+        return InvalidRequestError(
+            f"Invalid '{form_param}': the engine can't make a grammar of it. It says: {said[:500]}",
+            param=form_param,
+            code="invalid_value",
+        )
+    return InvalidRequestError(said)
+
+
+def given_up(request: GenerationRequest) -> InferenceError:
+    """The error for a generation that the engine gave up.
+
+    Where the client asked for a form of the text, that is the cause: some schemas and expressions pass all
+    checks, and then the engine can't make a grammar of them, or finds no token that would follow it.
+    """
+    param = form_param(request)
+    if param is not None:
+        return InvalidRequestError(
+            f"The engine can't follow '{param}': it is too large, refers to itself without end, or uses something "
+            "that the engine does not know. Please simplify it.",
             param=param,
             code="invalid_value",
         )
-    if _CONTEXT.search(message):
-        return ContextLengthError(max_model_len, param=param)
-    return InvalidRequestError(_BOOKKEEPING.sub("", message))
+    return BackendFailedError("The engine ended the generation before it was complete. Please try again.")
+
+
+def no_such_dimensions(model: str) -> InvalidRequestError:
+    """The refusal of a length that a model's vectors can't have."""
+    return InvalidRequestError(
+        f"The model '{model}' was not trained for vectors of that length. Leave 'dimensions' out, or see the "
+        "model's card for the lengths that it knows.",
+        param="dimensions",
+        code="unsupported_value",
+    )
+
+
+def unknown_tokens(param: str, model: str) -> InvalidRequestError:
+    """The refusal of token ids that a model does not have."""
+    return InvalidRequestError(
+        f"'{param}' holds a token id that is not in the vocabulary of '{model}'. Token ids must come from "
+        "this model's own tokenizer.",
+        param=param,
+        code="invalid_value",
+    )
+
+
+def not_a_chat_model(model: str) -> WrongEndpointError:
+    """The refusal of a conversation by a model without a chat template."""
+    return WrongEndpointError(
+        f"The model '{model}' has no chat template, so it is not supported in the v1/chat/completions endpoint. "
+        "Did you mean to use v1/completions?",
+        param="model",
+    )

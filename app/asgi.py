@@ -5,21 +5,53 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
+from app.api_options import ApiOptions
+from app.controllers.chat import ChatController
 from app.controllers.completions import CompletionsController
 from app.controllers.embeddings import EmbeddingsController
 from app.controllers.health import HealthController
 from app.controllers.models import ModelsController
+from app.controllers.openapi import OpenAPIController
+from app.controllers.tokenize import TokenizeController
 from app.errors import handle
+from app.response_headers import stamped
 from app.service import Service
 
+CONTROLLERS = [
+    ChatController,
+    CompletionsController,
+    EmbeddingsController,
+    ModelsController,
+    TokenizeController,
+    HealthController,
+    OpenAPIController,
+]
 
-def create_app(service: Service, *, max_body_bytes: int) -> Litestar:
+
+class Application(Litestar):
+    """Litestar, with headers on every answer: those to unknown paths too, which no middleware sees."""
+
+    async def __call__(
+        self,
+        scope: Scope | LifeSpanScope,
+        receive: Receive | LifeSpanReceive,
+        send: Send | LifeSpanSend,
+    ) -> None:
+        """The entry point of ASGI."""
+        if scope["type"] == ScopeType.HTTP:
+            send = stamped(scope, send)  # type: ignore[arg-type]
+        await super().__call__(scope, receive, send)
+
+
+def create_app(service: Service, options: ApiOptions) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
 
     Args:
         service: what the controllers work with.
-        max_body_bytes: largest request body; a larger one gets status 413.
+        options: what can be set about the API.
     """
 
     @asynccontextmanager
@@ -30,12 +62,15 @@ def create_app(service: Service, *, max_body_bytes: int) -> Litestar:
         finally:
             await service.stop()
 
-    return Litestar(
-        route_handlers=[EmbeddingsController, CompletionsController, ModelsController, HealthController],
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False, use_cache=True)},
+    return Application(
+        route_handlers=CONTROLLERS,
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False, use_cache=True),
+            "options": Provide(lambda: options, sync_to_thread=False, use_cache=True),
+        },
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
-        request_max_body_size=max_body_bytes,
+        request_max_body_size=options.max_body_bytes,
         openapi_config=None,
         logging_config=None,
         debug=False,

@@ -18,7 +18,7 @@ from adapters.models.hardware import usable_gpu_gib
 from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.vllm_http.backend import VLLMHTTPBackend
-from adapters.vllm_inprocess.engine_args import default_flags, engine_config, prepare_environment
+from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
 from domain.backend import InferenceBackend, Role
@@ -109,7 +109,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
     built: dict[Role, Named] = {}
     for role, model in models.items():
         share = _gpu_share(role, settings.role(role), gpu_gib)
-        config = engine_config(
+        setup = engine_setup(
             role=role,
             model=model.source,
             served_name=model.name,
@@ -119,7 +119,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             flags=settings.role(role).args,
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )
-        backend = VLLMInProcessBackend(role=role, name=model.name, config=config, start_lock=start_lock)
+        backend = VLLMInProcessBackend(role=role, name=model.name, setup=setup, start_lock=start_lock)
         built[role] = (model.name, backend)
     return built
 

@@ -81,7 +81,7 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
             service = build_service(settings, progress=progress, on_change=console.health_changed)
         port = listener.getsockname()[1]
         console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
-        app = create_app(service, max_body_bytes=settings.max_body_bytes)
+        app = create_app(service, settings.api)
         return run_server(app, listener, log_level=settings.log_level)
 
 

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from app.unknown_fields import without_unknown
 from domain.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -14,7 +15,7 @@ encode = msgspec.json.Encoder().encode
 """A struct as JSON bytes."""
 
 _AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.S)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`", re.S)
 _MISSING = re.compile(r"^Object missing required field `(.*)`$")
 
 
@@ -22,11 +23,16 @@ class BodyDecoder(Generic[T]):
     """Decodes request bodies of one type, and says what is wrong with those it refuses."""
 
     def __init__(self, body_type: type[T]) -> None:
+        self._type = body_type
         self._decoder = msgspec.json.Decoder(body_type)
         self._names = [field.encode_name for field in msgspec.structs.fields(body_type)]
 
-    def decode(self, body: bytes) -> T:
+    def decode(self, body: bytes, *, allow_unknown: bool = False) -> T:
         """The request.
+
+        Args:
+            body: as it came.
+            allow_unknown: pass over fields that the type does not know.
 
         Raises:
             InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or range.
@@ -36,9 +42,18 @@ class BodyDecoder(Generic[T]):
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
+            if allow_unknown and _UNKNOWN.match(str(error)):
+                return self._decode_known(body)
             raise self._refusal(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
+
+    def _decode_known(self, body: bytes) -> T:
+        """The request without what its type does not know. Slower, and only needed where there is such."""
+        try:
+            return msgspec.convert(without_unknown(msgspec.json.decode(body), self._type), self._type)
+        except msgspec.ValidationError as error:
+            raise self._refusal(str(error)) from None
 
     def _refusal(self, text: str) -> InvalidRequestError:
         """OpenAI's words for what msgspec found."""

@@ -7,9 +7,16 @@ from litestar import Request
 from litestar.response.base import ASGIResponse
 
 from app.codec import encode
+from app.response_headers import request_id
+from domain.backend import RequestContext
 from domain.errors import UnsupportedMediaTypeError
 
 AnyRequest = Request[Any, Any, Any]
+
+
+def context_of(request: AnyRequest) -> RequestContext:
+    """What travels with the request to the engine."""
+    return RequestContext(request_id=request_id(request.scope))
 
 
 async def read_json(request: AnyRequest) -> bytes:

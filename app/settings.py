@@ -16,11 +16,13 @@ import msgspec
 import platformdirs
 from dotenv import dotenv_values
 
+from app.api_options import ApiOptions
 from domain.backend import Role
 from domain.errors import ConfigurationError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
+YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}
 
 
@@ -51,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     engine_log_level: str
     cache_dir: Path
-    max_body_bytes: int
+    api: ApiOptions
     embed: RoleSettings
     generate: RoleSettings
 
@@ -93,6 +95,18 @@ def _positive_int(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise ValueError("must be a whole number of at least 1")
     return int(value)
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII):
+        raise ValueError("must be a number of seconds, such as 15, or 0 for never")
+    return float(value)
+
+
+def _yes_or_no(value: str) -> bool:
+    if value.lower() not in YES | NO:
+        raise ValueError("must be true or false")
+    return value.lower() in YES
 
 
 def _log_level(value: str) -> str:
@@ -235,6 +249,18 @@ SERVICE_VARIABLES = (
         parse=_positive_int,
         about="Largest request body in bytes; a larger one gets status 413.",
     ),
+    Variable(
+        name="ALLOW_UNKNOWN_FIELDS",
+        default="false",
+        parse=_yes_or_no,
+        about="Whether request fields that the API does not know are passed over (true) or refused (false).",
+    ),
+    Variable(
+        name="SSE_KEEP_ALIVE_S",
+        default="15",
+        parse=_seconds,
+        about="Silence in seconds after which a stream gets a comment, so that proxies keep it open; 0 for never.",
+    ),
 )
 VARIABLES = SERVICE_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
 
@@ -263,7 +289,11 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         log_level=values["LOG_LEVEL"],
         engine_log_level=values["ENGINE_LOG_LEVEL"],
         cache_dir=values["MEMORIA_CACHE_DIR"],
-        max_body_bytes=values["MAX_BODY_BYTES"],
+        api=ApiOptions(
+            max_body_bytes=values["MAX_BODY_BYTES"],
+            allow_unknown_fields=values["ALLOW_UNKNOWN_FIELDS"],
+            keep_alive_s=values["SSE_KEEP_ALIVE_S"],
+        ),
         embed=_role_settings(Role.EMBED, values),
         generate=_role_settings(Role.GENERATE, values),
     )

@@ -5,8 +5,9 @@ first byte can't change the status any more: it becomes `data: {"error": {…}}`
 and no end mark follows, so that nobody takes a broken answer for a whole one.
 """
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import msgspec
 from litestar.types import Receive, Scope, Send
@@ -16,6 +17,9 @@ from app.disconnect import unless_disconnected
 from app.errors import ClientDisconnectedError, as_inference_error, error_body
 
 DONE = b"data: [DONE]\n\n"
+# A line that begins with a colon is a comment; every reader of event streams passes over it.
+KEEP_ALIVE = b": keep-alive\n\n"
+Chunks = AsyncGenerator[msgspec.Struct, None]
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -30,17 +34,23 @@ def event(data: bytes) -> bytes:
 
 
 class EventStream:
-    """An ASGI response that sends chunks as they come."""
+    """An ASGI response that sends chunks as they come, and comments while none come.
 
-    def __init__(self, chunks: AsyncGenerator[msgspec.Struct, None], *, first: list[msgspec.Struct]) -> None:
+    A long prompt keeps the engine silent for a while, and proxies close connections on which nothing moves.
+    """
+
+    def __init__(self, chunks: Chunks, *, first: asyncio.Task[list[msgspec.Struct]], keep_alive_s: float) -> None:
         """Make the response.
 
         Args:
             chunks: the chunks to come; closed at the end, or when the client leaves.
-            first: chunks that were awaited before, while a failure could still be a status.
+            first: brings the first chunk, or an empty list at the end of an empty stream.
+            keep_alive_s: silence, in seconds, after which a comment is sent; 0 for none.
         """
         self._chunks = chunks
         self._first = first
+        self._keep_alive_s = keep_alive_s
+        self._sent_at = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or stop when the client leaves."""
@@ -49,43 +59,74 @@ class EventStream:
         except ClientDisconnectedError:
             pass
         finally:
-            await self._chunks.aclose()
+            await _end(self._first, self._chunks)
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        for chunk in self._first:
-            await _send(send, event(encode(chunk)))
+        pulse = asyncio.create_task(self._keep_alive(send)) if self._keep_alive_s > 0 else None
         try:
+            for chunk in await self._first:
+                await self._send(send, event(encode(chunk)))
             async for chunk in self._chunks:
-                await _send(send, event(encode(chunk)))
+                await self._send(send, event(encode(chunk)))
         except Exception as exception:
-            await _send(send, event(error_body(as_inference_error(exception))))
+            await self._send(send, event(error_body(as_inference_error(exception))))
         else:
-            await _send(send, DONE)
+            await self._send(send, DONE)
+        finally:
+            if pulse is not None:
+                pulse.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _send(self, send: Send, body: bytes) -> None:
+        self._sent_at = time.monotonic()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
-async def _send(send: Any, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _keep_alive(self, send: Send) -> None:
+        if not self._first.done():
+            # The response began because the silence has lasted that long already.
+            await self._send(send, KEEP_ALIVE)
+        while True:
+            await asyncio.sleep(self._sent_at + self._keep_alive_s - time.monotonic())
+            if time.monotonic() - self._sent_at >= self._keep_alive_s:
+                await self._send(send, KEEP_ALIVE)
 
 
-async def stream_response(chunks: AsyncGenerator[msgspec.Struct, None], receive: Receive) -> EventStream:
+async def stream_response(chunks: Chunks, receive: Receive, *, keep_alive_s: float) -> EventStream:
     """The response for a stream, once its first chunk is there: until then a failure keeps its status.
+
+    If that takes longer than `keep_alive_s` seconds the response begins without it: what the engine refuses it
+    refuses soon, and a connection that stays silent may be closed on the way.
 
     Raises:
         InferenceError: the stream failed before its first chunk.
         ClientDisconnectedError: the client left before it.
     """
+    first = asyncio.create_task(_next(chunks))
     try:
-        first = await unless_disconnected(_next(chunks), receive)
+        await unless_disconnected(_wait(first, keep_alive_s), receive)
+        if first.done():
+            # Raises what the stream failed with.
+            first.result()
     except BaseException:
-        await chunks.aclose()
+        await _end(first, chunks)
         raise
-    return EventStream(chunks, first=first)
+    return EventStream(chunks, first=first, keep_alive_s=keep_alive_s)
 
 
-async def _next(chunks: AsyncGenerator[msgspec.Struct, None]) -> list[msgspec.Struct]:
+async def _wait(first: asyncio.Task[list[msgspec.Struct]], keep_alive_s: float) -> None:
+    await asyncio.wait({first}, timeout=keep_alive_s or None)
+
+
+async def _next(chunks: Chunks) -> list[msgspec.Struct]:
     """The next chunk, or none at the end."""
     async for chunk in chunks:
         return [chunk]
     return []
+
+
+async def _end(first: asyncio.Task[list[msgspec.Struct]], chunks: Chunks) -> None:
+    """Close a stream. It can't be closed while somebody waits for its first chunk."""
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await chunks.aclose()

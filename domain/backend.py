@@ -10,6 +10,9 @@ from typing import Protocol
 
 import msgspec
 
+from domain.conversation import Conversation
+from domain.sampling import SamplingParameters
+
 
 class Role(enum.StrEnum):
     """What an engine is there for."""
@@ -42,6 +45,10 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
+MAX_EMBEDDING_TOKENS = 300_000
+"""Most tokens of all inputs of one embedding request together (OpenAI's `CreateEmbeddingRequest`)."""
+
+
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Texts, or token ids, to embed: at least one."""
 
@@ -49,6 +56,9 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """All of one kind: texts or token ids."""
     dimensions: int | None = None
     """Length that the vectors shall have; None for the model's own."""
+    truncate_prompt_tokens: int | None = None
+    """Cut longer inputs to so many tokens; -1 for as many as the context holds; None refuses longer ones."""
+    add_special_tokens: bool = True
 
 
 class EmbeddingResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,36 +71,21 @@ class EmbeddingResult(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of all inputs together, special tokens included."""
 
 
-class SamplingParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """How to sample. None leaves a parameter to the model's own generation configuration.
-
-    Names, ranges and meaning are OpenAI's (`CreateCompletionRequest`).
-    """
-
-    max_tokens: int = 16
-    """Most tokens for each choice. 0 is for `echo` alone: the prompt and nothing more."""
-    n: int = 1
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: list[str] = []
-    seed: int | None = None
-    logprobs: int | None = None
-    """Number of most likely tokens to tell for each position; None tells no log probabilities at all."""
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    """Token id → bias in -100 … 100."""
-
-
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt to continue, `sampling.n` times."""
+    """One prompt to continue, or conversation to answer, `sampling.n` times."""
 
-    prompt: Prompt
+    prompt: Prompt | Conversation
     sampling: SamplingParameters
+    suffix: str | None = None
+    """Text that shall follow the completion, for models that were trained to fill in the middle."""
     echo: bool = False
     """Put the prompt's text (and log probabilities, where asked for) in front of each choice."""
     stream: bool = False
     """Whether the caller wants parts as they come; otherwise each choice comes as one delta at its end."""
+    truncate_prompt_tokens: int | None = None
+    """As in `EmbeddingRequest`: what is cut off is the beginning or the end, as the model's tokenizer has it."""
+    add_special_tokens: bool | None = None
+    """Whether the tokenizer adds its own; None for yes in a text and no in a conversation."""
 
 
 class FinishReason(enum.StrEnum):
@@ -110,12 +105,26 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     """(token, log probability) pairs, the chosen one among them; None where `logprob` is."""
 
 
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What one tool call of one choice gained. Arguments joined are the call's arguments."""
+
+    index: int
+    """Which call of the choice, 0 …"""
+    id: str | None = None
+    """Set, with `name`, in the first delta of a call."""
+    name: str | None = None
+    arguments: str = ""
+
+
 class GenerationDelta(msgspec.Struct, frozen=True, kw_only=True):
     """What one choice gained since its last delta."""
 
     index: int
     """Which choice, 0 … n - 1."""
     text: str
+    reasoning: str = ""
+    """What a reasoning model thought, which is not part of the text."""
+    tool_calls: list[ToolCallDelta] = []
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
     """Set on the last delta of a choice, and only there."""
@@ -126,10 +135,29 @@ class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int
     completion_tokens: int
-    """All choices together."""
+    """All choices together, reasoning included."""
+    reasoning_tokens: int | None = None
+    """Those that were reasoning; None for a model that is not known to reason."""
 
 
 GenerationEvent = GenerationDelta | GenerationUsage
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A text, or a conversation in the model's chat template, to count or look at."""
+
+    prompt: str | Conversation
+    add_special_tokens: bool | None = None
+    """As in `GenerationRequest`."""
+    with_strings: bool = False
+
+
+class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens in the model's own vocabulary."""
+
+    token_ids: list[int]
+    strings: list[str] | None = None
+    """What each stands for, as the vocabulary writes it, if asked for."""
 
 
 class InferenceBackend(Protocol):
@@ -161,7 +189,11 @@ class InferenceBackend(Protocol):
         ...
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        """Vectors for all inputs, in their order, or an error and no vectors at all."""
+        """Vectors for all inputs, in their order, or an error and no vectors at all.
+
+        Raises:
+            TooManyTokensError: more than MAX_EMBEDDING_TOKENS.
+        """
         ...
 
     def generate(
@@ -172,4 +204,12 @@ class InferenceBackend(Protocol):
         Deltas of one choice come in order, joined they are its text, and exactly one of them, the last,
         has a finish reason. A failure raises from the iterator and no usage follows.
         """
+        ...
+
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        """The tokens of a prompt, however long it is."""
+        ...
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        """The text of tokens."""
         ...

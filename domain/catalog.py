@@ -6,7 +6,7 @@ from domain.openai.models import Model, model_object
 from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
 
 ROLE_IN_WORDS = {Role.EMBED: "an embedding model", Role.GENERATE: "a generation model"}
-ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/completions"}
+ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/chat/completions or v1/completions"}
 
 
 class ServedModel:
@@ -42,8 +42,13 @@ class ModelCatalog:
         self._models = models
         self._created = created
 
-    def resolve(self, name: str, role: Role) -> ServedModel:
+    def resolve(self, name: str, role: Role, *, endpoint: str) -> ServedModel:
         """The model of this name, if it can do what the role stands for.
+
+        Args:
+            name: as the client wrote it.
+            role: what the endpoint needs.
+            endpoint: for the sentence that says that the model can't do this, such as `v1/embeddings`.
 
         Raises:
             WrongEndpointError: the name belongs to a model of the other role.
@@ -57,15 +62,22 @@ class ModelCatalog:
             if name in model.names:
                 raise WrongEndpointError(
                     f"The model '{name}' is {ROLE_IN_WORDS[model.role]} and not supported in the "
-                    f"{ENDPOINTS[role]} endpoint. Use it with {ENDPOINTS[model.role]}.",
+                    f"{endpoint} endpoint. Use it with {ENDPOINTS[model.role]}.",
                     param="model",
                 )
-        self._require_all_named()
-        raise ModelNotFoundError(
-            f"The model '{name}' does not exist or is not served here. Served models: "
-            f"{', '.join(repr(served.name) for served in self._models)}.",
-            param="model",
-        )
+        raise self._not_found(name)
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of this name, whatever its role; without a name the generation model.
+
+        Raises:
+            ModelNotFoundError: no model has this name.
+            BackendUnavailableError: an engine that is not up yet may have it.
+        """
+        for model in self._models:
+            if name in model.names or (name is None and model.role is Role.GENERATE):
+                return model
+        raise self._not_found(name or "")
 
     def list(self) -> list[Model]:
         """Every model under every name that it has."""
@@ -78,20 +90,21 @@ class ModelCatalog:
             ModelNotFoundError: no model has this name.
             BackendUnavailableError: an engine that is not up yet may have it.
         """
-        for model in self._models:
-            if name in model.names:
-                return self._object(model, name)
-        self._require_all_named()
-        raise ModelNotFoundError(f"The model '{name}' does not exist or is not served here.", param="model")
+        return self._object(self.find(name), name)
 
     def _object(self, model: ServedModel, name: str) -> Model:
         card = model.backend.card
         return model_object(card, name) if card else Model(id=name, created=self._created)
 
-    def _require_all_named(self) -> None:
+    def _not_found(self, name: str) -> ModelNotFoundError | BackendUnavailableError:
         if any(model.name is None for model in self._models):
-            raise BackendUnavailableError(
+            return BackendUnavailableError(
                 "The engines are still starting, so which models they serve is not known yet. Please try "
                 "again later.",
                 retry_after_s=RETRY_AFTER_S,
             )
+        return ModelNotFoundError(
+            f"The model '{name}' does not exist or is not served here. Served models: "
+            f"{', '.join(repr(served.name) for served in self._models)}.",
+            param="model",
+        )

@@ -3,6 +3,7 @@
 InferenceError
 ├── InvalidRequestError            400  the request itself is wrong
 │   ├── ContextLengthError         400  more tokens than the model's context holds
+│   ├── TooManyTokensError         400  more tokens than one embedding request may have
 │   ├── ModelNotFoundError         404  no model of that name is served
 │   ├── WrongEndpointError         404  the model exists, but not for this endpoint
 │   ├── UnknownUrlError            404  no such path
@@ -68,6 +69,19 @@ class ContextLengthError(InvalidRequestError):
         super().__init__(
             f"This model's maximum context length is {limit}. Please reduce the length of '{param}'.",
             param=param,
+        )
+
+
+class TooManyTokensError(InvalidRequestError):
+    """The inputs of one embedding request have more tokens together than one request may have."""
+
+    type = "max_tokens_per_request"
+    default_code = "max_tokens_per_request"
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"Requested {tokens} tokens, max {limit} tokens per request. Send the inputs in several requests.",
+            param="input",
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from domain.backend import Role
-from tests.processes import ServiceProcess, VLLMServerProcess
+from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
 from tests.tiny_models import make_tiny_models
 
 
@@ -33,7 +33,9 @@ def vllm_servers(tiny_models: dict[str, Path]) -> Generator[dict[Role, str], Non
     with ExitStack() as stack:
         servers = {
             Role.EMBED: VLLMServerProcess(tiny_models["tiny-embed"], port=free_port(), runner="pooling"),
-            Role.GENERATE: VLLMServerProcess(tiny_models["tiny-gen"], port=free_port(), runner="generate"),
+            Role.GENERATE: VLLMServerProcess(
+                tiny_models["tiny-gen"], port=free_port(), runner="generate", flags=CHAT_FLAGS
+            ),
         }
         for server in servers.values():
             stack.callback(server.end)
@@ -41,15 +43,15 @@ def vllm_servers(tiny_models: dict[str, Path]) -> Generator[dict[Role, str], Non
 
 
 @pytest.fixture(scope="session")
-def inprocess_configs(tiny_models: dict[str, Path]) -> dict[Role, object]:
+def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
     """vLLM configurations of the tiny models, for engines of this process."""
-    from adapters.vllm_inprocess.engine_args import default_flags, engine_config, prepare_environment
+    from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
     from tests.processes import ENGINE_FLAGS
 
     prepare_environment(log_level="error", offline=True)
     models = {Role.EMBED: tiny_models["tiny-embed"], Role.GENERATE: tiny_models["tiny-gen"]}
     return {
-        role: engine_config(
+        role: engine_setup(
             role=role,
             model=str(folder),
             served_name=folder.name,
@@ -62,7 +64,7 @@ def inprocess_configs(tiny_models: dict[str, Path]) -> dict[Role, object]:
 
 
 @pytest.fixture(scope="session")
-async def inprocess_backends(inprocess_configs: dict[Role, object]) -> AsyncGenerator[dict, None]:
+async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGenerator[dict, None]:
     """Both tiny models on engines of this process."""
     import asyncio
 
@@ -70,9 +72,9 @@ async def inprocess_backends(inprocess_configs: dict[Role, object]) -> AsyncGene
 
     backends = {
         role: VLLMInProcessBackend(
-            role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", config=config
+            role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup
         )
-        for role, config in inprocess_configs.items()
+        for role, setup in inprocess_setups.items()
     }
     await asyncio.gather(*(backend.start() for backend in backends.values()))
     yield backends

@@ -1,16 +1,23 @@
 """The one fake backend: no engine, no process, deterministic, and held to the same contract as the real ones.
 
 Its model: a token is a character of ASCII; an embedding counts characters; a continuation is the prompt's
-alphabet, rotated. Enough for everything that the port promises, and readable in a failing test.
+alphabet, rotated. It thinks all the time unless `enable_thinking` is false, and can follow a form where that is
+easy. Enough for everything that the port promises, and readable in a failing test.
 """
 
 import array
 import asyncio
+import json
 import math
+import re
 from collections.abc import AsyncGenerator
 from random import Random
+from typing import Any
+
+import msgspec
 
 from domain.backend import (
+    MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
     EmbeddingResult,
     FinishReason,
@@ -22,17 +29,24 @@ from domain.backend import (
     Prompt,
     RequestContext,
     Role,
+    Tokenization,
+    TokenizeRequest,
     TokenLogprob,
+    ToolCallDelta,
 )
+from domain.conversation import Conversation, ToolChoice
 from domain.errors import (
     BackendUnavailableError,
     ContextLengthError,
     InferenceError,
     InvalidRequestError,
+    TooManyTokensError,
     WrongEndpointError,
 )
+from domain.matryoshka import shorten
 
 DIMENSIONS = 8
+LENGTHS = (4, 8)
 VOCABULARY = 128
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 
@@ -75,17 +89,20 @@ class FakeBackend:
         self.seen.append(request)
         self.running += 1
         try:
-            rows = [self._tokens(prompt, "input") for prompt in request.inputs]
-            if request.dimensions not in (None, DIMENSIONS):
+            rows = [self._tokens(prompt, "input", request.truncate_prompt_tokens) for prompt in request.inputs]
+            total = sum(map(len, rows))
+            if total > MAX_EMBEDDING_TOKENS:
+                raise TooManyTokensError(total, MAX_EMBEDDING_TOKENS)
+            if request.dimensions is not None and request.dimensions not in LENGTHS:
                 raise InvalidRequestError(
                     "Other dimensions are not supported.", param="dimensions", code="unsupported_value"
                 )
             await self._fail_if_told()
             await asyncio.sleep(self.delay_s)
-            vectors = b"".join(_vector(row) for row in rows)
-            return EmbeddingResult(
-                vectors=vectors, dimensions=DIMENSIONS, prompt_tokens=sum(len(row) for row in rows)
+            result = EmbeddingResult(
+                vectors=b"".join(_vector(row) for row in rows), dimensions=DIMENSIONS, prompt_tokens=total
             )
+            return result if request.dimensions is None else shorten(result, request.dimensions)
         finally:
             self.running -= 1
 
@@ -96,30 +113,46 @@ class FakeBackend:
         self.seen.append(request)
         self.running += 1
         try:
-            prompt = self._tokens(request.prompt, "prompt")
+            param = "messages" if isinstance(request.prompt, Conversation) else "prompt"
+            prompt = self._tokens(_prompt_of(request), param, request.truncate_prompt_tokens)
             if len(prompt) >= self.max_model_len:
-                raise ContextLengthError(self.max_model_len, param="prompt")
+                raise ContextLengthError(self.max_model_len, param=param)
             room = self.max_model_len - len(prompt)
-            total = 0
+            total = thought = 0
             for index in range(request.sampling.n):
                 written = _continuation(request, prompt, index, room)
                 total += len(written.text_tokens)
                 parts = [[token] for token in written.text_tokens] or [[]]
                 if not request.stream:
                     parts = [written.text_tokens]
+                teller = _Teller(request, written.text_tokens)
+                thought += len(written.text_tokens) if teller.thinks else 0
                 for position, part in enumerate(parts):
                     await asyncio.sleep(self.delay_s)
-                    yield _delta(
+                    delta = _delta(
                         request,
                         prompt if position == 0 and request.echo else [],
                         part,
                         index,
                         written.reason if position == len(parts) - 1 else None,
                     )
+                    yield teller.told(delta)
                     await self._fail_if_told()
-            yield GenerationUsage(prompt_tokens=len(prompt), completion_tokens=total)
+            yield GenerationUsage(
+                prompt_tokens=len(prompt),
+                completion_tokens=total,
+                reasoning_tokens=thought if param == "messages" else None,
+            )
         finally:
             self.running -= 1
+
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        text = request.prompt if isinstance(request.prompt, str) else _template(request.prompt)
+        ids = [min(ord(character), VOCABULARY - 1) for character in text]
+        return Tokenization(token_ids=ids, strings=[chr(i) for i in ids] if request.with_strings else None)
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        return "".join(map(chr, self._tokens(token_ids, "tokens", None)))
 
     def _check(self, role: Role) -> None:
         if role is not self.role:
@@ -132,12 +165,15 @@ class FakeBackend:
             error, self.fail_next = self.fail_next, None
             raise error
 
-    def _tokens(self, prompt: Prompt, param: str) -> list[int]:
+    def _tokens(self, prompt: Prompt, param: str, truncate: int | None) -> list[int]:
         tokens = (
             [min(ord(character), VOCABULARY - 1) for character in prompt] if isinstance(prompt, str) else prompt
         )
         if any(token >= VOCABULARY for token in tokens):
             raise InvalidRequestError(f"'{param}' holds an unknown token id.", param=param, code="invalid_value")
+        if truncate is not None:
+            most = self.max_model_len - (self.role is Role.GENERATE)
+            tokens = tokens[: most if truncate < 0 else truncate]
         if len(tokens) > self.max_model_len:
             raise ContextLengthError(self.max_model_len, param=param)
         return tokens
@@ -147,6 +183,85 @@ class _Written:
     def __init__(self, text_tokens: list[int], reason: FinishReason) -> None:
         self.text_tokens = text_tokens
         self.reason = reason
+
+
+def _prompt_of(request: GenerationRequest) -> Prompt:
+    if isinstance(request.prompt, Conversation):
+        return _template(request.prompt)
+    if request.suffix is not None:
+        return f"<{request.prompt}|{request.suffix}>"
+    return request.prompt
+
+
+def _template(conversation: Conversation) -> str:
+    told = [f"tool: {tool.name}" for tool in conversation.tools]
+    told += [msgspec.json.encode(message).decode() for message in conversation.messages]
+    return "\n".join([*told, "assistant:"])
+
+
+def _thinks(conversation: Conversation) -> bool:
+    return bool((conversation.template_arguments or {}).get("enable_thinking", True))
+
+
+class _Teller:
+    """Tells what is written as text, as thinking, or as a tool call."""
+
+    def __init__(self, request: GenerationRequest, written: list[int]) -> None:
+        conversation = request.prompt if isinstance(request.prompt, Conversation) else None
+        self.thinks = conversation is not None and _thinks(conversation)
+        self._call: tuple[str, str] | None = None
+        text = "".join(map(chr, written))
+        if conversation is not None and conversation.tools and not self.thinks:
+            if conversation.tool_choice in (ToolChoice.REQUIRED, ToolChoice.NAMED):
+                self._call = conversation.tool_name or conversation.tools[0].name, text
+            elif found := re.fullmatch(r"<tool_call>\s*(.*)\s*</tool_call>", text, re.S):
+                call = json.loads(found[1])
+                self._call = call["name"], json.dumps(call["arguments"])
+
+    def told(self, delta: GenerationDelta) -> GenerationDelta:
+        if self.thinks:
+            return msgspec.structs.replace(delta, text="", reasoning=delta.text)
+        if self._call is None:
+            return delta
+        if delta.finish_reason is None:
+            return msgspec.structs.replace(delta, text="")
+        name, arguments = self._call
+        call = ToolCallDelta(index=0, id="call_1", name=name, arguments=arguments)
+        return msgspec.structs.replace(delta, text="", tool_calls=[call])
+
+
+def _form(request: GenerationRequest) -> str | None:
+    """What the whole text has to be, for forms that the fake can follow."""
+    conversation = request.prompt if isinstance(request.prompt, Conversation) else None
+    if conversation is not None and _thinks(conversation):
+        return None
+    if conversation is not None and conversation.tool_choice in (ToolChoice.REQUIRED, ToolChoice.NAMED):
+        named = [tool for tool in conversation.tools if conversation.tool_name in (None, tool.name)]
+        return json.dumps(_example(named[0].parameters or {}))
+    form = request.sampling.structured_outputs
+    if form is None:
+        return None
+    if form.choice is not None:
+        return form.choice[0]
+    if form.json_object:
+        return "{}"
+    if isinstance(form.json, dict):
+        return json.dumps(_example(form.json))
+    raise InvalidRequestError("Only the real engines can do that.", param=request.sampling.form_param)
+
+
+def _example(schema: dict[str, Any]) -> Any:
+    """The least that a simple schema allows."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type", "object")
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: _example(properties.get(name, {})) for name in schema.get("required", [])}
+    known = {"string": "", "integer": schema.get("minimum", 0), "number": 0.0, "boolean": True, "array": []}
+    if kind not in known:
+        raise InvalidRequestError(f"The type {kind!r} is unknown.", param="response_format", code="invalid_value")
+    return known[kind]
 
 
 def _vector(tokens: list[int]) -> bytes:
@@ -165,9 +280,12 @@ def _continuation(request: GenerationRequest, prompt: list[int], index: int, roo
         return _Written([], FinishReason.LENGTH)
     random = Random(f"{wanted.seed}-{index}" if wanted.temperature != 0 and wanted.seed is not None else None)
     position = sum(prompt)
+    form = _form(request)
+    if form is not None:
+        return _formed(form, room if wanted.max_tokens is None else min(wanted.max_tokens, room))
     forced = [token for token, bias in (wanted.logit_bias or {}).items() if bias >= 100]
     tokens: list[int] = []
-    for _ in range(min(wanted.max_tokens, room)):
+    for _ in range(room if wanted.max_tokens is None else min(wanted.max_tokens, room)):
         if forced:
             tokens.append(forced[0])
         elif wanted.temperature == 0:
@@ -179,6 +297,11 @@ def _continuation(request: GenerationRequest, prompt: list[int], index: int, roo
             if stop in text:
                 return _Written(tokens[: text.index(stop)], FinishReason.STOP)
     return _Written(tokens, FinishReason.LENGTH)
+
+
+def _formed(text: str, room: int) -> _Written:
+    tokens = [min(ord(character), VOCABULARY - 1) for character in text]
+    return _Written(tokens[:room], FinishReason.STOP if len(tokens) <= room else FinishReason.LENGTH)
 
 
 def _delta(

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMORIA = Path(sys.executable).parent / "memoria"
 START_TIMEOUT_S = 240
 ENGINE_FLAGS = "--kv-cache-memory-bytes 67108864 --max-num-seqs 64"
+# What vLLM's own server has to be told, and the service finds out by itself.
+CHAT_FLAGS = "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3"
 
 
 _PR_SET_PDEATHSIG = 1
@@ -146,12 +148,12 @@ class ServiceProcess(LoggedProcess):
 class VLLMServerProcess(LoggedProcess):
     """vLLM's own OpenAI server, as people run it today."""
 
-    def __init__(self, model: Path, *, port: int, runner: str) -> None:
+    def __init__(self, model: Path, *, port: int, runner: str, flags: str = "") -> None:
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server",
             "--model", str(model), "--served-model-name", model.name, "--runner", runner,
             "--host", "127.0.0.1", "--port", str(port),
-            "--dtype", "float32", "--enforce-eager", *ENGINE_FLAGS.split(),
+            "--dtype", "float32", "--enforce-eager", *ENGINE_FLAGS.split(), *flags.split(),
         ]  # fmt: skip
         super().__init__(command, {"VLLM_LOGGING_LEVEL": "WARNING"})
         self.url = f"http://127.0.0.1:{port}"

@@ -10,6 +10,20 @@ CORPUS = [
     "Numbers such as 1 2 3 4 5 6 7 8 9 0 appear in every text, and so do commas, dots and dashes.",
 ]
 VOCABULARY = 512
+# What templates and parsers of real models know: marks of thinking and of tool calls, and holes to fill.
+MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+HOLES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+# Lengths that the embedder says it was trained for.
+LENGTHS = [16, 32, 64]
+CHAT_TEMPLATE = """\
+{%- if tools %}{% for tool in tools %}tool: {{ tool | tojson }}
+{% endfor %}{% endif -%}
+{%- for message in messages %}{{ message.role }}: {{ message.content or "" }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
+{% endfor -%}
+{%- if add_generation_prompt %}assistant:
+{%- if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif -%}
+"""
 MAX_MODEL_LEN = 512
 HIDDEN = 64
 
@@ -21,26 +35,28 @@ def make_tiny_models(folder: Path) -> dict[str, Path]:
 
 def _make(folder: Path, seed: int) -> Path:
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY - len(MARKS) - len(HOLES),
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in MARKS])
+    tokenizer.add_special_tokens([AddedToken(hole, normalized=False) for hole in HOLES])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
         model_max_length=MAX_MODEL_LEN,
     )
-    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -56,6 +72,7 @@ def _make(folder: Path, seed: int) -> Path:
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
+        matryoshka_dimensions=LENGTHS,
     )
     Qwen3ForCausalLM(config).to(torch.float32).save_pretrained(folder)
     return folder

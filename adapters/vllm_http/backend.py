@@ -1,41 +1,79 @@
 """`InferenceBackend` over a vLLM server and its OpenAI endpoints."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import httpx
 import msgspec
 
+from adapters import fill_in_the_middle
+from adapters.fill_in_the_middle import Markers
 from adapters.vllm_http.errors import from_status, message_of, translated
 from adapters.vllm_http.sse import EventReader
-from adapters.vllm_http.translate import completion_body, delta, embedding_body, embedding_result
+from adapters.vllm_http.translate import (
+    chat_body,
+    chat_delta,
+    completion_body,
+    delta,
+    embedding_body,
+    embedding_result,
+    tokenize_body,
+    usage_of,
+)
 from adapters.vllm_http.wire import (
+    ServerChatChoice,
+    ServerChatCompletion,
     ServerCompletion,
     ServerError,
     ServerModel,
+    ServerText,
+    ServerTokens,
+    chat_decoder,
     completion_decoder,
     embeddings_decoder,
     models_decoder,
+    text_decoder,
+    tokens_decoder,
 )
+from adapters.vllm_messages import no_such_dimensions
 from domain.backend import (
+    MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
     EmbeddingResult,
     GenerationEvent,
     GenerationRequest,
-    GenerationUsage,
     ModelCard,
+    Prompt,
     RequestContext,
     Role,
+    Tokenization,
+    TokenizeRequest,
 )
-from domain.errors import BackendFailedError, BackendUnavailableError, InferenceError, WrongEndpointError
+from domain.conversation import Conversation
+from domain.errors import (
+    BackendFailedError,
+    BackendUnavailableError,
+    InferenceError,
+    TooManyTokensError,
+    WrongEndpointError,
+)
+from domain.gather import gather_all
+from domain.matryoshka import has_several_lengths, shorten
 
 SERVER_NAMES = {Role.EMBED: "embedding", Role.GENERATE: "generation"}
 # Long answers arrive in many parts, so the read timeout is about silence, not about the whole.
 TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
 LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=256)
 DONE = b"[DONE]"
+# Inputs of one request to the server, and requests at a time: small enough that no request is huge, and enough
+# of them to keep the engine busy.
+BATCH = 256
+PARALLEL_BATCHES = 4
+
+ServerPart = ServerCompletion | ServerChatCompletion
 
 _encode = msgspec.json.Encoder().encode
 
@@ -71,6 +109,7 @@ class VLLMHTTPBackend:
         self._wanted_model = model
         self._model: ServerModel | None = None
         self._native_dimensions: int | None = None
+        self._markers: Markers | None = None
         # Streams are read as they come off the wire, so nothing may be compressed.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
@@ -89,7 +128,7 @@ class VLLMHTTPBackend:
         with translated(self._server):
             response = await self._client.get("/v1/models")
             if response.status_code != httpx.codes.OK:
-                raise self._refused(response, "model")
+                raise self._refused(response, _Asked("model"))
             served = models_decoder.decode(response.content).data
         self._model = self._pick(served)
         return ModelCard(
@@ -112,53 +151,146 @@ class VLLMHTTPBackend:
             raise BackendUnavailableError(f"The {self._server} server says that it is not healthy.")
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        """See the port."""
+        """See the port. Many inputs go to the server in several requests, a few at a time."""
         model = self._serving(Role.EMBED)
-        dimensions = None if request.dimensions == self._native_dimensions else request.dimensions
-        body = embedding_body(request, model=model.id, dimensions=dimensions)
-        with translated(self._server):
-            response = await self._client.post(
-                "/v1/embeddings", content=_encode(body), headers=self._headers(context)
+        _require_few_tokens(sum(len(item) for item in request.inputs if isinstance(item, list)))
+        shorten_to, dimensions = self._lengths(model, request.dimensions)
+        tokens = 0
+        slots = asyncio.Semaphore(PARALLEL_BATCHES)
+
+        async def embed_batch(inputs: list[Prompt]) -> EmbeddingResult:
+            nonlocal tokens
+            body = embedding_body(
+                inputs,
+                model=model.id,
+                dimensions=dimensions,
+                truncate=request.truncate_prompt_tokens,
+                add_special_tokens=request.add_special_tokens,
             )
-            if response.status_code != httpx.codes.OK:
-                raise self._refused(response, "input")
-            result = embedding_result(embeddings_decoder.decode(response.content), expected=len(request.inputs))
-        if request.dimensions is None:
-            self._native_dimensions = result.dimensions
-        return result
+            async with slots:
+                content = await self._post("/v1/embeddings", body, context, param="input")
+            with translated(self._server):
+                result = embedding_result(embeddings_decoder.decode(content), expected=len(inputs))
+            tokens += result.prompt_tokens
+            _require_few_tokens(tokens)
+            return result
+
+        parts = await gather_all(
+            [embed_batch(request.inputs[start : start + BATCH]) for start in range(0, len(request.inputs), BATCH)]
+        )
+        whole = EmbeddingResult(
+            vectors=b"".join(part.vectors for part in parts), dimensions=parts[0].dimensions, prompt_tokens=tokens
+        )
+        if dimensions is None:
+            self._native_dimensions = whole.dimensions
+        if shorten_to is None:
+            return whole
+        if shorten_to > whole.dimensions:
+            raise no_such_dimensions(self._name)
+        return shorten(whole, shorten_to)
 
     async def generate(
         self, request: GenerationRequest, context: RequestContext
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See the port."""
         model = self._serving(Role.GENERATE)
-        body = completion_body(request, model=model.id)
+        if isinstance(request.prompt, Conversation):
+            body = chat_body(request, request.prompt, model=model.id, max_model_len=model.max_model_len)
+            parts: AsyncGenerator[ServerPart, None] = self._parts(
+                "/v1/chat/completions", body, context, chat_decoder, _Asked("messages", request)
+            )
+        else:
+            prompt = await self._filled_in(request, request.prompt, context)
+            body = completion_body(request, prompt, model=model.id, max_model_len=model.max_model_len)
+            parts = self._parts("/v1/completions", body, context, completion_decoder, _Asked("prompt", request))
         usage = None
         with translated(self._server):
-            async with self._client.stream(
-                "POST", "/v1/completions", content=_encode(body), headers=self._headers(context)
-            ) as response:
-                if response.status_code != httpx.codes.OK:
-                    await response.aread()
-                    raise self._refused(response, "prompt")
-                async with contextlib.aclosing(self._completions(response, stream=request.stream)) as parts:
-                    async for part in parts:
-                        for choice in part.choices:
-                            yield delta(choice)
-                        usage = part.usage or usage
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    for choice in part.choices:
+                        if isinstance(choice, ServerChatChoice):
+                            yield chat_delta(choice, request)
+                        else:
+                            yield delta(choice, request)
+                    usage = part.usage or usage
         if usage is None:
             raise BackendFailedError(f"The {self._server} server ended its answer too early.")
-        # With nothing to generate the engine still takes one step, which is nobody's completion token.
-        completion_tokens = (usage.completion_tokens or 0) if request.sampling.max_tokens else 0
-        yield GenerationUsage(prompt_tokens=usage.prompt_tokens, completion_tokens=completion_tokens)
+        yield usage_of(usage, request)
 
-    async def _completions(
-        self, response: httpx.Response, *, stream: bool
-    ) -> AsyncGenerator[ServerCompletion, None]:
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        """See the port."""
+        model = self._serving(self._role)
+        param = "prompt" if isinstance(request.prompt, str) else "messages"
+        content = await self._post("/tokenize", tokenize_body(request, model=model.id), context, param=param)
+        with translated(self._server):
+            found: ServerTokens = tokens_decoder.decode(content)
+        return Tokenization(token_ids=found.tokens, strings=found.token_strs)
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        """See the port."""
+        model = self._serving(self._role)
+        body = {"model": model.id, "tokens": token_ids}
+        content = await self._post("/detokenize", body, context, param="tokens")
+        with translated(self._server):
+            found: ServerText = text_decoder.decode(content)
+        return found.prompt
+
+    async def _filled_in(self, request: GenerationRequest, prompt: Prompt, context: RequestContext) -> Prompt:
+        """The prompt, or the one that asks for what stands before a suffix."""
+        if request.suffix is None or not isinstance(prompt, str):
+            return prompt
+        if self._markers is None:
+            for markers in fill_in_the_middle.KNOWN:
+                if await self._knows(markers, context):
+                    self._markers = markers
+                    break
+            else:
+                raise fill_in_the_middle.not_supported(self._name)
+        return self._markers.render(prompt, request.suffix)
+
+    async def _knows(self, markers: Markers, context: RequestContext) -> bool:
+        """Whether each marker is one token of the model's vocabulary."""
+        for marker in markers:
+            found = await self.tokenize(TokenizeRequest(prompt=marker, add_special_tokens=False), context)
+            if len(found.token_ids) != 1:
+                return False
+        return True
+
+    def _lengths(self, model: ServerModel, wanted: int | None) -> tuple[int | None, int | None]:
+        """The length to shorten vectors to here, and the length to ask the server for; None for its own."""
+        if wanted is None or wanted == self._native_dimensions:
+            return None, None
+        # The server may not know of such a model that it can do this, and refuse.
+        return (wanted, None) if has_several_lengths(model.id, model.root) else (None, wanted)
+
+    async def _post(self, path: str, body: dict[str, Any], context: RequestContext, *, param: str) -> bytes:
+        """The server's answer to a request."""
+        with translated(self._server):
+            response = await self._client.post(path, content=_encode(body), headers=self._headers(context))
+            if response.status_code != httpx.codes.OK:
+                raise self._refused(response, _Asked(param))
+            return response.content
+
+    async def _parts(
+        self, path: str, body: dict[str, Any], context: RequestContext, decoder: Any, asked: "_Asked"
+    ) -> AsyncGenerator[ServerPart, None]:
         """The answer as one part, or the parts of a stream up to its end mark."""
-        if not stream:
-            yield completion_decoder.decode(await response.aread())
-            return
+        async with self._client.stream(
+            "POST", path, content=_encode(body), headers=self._headers(context)
+        ) as response:
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                raise self._refused(response, asked)
+            if not body["stream"]:
+                yield decoder.decode(await response.aread())
+                return
+            async with contextlib.aclosing(self._events(response, decoder, asked)) as events:
+                async for event in events:
+                    yield event
+
+    async def _events(
+        self, response: httpx.Response, decoder: Any, asked: "_Asked"
+    ) -> AsyncGenerator[ServerPart, None]:
         reader = EventReader()
         done = False
         failure: InferenceError | None = None
@@ -170,9 +302,9 @@ class VLLMHTTPBackend:
                     if event == DONE:
                         done = True
                         continue
-                    part: ServerCompletion = completion_decoder.decode(event)
+                    part: ServerPart = decoder.decode(event)
                     if part.error is not None:
-                        failure = failure or self._failure(part.error)
+                        failure = failure or self._failure(part.error, asked)
                     elif failure is None:
                         yield part
         if failure is not None:
@@ -180,9 +312,9 @@ class VLLMHTTPBackend:
         if not done:
             raise BackendFailedError(f"The {self._server} server ended its answer too early.")
 
-    def _failure(self, told: ServerError) -> InferenceError:
+    def _failure(self, told: ServerError, asked: "_Asked") -> InferenceError:
         # vLLM checks some things only after it has said 200: those are refusals all the same.
-        return self._error(told.code if isinstance(told.code, int) else 500, told.message, "prompt")
+        return self._error(told.code if isinstance(told.code, int) else 500, told.message, asked)
 
     @property
     def _name(self) -> str:
@@ -214,15 +346,29 @@ class VLLMHTTPBackend:
     def _headers(self, context: RequestContext) -> dict[str, str]:
         return {"x-request-id": context.request_id}
 
-    def _refused(self, response: httpx.Response, param: str) -> InferenceError:
-        return self._error(response.status_code, message_of(response.content), param)
+    def _refused(self, response: httpx.Response, asked: "_Asked") -> InferenceError:
+        return self._error(response.status_code, message_of(response.content), asked)
 
-    def _error(self, status: int, message: str, param: str) -> InferenceError:
+    def _error(self, status: int, message: str, asked: "_Asked") -> InferenceError:
         return from_status(
             status,
             message,
             server=self._server,
-            param=param,
+            param=asked.param,
+            request=asked.request,
             model=self._name,
             max_model_len=self._model.max_model_len if self._model else None,
         )
+
+
+class _Asked(NamedTuple):
+    """What a refusal would be about."""
+
+    param: str
+    """The request parameter that carries the prompt or the inputs."""
+    request: GenerationRequest | None = None
+
+
+def _require_few_tokens(tokens: int) -> None:
+    if tokens > MAX_EMBEDDING_TOKENS:
+        raise TooManyTokensError(tokens, MAX_EMBEDDING_TOKENS)

@@ -7,7 +7,8 @@ import httpx
 import msgspec
 
 from adapters.vllm_http.wire import ServerErrorBody, error_decoder
-from adapters.vllm_messages import refusal
+from adapters.vllm_messages import form_param, given_up, refusal
+from domain.backend import GenerationRequest
 from domain.errors import (
     BackendFailedError,
     BackendTimeoutError,
@@ -45,7 +46,14 @@ def translated(server: str) -> Iterator[None]:
 
 
 def from_status(
-    status: int, message: str, *, server: str, param: str, model: str, max_model_len: int | None
+    status: int,
+    message: str,
+    *,
+    server: str,
+    param: str,
+    model: str,
+    max_model_len: int | None,
+    request: GenerationRequest | None = None,
 ) -> InferenceError:
     """The domain's error for a server's refusal.
 
@@ -56,9 +64,14 @@ def from_status(
         param: the request parameter that carries the prompt or the inputs.
         model: the model's name for clients.
         max_model_len: context length in tokens, if known.
+        request: the generation that was asked for, if it was one.
     """
     if status in (400, 413, 422):
-        return refusal(message, param=param, model=model, max_model_len=max_model_len)
+        return refusal(
+            message, param=param, form_param=form_param(request), model=model, max_model_len=max_model_len
+        )
+    if status == 500 and request is not None and form_param(request) is not None:
+        return given_up(request)
     if status in (401, 403):
         return BackendFailedError(f"The {server} server refuses the service's key.")
     if status == 404:

@@ -3,22 +3,47 @@
 import base64
 from typing import Any
 
-from adapters.vllm_http.wire import ServerChoice, ServerEmbeddings, ServerLogprobs
+from adapters.vllm_body import conversation_fields, sampling_fields
+from adapters.vllm_http.wire import (
+    ServerChatChoice,
+    ServerChatLogprobs,
+    ServerChatMessage,
+    ServerChoice,
+    ServerEmbeddings,
+    ServerLogprobs,
+    ServerUsage,
+)
+from adapters.vllm_messages import given_up
 from domain.backend import (
-    EmbeddingRequest,
     EmbeddingResult,
     FinishReason,
     GenerationDelta,
     GenerationRequest,
+    GenerationUsage,
+    Prompt,
+    TokenizeRequest,
     TokenLogprob,
+    ToolCallDelta,
 )
+from domain.conversation import Conversation
 from domain.errors import BackendFailedError
 
+MOST_TOP_LOGPROBS = 20
+"""vLLM's own limit unless its server is told otherwise (`--max-logprobs`)."""
 
-def embedding_body(request: EmbeddingRequest, *, model: str, dimensions: int | None) -> dict[str, Any]:
+
+def embedding_body(
+    inputs: list[Prompt], *, model: str, dimensions: int | None, truncate: int | None, add_special_tokens: bool
+) -> dict[str, Any]:
     """Body of `POST /v1/embeddings`, with the vectors asked for as exact bytes."""
-    body = {"model": model, "input": request.inputs, "encoding_format": "base64"}
-    return body | ({"dimensions": dimensions} if dimensions is not None else {})
+    body: dict[str, Any] = {"model": model, "input": inputs, "encoding_format": "base64"}
+    if dimensions is not None:
+        body["dimensions"] = dimensions
+    if truncate is not None:
+        body["truncate_prompt_tokens"] = truncate
+    if not add_special_tokens:
+        body["add_special_tokens"] = False
+    return body
 
 
 def embedding_result(answer: ServerEmbeddings, *, expected: int) -> EmbeddingResult:
@@ -38,51 +63,127 @@ def embedding_result(answer: ServerEmbeddings, *, expected: int) -> EmbeddingRes
     )
 
 
-def completion_body(request: GenerationRequest, *, model: str) -> dict[str, Any]:
+def completion_body(
+    request: GenerationRequest, prompt: Prompt, *, model: str, max_model_len: int | None
+) -> dict[str, Any]:
     """Body of `POST /v1/completions`. What the request leaves open is left to the server's model."""
-    wanted = request.sampling
-    body: dict[str, Any] = {
-        "model": model,
-        "prompt": request.prompt,
-        "max_tokens": wanted.max_tokens,
-        "n": wanted.n,
-        "stop": wanted.stop,
-        "echo": request.echo,
-        "stream": request.stream,
-    }
-    optional = {
-        "temperature": wanted.temperature,
-        "top_p": wanted.top_p,
-        "seed": wanted.seed,
-        "logprobs": wanted.logprobs,
-        "presence_penalty": wanted.presence_penalty,
-        "frequency_penalty": wanted.frequency_penalty,
-        "logit_bias": {str(token): bias for token, bias in (wanted.logit_bias or {}).items()} or None,
-        "stream_options": {"include_usage": True} if request.stream else None,
-    }
-    return body | {name: value for name, value in optional.items() if value is not None}
+    body = _generation_body(request, model=model, max_model_len=max_model_len)
+    body |= {"prompt": prompt, "echo": request.echo}
+    if request.sampling.logprobs is not None:
+        body["logprobs"] = request.sampling.logprobs
+    return body
 
 
-def delta(choice: ServerChoice) -> GenerationDelta:
-    """The domain's delta for a server's choice.
+def chat_body(
+    request: GenerationRequest, conversation: Conversation, *, model: str, max_model_len: int | None
+) -> dict[str, Any]:
+    """Body of `POST /v1/chat/completions`."""
+    body = _generation_body(request, model=model, max_model_len=max_model_len)
+    body |= conversation_fields(conversation)
+    logprobs = request.sampling.logprobs
+    if logprobs is not None:
+        body["logprobs"] = True
+        # The token that was chosen takes one of the places, likely or not.
+        body["top_logprobs"] = min(logprobs + 1, MOST_TOP_LOGPROBS) if logprobs else 0
+    return body
+
+
+def tokenize_body(request: TokenizeRequest, *, model: str) -> dict[str, Any]:
+    """Body of `POST /tokenize`."""
+    body: dict[str, Any] = {"model": model, "return_token_strs": request.with_strings}
+    if request.add_special_tokens is not None:
+        body["add_special_tokens"] = request.add_special_tokens
+    if isinstance(request.prompt, str):
+        return body | {"prompt": request.prompt}
+    known = ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
+    fields = conversation_fields(request.prompt)
+    return body | {name: fields[name] for name in known if name in fields}
+
+
+def _generation_body(request: GenerationRequest, *, model: str, max_model_len: int | None) -> dict[str, Any]:
+    body = sampling_fields(request.sampling) | {"model": model, "stream": request.stream}
+    if max_model_len is not None and "max_tokens" in body:
+        # More than the context holds is refused; what is left of the context is the same.
+        body["max_tokens"] = min(body["max_tokens"], max_model_len)
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}
+    if request.truncate_prompt_tokens is not None:
+        body["truncate_prompt_tokens"] = request.truncate_prompt_tokens
+    if request.add_special_tokens is not None:
+        body["add_special_tokens"] = request.add_special_tokens
+    return body
+
+
+def delta(choice: ServerChoice, request: GenerationRequest) -> GenerationDelta:
+    """The domain's delta for a choice of a completion.
 
     Raises:
-        BackendFailedError: the engine behind the server gave the choice up.
+        InferenceError: the engine behind the server gave the choice up.
     """
-    reason = None
-    if choice.finish_reason is not None:
-        try:
-            reason = FinishReason(choice.finish_reason)
-        except ValueError:
-            raise BackendFailedError(
-                "The engine ended the generation before it was complete. Please try again."
-            ) from None
     logprobs = _logprobs(choice.logprobs) if choice.logprobs is not None else None
-    return GenerationDelta(index=choice.index, text=choice.text, logprobs=logprobs, finish_reason=reason)
+    return GenerationDelta(
+        index=choice.index,
+        text=choice.text,
+        logprobs=logprobs,
+        finish_reason=_finish_reason(choice.finish_reason, request),
+    )
+
+
+def chat_delta(choice: ServerChatChoice, request: GenerationRequest) -> GenerationDelta:
+    """The domain's delta for a choice of a chat completion, whole or in parts.
+
+    Raises:
+        InferenceError: the engine behind the server gave the choice up.
+    """
+    message = choice.message or choice.delta or ServerChatMessage()
+    return GenerationDelta(
+        index=choice.index,
+        text=message.content or "",
+        reasoning=message.reasoning or message.reasoning_content or "",
+        tool_calls=[
+            ToolCallDelta(
+                index=call.index if call.index is not None else position,
+                id=call.id,
+                name=call.function.name,
+                arguments=call.function.arguments or "",
+            )
+            for position, call in enumerate(message.tool_calls or [])
+        ],
+        logprobs=_chat_logprobs(choice.logprobs) if choice.logprobs is not None else None,
+        finish_reason=_finish_reason(choice.finish_reason, request),
+    )
+
+
+def usage_of(usage: ServerUsage, request: GenerationRequest) -> GenerationUsage:
+    """The domain's usage for a server's."""
+    details = usage.completion_tokens_details
+    return GenerationUsage(
+        prompt_tokens=usage.prompt_tokens,
+        # With nothing to generate the engine still takes one step, which is nobody's completion token.
+        completion_tokens=0 if request.sampling.max_tokens == 0 else usage.completion_tokens or 0,
+        reasoning_tokens=details.reasoning_tokens if details is not None else None,
+    )
+
+
+def _finish_reason(told: str | None, request: GenerationRequest) -> FinishReason | None:
+    if told is None:
+        return None
+    try:
+        # That tools were called is seen from the calls; the engine itself has stopped.
+        return FinishReason.STOP if told == "tool_calls" else FinishReason(told)
+    except ValueError:
+        raise given_up(request) from None
 
 
 def _logprobs(lists: ServerLogprobs) -> list[TokenLogprob]:
     return [
         TokenLogprob(token, logprob, list(top.items()) if top is not None else None)
         for token, logprob, top in zip(lists.tokens, lists.token_logprobs, lists.top_logprobs, strict=True)
+    ]
+
+
+def _chat_logprobs(told: ServerChatLogprobs) -> list[TokenLogprob]:
+    return [
+        TokenLogprob(item.token, item.logprob, [(top.token, top.logprob) for top in item.top_logprobs])
+        for item in told.content or []
     ]

@@ -9,6 +9,8 @@ class ServerModel(msgspec.Struct, frozen=True):
     id: str
     created: int = 0
     max_model_len: int | None = None
+    root: str | None = None
+    """Hub name or folder of the model."""
 
 
 class ServerModels(msgspec.Struct, frozen=True):
@@ -17,11 +19,18 @@ class ServerModels(msgspec.Struct, frozen=True):
     data: list[ServerModel]
 
 
+class ServerUsageDetails(msgspec.Struct, frozen=True):
+    """What completion tokens were spent on."""
+
+    reasoning_tokens: int | None = None
+
+
 class ServerUsage(msgspec.Struct, frozen=True):
-    """Token counts of an answer."""
+    """Token counts of an answer; details come from servers that were told of a reasoning parser."""
 
     prompt_tokens: int
     completion_tokens: int | None = None
+    completion_tokens_details: ServerUsageDetails | None = None
 
 
 class ServerEmbedding(msgspec.Struct, frozen=True):
@@ -70,6 +79,80 @@ class ServerCompletion(msgspec.Struct, frozen=True):
     error: ServerError | None = None
 
 
+class ServerFunction(msgspec.Struct, frozen=True):
+    """The function of a tool call, or a part of it."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ServerToolCall(msgspec.Struct, frozen=True):
+    """A tool call; in a chunk a part of one, with its index."""
+
+    function: ServerFunction = ServerFunction()
+    id: str | None = None
+    index: int | None = None
+
+
+class ServerChatMessage(msgspec.Struct, frozen=True):
+    """The message of a choice, or what it gained. Older servers say `reasoning_content`."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ServerToolCall] | None = None
+
+
+class ServerTopLogprob(msgspec.Struct, frozen=True):
+    """One likely token."""
+
+    token: str
+    logprob: float
+
+
+class ServerChatLogprob(ServerTopLogprob, frozen=True):
+    """The token of a position."""
+
+    top_logprobs: list[ServerTopLogprob] = []
+
+
+class ServerChatLogprobs(msgspec.Struct, frozen=True):
+    """Log probabilities of a chat choice."""
+
+    content: list[ServerChatLogprob] | None = None
+
+
+class ServerChatChoice(msgspec.Struct, frozen=True):
+    """One choice of a chat completion, or its part in a chunk."""
+
+    index: int
+    message: ServerChatMessage | None = None
+    delta: ServerChatMessage | None = None
+    logprobs: ServerChatLogprobs | None = None
+    finish_reason: str | None = None
+
+
+class ServerChatCompletion(msgspec.Struct, frozen=True):
+    """`POST /v1/chat/completions`, and each chunk of its stream; an error event has only `error`."""
+
+    choices: list[ServerChatChoice] = []
+    usage: ServerUsage | None = None
+    error: ServerError | None = None
+
+
+class ServerTokens(msgspec.Struct, frozen=True):
+    """`POST /tokenize`."""
+
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class ServerText(msgspec.Struct, frozen=True):
+    """`POST /detokenize`."""
+
+    prompt: str
+
+
 class ServerErrorBody(msgspec.Struct, frozen=True):
     """The body of a refusal; vLLM's 401 has a bare string inside."""
 
@@ -79,4 +162,7 @@ class ServerErrorBody(msgspec.Struct, frozen=True):
 models_decoder = msgspec.json.Decoder(ServerModels)
 embeddings_decoder = msgspec.json.Decoder(ServerEmbeddings)
 completion_decoder = msgspec.json.Decoder(ServerCompletion)
+chat_decoder = msgspec.json.Decoder(ServerChatCompletion)
+tokens_decoder = msgspec.json.Decoder(ServerTokens)
+text_decoder = msgspec.json.Decoder(ServerText)
 error_decoder = msgspec.json.Decoder(ServerErrorBody)

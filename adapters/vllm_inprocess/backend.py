@@ -11,19 +11,24 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import torch
-from vllm.config import VllmConfig
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.pooling_params import PoolingParams
+from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from adapters import fill_in_the_middle
+from adapters.vllm_inprocess.chat import Chat
 from adapters.vllm_inprocess.engine import EngineThread
+from adapters.vllm_inprocess.engine_args import EngineSetup
 from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, prompt_logprobs, sampling_params
-from adapters.vllm_messages import refusal
+from adapters.vllm_messages import form_param, not_a_chat_model, refusal
 from domain.backend import (
+    MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
     EmbeddingResult,
     GenerationDelta,
@@ -34,38 +39,45 @@ from domain.backend import (
     Prompt,
     RequestContext,
     Role,
+    Tokenization,
+    TokenizeRequest,
 )
+from domain.conversation import Conversation
 from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
     ContextLengthError,
     InferenceError,
+    TooManyTokensError,
     WrongEndpointError,
 )
+from domain.gather import gather_all
 
 
 class VLLMInProcessBackend:
     """One model on an AsyncLLM of this process."""
 
     def __init__(
-        self, *, role: Role, name: str, config: VllmConfig, start_lock: asyncio.Lock | None = None
+        self, *, role: Role, name: str, setup: EngineSetup, start_lock: asyncio.Lock | None = None
     ) -> None:
         """Make the backend; nothing starts yet.
 
         Args:
             role: what the model is for.
             name: the model's name for clients.
-            config: vLLM's configuration (`engine_args.engine_config`).
+            setup: vLLM's configuration (`engine_args.engine_setup`).
             start_lock: shared by engines that must start one after the other, because each measures the
                 free memory of the same card; None lets this one start at any time.
         """
         self._role = role
         self._name = name
-        self._config = config
-        self._max_model_len = int(config.model_config.max_model_len)
+        self._config = setup.config
+        self._chat_options = setup.chat
+        self._max_model_len = int(setup.config.model_config.max_model_len)
         self._start_lock = start_lock
-        self._thread = EngineThread(config, name=name)
+        self._thread = EngineThread(setup.config, name=name)
         self._engine: AsyncLLM | None = None
+        self._chat: Chat | None = None
         self._sampling_defaults: dict[str, Any] = {}
         # vLLM wants ids that are unique among running requests; a client's own id need not be.
         self._sequence = itertools.count()
@@ -74,14 +86,18 @@ class VLLMInProcessBackend:
         """See the port."""
         async with self._start_lock or contextlib.nullcontext():
             self._engine = await self._thread.start()
-        self._sampling_defaults = self._config.model_config.get_diff_sampling_param()
+        model_config = self._config.model_config
+        self._sampling_defaults = model_config.get_diff_sampling_param()
+        if self._role is Role.GENERATE:
+            self._chat = await asyncio.to_thread(Chat, model_config, self._engine.renderer, self._chat_options)
+            await asyncio.to_thread(self._chat.warm_up)
         return ModelCard(
             name=self._name, role=self._role, created=int(time.time()), max_model_len=self._max_model_len
         )
 
     async def stop(self) -> None:
         """See the port."""
-        self._engine = None
+        self._engine = self._chat = None
         await self._thread.stop()
 
     async def probe(self) -> None:
@@ -98,31 +114,73 @@ class VLLMInProcessBackend:
         self._require_role(Role.EMBED)
         with self._translated("input"):
             engine = self._running()
-            rendered = await self._render(engine, request.inputs, detokenize=False)
+            rendered = await self._render(
+                engine,
+                request.inputs,
+                truncate=request.truncate_prompt_tokens,
+                add_special_tokens=request.add_special_tokens,
+            )
+            tokens = sum(len(item["prompt_token_ids"]) for item in rendered)
+            if tokens > MAX_EMBEDDING_TOKENS:
+                raise TooManyTokensError(tokens, MAX_EMBEDDING_TOKENS)
             dimensions = self._changed_dimensions(request.dimensions)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._encode(engine, item, dimensions, context)) for item in rendered
-                    ]
-            except* Exception as errors:
-                # The first failure has cancelled its siblings; it speaks for the request.
-                raise errors.exceptions[0] from None
-        rows = [task.result() for task in tasks]
-        return EmbeddingResult(
-            vectors=b"".join(vector for vector, _ in rows),
-            dimensions=len(rows[0][0]) // 4,
-            prompt_tokens=sum(tokens for _, tokens in rows),
-        )
+            rows = await gather_all([self._encode(engine, item, dimensions, context) for item in rendered])
+        return EmbeddingResult(vectors=b"".join(rows), dimensions=len(rows[0]) // 4, prompt_tokens=tokens)
 
     async def generate(
         self, request: GenerationRequest, context: RequestContext
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See the port."""
         self._require_role(Role.GENERATE)
-        with self._translated("prompt"):
+        if isinstance(request.prompt, Conversation):
+            events = self._answer(request, request.prompt, context)
+        else:
+            events = self._continue(request, request.prompt, context)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        """See the port."""
+        with self._translated("prompt" if isinstance(request.prompt, str) else "messages"):
             engine = self._running()
-            (rendered,) = await self._render(engine, [request.prompt], detokenize=request.echo)
+            tokenizer = engine.get_tokenizer()
+            if isinstance(request.prompt, Conversation):
+                token_ids = await self._running_chat().tokenize(
+                    request.prompt, add_special_tokens=bool(request.add_special_tokens)
+                )
+            else:
+                unlimited = TokenizeParams(
+                    max_total_tokens=None,
+                    max_output_tokens=0,
+                    add_special_tokens=request.add_special_tokens is not False,
+                )
+                parsed = parse_model_prompt(self._config.model_config, request.prompt)
+                (rendered,) = await engine.renderer.render_cmpl_async([parsed], unlimited)
+                token_ids = rendered["prompt_token_ids"]
+        strings = tokenizer.convert_ids_to_tokens(token_ids) if request.with_strings else None
+        return Tokenization(token_ids=list(token_ids), strings=strings)
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        """See the port."""
+        with self._translated("tokens"):
+            engine = self._running()
+            engine.renderer.validate_token_ids(token_ids, parameter="tokens")
+            return str(engine.get_tokenizer().decode(token_ids))
+
+    async def _continue(
+        self, request: GenerationRequest, prompt: Prompt, context: RequestContext
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """A completion."""
+        with self._translated("prompt", request):
+            engine = self._running()
+            (rendered,) = await self._render(
+                engine,
+                [self._filled_in(engine, prompt, request.suffix)],
+                detokenize=request.echo,
+                truncate=request.truncate_prompt_tokens,
+                add_special_tokens=request.add_special_tokens is not False,
+            )
             prompt_tokens = len(rendered["prompt_token_ids"])
             room = self._max_model_len - prompt_tokens
             if room < 1:
@@ -136,10 +194,46 @@ class VLLMInProcessBackend:
                         yield delta
             yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
 
+    async def _answer(
+        self, request: GenerationRequest, conversation: Conversation, context: RequestContext
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """A chat completion."""
+        with self._translated("messages", request):
+            engine = self._running()
+            rendered = await self._running_chat().render(request, conversation)
+            prompt_tokens = len(rendered.prompt_token_ids)
+            if prompt_tokens >= self._max_model_len:
+                raise ContextLengthError(self._max_model_len, param="messages")
+            params = rendered.sampling_params()
+            tokenizer, count = engine.get_tokenizer(), request.sampling.logprobs
+            completion_tokens = 0
+            outputs = engine.generate(
+                rendered.engine_input, params, self._request_id(context), **rendered.engine_arguments()
+            )
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    for choice in output.outputs:
+                        completion_tokens += len(choice.token_ids)
+                        delta = rendered.delta(choice, stream=request.stream)
+                        logprobs = output_logprobs(choice, count, tokenizer) if count is not None else None
+                        reason = finish_reason(choice, request)
+                        if delta.text or delta.reasoning or delta.tool_calls or logprobs or reason is not None:
+                            yield msgspec.structs.replace(delta, logprobs=logprobs, finish_reason=reason)
+            yield GenerationUsage(
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                reasoning_tokens=rendered.reasoning_tokens(),
+            )
+
     def _running(self) -> AsyncLLM:
         if self._engine is None:
             raise BackendUnavailableError(f"The engine of '{self._name}' is not running.")
         return self._engine
+
+    def _running_chat(self) -> Chat:
+        if self._chat is None:
+            raise not_a_chat_model(self._name)
+        return self._chat
 
     def _require_role(self, role: Role) -> None:
         if role is not self._role:
@@ -148,10 +242,25 @@ class VLLMInProcessBackend:
     def _request_id(self, context: RequestContext) -> str:
         return f"{context.request_id}-{next(self._sequence)}"
 
-    async def _render(self, engine: AsyncLLM, prompts: list[Prompt], *, detokenize: bool) -> list[Any]:
+    async def _render(
+        self,
+        engine: AsyncLLM,
+        prompts: list[Prompt],
+        *,
+        truncate: int | None,
+        add_special_tokens: bool,
+        detokenize: bool = False,
+    ) -> list[Any]:
         """Tokenize; raises vLLM's own error for what is too long or not in the vocabulary."""
         renderer = engine.renderer
-        params = replace(renderer.default_cmpl_tok_params, needs_detokenization=detokenize)
+        params = replace(
+            renderer.default_cmpl_tok_params,
+            # A generator keeps a token's room for its answer when it cuts a prompt; an embedder needs none.
+            max_output_tokens=0 if self._role is Role.EMBED else 1,
+            needs_detokenization=detokenize,
+            truncate_prompt_tokens=truncate,
+            add_special_tokens=add_special_tokens,
+        )
         parsed = [
             parse_model_prompt(
                 self._config.model_config,
@@ -161,6 +270,16 @@ class VLLMInProcessBackend:
         ]
         rendered: list[Any] = await renderer.render_cmpl_async(parsed, params)
         return rendered
+
+    def _filled_in(self, engine: AsyncLLM, prompt: Prompt, suffix: str | None) -> Prompt:
+        """The prompt, or the one that asks for what stands before a suffix."""
+        if suffix is None or not isinstance(prompt, str):
+            return prompt
+        tokenizer = engine.get_tokenizer()
+        for markers in fill_in_the_middle.KNOWN:
+            if all(len(tokenizer.encode(marker, add_special_tokens=False)) == 1 for marker in markers):
+                return markers.render(prompt, suffix)
+        raise fill_in_the_middle.not_supported(self._name)
 
     def _changed_dimensions(self, wanted: int | None) -> int | None:
         """The dimensions to ask vLLM for: None where the model's own are wanted.
@@ -173,16 +292,16 @@ class VLLMInProcessBackend:
 
     async def _encode(
         self, engine: AsyncLLM, rendered: Any, dimensions: int | None, context: RequestContext
-    ) -> tuple[bytes, int]:
-        """One input's vector as float32 bytes, and its number of tokens."""
+    ) -> bytes:
+        """One input's vector as float32 bytes."""
         params = PoolingParams(task="embed", dimensions=dimensions)
         # A pooling request has one output; running the generator out lets vLLM clean up after it.
         (output,) = [item async for item in engine.encode(rendered, params, self._request_id(context))]
-        vector = output.outputs.data.to(torch.float32).contiguous().numpy().tobytes()
-        return vector, len(output.prompt_token_ids)
+        vector: bytes = output.outputs.data.to(torch.float32).contiguous().numpy().tobytes()
+        return vector
 
     @contextlib.contextmanager
-    def _translated(self, param: str) -> Iterator[None]:
+    def _translated(self, param: str, request: GenerationRequest | None = None) -> Iterator[None]:
         """Let only the domain's errors out."""
         try:
             yield
@@ -196,7 +315,13 @@ class VLLMInProcessBackend:
             ) from error
         except (VLLMClientError, ValueError) as error:
             message = str(error.args[0]) if error.args else str(error)
-            raise refusal(message, param=param, model=self._name, max_model_len=self._max_model_len) from error
+            raise refusal(
+                message,
+                param=param,
+                form_param=form_param(request),
+                model=self._name,
+                max_model_len=self._max_model_len,
+            ) from error
         except EngineGenerateError as error:
             raise BackendFailedError(
                 f"The engine of '{self._name}' failed on this request. Please try again."
@@ -207,6 +332,7 @@ class _Choices:
     """Turns the outputs of one vLLM request into deltas, and counts."""
 
     def __init__(self, request: GenerationRequest, *, prompt_text: str, tokenizer: Any) -> None:
+        self._request = request
         self._logprobs = request.sampling.logprobs
         self._prompt_only = request.sampling.max_tokens == 0
         self._prompt_text = prompt_text
@@ -226,7 +352,7 @@ class _Choices:
                 text = self._prompt_text + text
                 if logprobs is not None and self._logprobs is not None:
                     logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer) + logprobs
-            reason = finish_reason(choice)
+            reason = finish_reason(choice, self._request)
             if not self._prompt_only:
                 self.completion_tokens += len(choice.token_ids)
             if text or logprobs or reason is not None:

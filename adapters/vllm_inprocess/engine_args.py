@@ -2,11 +2,13 @@
 
 import os
 import shlex
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
 from adapters.vllm_inprocess.owner import own_engines
 from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.matryoshka import has_several_lengths
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -66,9 +68,16 @@ def default_flags(*, on_gpu: bool, gpu_memory: float | None = None, context: int
     ]  # fmt: skip
 
 
-def engine_config(
+class EngineSetup(NamedTuple):
+    """All that is needed to start an engine and to chat with it."""
+
+    config: "VllmConfig"
+    chat: ChatOptions
+
+
+def engine_setup(
     *, role: Role, model: str, served_name: str, defaults: list[str], flags: str, setting: str
-) -> "VllmConfig":
+) -> EngineSetup:
     """vLLM's configuration for one engine.
 
     Args:
@@ -76,7 +85,7 @@ def engine_config(
         model: local folder or hub name.
         served_name: the model's name for clients.
         defaults: flags that the user's own override.
-        flags: the user's flags, in vLLM's spelling, as one string.
+        flags: the user's flags, in vLLM's spelling, as one string; those of its web server for chat included.
         setting: the variable that carries `flags`, for error messages.
 
     Raises:
@@ -97,7 +106,10 @@ def engine_config(
     except ValueError as error:
         raise ConfigurationError(f"{setting}: {error}. Check its quotes.") from error
     parser = AsyncEngineArgs.add_cli_args(Parser(prog=setting, add_help=False))
+    add_flags(parser)
     own = ["--model", model, "--served-model-name", served_name, "--runner", RUNNER[role]]
+    if role is Role.EMBED and has_several_lengths(model, served_name):
+        defaults = [*defaults, "--hf-overrides", '{"is_matryoshka": true}']
     try:
         arguments = parser.parse_args([*_without(defaults, words), *words, *own])
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -105,7 +117,14 @@ def engine_config(
         raise
     except Exception as error:
         raise ConfigurationError(f"vLLM refuses the {role} model '{served_name}': {_sentence(error)}") from error
-    return config
+    chat = chat_options(arguments, config.model_config, setting) if role is Role.GENERATE else ChatOptions()
+    if chat.reasoning_parser is not None:
+        # The engine's processes need it as well, to constrain only what comes after the thinking.
+        config.structured_outputs_config.reasoning_parser = chat.reasoning_parser
+    # Small models that may write white space anywhere in JSON write nothing else. vLLM takes the flag only with
+    # a fixed backend; both of those that "auto" chooses from for JSON know it.
+    config.structured_outputs_config.disable_any_whitespace = True
+    return EngineSetup(config, chat)
 
 
 def _without(defaults: list[str], words: list[str]) -> list[str]:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
+from adapters.vllm_body import sampling_fields
+from adapters.vllm_messages import given_up
 from domain.backend import FinishReason, GenerationRequest, TokenLogprob
-from domain.errors import BackendFailedError
 
 # JSON has no infinity; vLLM's server and OpenAI show this instead.
 LOWEST_LOGPROB = -9999.0
@@ -24,34 +25,29 @@ def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, 
 
     Source: vllm.entrypoints.openai.completion.protocol.CompletionRequest.to_sampling_params (0.32.0).
     """
-    wanted = request.sampling
-    chosen = {
-        "temperature": wanted.temperature,
-        "top_p": wanted.top_p,
-        "presence_penalty": wanted.presence_penalty,
-        "frequency_penalty": wanted.frequency_penalty,
-    }
-    values = dict(model_defaults) | {name: value for name, value in chosen.items() if value is not None}
-    values.pop("max_tokens", None)
+    sampling = request.sampling
+    fields = sampling_fields(sampling)
+    if sampling.structured_outputs is not None:
+        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+    if "stop_token_ids" in model_defaults and "stop_token_ids" in fields:
+        fields["stop_token_ids"] = [*model_defaults["stop_token_ids"], *fields["stop_token_ids"]]
+    values = dict(model_defaults) | fields
+    # To tell of the prompt alone, the engine still has to take one step.
+    values["max_tokens"] = room if sampling.max_tokens is None else min(sampling.max_tokens, room) or 1
     return SamplingParams.from_optional(
         **values,
-        n=wanted.n,
-        seed=wanted.seed,
-        stop=list(wanted.stop),
-        # To tell of the prompt alone, the engine still has to take one step.
-        max_tokens=min(wanted.max_tokens, room) or 1,
-        logprobs=wanted.logprobs,
-        prompt_logprobs=wanted.logprobs if request.echo else None,
-        logit_bias=wanted.logit_bias,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.logprobs if request.echo else None,
         output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
 
 
-def finish_reason(output: CompletionOutput) -> FinishReason | None:
+def finish_reason(output: CompletionOutput, request: GenerationRequest) -> FinishReason | None:
     """Why a choice ended, or None while it goes on.
 
     Raises:
+        InvalidRequestError: the engine can't follow the form that the request asks for.
         BackendFailedError: the engine gave the choice up.
     """
     if output.finish_reason is None:
@@ -59,9 +55,7 @@ def finish_reason(output: CompletionOutput) -> FinishReason | None:
     try:
         return FinishReason(output.finish_reason)
     except ValueError:
-        raise BackendFailedError(
-            "The engine ended the generation before it was complete. Please try again."
-        ) from None
+        raise given_up(request) from None
 
 
 def output_logprobs(output: CompletionOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:

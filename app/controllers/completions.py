@@ -8,12 +8,14 @@ from litestar import Controller, post
 from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
+from app.api_options import ApiOptions
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, json_response, read_json
+from app.requests import AnyRequest, context_of, json_response, read_json
 from app.service import Service
 from app.streaming import stream_response
-from domain.backend import GenerationDelta, GenerationUsage, RequestContext, Role
+from domain.backend import GenerationDelta, GenerationUsage, Role
+from domain.best_of import keep_best
 from domain.fan_in import Indexed, generate_all
 from domain.openai.common import new_id
 from domain.openai.completion_presenter import CompletionPresenter
@@ -26,14 +28,18 @@ class CompletionsController(Controller):
     """Prompts to their continuations."""
 
     @post("/v1/completions", status_code=200)
-    async def create(self, request: AnyRequest, service: NamedDependency[Service]) -> ASGIApp:
+    async def create(
+        self,
+        request: AnyRequest,
+        service: NamedDependency[Service],
+        options: NamedDependency[ApiOptions],
+    ) -> ASGIApp:
         """Continue all prompts."""
-        body = decoder.decode(await read_json(request))
-        model = service.catalog.resolve(body.model, Role.GENERATE)
-        completion_id = new_id("cmpl")
-        events = generate_all(model.backend, body.to_requests(), RequestContext(request_id=completion_id))
+        body = decoder.decode(await read_json(request), allow_unknown=options.allow_unknown_fields)
+        model = service.catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
+        events = generate_all(model.backend, body.to_requests(), context_of(request))
         presenter = CompletionPresenter(
-            completion_id=completion_id,
+            completion_id=new_id("cmpl"),
             created=int(time.time()),
             model=model.name or body.model,
             n=body.n or 1,
@@ -41,19 +47,31 @@ class CompletionsController(Controller):
         )
         if body.stream:
             chunks = _chunks(events, presenter, include_usage=body.include_usage)
-            return await stream_response(chunks, request.receive)
-        return json_response(await unless_disconnected(_whole(events, presenter), request.receive))
+            return await stream_response(chunks, request.receive, keep_alive_s=options.keep_alive_s)
+        return json_response(await unless_disconnected(_whole(events, presenter, body), request.receive))
 
 
-async def _whole(events: AsyncGenerator[Indexed, None], presenter: CompletionPresenter) -> Completion:
+async def _whole(
+    events: AsyncGenerator[Indexed, None], presenter: CompletionPresenter, body: CompletionBody
+) -> Completion:
     """The one answer, when everything has come."""
     deltas: list[tuple[int, GenerationDelta]] = []
+    prompt_tokens: dict[int, int] = {}
     async with contextlib.aclosing(events):
         async for prompt_index, event in events:
             if isinstance(event, GenerationUsage):
                 presenter.count(event)
+                prompt_tokens[prompt_index] = event.prompt_tokens
             else:
                 deltas.append((prompt_index, event))
+    keep = body.n or 1
+    if body.candidates > keep:
+        deltas = keep_best(
+            deltas,
+            keep=keep,
+            echoed_tokens=prompt_tokens if body.echo else {},
+            tell_logprobs=body.logprobs is not None,
+        )
     return presenter.whole(deltas)
 
 

@@ -4,12 +4,12 @@ from litestar import Controller, post
 from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
+from app.api_options import ApiOptions
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, json_response, read_json
+from app.requests import AnyRequest, context_of, json_response, read_json
 from app.service import Service
-from domain.backend import RequestContext, Role
-from domain.openai.common import new_id
+from domain.backend import Role
 from domain.openai.embeddings import EmbeddingBody, embedding_response
 
 decoder = BodyDecoder(EmbeddingBody)
@@ -19,10 +19,15 @@ class EmbeddingsController(Controller):
     """Texts or token ids to vectors."""
 
     @post("/v1/embeddings", status_code=200)
-    async def create(self, request: AnyRequest, service: NamedDependency[Service]) -> ASGIApp:
+    async def create(
+        self,
+        request: AnyRequest,
+        service: NamedDependency[Service],
+        options: NamedDependency[ApiOptions],
+    ) -> ASGIApp:
         """Embed all inputs."""
-        body = decoder.decode(await read_json(request))
-        model = service.catalog.resolve(body.model, Role.EMBED)
-        work = model.backend.embed(body.to_request(), RequestContext(request_id=new_id("embd")))
+        body = decoder.decode(await read_json(request), allow_unknown=options.allow_unknown_fields)
+        model = service.catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
+        work = model.backend.embed(body.to_request(), context_of(request))
         result = await unless_disconnected(work, request.receive)
         return json_response(embedding_response(result, model.name or body.model, body.encoding_format))

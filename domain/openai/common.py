@@ -2,11 +2,11 @@
 
 import uuid
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Annotated, TypeGuard
 
 import msgspec
 
-from domain.backend import Prompt
+from domain.backend import GenerationUsage, Prompt
 from domain.errors import InvalidRequestError
 
 PromptInput = str | list[str | int | list[int]]
@@ -14,23 +14,58 @@ PromptInput = str | list[str | int | list[int]]
 one kind is checked afterwards, by `as_prompts`."""
 
 MAX_TOKEN_ID = 2**31 - 1
+TextMap = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(max_length=64)],
+        Annotated[str, msgspec.Meta(max_length=512)],
+    ],
+    msgspec.Meta(max_length=16),
+]
+"""OpenAI's schema `Metadata`."""
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN_ID)]
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's schema `CompletionUsage`."""
+class CompletionTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What completion tokens were spent on."""
+
+    reasoning_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """OpenAI's schema `CompletionUsage`; the details are there for models that reason."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
-def completion_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """Usage with its total."""
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-    )
+class UsageCounter:
+    """Adds up what the prompts of one request took."""
+
+    def __init__(self) -> None:
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._reasoning_tokens: int | None = None
+
+    def add(self, usage: GenerationUsage) -> None:
+        """Add one prompt's share."""
+        self._prompt_tokens += usage.prompt_tokens
+        self._completion_tokens += usage.completion_tokens
+        if usage.reasoning_tokens is not None:
+            self._reasoning_tokens = (self._reasoning_tokens or 0) + usage.reasoning_tokens
+
+    def total(self) -> Usage:
+        """The sum so far."""
+        details = None
+        if self._reasoning_tokens is not None:
+            details = CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens)
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            total_tokens=self._prompt_tokens + self._completion_tokens,
+            completion_tokens_details=details,
+        )
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

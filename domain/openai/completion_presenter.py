@@ -3,7 +3,7 @@
 import msgspec
 
 from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
-from domain.openai.common import Usage, completion_usage
+from domain.openai.common import Usage, UsageCounter
 from domain.openai.completions import Completion, CompletionChoice, Logprobs
 
 
@@ -21,8 +21,7 @@ class CompletionPresenter:
         # Absent from chunks unless asked for; then null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else msgspec.UNSET
         self._offsets: dict[int, int] = {}
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
+        self._usage = UsageCounter()
 
     def chunk(self, prompt_index: int, delta: GenerationDelta) -> Completion:
         """The chunk for one delta."""
@@ -37,12 +36,11 @@ class CompletionPresenter:
 
     def count(self, usage: GenerationUsage) -> None:
         """Add what one prompt took to the sum."""
-        self._prompt_tokens += usage.prompt_tokens
-        self._completion_tokens += usage.completion_tokens
+        self._usage.add(usage)
 
     def usage_chunk(self) -> Completion:
         """The last chunk of a stream with `include_usage`: no choice, and the usage of all prompts."""
-        return self._completion([], completion_usage(self._prompt_tokens, self._completion_tokens))
+        return self._completion([], self._usage.total())
 
     def whole(self, deltas: list[tuple[int, GenerationDelta]]) -> Completion:
         """The answer for all deltas of all prompts, given in the order in which they came."""
@@ -59,7 +57,7 @@ class CompletionPresenter:
             )
             for index, choice in sorted(parts.items())
         ]
-        return self._completion(choices, completion_usage(self._prompt_tokens, self._completion_tokens))
+        return self._completion(choices, self._usage.total())
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None | msgspec.UnsetType) -> Completion:
         return Completion(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)

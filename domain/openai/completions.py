@@ -4,65 +4,62 @@ Source: OpenAI's schemas `CreateCompletionRequest` and `CreateCompletionResponse
 object in parts.
 """
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
 
-from domain.backend import FinishReason, GenerationRequest, SamplingParameters
+from domain.backend import FinishReason, GenerationRequest
 from domain.errors import InvalidRequestError
-from domain.openai.common import MAX_TOKEN_ID, PromptInput, StreamOptions, Usage, as_prompts
+from domain.openai.common import PromptInput, Usage, as_prompts
+from domain.openai.field import about
+from domain.openai.sampling import SamplingFields
 
-MAX_STOPS = 4
 MAX_PROMPTS = 2048
-# The engine wants a nucleus above 0; OpenAI's 0 means the likeliest token alone, and so does this.
-SMALLEST_TOP_P = 1e-9
-
-# Whole numbers of at most ten digits; zeros in front are harmless.
-_TOKEN_ID = re.compile(r"0{0,20}[0-9]{1,10}", re.ASCII)
-
-Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+DEFAULT_MAX_TOKENS = 16
 
 
-class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The request. `user` is accepted and without effect.
+class CompletionBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request to continue prompts."""
 
-    `best_of` and `suffix` are accepted only where they change nothing: `best_of` equal to `n`, an empty
-    `suffix`.
-    """
+    model: Annotated[str, about("Name or alias of the generation model.")]
+    prompt: Annotated[PromptInput, about("Text, texts, token ids or lists of token ids; at most 2,048.")]
+    best_of: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=20)] | None,
+        about("Generate so many and answer with the `n` of the highest mean log probability; not in streams."),
+    ] = None
+    echo: Annotated[bool | None, about("Put the prompt in front of the text.")] = None
+    logprobs: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=5)] | None,
+        about("Tell log probabilities, and so many likeliest tokens."),
+    ] = None
+    suffix: Annotated[
+        str | None,
+        about("Text that follows the completion, for models whose vocabulary can fill in the middle."),
+    ] = None
 
-    model: str
-    prompt: PromptInput
-    best_of: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
-    echo: bool | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
-    logprobs: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
-    presence_penalty: Penalty | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    suffix: str | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    user: str | None = None
+    add_special_tokens: Annotated[
+        bool | None, about("Whether the tokenizer adds its own to a text.", vllm=True)
+    ] = None
 
     @property
-    def include_usage(self) -> bool:
-        """Whether a stream shall end with a chunk that tells the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def candidates(self) -> int:
+        """Choices to generate for each prompt: as many as are asked for, or more of which the best are kept."""
+        return max(self.best_of or 0, self.n or 1)
 
     def to_requests(self) -> list[GenerationRequest]:
         """One domain request for each prompt, in their order.
 
         Raises:
-            InvalidRequestError: parameters that are each possible but not together, or not here.
+            InvalidRequestError: parameters that are each possible but not together.
         """
         self._check_combinations()
-        sampling = self._sampling()
+        max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        logprobs = self.logprobs
+        if self.candidates > (self.n or 1) and logprobs is None:
+            # The best are chosen by them, asked for or not.
+            logprobs = 0
+        sampling = self.to_sampling(max_tokens=max_tokens, logprobs=logprobs)
+        sampling = msgspec.structs.replace(sampling, n=self.candidates)
         prompts = as_prompts(self.prompt, "prompt")
         if len(prompts) > MAX_PROMPTS:
             raise InvalidRequestError(
@@ -70,23 +67,40 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 param="prompt",
                 code="array_above_max_length",
             )
+        if self.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+            raise InvalidRequestError(
+                "'suffix' needs a 'prompt' that is text.", param="suffix", code="unsupported_value"
+            )
         return [
-            GenerationRequest(prompt=prompt, sampling=sampling, echo=bool(self.echo), stream=bool(self.stream))
+            GenerationRequest(
+                prompt=prompt,
+                sampling=sampling,
+                suffix=self.suffix or None,
+                echo=bool(self.echo),
+                stream=bool(self.stream),
+                truncate_prompt_tokens=self.truncate_prompt_tokens,
+                add_special_tokens=self.add_special_tokens,
+            )
             for prompt in prompts
         ]
 
     def _check_combinations(self) -> None:
-        if self.stream_options is not None and not self.stream:
+        self.check_stream_options()
+        if self.best_of and self.best_of < (self.n or 1):
             raise InvalidRequestError(
-                "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+                f"'best_of' ({self.best_of}) must not be below 'n' ({self.n or 1}).",
+                param="best_of",
+                code="invalid_value",
             )
-        if self.best_of is not None and self.best_of != (self.n or 1):
+        if self.candidates > (self.n or 1) and self.stream:
             raise InvalidRequestError(
-                "'best_of' is only supported when it equals 'n'.", param="best_of", code="unsupported_value"
+                "'best_of' above 'n' can't be streamed: the best are known only at the end.",
+                param="best_of",
+                code="unsupported_value",
             )
-        if self.suffix:
+        if self.suffix and self.echo:
             raise InvalidRequestError(
-                "'suffix' is not supported by this model.", param="suffix", code="unsupported_parameter"
+                "'echo' can't be used together with 'suffix'.", param="echo", code="unsupported_value"
             )
         if self.max_tokens == 0 and not self.echo:
             raise InvalidRequestError(
@@ -94,45 +108,6 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 param="max_tokens",
                 code="integer_below_min_value",
             )
-
-    def _sampling(self) -> SamplingParameters:
-        return SamplingParameters(
-            max_tokens=16 if self.max_tokens is None else self.max_tokens,
-            n=self.n or 1,
-            temperature=self.temperature,
-            top_p=None if self.top_p is None else max(self.top_p, SMALLEST_TOP_P),
-            stop=_stops(self.stop),
-            seed=self.seed,
-            logprobs=self.logprobs,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            logit_bias=_logit_bias(self.logit_bias),
-        )
-
-
-def _stops(stop: str | list[str] | None) -> list[str]:
-    stops = [stop] if isinstance(stop, str) else list(stop or [])
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequestError(
-            f"'stop' has {len(stops)} sequences; at most {MAX_STOPS} are allowed.",
-            param="stop",
-            code="array_above_max_length",
-        )
-    if not all(stops):
-        raise InvalidRequestError("'stop' must not hold an empty string.", param="stop")
-    return stops
-
-
-def _logit_bias(bias: dict[str, float] | None) -> dict[int, float] | None:
-    if not bias:
-        return None
-    if not all(_TOKEN_ID.fullmatch(key) and int(key) <= MAX_TOKEN_ID for key in bias):
-        raise InvalidRequestError(
-            "The keys of 'logit_bias' must be token ids, written as whole numbers.",
-            param="logit_bias",
-            code="invalid_value",
-        )
-    return {int(key): value for key, value in bias.items()}
 
 
 class Logprobs(msgspec.Struct, kw_only=True):

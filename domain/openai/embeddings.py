@@ -12,18 +12,33 @@ import msgspec
 from domain.backend import EmbeddingRequest, EmbeddingResult
 from domain.errors import InvalidRequestError
 from domain.openai.common import PromptInput, as_prompts
+from domain.openai.field import about
 
 MAX_INPUTS = 2048
 
 
 class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The request. `user` is accepted and without effect."""
+    """A request to embed inputs."""
 
-    model: str
-    input: PromptInput
-    dimensions: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
-    encoding_format: Literal["float", "base64"] | None = None
-    user: str | None = None
+    model: Annotated[str, about("Name or alias of the embedding model.")]
+    input: Annotated[
+        PromptInput,
+        about("Text, texts, token ids or lists of token ids; at most 2,048, and 300,000 tokens together."),
+    ]
+    dimensions: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None,
+        about("Length of the vectors, for models trained for several (Matryoshka)."),
+    ] = None
+    encoding_format: Annotated[Literal["float", "base64"] | None, about("`float` unless `base64`.")] = None
+    user: Annotated[str | None, about("There is nobody to tell.", effect="none")] = None
+
+    add_special_tokens: Annotated[
+        bool | None, about("Whether the tokenizer adds its own to a text.", vllm=True)
+    ] = None
+    truncate_prompt_tokens: Annotated[
+        Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None,
+        about("Cut longer inputs to so many tokens; -1 for what the context holds.", vllm=True),
+    ] = None
 
     def to_request(self) -> EmbeddingRequest:
         """The domain's request.
@@ -39,7 +54,12 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 param="input",
                 code="array_above_max_length",
             )
-        return EmbeddingRequest(inputs=inputs, dimensions=self.dimensions)
+        return EmbeddingRequest(
+            inputs=inputs,
+            dimensions=self.dimensions,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            add_special_tokens=self.add_special_tokens is not False,
+        )
 
 
 class EmbeddingUsage(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,10 +21,12 @@ from domain.backend import (
     ModelCard,
     RequestContext,
     Role,
-    SamplingParameters,
+    Tokenization,
+    TokenizeRequest,
 )
 from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError, InferenceError
 from domain.health import BackendHealth, BackendState
+from domain.sampling import SamplingParameters
 
 WARM_UP = RequestContext(request_id="warm-up")
 RETRY_AFTER_S = 5
@@ -127,6 +129,16 @@ class ReadinessBackend:
         except (BackendUnavailableError, BackendFailedError):
             self._probe_now.set()
             raise
+
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        """See the port. Raises BackendUnavailableError while not ready."""
+        self._require_ready()
+        return await self._backend.tokenize(request, context)
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        """See the port. Raises BackendUnavailableError while not ready."""
+        self._require_ready()
+        return await self._backend.detokenize(token_ids, context)
 
     def _require_ready(self) -> None:
         health = self._health

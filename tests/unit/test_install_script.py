@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import platform
 import re
 import sys
@@ -98,7 +99,7 @@ def test_there_is_a_list_for_every_flavour(flavour):
     assert install.requirement_lists(flavour, False) == lists[:1]
 
 
-@pytest.mark.parametrize("flavour", [*FLAVOURS, "test"])
+@pytest.mark.parametrize("flavour", [*FLAVOURS, "test", "clients"])
 def test_every_line_of_a_list_is_one_pinned_version(flavour):
     for line in (ROOT / "deploy" / "requirements" / f"{flavour}.txt").read_text().splitlines():
         assert re.match(r"[A-Za-z0-9._-]+==[^ ;]+( ; .+)?$", line), line
@@ -117,6 +118,44 @@ def pins(flavour: str) -> dict[str, str]:
     return dict(line.partition(" ;")[0].split("==") for line in lines)
 
 
+def test_the_sdk_for_node_is_pinned_by_its_contents_and_by_no_registry():
+    manifest, lock = (json.loads(Path(path).read_text()) for path in install.NODE_SDK_PINS)
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", manifest["dependencies"]["openai"])
+    assert packages["node_modules/openai"]["version"] == manifest["dependencies"]["openai"]
+    for package in packages.values():
+        assert package["integrity"].startswith("sha512-")
+        assert "resolved" not in package
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """A .venv whose interpreter, and so its npm, is a shell script; say what it does."""
+
+    def says(script: str) -> None:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "python").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / "python").chmod(0o755)
+
+    monkeypatch.setattr(install, "venv_python", lambda: str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(install, "NODE_SDK_FOLDER", str(tmp_path / "node"))
+    return says
+
+
+def test_the_sdk_for_node_is_installed_from_its_pins_outside_the_work_tree(npm, tmp_path):
+    npm("echo $3 with * >called")
+    install.install_node_sdk()
+    assert (tmp_path / "node" / "called").read_text() == "ci with package-lock.json package.json\n"
+
+
+def test_npms_failure_is_told(npm):
+    npm("echo npm error code E404; exit 1")
+    with pytest.raises(install.InstallError) as caught:
+        install.install_node_sdk()
+    assert str(caught.value).startswith("npm failed. Check the network")
+    assert str(caught.value).endswith("npm error code E404")
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_every_flavour_has_its_room_told(flavour):
     assert install.DISK_GIB[flavour] > 0
@@ -129,15 +168,21 @@ def test_a_fingerprint_is_the_same_until_something_changes():
     assert len(set(prints)) == 6
 
 
-@pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", "test.txt"])
+ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json"]
+
+
+@pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", *ONLY_FOR_TESTS])
 def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(changed, tmp_path, monkeypatch):
-    for name in ("pyproject.toml", "cpu.txt", "test.txt"):
+    for name in ("pyproject.toml", "cpu.txt", *ONLY_FOR_TESTS):
         (tmp_path / name).write_text("as before")
     monkeypatch.setattr(install, "ROOT", str(tmp_path))
     monkeypatch.setattr(install, "REQUIREMENTS", str(tmp_path))
-    before = install.fingerprint("cpu", True)
+    monkeypatch.setattr(install, "CLIENT_PINS", str(tmp_path / "clients.txt"))
+    monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:]])
+    before = {with_tests: install.fingerprint("cpu", with_tests) for with_tests in (False, True)}
     (tmp_path / changed).write_text("otherwise")
-    assert install.fingerprint("cpu", True) != before
+    assert install.fingerprint("cpu", True) != before[True]
+    assert (install.fingerprint("cpu", False) == before[False]) is (changed in ONLY_FOR_TESTS)
 
 
 def test_another_python_changes_the_fingerprint(monkeypatch):

@@ -5,9 +5,11 @@ import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.processes import ROOT
 
@@ -26,6 +28,17 @@ def test_what_is_installed_is_what_is_pinned(pins: str) -> None:
     for requirement in map(Requirement, filter(None, lines)):
         if requirement.marker is None or requirement.marker.evaluate():
             assert requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
+
+
+def test_the_clients_are_installed_as_pinned_in_an_environment_of_their_own() -> None:
+    environment = Path(sys.prefix) / "clients"
+    libraries = [str(path) for path in environment.glob("lib/python*/site-packages")]
+    found = importlib.metadata.distributions(path=libraries)
+    installed = {canonicalize_name(distribution.metadata["Name"]): distribution.version for distribution in found}
+    lines = (ROOT / "deploy" / "requirements" / "clients.txt").read_text().splitlines()
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate():
+            assert requirement.specifier.contains(installed[canonicalize_name(requirement.name)], prereleases=True)
 
 
 def test_what_breaks_vllm_on_the_cpu_is_not_installed() -> None:

@@ -1,0 +1,271 @@
+"""Chat on vLLM's own parts: its chat templates, tool-call and reasoning parsers, without its web server.
+
+vLLM's parts want vLLM's request object, so one is made here; the domain has checked everything in it, so it
+is made without checking once more.
+
+Source: vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat (0.32.0), which does the same steps.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vllm.config import ModelConfig
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionRequest,
+    ChatCompletionToolsParam,
+)
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.outputs import CompletionOutput
+from vllm.renderers import BaseRenderer, TokenizeParams
+from vllm.renderers.chat_utils import load_chat_template, make_tool_call_id
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+from adapters.vllm_body import conversation_fields, sampling_fields
+from adapters.vllm_inprocess.chat_options import ChatOptions
+from domain.backend import GenerationDelta, GenerationRequest, ToolCallDelta
+from domain.conversation import Conversation
+from domain.errors import InvalidRequestError
+
+
+class Chat:
+    """Turns conversations into prompts, and outputs into text, reasoning and tool calls."""
+
+    def __init__(self, model_config: ModelConfig, renderer: BaseRenderer, options: ChatOptions) -> None:
+        self._model_config = model_config
+        self._renderer = renderer
+        # What a model wrote that can't be parsed is its own business; vLLM logs a traceback for each such text.
+        logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
+        self._sampling_defaults: Mapping[str, Any] = model_config.get_diff_sampling_param()
+        self._online = OnlineRenderer(
+            model_config,
+            renderer,
+            request_logger=None,
+            chat_template=load_chat_template(options.chat_template),
+            chat_template_content_format=options.chat_template_content_format,
+            enable_auto_tools=True,
+            tool_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser,
+            tool_strict_level=options.tool_strict_level,
+            default_chat_template_kwargs=options.default_chat_template_kwargs,
+        )
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the model is known to think aloud."""
+        parser = self._online.parser
+        return parser is not None and parser.reasoning_parser_cls is not None
+
+    def warm_up(self) -> None:
+        """Compile the template. Blocks for a moment."""
+        self._online.warmup()
+
+    async def render(self, request: GenerationRequest, conversation: Conversation) -> "RenderedChat":
+        """The conversation as a prompt in tokens.
+
+        Raises vLLM's own errors for what its template refuses or what is too long.
+        """
+        vllm_request = _chat_request(request, conversation)
+        rendered = await self._online.render_chat(vllm_request)
+        if isinstance(rendered, ErrorResponse):
+            raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
+        _bound_whitespace(vllm_request)
+        _, (engine_input,) = rendered
+        return RenderedChat(self, vllm_request, engine_input)
+
+    async def tokenize(self, conversation: Conversation, *, add_special_tokens: bool) -> list[int]:
+        """The conversation's tokens, however many they are."""
+        request = ChatCompletionRequest.model_construct(**_constructed(conversation_fields(conversation)))
+        params = request.build_chat_params(
+            self._online.chat_template, self._online.chat_template_content_format
+        ).with_defaults(
+            {**self._online.default_chat_template_kwargs, "tools": _tool_dicts(request.tools), "tokenize": False}
+        )
+        unlimited = TokenizeParams(
+            max_total_tokens=None, max_output_tokens=0, add_special_tokens=add_special_tokens
+        )
+        tokens = await self._renderer.render_chat_async([request.messages], params, unlimited, skip_mm_cache=True)
+        ids: list[int] = tokens[1][0]["prompt_token_ids"]
+        return ids
+
+    def sampling_params(self, request: ChatCompletionRequest, prompt_tokens: int) -> SamplingParams:
+        """vLLM's sampling parameters for a rendered request, which its parsers have added theirs to."""
+        defaults = dict(self._sampling_defaults)
+        max_tokens = get_max_tokens(self._model_config.max_model_len, request.max_tokens, prompt_tokens, defaults)
+        return request.to_sampling_params(max_tokens, defaults)
+
+    def parser(self, request: ChatCompletionRequest) -> Any | None:
+        """A parser for one choice, or None where text passes through as it is."""
+        parser_class = self._online.parser
+        if parser_class is None:
+            return None
+        tools = parser_class.tool_parser_cls
+        strips_markup = tools is not None and getattr(tools, "engine_based_streaming", False)
+        if request.tools is None and parser_class.reasoning_parser_cls is None and not strips_markup:
+            return None
+        return parser_class(
+            self._renderer.get_tokenizer(),
+            request.tools,
+            chat_template_kwargs=self.template_arguments(request),
+            model_config=self._model_config,
+        )
+
+    def template_arguments(self, request: ChatCompletionRequest) -> dict[str, Any]:
+        """The variables of the template, the defaults included."""
+        arguments: dict[str, Any] = self._online.effective_chat_template_kwargs(request)
+        return arguments
+
+
+class RenderedChat:
+    """One conversation on its way through the engine."""
+
+    def __init__(self, chat: Chat, request: ChatCompletionRequest, engine_input: Any) -> None:
+        self.engine_input = engine_input
+        self.prompt_token_ids: list[int] = engine_input["prompt_token_ids"]
+        self._chat = chat
+        self._request = request
+        self._parsers: dict[int, Any] = {}
+        self._token_ids: dict[int, list[int]] = {}
+        self._plain = chat.parser(request) is None
+
+    def sampling_params(self) -> SamplingParams:
+        """vLLM's sampling parameters."""
+        return self._chat.sampling_params(self._request, len(self.prompt_token_ids))
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the engine has to know to constrain only what comes after the thinking."""
+        parser = None if self._plain else self._parser(0)
+        reasons = parser is not None and parser.reasoning_parser is not None
+        kwargs = {"chat_template_kwargs": self._chat.template_arguments(self._request)} if reasons else None
+        return {
+            "reasoning_ended": self._request.resolve_reasoning_ended(parser, self.prompt_token_ids),
+            "reasoning_parser_kwargs": kwargs,
+        }
+
+    def delta(self, output: CompletionOutput, *, stream: bool) -> GenerationDelta:
+        """What a choice gained by an output: text, reasoning and tool calls, told apart."""
+        if self._plain:
+            return GenerationDelta(index=output.index, text=output.text)
+        parser = self._parser(output.index)
+        self._token_ids.setdefault(output.index, []).extend(output.token_ids)
+        return self._part(parser, output) if stream else self._whole(parser, output)
+
+    def reasoning_tokens(self) -> int | None:
+        """Tokens that were reasoning, in all choices; None where the model is not known to reason."""
+        if not self._chat.reasons:
+            return None
+        counts: list[int] = [
+            self._parsers[index].count_reasoning_tokens(token_ids) for index, token_ids in self._token_ids.items()
+        ]
+        return sum(counts)
+
+    def _parser(self, index: int) -> Any:
+        if index not in self._parsers:
+            self._parsers[index] = self._chat.parser(self._request)
+        return self._parsers[index]
+
+    def _part(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
+        part = parser.parse_delta(
+            output.text,
+            list(output.token_ids),
+            self._request,
+            self.prompt_token_ids,
+            finished=output.finish_reason is not None,
+        )
+        if part is None:
+            return GenerationDelta(index=output.index, text="")
+        return GenerationDelta(
+            index=output.index,
+            text=part.content or "",
+            reasoning=part.reasoning or "",
+            tool_calls=[
+                ToolCallDelta(
+                    index=call.index,
+                    id=call.id,
+                    name=call.function.name if call.function else None,
+                    arguments=(call.function.arguments if call.function else None) or "",
+                )
+                for call in part.tool_calls or []
+            ],
+        )
+
+    def _whole(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
+        parser.set_prompt_token_ids(self.prompt_token_ids)
+        reasoning, content, calls = parser.parse(
+            output.text, self._request, enable_auto_tools=True, model_output_token_ids=output.token_ids
+        )
+        return GenerationDelta(
+            index=output.index,
+            text=content or "",
+            reasoning=reasoning or "",
+            tool_calls=[
+                ToolCallDelta(
+                    index=index, id=call.id or make_tool_call_id(), name=call.name, arguments=call.arguments
+                )
+                for index, call in enumerate(calls or [])
+            ],
+        )
+
+
+def _chat_request(request: GenerationRequest, conversation: Conversation) -> ChatCompletionRequest:
+    sampling = request.sampling
+    fields = conversation_fields(conversation) | sampling_fields(sampling)
+    if sampling.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    return ChatCompletionRequest.model_construct(
+        **_constructed(fields),
+        stream=request.stream,
+        truncate_prompt_tokens=request.truncate_prompt_tokens,
+        add_special_tokens=bool(request.add_special_tokens),
+    )
+
+
+def _constructed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields with vLLM's own objects where its code expects them."""
+    fields = dict(fields)
+    if "tools" in fields:
+        fields["tools"] = [ChatCompletionToolsParam.model_validate(tool) for tool in fields["tools"]]
+    else:
+        fields |= {"tools": None, "tool_choice": "none"}
+    if isinstance(fields["tool_choice"], dict):
+        fields["tool_choice"] = ChatCompletionNamedToolChoiceParam.model_validate(fields["tool_choice"])
+    if "structured_outputs" in fields:
+        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+    return fields
+
+
+def _bound_whitespace(request: ChatCompletionRequest) -> None:
+    """Let JSON inside of tool calls have one character of white space at a time.
+
+    Small models that may write more write nothing else.
+
+    Source: xgrammar.structural_tag.JSONSchemaFormat.max_whitespace_cnt.
+    """
+    form = request.structured_outputs
+    if form is None or form.structural_tag is None or not request.tools:
+        return
+    tag = json.loads(form.structural_tag)
+    for schema in _json_schemas(tag):
+        schema["max_whitespace_cnt"] = 1
+    form.structural_tag = json.dumps(tag)
+
+
+def _json_schemas(tag: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a structural tag that are JSON by a schema."""
+    if isinstance(tag, list):
+        for item in tag:
+            yield from _json_schemas(item)
+    elif isinstance(tag, dict):
+        if tag.get("type") == "json_schema":
+            yield tag
+            return
+        for item in tag.values():
+            yield from _json_schemas(item)
+
+
+def _tool_dicts(tools: list[ChatCompletionToolsParam] | None) -> list[dict[str, Any]] | None:
+    return None if tools is None else [tool.model_dump() for tool in tools]

@@ -1,0 +1,209 @@
+"""How a model's chat is read: its template, and the parsers of its tool calls and of its thinking.
+
+`vllm serve` wants to be told; here they follow from the model where it can be known, and vLLM's own flags, in
+`VLLM_GEN_ARGS`, say otherwise.
+"""
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+# vLLM's flags of its web server that make sense without it.
+FLAGS = (
+    "chat_template",
+    "chat_template_content_format",
+    "default_chat_template_kwargs",
+    "tool_call_parser",
+    "tool_parser_plugin",
+    "tool_strict_level",
+    # Always so here; accepted, so that a command line can be taken over as it is.
+    "enable_auto_tool_choice",
+)
+DEFAULT_TOOL_PARSER = "hermes"
+"""Reads the format that most templates with tools have; what has none is constrained to it on request."""
+
+# By `model_type` of the model's config.json. Source: vllm.tool_parsers and vllm.reasoning (0.32.0).
+TOOL_PARSERS = {
+    "apertus": "apertus",
+    "cohere2": "cohere_command3",
+    "deepseek_v32": "deepseek_v32",
+    "deepseek_v4": "deepseek_v4",
+    "ernie4_5": "ernie45",
+    "ernie4_5_moe": "ernie45",
+    "gemma4": "gemma4",
+    "glm4_moe": "glm45",
+    "gpt_oss": "openai",
+    "granite": "granite",
+    "granitemoe": "granite",
+    "granitemoehybrid": "granite4",
+    "hunyuan_v1_dense": "hunyuan_a13b",
+    "hunyuan_v1_moe": "hunyuan_a13b",
+    "internlm2": "internlm",
+    "jamba": "jamba",
+    "kimi_k2": "kimi_k2",
+    "lfm2": "lfm2",
+    "lfm2_moe": "lfm2",
+    "llama4": "llama4_pythonic",
+    "mimo": "mimo",
+    "minimax_m2": "minimax_m2",
+    "mistral": "mistral",
+    "mixtral": "mistral",
+    "olmo3": "olmo3",
+    "plamo3": "plamo3",
+    "seed_oss": "seed_oss",
+    "step3_text": "step3",
+}
+REASONING_PARSERS = {
+    "deepseek_v32": "deepseek_v3",
+    "deepseek_v4": "deepseek_v4",
+    "ernie4_5": "ernie45",
+    "ernie4_5_moe": "ernie45",
+    "gemma4": "gemma4",
+    "glm4_moe": "glm45",
+    "gpt_oss": "openai_gptoss",
+    "hunyuan_v1_dense": "hunyuan_a13b",
+    "hunyuan_v1_moe": "hunyuan_a13b",
+    "kimi_k2": "kimi_k2",
+    "mimo": "mimo",
+    "minimax_m2": "minimax_m2",
+    "olmo3": "olmo3",
+    "plamo3": "plamo3",
+    "seed_oss": "seed_oss",
+    "step3_text": "step3",
+}
+# By what stands in the chat template; the first that is found counts.
+TOOL_MARKS = (
+    ("<function=", "qwen3_coder"),
+    ("<tool_call>", "hermes"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<｜tool▁calls▁begin｜>", "deepseek_v3"),
+    ("<|python_tag|>", "llama3_json"),
+)
+
+
+class ChatOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be said of a model's chat, under vLLM's names."""
+
+    chat_template: str | None = None
+    """A file, or the template itself; None for the model's own."""
+    chat_template_content_format: str = "auto"
+    default_chat_template_kwargs: dict[str, Any] | None = None
+    tool_call_parser: str | None = DEFAULT_TOOL_PARSER
+    tool_strict_level: str = "auto"
+    reasoning_parser: str | None = None
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Let a parser know vLLM's flags for chat, with vLLM's own types and defaults."""
+    from vllm.engine.arg_utils import get_kwargs
+    from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs
+
+    known = get_kwargs(BaseFrontendArgs)
+    known["default_chat_template_kwargs"]["type"] = json.loads
+    for name in FLAGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", **known[name])
+
+
+def tool_parser_for(model_type: str, template: str) -> str:
+    """The parser for a model's tool calls.
+
+    Args:
+        model_type: of its config.json.
+        template: its chat template, empty if it has none.
+    """
+    if model_type in TOOL_PARSERS:
+        return TOOL_PARSERS[model_type]
+    return next((parser for mark, parser in TOOL_MARKS if mark in template), DEFAULT_TOOL_PARSER)
+
+
+def reasoning_parser_for(model_type: str, template: str) -> str | None:
+    """The parser for what a model thinks, or None for a model that is not known to think aloud.
+
+    Args:
+        model_type: of its config.json.
+        template: its chat template, empty if it has none.
+    """
+    if model_type in REASONING_PARSERS:
+        return REASONING_PARSERS[model_type]
+    if "<think>" not in template:
+        return None
+    return "qwen3" if model_type.startswith("qwen3") else "deepseek_r1"
+
+
+def chat_template_of(model: str, revision: str | None = None) -> str:
+    """The chat template that comes with a model, empty if it has none.
+
+    Reads small files, from the hub's cache if need be, and loads no tokenizer.
+    """
+    from transformers.utils import cached_file
+
+    def read(name: str) -> str:
+        path = cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return "" if path is None else Path(path).read_text(encoding="utf-8")
+
+    template = read("chat_template.jinja")
+    if template:
+        return template
+    config = read("tokenizer_config.json")
+    found = msgspec.json.decode(config).get("chat_template") if config else None
+    if isinstance(found, list):
+        # Older tokenizers have several under names.
+        named = {item.get("name"): item.get("template") for item in found}
+        found = named.get("tool_use") or named.get("default")
+    return found if isinstance(found, str) else ""
+
+
+def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", setting: str) -> ChatOptions:
+    """What the flags say, and for what they leave open what the model says.
+
+    Args:
+        arguments: parsed flags of `vllm serve`.
+        model_config: the model's configuration.
+        setting: the variable that carries the flags, for error messages.
+
+    Raises:
+        ConfigurationError: a flag names a parser or a template that does not exist.
+    """
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.renderers.chat_utils import load_chat_template
+    from vllm.tool_parsers import ToolParserManager
+
+    said: Mapping[str, Any] = vars(arguments)
+    try:
+        if said["tool_parser_plugin"]:
+            ToolParserManager.import_tool_parser(said["tool_parser_plugin"])
+        template = load_chat_template(said["chat_template"])
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{setting}: {error}") from error
+    _require_known("--tool-call-parser", said["tool_call_parser"], ToolParserManager.list_registered(), setting)
+    _require_known(
+        "--reasoning-parser", said["reasoning_parser"], ReasoningParserManager.list_registered(), setting
+    )
+    if template is None:
+        template = chat_template_of(model_config.tokenizer, model_config.tokenizer_revision)
+    model_type = model_config.hf_config.model_type
+    return ChatOptions(
+        chat_template=said["chat_template"],
+        chat_template_content_format=said["chat_template_content_format"],
+        default_chat_template_kwargs=said["default_chat_template_kwargs"],
+        tool_call_parser=said["tool_call_parser"] or tool_parser_for(model_type, template),
+        tool_strict_level=said["tool_strict_level"],
+        reasoning_parser=said["reasoning_parser"] or reasoning_parser_for(model_type, template),
+    )
+
+
+def _require_known(flag: str, name: str | None, known: Iterable[str], setting: str) -> None:
+    if name and name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigurationError(f"{setting}: {flag} is '{name}', which vLLM does not have.{meant}")

@@ -1,0 +1,49 @@
+"""Headers that OpenAI puts on every answer.
+
+Source: OpenAI's API reference, "Debugging requests"; openai-python reads `x-request-id` as `_request_id`.
+"""
+
+import re
+import time
+import uuid
+
+from litestar.types import HTTPScope, Message, Scope, Send
+
+API_VERSION = b"2020-10-01"
+# Short, and nothing in it that could end a header, a log line or a span's name.
+_SANE = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def stamped(scope: HTTPScope, send: Send) -> Send:
+    """A `send` that adds the headers to an answer, whoever gives it; the request gets its id at once.
+
+    `x-request-id` is the client's own, if sane. `openai-processing-ms` is the time until the answer began.
+    """
+    began = time.perf_counter()
+    own_id = _client_id(scope) or f"req_{uuid.uuid4().hex}".encode()
+    scope.setdefault("state", {})["request_id"] = own_id.decode()
+
+    async def send_stamped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            took = f"{(time.perf_counter() - began) * 1000:.0f}"
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", own_id),
+                (b"openai-processing-ms", took.encode()),
+                (b"openai-version", API_VERSION),
+            ]
+        await send(message)
+
+    return send_stamped
+
+
+def request_id(scope: Scope) -> str:
+    """The id that the request was given."""
+    return str(scope["state"]["request_id"])
+
+
+def _client_id(scope: HTTPScope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE.fullmatch(value):
+            return value
+    return None
