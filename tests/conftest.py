@@ -71,9 +71,7 @@ async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGener
     from adapters.vllm_inprocess.backend import VLLMInProcessBackend
 
     backends = {
-        role: VLLMInProcessBackend(
-            role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup
-        )
+        role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup)
         for role, setup in inprocess_setups.items()
     }
     await asyncio.gather(*(backend.start() for backend in backends.values()))
