@@ -57,6 +57,7 @@ from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
     InferenceError,
+    InvalidRequestError,
     TooManyTokensError,
     WrongEndpointError,
 )
@@ -110,6 +111,7 @@ class VLLMHTTPBackend:
         self._model: ServerModel | None = None
         self._native_dimensions: int | None = None
         self._markers: Markers | None = None
+        self._reasons: bool | None = None
         # Streams are read as they come off the wire, so nothing may be compressed.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
@@ -200,6 +202,8 @@ class VLLMHTTPBackend:
                 "/v1/chat/completions", body, context, chat_decoder, _Asked("messages", request)
             )
         else:
+            if request.sampling.structured_outputs is not None:
+                await self._require_forms(model, request.sampling.form_param, context)
             prompt = await self._filled_in(request, request.prompt, context)
             body = completion_body(request, prompt, model=model.id, max_model_len=model.max_model_len)
             parts = self._parts("/v1/completions", body, context, completion_decoder, _Asked("prompt", request))
@@ -234,6 +238,30 @@ class VLLMHTTPBackend:
         with translated(self._server):
             found: ServerText = text_decoder.decode(content)
         return found.prompt
+
+    async def _require_forms(self, model: ServerModel, param: str, context: RequestContext) -> None:
+        """Raise if the server would pass over a form of a completion's text.
+
+        A server with a reasoning parser begins to constrain where thinking ends, which in a completion is
+        nowhere. It can be told by its chat answers: only such a server counts reasoning tokens.
+        """
+        if self._reasons is None:
+            body = {"model": model.id, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+            try:
+                content = await self._post("/v1/chat/completions", body, context, param=param)
+                with translated(self._server):
+                    usage = chat_decoder.decode(content).usage
+                self._reasons = usage is not None and usage.completion_tokens_details is not None
+            except InvalidRequestError:
+                # It can't chat, so it has no use for such a parser.
+                self._reasons = False
+        if self._reasons:
+            raise InvalidRequestError(
+                f"'{param}' has no effect in v1/completions on the {self._server} server, which has a reasoning "
+                "parser. Use v1/chat/completions.",
+                param=param,
+                code="unsupported_parameter",
+            )
 
     async def _filled_in(self, request: GenerationRequest, prompt: Prompt, context: RequestContext) -> Prompt:
         """The prompt, or the one that asks for what stands before a suffix."""

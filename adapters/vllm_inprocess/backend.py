@@ -187,7 +187,8 @@ class VLLMInProcessBackend:
                 raise ContextLengthError(self._max_model_len, param="prompt")
             params = sampling_params(request, model_defaults=self._sampling_defaults, room=room)
             choices = _Choices(request, prompt_text=rendered.get("prompt") or "", tokenizer=engine.get_tokenizer())
-            outputs = engine.generate(rendered, params, self._request_id(context))
+            # Nothing is parsed as thinking here, so a form holds from the first token on.
+            outputs = engine.generate(rendered, params, self._request_id(context), reasoning_ended=True)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     for delta in choices.deltas(output):

@@ -10,8 +10,10 @@ from domain.backend import (
     GenerationUsage,
     InferenceBackend,
     RequestContext,
-    SamplingParameters,
+    ToolCallDelta,
 )
+from domain.conversation import Conversation
+from domain.sampling import SamplingParameters
 
 
 class Case(msgspec.Struct, kw_only=True):
@@ -22,6 +24,8 @@ class Case(msgspec.Struct, kw_only=True):
     tokenize: Callable[[str], list[int]]
     """Token ids as the model itself would make them."""
     vocabulary: int
+    lengths: tuple[int, ...]
+    """Lengths of vectors that an embedder was trained for, shortest first."""
     max_model_len: int
     running: Callable[[], Awaitable[int]]
     """Requests that the engine itself says it is working on."""
@@ -36,16 +40,41 @@ class Generated(msgspec.Struct, kw_only=True):
     def text(self, index: int = 0) -> str:
         return "".join(delta.text for delta in self.deltas if delta.index == index)
 
+    def reasoning(self) -> str:
+        return "".join(delta.reasoning for delta in self.deltas)
+
+    def calls(self) -> list[ToolCallDelta]:
+        """The tool calls, their parts joined."""
+        whole: dict[int, ToolCallDelta] = {}
+        for part in [call for delta in self.deltas for call in delta.tool_calls]:
+            if part.index not in whole:
+                assert part.id, "the first part of a call has its id"
+                assert part.name, "and its name"
+                whole[part.index] = part
+            else:
+                known = whole[part.index]
+                assert part.id in (None, known.id), "later parts have no other"
+                whole[part.index] = msgspec.structs.replace(known, arguments=known.arguments + part.arguments)
+        return [call for _, call in sorted(whole.items())]
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.deltas[-1].finish_reason
+
 
 CONTEXT = RequestContext(request_id="contract")
 
 
+REQUEST_FIELDS = {"echo", "suffix", "truncate_prompt_tokens", "add_special_tokens"}
+
+
 async def generate(
-    case: Case, prompt: str | list[int], *, echo: bool = False, stream: bool = True, **sampling
+    case: Case, prompt: str | list[int] | Conversation, *, stream: bool = True, **fields
 ) -> Generated:
     """Generate to the end; checks what must hold of every event stream."""
-    parameters = SamplingParameters(**{"max_tokens": 8, "temperature": 0.0} | sampling)
-    request = GenerationRequest(prompt=prompt, sampling=parameters, echo=echo, stream=stream)
+    own = {name: fields.pop(name) for name in REQUEST_FIELDS & set(fields)}
+    parameters = SamplingParameters(**{"max_tokens": 8, "temperature": 0.0} | fields)
+    request = GenerationRequest(prompt=prompt, sampling=parameters, stream=stream, **own)
     events = [event async for event in case.backend.generate(request, CONTEXT)]
     *deltas, usage = events
     assert isinstance(usage, GenerationUsage)

@@ -11,14 +11,13 @@ from domain.backend import InferenceBackend, Role
 from domain.policies.readiness import ReadinessBackend
 from tests import tiny_models as tiny
 from tests.contract.cases import Case
-from tests.fakes import VOCABULARY, FakeBackend
+from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 
-KINDS = [
-    "fake",
-    "readiness",
+REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),
     pytest.param("vllm-http", marks=pytest.mark.integration),
 ]
+KINDS = ["fake", "readiness", *REAL_KINDS]
 NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
 
 
@@ -27,12 +26,17 @@ Kind = tuple[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
+def kind_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kind(request: pytest.FixtureRequest, kind_name: str) -> Kind:
     needed = {
         "vllm-inprocess": ("inprocess_backends", "tiny_models"),
         "vllm-http": ("vllm_servers", "tiny_models"),
     }
-    return request.param, {name: request.getfixturevalue(name) for name in needed.get(request.param, ())}
+    return kind_name, {name: request.getfixturevalue(name) for name in needed.get(kind_name, ())}
 
 
 async def _make(kind: Kind, role: Role) -> tuple[Case, Callable[[], Awaitable[None]] | None]:
@@ -57,6 +61,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
         backend=backend,
         tokenize=lambda text: [ord(character) for character in text],
         vocabulary=VOCABULARY,
+        lengths=LENGTHS,
         max_model_len=fake.max_model_len,
         running=running,
     )
@@ -100,6 +105,7 @@ def _tiny(name: str, backend: InferenceBackend, folder: Path, running: Callable[
         backend=backend,
         tokenize=_tokenizer(folder),
         vocabulary=tiny.VOCABULARY,
+        lengths=tuple(tiny.LENGTHS),
         max_model_len=tiny.MAX_MODEL_LEN,
         running=running,
     )

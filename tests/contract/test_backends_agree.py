@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from adapters.vllm_http.backend import VLLMHTTPBackend
+from app.api_options import ApiOptions
 from app.asgi import create_app
 from app.bootstrap import build_service
 from app.settings import load_settings
@@ -44,7 +45,7 @@ async def _client(backends: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient
     named = {role: (None, backend) for role, backend in backends.items()}
     service = build_service(load_settings({}), backends=named)
     # The engines belong to this event loop, so the application has to run in it as well.
-    transport = httpx.ASGITransport(create_app(service, max_body_bytes=2**20))
+    transport = httpx.ASGITransport(create_app(service, ApiOptions()))
     service.start()
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         async with asyncio.timeout(60):

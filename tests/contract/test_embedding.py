@@ -6,16 +6,18 @@ import math
 
 import pytest
 
-from domain.backend import EmbeddingRequest, GenerationRequest, SamplingParameters
-from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
+from domain.backend import EmbeddingRequest, GenerationRequest
+from domain.errors import ContextLengthError, InvalidRequestError, TooManyTokensError, WrongEndpointError
+from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case
 from tests.contract.waiting import until_busy, until_idle
 from tests.tiny_models import CORPUS
 
 
-async def embed(case: Case, inputs: list, dimensions: int | None = None) -> list[list[float]]:
+async def embed(case: Case, inputs: list, dimensions: int | None = None, **fields) -> list[list[float]]:
     """Rows as lists of float."""
-    result = await case.backend.embed(EmbeddingRequest(inputs=inputs, dimensions=dimensions), CONTEXT)
+    request = EmbeddingRequest(inputs=inputs, dimensions=dimensions, **fields)
+    result = await case.backend.embed(request, CONTEXT)
     numbers = array.array("f", result.vectors).tolist()
     assert len(numbers) == len(inputs) * result.dimensions, "one contiguous buffer of n × d"
     return [numbers[start : start + result.dimensions] for start in range(0, len(numbers), result.dimensions)]
@@ -90,6 +92,30 @@ async def test_other_dimensions_are_refused(embedder: Case) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await embed(embedder, ["some text"], dimensions=3)
     assert (caught.value.param, caught.value.code) == ("dimensions", "unsupported_value")
+
+
+async def test_shorter_vectors_are_the_beginning_made_unit_length(embedder: Case) -> None:
+    (whole,) = await embed(embedder, ["some text"])
+    size = embedder.lengths[0]
+    (short,) = await embed(embedder, ["some text"], dimensions=size)
+    assert len(short) == size < len(whole)
+    assert math.hypot(*short) == pytest.approx(1.0, abs=1e-4)
+    assert cosine(short, whole[:size]) > 0.9999
+
+
+async def test_longer_inputs_are_cut_if_asked_for(embedder: Case) -> None:
+    ids = embedder.tokenize(CORPUS[0] + CORPUS[1])
+    (cut,), (short,) = await embed(embedder, [ids], truncate_prompt_tokens=5), await embed(embedder, [ids[:5]])
+    assert cosine(cut, short) > 0.9999
+    too_long = [[5] * (embedder.max_model_len + 9)]
+    (cut,) = await embed(embedder, too_long, truncate_prompt_tokens=-1)
+    assert math.hypot(*cut) == pytest.approx(1.0, abs=1e-4)
+
+
+async def test_more_than_300000_tokens_are_refused(embedder: Case) -> None:
+    one = [5] * (embedder.max_model_len - 1)
+    with pytest.raises(TooManyTokensError):
+        await embed(embedder, [one] * (300_000 // len(one) + 1))
 
 
 async def test_a_refused_input_does_not_disturb_its_neighbours(embedder: Case) -> None:

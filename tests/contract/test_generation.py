@@ -10,9 +10,9 @@ from domain.backend import (
     FinishReason,
     GenerationDelta,
     GenerationRequest,
-    SamplingParameters,
 )
 from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
+from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case, generate
 from tests.contract.waiting import until_busy, until_idle
 

@@ -1,0 +1,234 @@
+"""What every backend promises of conversations."""
+
+import json
+
+import pytest
+from jsonschema import validate
+
+from domain.backend import FinishReason
+from domain.conversation import (
+    AssistantMessage,
+    Conversation,
+    Function,
+    FunctionCall,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolChoice,
+    ToolMessage,
+    UserMessage,
+)
+from domain.errors import ContextLengthError, InvalidRequestError
+from domain.sampling import StructuredOutputs
+from tests.contract.cases import Case, generate
+
+WEATHER = Function(
+    name="get_weather",
+    description="The weather in a city",
+    parameters={
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "enum": ["Paris", "Rome"]},
+            "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        },
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+    strict=True,
+)
+NOTHING = Function(name="nothing", parameters={"type": "object", "properties": {}}, strict=True)
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Ann", "Bob"]}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def conversation(*messages, thinks: bool = False, **fields) -> Conversation:
+    return Conversation(
+        messages=list(messages) or [UserMessage(content="Hello fox")],
+        template_arguments={"enable_thinking": thinks},
+        **fields,
+    )
+
+
+def without_white_space(case: Case) -> dict[int, float]:
+    """A bias against it: a model with random weights likes nothing better, and most servers let it."""
+    return {case.tokenize(text)[0]: -100.0 for text in (" ", "\n", "\t", "\r") if len(case.tokenize(text)) == 1}
+
+
+STREAM = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+
+
+async def test_parts_joined_are_the_whole(generator: Case) -> None:
+    parts = await generate(generator, conversation(), max_tokens=16)
+    whole = await generate(generator, conversation(), max_tokens=16, stream=False)
+    assert parts.text() == whole.text() != ""
+    assert parts.usage == whole.usage
+    assert len(parts.deltas) > len(whole.deltas) == 1
+
+
+async def test_all_roles_and_text_parts_reach_the_prompt(generator: Case) -> None:
+    short = await generate(generator, conversation(UserMessage(content="a b")))
+    parts = await generate(generator, conversation(UserMessage(content=[TextPart(text="a b")])))
+    long = await generate(
+        generator,
+        conversation(
+            SystemMessage(content="Be kind."),
+            UserMessage(content="w?"),
+            AssistantMessage(tool_calls=[ToolCall(id="1", function=FunctionCall(name="f", arguments="{}"))]),
+            ToolMessage(content="sunny", tool_call_id="1"),
+            AssistantMessage(content="It is sunny.", reasoning_content="hm"),
+            UserMessage(content="thanks"),
+        ),
+    )
+    assert short.usage.prompt_tokens <= parts.usage.prompt_tokens < long.usage.prompt_tokens
+
+
+@STREAM
+async def test_thinking_is_told_apart(generator: Case, stream: bool) -> None:
+    thought = await generate(generator, conversation(thinks=True), stream=stream)
+    assert (thought.text(), thought.reasoning() != "") == ("", True)
+    assert thought.usage.reasoning_tokens == thought.usage.completion_tokens == 8
+    spoken = await generate(generator, conversation(), stream=stream)
+    assert (spoken.text() != "", spoken.reasoning()) == (True, "")
+    assert spoken.usage.reasoning_tokens == 0
+
+
+async def test_without_a_limit_the_context_is_filled(generator: Case) -> None:
+    filled = await generate(generator, conversation(), max_tokens=None, stream=False, logit_bias={0: -100.0})
+    assert filled.usage.prompt_tokens + filled.usage.completion_tokens == generator.max_model_len
+    assert filled.finish_reason is FinishReason.LENGTH
+
+
+@STREAM
+async def test_several_answers(generator: Case, stream: bool) -> None:
+    answers = await generate(
+        generator, conversation(), n=3, temperature=1.5, seed=3, stream=stream, logit_bias={0: -100.0}
+    )
+    assert len({answers.text(index) for index in range(3)}) > 1
+    assert answers.usage.completion_tokens == 24
+
+
+@STREAM
+async def test_logprobs(generator: Case, stream: bool) -> None:
+    answer = await generate(generator, conversation(), logprobs=2, stream=stream, logit_bias={0: -100.0})
+    tokens = [token for delta in answer.deltas for token in delta.logprobs or []]
+    assert len(tokens) == 8
+    for token in tokens:
+        assert token.logprob is not None
+        assert token.top is not None
+        assert len(token.top) >= 2
+        assert token.token in [text for text, _ in token.top]
+    bare = await generate(generator, conversation(), logprobs=0, stream=stream)
+    assert all(token.logprob is not None for delta in bare.deltas for token in delta.logprobs or [])
+
+
+@STREAM
+async def test_a_schema_is_followed(generator: Case, stream: bool) -> None:
+    answer = await generate(
+        generator,
+        conversation(),
+        structured_outputs=StructuredOutputs(json=PERSON),
+        max_tokens=100,
+        stream=stream,
+        logit_bias=without_white_space(generator),
+    )
+    validate(json.loads(answer.text()), PERSON)
+    assert answer.finish_reason is FinishReason.STOP
+
+
+@STREAM
+async def test_any_json_object(generator: Case, stream: bool) -> None:
+    answer = await generate(
+        generator,
+        conversation(),
+        structured_outputs=StructuredOutputs(json_object=True),
+        max_tokens=200,
+        stream=stream,
+        logit_bias=without_white_space(generator),
+    )
+    assert isinstance(json.loads(answer.text()), dict)
+
+
+async def test_one_of_several_texts(generator: Case) -> None:
+    answer = await generate(
+        generator, conversation(), structured_outputs=StructuredOutputs(choice=["yes", "no"]), max_tokens=20
+    )
+    assert answer.text() in ("yes", "no")
+
+
+@STREAM
+@pytest.mark.parametrize(
+    ("choice", "name"), [(ToolChoice.REQUIRED, None), (ToolChoice.NAMED, "get_weather")], ids=["required", "named"]
+)
+async def test_a_call_that_must_be_made_is_made(
+    generator: Case, stream: bool, choice: ToolChoice, name: str | None
+) -> None:
+    asked = conversation(tools=[WEATHER], tool_choice=choice, tool_name=name, parallel_tool_calls=False)
+    answer = await generate(
+        generator, asked, max_tokens=100, stream=stream, logit_bias=without_white_space(generator)
+    )
+    (call,) = answer.calls()
+    assert call.name == "get_weather"
+    validate(json.loads(call.arguments), WEATHER.parameters)
+    assert answer.text().strip() == ""
+
+
+async def test_a_named_tool_is_the_one_that_is_called(generator: Case) -> None:
+    asked = conversation(tools=[WEATHER, NOTHING], tool_choice=ToolChoice.NAMED, tool_name="nothing")
+    answer = await generate(generator, asked, max_tokens=100, logit_bias=without_white_space(generator))
+    assert answer.calls()[0].name == "nothing"
+
+
+@STREAM
+async def test_a_call_that_the_model_makes_is_recognised(generator: Case, stream: bool) -> None:
+    written = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome", "days": 3}}\n</tool_call>'
+    lenient = Function(name="get_weather", parameters=WEATHER.parameters)
+    answer = await generate(
+        generator,
+        conversation(tools=[lenient], tool_choice=ToolChoice.AUTO),
+        structured_outputs=StructuredOutputs(choice=[written]),
+        max_tokens=150,
+        stream=stream,
+    )
+    (call,) = answer.calls()
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Rome", "days": 3})
+    assert answer.text().strip() == ""
+    assert answer.finish_reason is FinishReason.STOP
+
+
+async def test_tools_that_may_be_called_need_not_be(generator: Case) -> None:
+    lenient = Function(name="get_weather", parameters=WEATHER.parameters)
+    answer = await generate(generator, conversation(tools=[lenient], tool_choice=ToolChoice.AUTO))
+    assert answer.calls() == []
+    assert answer.text() != ""
+
+
+@STREAM
+async def test_a_schema_that_is_none_is_refused(generator: Case, stream: bool) -> None:
+    bad = StructuredOutputs(json={"type": "nonsense"})
+    with pytest.raises(InvalidRequestError) as caught:
+        await generate(
+            generator, conversation(), structured_outputs=bad, form_param="response_format", stream=stream
+        )
+    assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
+
+
+async def test_a_conversation_longer_than_the_context_is_refused(generator: Case) -> None:
+    for stream in (True, False):
+        with pytest.raises(ContextLengthError) as caught:
+            await generate(
+                generator, conversation(UserMessage(content="z1" * generator.max_model_len)), stream=stream
+            )
+        assert caught.value.param == "messages"
+        assert str(generator.max_model_len) in caught.value.message
+
+
+async def test_tools_and_history_do_not_change_who_answers(generator: Case) -> None:
+    """Cancelling, many at once and the rest are as for prompts: one engine, one way through it."""
+    first = await generate(generator, conversation())
+    again = await generate(generator, conversation())
+    assert first.text() == again.text()

@@ -1,0 +1,74 @@
+"""What every backend promises of tokenizing, of `suffix`, and of what is cut or shaped on request."""
+
+import pytest
+
+from domain.backend import FinishReason, TokenizeRequest
+from domain.conversation import Conversation, UserMessage
+from domain.errors import InvalidRequestError
+from domain.sampling import StructuredOutputs
+from tests.contract.cases import CONTEXT, Case, generate
+from tests.tiny_models import CORPUS
+
+PROMPT = "The quick brown fox"
+
+
+async def test_tokens_and_back(generator: Case) -> None:
+    found = await generator.backend.tokenize(TokenizeRequest(prompt=CORPUS[0], with_strings=True), CONTEXT)
+    assert found.token_ids == generator.tokenize(CORPUS[0])
+    assert found.strings is not None
+    assert len(found.strings) == len(found.token_ids)
+    assert await generator.backend.detokenize(found.token_ids, CONTEXT) == CORPUS[0]
+
+
+async def test_tokens_of_an_embedders_text(embedder: Case) -> None:
+    found = await embedder.backend.tokenize(TokenizeRequest(prompt=CORPUS[1]), CONTEXT)
+    assert (found.token_ids, found.strings) == (embedder.tokenize(CORPUS[1]), None)
+
+
+async def test_tokens_of_a_conversation_are_those_that_are_counted(generator: Case) -> None:
+    conversation = Conversation(messages=[UserMessage(content="Hello fox")])
+    found = await generator.backend.tokenize(TokenizeRequest(prompt=conversation), CONTEXT)
+    answer = await generate(generator, conversation, max_tokens=1)
+    assert len(found.token_ids) == answer.usage.prompt_tokens
+
+
+async def test_more_text_than_the_context_holds_can_be_tokenized(generator: Case) -> None:
+    text = "z1" * generator.max_model_len
+    found = await generator.backend.tokenize(TokenizeRequest(prompt=text), CONTEXT)
+    assert len(found.token_ids) > generator.max_model_len
+
+
+async def test_tokens_outside_the_vocabulary_have_no_text(generator: Case) -> None:
+    if generator.name == "vllm-http":
+        # vLLM's server passes over what it does not know, and tells nobody how large its vocabulary is.
+        assert await generator.backend.detokenize([generator.vocabulary + 1000], CONTEXT) == ""
+        return
+    with pytest.raises(InvalidRequestError) as caught:
+        await generator.backend.detokenize([1, generator.vocabulary + 1000], CONTEXT)
+    assert caught.value.param == "tokens"
+
+
+async def test_a_suffix_is_put_behind_the_hole(generator: Case) -> None:
+    plain = await generate(generator, PROMPT)
+    filled = await generate(generator, PROMPT, suffix=" jumps")
+    # Both texts, and three marks around them.
+    assert filled.usage.prompt_tokens == plain.usage.prompt_tokens + len(generator.tokenize(" jumps")) + 3
+
+
+async def test_a_prompt_is_cut_if_asked_for(generator: Case) -> None:
+    ids = [5] * (generator.max_model_len + 50)
+    assert (await generate(generator, ids, truncate_prompt_tokens=7)).usage.prompt_tokens == 7
+    filled = await generate(generator, ids, truncate_prompt_tokens=-1, max_tokens=1)
+    assert filled.usage.prompt_tokens == generator.max_model_len - 1
+
+
+async def test_a_form_holds_for_completions_or_is_refused_but_never_passed_over(generator: Case) -> None:
+    form = {"structured_outputs": StructuredOutputs(choice=["yes"]), "max_tokens": 20, "stream": False}
+    if generator.name == "vllm-http":
+        # A server that was told of a reasoning parser waits for an end of thinking that never comes.
+        with pytest.raises(InvalidRequestError) as caught:
+            await generate(generator, PROMPT, **form)
+        assert caught.value.param == "structured_outputs"
+        return
+    answer = await generate(generator, PROMPT, **form)
+    assert (answer.text(), answer.finish_reason) == ("yes", FinishReason.STOP)
