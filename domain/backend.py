@@ -129,6 +129,13 @@ class GenerationDelta(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     """Set on the last delta of a choice, and only there."""
 
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything in it; what says nothing is not told."""
+        return bool(
+            self.text or self.reasoning or self.tool_calls or self.logprobs or self.finish_reason is not None
+        )
+
 
 class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that a generation took; the last item of every complete stream."""
@@ -201,8 +208,8 @@ class InferenceBackend(Protocol):
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Deltas of all choices as they come, then exactly one `GenerationUsage`.
 
-        Deltas of one choice come in order, joined they are its text, and exactly one of them, the last,
-        has a finish reason. A failure raises from the iterator and no usage follows.
+        Deltas of one choice come in order and each says something; joined they are its text, and exactly one
+        of them, the last, has a finish reason. A failure raises from the iterator and no usage follows.
         """
         ...
 

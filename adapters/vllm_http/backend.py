@@ -213,9 +213,11 @@ class VLLMHTTPBackend:
                 async for part in parts:
                     for choice in part.choices:
                         if isinstance(choice, ServerChatChoice):
-                            yield chat_delta(choice, request)
+                            gained = chat_delta(choice, request)
                         else:
-                            yield delta(choice, request)
+                            gained = delta(choice, request)
+                        if gained.says_something:
+                            yield gained
                     usage = part.usage or usage
         if usage is None:
             raise BackendFailedError(f"The {self._server} server ended its answer too early.")

@@ -218,8 +218,9 @@ class VLLMInProcessBackend:
                         delta = rendered.delta(choice, stream=request.stream)
                         logprobs = output_logprobs(choice, count, tokenizer) if count is not None else None
                         reason = finish_reason(choice, request)
-                        if delta.text or delta.reasoning or delta.tool_calls or logprobs or reason is not None:
-                            yield msgspec.structs.replace(delta, logprobs=logprobs, finish_reason=reason)
+                        delta = msgspec.structs.replace(delta, logprobs=logprobs, finish_reason=reason)
+                        if delta.says_something:
+                            yield delta
             yield GenerationUsage(
                 prompt_tokens=prompt_tokens,
                 completion_tokens=completion_tokens,
@@ -356,5 +357,6 @@ class _Choices:
             reason = finish_reason(choice, self._request)
             if not self._prompt_only:
                 self.completion_tokens += len(choice.token_ids)
-            if text or logprobs or reason is not None:
-                yield GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
+            delta = GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
+            if delta.says_something:
+                yield delta

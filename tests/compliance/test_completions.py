@@ -184,7 +184,12 @@ def test_a_stream_refused_before_its_start_keeps_its_status(client: OpenAI) -> N
         ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
         ({"seed": 2**70}, "seed"),
         ({"best_of": 21}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
         ({"suffix": "end"}, "suffix"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"guided_json": "{"}, "guided_json"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
         ({"temprature": 1}, "temprature"),
@@ -236,5 +241,33 @@ def test_a_missing_parameter_is_named(http: httpx.Client) -> None:
 
 def test_every_failure_is_an_api_error_of_the_sdk(client: OpenAI) -> None:
     with pytest.raises(APIError) as caught:
-        client.chat.completions.create(model=GENERATE, messages=[{"role": "user", "content": "x"}])
+        client.responses.create(model=GENERATE, input="x")
     assert caught.value.code == "unknown_url"
+
+
+def test_the_best_of_several_is_the_likeliest(http: httpx.Client) -> None:
+    ask = ASK | {"temperature": 1, "seed": 5, "logprobs": 0, "max_tokens": 8}
+
+    def mean(choice: dict[str, Any]) -> float:
+        numbers = choice["logprobs"]["token_logprobs"]
+        return sum(numbers) / len(numbers)
+
+    answer = http.post("/v1/completions", json=ask | {"n": 2, "best_of": 6}).json()
+    assert_matches("CreateCompletionResponse", answer)
+    all_six = http.post("/v1/completions", json=ask | {"n": 6}).json()["choices"]
+    best = sorted(all_six, key=mean, reverse=True)[:2]
+    assert [choice["text"] for choice in answer["choices"]] == [choice["text"] for choice in best]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    assert answer["usage"]["completion_tokens"] == 48, "all six were generated"
+    quiet = http.post("/v1/completions", json={**ask, "logprobs": None, "best_of": 6}).json()["choices"]
+    assert (quiet[0]["text"], quiet[0]["logprobs"]) == (best[0]["text"], None)
+
+
+def test_vllms_parameters_work_as_extra_body(client: OpenAI) -> None:
+    answer = client.completions.create(**ASK, extra_body={"structured_outputs": {"regex": " [A-Z]{3}!"}})
+    assert answer.choices[0].text.strip()[:3].isupper()
+    cut = client.completions.create(
+        **ASK | {"prompt": "word " * 9000, "max_tokens": 1}, extra_body={"truncate_prompt_tokens": -1}
+    )
+    assert cut.usage is not None
+    assert cut.usage.prompt_tokens == 8191

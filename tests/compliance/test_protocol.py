@@ -91,3 +91,66 @@ def test_health_tells_of_both_models(http: httpx.Client) -> None:
         assert backend["reason"] is None
         assert backend["since"].endswith("Z")
     assert http.get("/health/live").status_code == http.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models", 200),
+        ("GET", "/nowhere", 404),
+        ("PUT", "/v1/models", 405),
+        ("POST", "/v1/completions", 400),
+    ],
+)
+def test_every_answer_has_openais_headers(http: httpx.Client, method: str, path: str, status: int) -> None:
+    answers = [http.request(method, path) for _ in range(2)]
+    for answer in answers:
+        assert answer.status_code == status
+        assert answer.headers["openai-version"] == "2020-10-01"
+        assert answer.headers["openai-processing-ms"].isdigit()
+    assert answers[0].headers["x-request-id"] != answers[1].headers["x-request-id"]
+
+
+def test_a_sane_request_id_is_kept(http: httpx.Client) -> None:
+    def asked(request_id: str) -> str:
+        return http.get("/v1/models", headers={"x-request-id": request_id}).headers["x-request-id"]
+
+    assert asked("my-id:42") == "my-id:42"
+    assert asked("x" * 200).startswith("req_")
+    assert asked("two words").startswith("req_")
+
+
+def test_the_sdk_knows_the_request_id(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=GENERATE,
+        messages=[{"role": "user", "content": "x"}],
+        max_tokens=1,
+        extra_headers={"x-request-id": "abc"},
+    )
+    assert answer._request_id == "abc"
+
+
+def test_tokens_and_back(http: httpx.Client) -> None:
+    found = http.post("/tokenize", json={"prompt": "The capital", "return_token_strs": True}).json()
+    assert found == {
+        "count": 2,
+        "max_model_len": 8192,
+        "tokens": [504, 3575],
+        "token_strs": ["The", "Ġcapital"],
+    }
+    assert http.post("/detokenize", json={"tokens": found["tokens"]}).json() == {"prompt": "The capital"}
+    chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": "x"}]}).json()
+    assert chat["count"] > 20
+    embed = http.post("/tokenize", json={"model": EMBED, "prompt": "hello"}).json()
+    assert embed["tokens"] == [101, 7592, 102]
+    for body in ({}, {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, {"prompt": 1}):
+        answer = http.post("/tokenize", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "prompt"
+
+
+def test_the_api_describes_itself(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize"} <= document["paths"].keys()
+    assert "messages" in document["components"]["schemas"]["ChatBody"]["required"]

@@ -109,6 +109,13 @@ def _without_identity(value: Any) -> Any:
         {"prompt": [100000]},
         {"prompt": [100000], "stream": True},
         {"logit_bias": {"100000": 1}},
+        {"best_of": 4, "n": 2, "temperature": 1, "seed": 3, "logprobs": 1},
+        {"best_of": 3, "temperature": 1, "seed": 3, "echo": True},
+        {"suffix": " dog", "prompt": ["fox", "cat"]},
+        {"truncate_prompt_tokens": 3},
+        {"stop_token_ids": [100000]},
+        {"max_tokens": 5000},
+        {"ignore_eos": True, "min_tokens": 3, "top_k": 3, "repetition_penalty": 1.2},
     ],
     ids=str,
 )
@@ -125,10 +132,89 @@ async def test_completions_agree(
     assert sums[0] == sums[1]
 
 
-def _sum(stream: str) -> dict[str, Any]:
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "parameters": {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "x"}}\n</tool_call>'
+SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+SPOKEN = {"chat_template_kwargs": {"enable_thinking": False}}
+CHAT = {"model": "tiny-gen", "messages": [{"role": "user", "content": PROMPT}], "temperature": 0}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        SPOKEN,
+        {"include_reasoning": False},
+        {"reasoning_effort": "none"},
+        SPOKEN | {"logprobs": True, "top_logprobs": 3},
+        SPOKEN | {"logprobs": True},
+        SPOKEN | {"n": 2, "temperature": 1, "seed": 4},
+        SPOKEN | {"n": 2},
+        SPOKEN | {"tools": [TOOL]},
+        SPOKEN | {"tools": [TOOL], "tool_choice": "none"},
+        SPOKEN | {"tools": [TOOL], "structured_outputs": {"choice": [CALL]}, "max_tokens": 150},
+        SPOKEN | {"tools": [TOOL], "structured_outputs": {"choice": ["Hm. " + CALL]}, "max_tokens": 150},
+        SPOKEN | {"structured_outputs": {"choice": ["yes", "no"]}},
+        SPOKEN
+        | {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "n"}}}},
+        SPOKEN | {"guided_regex": "(a{1,1000}){1,1000}{1,1000}"},
+        SPOKEN | {"stop": ["a"], "max_tokens": 40, "logit_bias": {"0": -100}},
+        {"messages": [{"role": "user", "content": "x1" * 2000}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "developer", "content": "y"}]},
+        SPOKEN | {"truncate_prompt_tokens": 5},
+        {"max_tokens": 5000},
+        {"messages": [{"role": "assistant", "content": "a"}], "continue_final_message": True},
+    ],
+    ids=lambda extra: str(extra)[:90],
+)
+async def test_chats_agree(
+    inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any], stream: bool
+) -> None:
+    body = CHAT | {"max_tokens": 12, "stream": stream} | extra
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    answers = [await client.post("/v1/chat/completions", json=body) for client in (inprocess, over_http)]
+    assert answers[0].status_code == answers[1].status_code, [answer.text for answer in answers]
+    if "text/event-stream" in answers[0].headers["content-type"]:
+        sums = [_chat_sum(answer.text) for answer in answers]
+    else:
+        sums = [_without_identity(answer.json()) for answer in answers]
+    assert sums[0] == sums[1]
+
+
+def _chat_sum(stream: str) -> list[dict[str, Any]]:
+    """What the chunks of each choice add up to."""
+    chunks = _events(stream)
+    sums: dict[int, dict[str, Any]] = {}
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        own = sums.setdefault(choice["index"], {"fields": set(), "reasons": [], "tokens": []})
+        own["reasons"] += [choice["finish_reason"]] if choice["finish_reason"] else []
+        own["tokens"] += [token["token"] for token in (choice["logprobs"] or {"content": []})["content"]]
+        own["fields"] |= choice["delta"].keys()
+        for name in ("content", "reasoning_content"):
+            own[name] = own.get(name, "") + (choice["delta"].get(name) or "")
+        for call in choice["delta"].get("tool_calls", []):
+            key = f"call {call['index']}"
+            function = call["function"]
+            own[key] = own.get(key, "") + function.get("name", "") + function["arguments"]
+    return [*sums.values(), chunks[-1]["usage"]]
+
+
+def _events(stream: str) -> list[dict[str, Any]]:
     *events, done = [event.removeprefix("data: ") for event in stream.strip().split("\n\n")]
     assert done == "[DONE]"
-    chunks = [json.loads(event) for event in events]
+    return [json.loads(event) for event in events]
+
+
+def _sum(stream: str) -> dict[str, Any]:
+    chunks = _events(stream)
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return {
         "text": "".join(choice["text"] for choice in choices),
@@ -169,6 +255,8 @@ def _vector(embedding: str | list[float]) -> list[float]:
         {"input": [100000]},
         {"dimensions": 10},
         {"dimensions": 64},
+        {"input": [[5] * 500] * 601},
+        {"truncate_prompt_tokens": 600},
         {"input": []},
         {"model": "tiny-gen"},
     ],
@@ -182,6 +270,41 @@ async def test_embedding_refusals_agree(
     assert answers[0].status_code == answers[1].status_code
     if answers[0].status_code != 200:
         assert answers[0].json() == answers[1].json()
+
+
+@pytest.mark.parametrize(
+    "extra", [{"dimensions": 16}, {"input": [7] * 600, "truncate_prompt_tokens": -1}], ids=str
+)
+async def test_shaped_embeddings_agree(
+    inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any]
+) -> None:
+    body = EMBEDDING | extra
+    answers = [(await client.post("/v1/embeddings", json=body)).json() for client in (inprocess, over_http)]
+    rows = [[item["embedding"] for item in answer["data"]] for answer in answers]
+    assert [len(row) for row in rows[0]] == [len(row) for row in rows[1]]
+    for left, right in zip(*rows, strict=True):
+        assert sum(a * b for a, b in zip(left, right, strict=True)) > 0.99999
+    assert answers[0]["usage"] == answers[1]["usage"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": PROMPT, "return_token_strs": True},
+        {"prompt": PROMPT, "model": "tiny-embed"},
+        {"messages": CHAT["messages"]},
+        {"messages": CHAT["messages"], "tools": [TOOL], "add_generation_prompt": False},
+        {"messages": CHAT["messages"], "chat_template_kwargs": {"enable_thinking": False}},
+        {"prompt": PROMPT, "model": "nobody"},
+    ],
+    ids=str,
+)
+async def test_tokens_agree(
+    inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
+    answers = [await client.post("/tokenize", json=body) for client in (inprocess, over_http)]
+    assert answers[0].status_code == answers[1].status_code
+    assert answers[0].json() == answers[1].json()
 
 
 async def test_models_agree(inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient) -> None:
