@@ -72,7 +72,14 @@ def message_fields(message: Message) -> dict[str, Any]:
     if message.name is not None:
         fields["name"] = message.name
     if message.tool_calls:
-        fields["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+        fields["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": call.function.arguments},
+            }
+            for call in message.tool_calls
+        ]
     reasoning = message.reasoning or message.reasoning_content
     if reasoning:
         fields["reasoning"] = reasoning

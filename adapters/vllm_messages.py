@@ -23,6 +23,7 @@ _CONTEXT = re.compile(
     r"|max_tokens must be at least 1",
     re.I,
 )
+_TRUNCATION = re.compile(r"truncate_prompt_tokens\S* cannot be greater", re.I)
 _VOCABULARY = re.compile(r"token id -?\d+ is out of vocabulary", re.I)
 _LOGIT_BIAS = re.compile(r"logit_bias", re.I)
 _DIMENSIONS = re.compile(r"matryoshka|\bdimensions\b", re.I)
@@ -62,6 +63,21 @@ def refusal(
         model: the model's name, for the sentence.
         max_model_len: context length in tokens, if known.
     """
+    said = _BOOKKEEPING.sub("", message).strip()
+    if _NO_TOOL_PARSER.search(message):
+        return InvalidRequestError(
+            f"The server of '{model}' was not told how the model writes tool calls. Start it with "
+            "--enable-auto-tool-choice and --tool-call-parser, or leave 'tools' out.",
+            param="tools",
+            code="unsupported_parameter",
+        )
+    # Before all else: a schema may have properties of any name, and vLLM repeats them.
+    if form_param is not None and _GRAMMAR.search(message):
+        return InvalidRequestError(
+            f"Invalid '{form_param}': the engine can't make a grammar of it. It says: {said[:500]}",
+            param=form_param,
+            code="invalid_value",
+        )
     if _LOGIT_BIAS.search(message):
         return InvalidRequestError(
             f"'logit_bias' names a token id that is not in the vocabulary of '{model}'.",
@@ -76,24 +92,17 @@ def refusal(
         return no_such_dimensions(model)
     if _VOCABULARY.search(message):
         return unknown_tokens(param, model)
+    if _TRUNCATION.search(message):
+        return InvalidRequestError(
+            f"'truncate_prompt_tokens' must not be above the context length of '{model}'"
+            + (f", {max_model_len} tokens." if max_model_len else "."),
+            param="truncate_prompt_tokens",
+            code="invalid_value",
+        )
     if _CONTEXT.search(message):
         return ContextLengthError(max_model_len, param=param)
     if _NO_TEMPLATE.search(message):
         return not_a_chat_model(model)
-    if _NO_TOOL_PARSER.search(message):
-        return InvalidRequestError(
-            f"The server of '{model}' was not told how the model writes tool calls. Start it with "
-            "--enable-auto-tool-choice and --tool-call-parser, or leave 'tools' out.",
-            param="tools",
-            code="unsupported_parameter",
-        )
-    said = _BOOKKEEPING.sub("", message).strip()
-    if form_param is not None and _GRAMMAR.search(message):
-        return InvalidRequestError(
-            f"Invalid '{form_param}': the engine can't make a grammar of it. It says: {said[:500]}",
-            param=form_param,
-            code="invalid_value",
-        )
     return InvalidRequestError(said)
 
 

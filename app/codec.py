@@ -14,6 +14,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 encode = msgspec.json.Encoder().encode
 """A struct as JSON bytes."""
 
+LONGEST_REPEATED = 300
+
 _AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`", re.S)
 _MISSING = re.compile(r"^Object missing required field `(.*)`$")
@@ -40,20 +42,18 @@ class BodyDecoder(Generic[T]):
         if not body:
             raise InvalidRequestError("The request has no body. Send a JSON object.")
         try:
-            return self._decoder.decode(body)
+            try:
+                return self._decoder.decode(body)
+            except msgspec.ValidationError as error:
+                if not (allow_unknown and _UNKNOWN.match(str(error))):
+                    raise
+                # Slower, and only needed where there is something unknown.
+                known = without_unknown(msgspec.json.decode(body), self._type)
+                return msgspec.convert(known, self._type)
         except msgspec.ValidationError as error:
-            if allow_unknown and _UNKNOWN.match(str(error)):
-                return self._decode_known(body)
             raise self._refusal(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
-
-    def _decode_known(self, body: bytes) -> T:
-        """The request without what its type does not know. Slower, and only needed where there is such."""
-        try:
-            return msgspec.convert(without_unknown(msgspec.json.decode(body), self._type), self._type)
-        except msgspec.ValidationError as error:
-            raise self._refusal(str(error)) from None
 
     def _refusal(self, text: str) -> InvalidRequestError:
         """OpenAI's words for what msgspec found."""
@@ -67,6 +67,9 @@ class BodyDecoder(Generic[T]):
             return InvalidRequestError(
                 f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
             )
+        if len(said) > LONGEST_REPEATED:
+            # It repeats what the client sent.
+            said = f"{said[:LONGEST_REPEATED]}…"
         if not path:
             return InvalidRequestError(f"The request body must be a JSON object: {said[:1].lower()}{said[1:]}.")
         code = "invalid_type" if ", got" in said else "invalid_value"

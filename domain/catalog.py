@@ -8,6 +8,9 @@ from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
 ROLE_IN_WORDS = {Role.EMBED: "an embedding model", Role.GENERATE: "a generation model"}
 ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/chat/completions or v1/completions"}
 
+# Nobody's model; not repeated at any length in an error.
+LONGEST_NAME = 200
+
 
 class ServedModel:
     """One role's backend and the names under which clients may ask for it."""
@@ -104,7 +107,7 @@ class ModelCatalog:
                 retry_after_s=RETRY_AFTER_S,
             )
         return ModelNotFoundError(
-            f"The model '{name}' does not exist or is not served here. Served models: "
+            f"The model '{name[:LONGEST_NAME]}' does not exist or is not served here. Served models: "
             f"{', '.join(repr(served.name) for served in self._models)}.",
             param="model",
         )

@@ -5,11 +5,12 @@ every chat template is written for; the engine's template makes one prompt of th
 """
 
 import enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-ToolName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+# The look-ahead is for Python, where a dollar sign also matches before a last line end.
+ToolName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)")]
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -57,14 +58,18 @@ class FunctionCall(_Wire, frozen=True, kw_only=True):
 
     name: str
     arguments: str
+    parsed_arguments: Any = None
+    """What openai-python made of the arguments; it sends it back."""
 
 
 class ToolCall(_Wire, frozen=True, kw_only=True, omit_defaults=False):
     """One call that the model made."""
 
     id: str
-    type: Annotated[str, msgspec.Meta(pattern="^function$")] = "function"
+    type: Literal["function"] = "function"
     function: FunctionCall
+    index: int | None = None
+    """Left over from a stream."""
 
 
 class AssistantMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="assistant"):

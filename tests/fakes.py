@@ -136,7 +136,9 @@ class FakeBackend:
                         index,
                         written.reason if position == len(parts) - 1 else None,
                     )
-                    yield teller.told(delta)
+                    told = teller.told(delta)
+                    if told.says_something:
+                        yield told
                     await self._fail_if_told()
             yield GenerationUsage(
                 prompt_tokens=len(prompt),
@@ -195,8 +197,12 @@ def _prompt_of(request: GenerationRequest) -> Prompt:
 
 def _template(conversation: Conversation) -> str:
     told = [f"tool: {tool.name}" for tool in conversation.tools]
-    told += [msgspec.json.encode(message).decode() for message in conversation.messages]
+    told += [f"{message.__struct_config__.tag}: {_said(message.content)}" for message in conversation.messages]
     return "\n".join([*told, "assistant:"])
+
+
+def _said(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or [])
 
 
 def _thinks(conversation: Conversation) -> bool:

@@ -69,7 +69,7 @@ class Chat:
 
         Raises vLLM's own errors for what its template refuses or what is too long.
         """
-        vllm_request = _chat_request(request, conversation)
+        vllm_request = _chat_request(request, conversation, self._model_config.max_model_len)
         rendered = await self._online.render_chat(vllm_request)
         if isinstance(rendered, ErrorResponse):
             raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
@@ -211,9 +211,14 @@ class RenderedChat:
         )
 
 
-def _chat_request(request: GenerationRequest, conversation: Conversation) -> ChatCompletionRequest:
+def _chat_request(
+    request: GenerationRequest, conversation: Conversation, max_model_len: int
+) -> ChatCompletionRequest:
     sampling = request.sampling
     fields = conversation_fields(conversation) | sampling_fields(sampling)
+    if sampling.max_tokens is not None:
+        # More than the context holds is refused; what is left of the context is the same.
+        fields["max_tokens"] = min(sampling.max_tokens, max_model_len)
     if sampling.logprobs is not None:
         fields |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     return ChatCompletionRequest.model_construct(

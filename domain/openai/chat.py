@@ -19,6 +19,7 @@ from domain.conversation import (
 from domain.errors import InvalidRequestError
 from domain.openai.common import TextMap
 from domain.openai.field import about
+from domain.openai.nesting import check_nesting
 from domain.openai.sampling import SamplingFields, TokenCount
 from domain.sampling import StructuredOutputs
 
@@ -199,6 +200,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         for position, message in enumerate(self.messages):
             check_message(message, f"messages[{position}]")
+        check_nesting(self.chat_template_kwargs, "chat_template_kwargs")
         tools = [tool.function for tool in self.tools or []]
         choice, name = self._tool_choice(tools)
         if choice is ToolChoice.NONE:
@@ -325,7 +327,8 @@ def check_message(message: Message, param: str) -> None:
             param=f"{param}.function_call",
             code="unsupported_parameter",
         )
-    if message.content is None and not message.tool_calls and message.refusal is None:
+    says = (message.content, message.refusal, message.reasoning, message.reasoning_content)
+    if not message.tool_calls and all(part is None for part in says):
         raise InvalidRequestError(
             f"'{param}.content' must not be null in an assistant's message without 'tool_calls'.",
             param=f"{param}.content",
@@ -343,6 +346,7 @@ def _check_known(name: str, known: set[str]) -> None:
 
 
 def _check_parameters(tool: Function, param: str) -> None:
+    check_nesting(tool.parameters, param)
     kind = (tool.parameters or {}).get("type", "object")
     if kind != "object":
         raise InvalidRequestError(

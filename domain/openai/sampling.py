@@ -12,6 +12,7 @@ import msgspec
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId
 from domain.openai.field import about
+from domain.openai.nesting import check_nesting
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 MAX_STOPS = 4
@@ -225,6 +226,7 @@ def _one_form(fields: SamplingFields, other: StructuredOutputs | None) -> _Form 
         raise InvalidRequestError(
             f"'{form.param}' must offer choices, none of them empty.", param=form.param, code="invalid_value"
         )
+    check_nesting(form.outputs.json, form.param)
     if len(msgspec.json.encode(form.outputs)) > MAX_FORM_BYTES:
         raise InvalidRequestError(
             f"'{form.param}' is too large: at most {MAX_FORM_BYTES} bytes are allowed.",
