@@ -34,6 +34,8 @@ _ALLOWED_TOKENS = re.compile(r"allowed_token_ids", re.I)
 _GRAMMAR = re.compile(r"grammar|schema|regex|structur|choice|json|triggers", re.I)
 # vLLM appends its own bookkeeping to many sentences: " (parameter=prompt, value=…)".
 _BOOKKEEPING = re.compile(r"\s*\(parameter=.*\)\s*$", re.S)
+# And xgrammar begins with its own: "[21:59:14] /project/cpp/regex_converter.cc:83: ".
+_SOURCE_LINE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 def form_param(request: GenerationRequest | None) -> str | None:
@@ -63,7 +65,7 @@ def refusal(
         model: the model's name, for the sentence.
         max_model_len: context length in tokens, if known.
     """
-    said = _BOOKKEEPING.sub("", message).strip()
+    said = _SOURCE_LINE.sub("", _BOOKKEEPING.sub("", message)).strip()
     if _NO_TOOL_PARSER.search(message):
         return InvalidRequestError(
             f"The server of '{model}' was not told how the model writes tool calls. Start it with "

@@ -4,15 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Any, NamedTuple, cast
 
 import httpx
-import msgspec
 
 from adapters import fill_in_the_middle
 from adapters.fill_in_the_middle import Markers
-from adapters.vllm_http.errors import from_status, message_of, translated
-from adapters.vllm_http.sse import EventReader
+from adapters.vllm_http.errors import translated
+from adapters.vllm_http.server import Asked, ServerPart, VLLMServer
 from adapters.vllm_http.translate import (
     chat_body,
     chat_delta,
@@ -25,9 +23,6 @@ from adapters.vllm_http.translate import (
 )
 from adapters.vllm_http.wire import (
     ServerChatChoice,
-    ServerChatCompletion,
-    ServerCompletion,
-    ServerError,
     ServerModel,
     ServerText,
     ServerTokens,
@@ -56,7 +51,6 @@ from domain.conversation import Conversation
 from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
-    InferenceError,
     InvalidRequestError,
     TooManyTokensError,
     WrongEndpointError,
@@ -65,23 +59,10 @@ from domain.gather import gather_all
 from domain.matryoshka import has_several_lengths, shorten
 
 SERVER_NAMES = {Role.EMBED: "embedding", Role.GENERATE: "generation"}
-# Long answers arrive in many parts, so the read timeout is about silence, not about the whole.
-TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
-LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=256)
-DONE = b"[DONE]"
 # Inputs of one request to the server, and requests at a time: small enough that no request is huge, and enough
 # of them to keep the engine busy.
 BATCH = 256
 PARALLEL_BATCHES = 4
-
-ServerPart = ServerCompletion | ServerChatCompletion
-
-_encode = msgspec.json.Encoder().encode
-
-
-def _portions(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The body as it comes, and something that can be closed, which httpx's annotation hides."""
-    return cast(AsyncGenerator[bytes, None], response.aiter_raw())
 
 
 class VLLMHTTPBackend:
@@ -106,33 +87,22 @@ class VLLMHTTPBackend:
             transport: replaces httpx's own.
         """
         self._role = role
-        self._server = SERVER_NAMES[role]
+        self._server = VLLMServer(SERVER_NAMES[role], base_url, api_key=api_key, transport=transport)
         self._wanted_model = model
         self._model: ServerModel | None = None
         self._native_dimensions: int | None = None
-        self._markers: Markers | None = None
+        self._markers: list[Markers] | None = None
         self._reasons: bool | None = None
-        # Streams are read as they come off the wire, so nothing may be compressed.
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
-        self._client = httpx.AsyncClient(
-            base_url=base_url.rstrip("/").removesuffix("/v1"),
-            headers=headers,
-            timeout=TIMEOUT,
-            limits=LIMITS,
-            transport=transport,
-            trust_env=False,
-        )
 
     async def start(self) -> ModelCard:
         """See the port: one look at `GET /v1/models`."""
-        with translated(self._server):
-            response = await self._client.get("/v1/models")
-            if response.status_code != httpx.codes.OK:
-                raise self._refused(response, _Asked("model"))
+        response = await self._server.get("/v1/models")
+        if response.status_code != httpx.codes.OK:
+            raise self._server.refused(response, Asked("model"))
+        with translated(self._server.name):
             served = models_decoder.decode(response.content).data
         self._model = self._pick(served)
+        self._server.model, self._server.max_model_len = self._model.id, self._model.max_model_len
         return ModelCard(
             name=self._name,
             role=self._role,
@@ -142,15 +112,14 @@ class VLLMHTTPBackend:
 
     async def stop(self) -> None:
         """See the port: closes the connections; the server is somebody else's."""
-        await self._client.aclose()
+        await self._server.close()
 
     async def probe(self) -> None:
         """See the port: vLLM's own `GET /health`."""
         self._require_open()
-        with translated(self._server):
-            response = await self._client.get("/health")
+        response = await self._server.get("/health")
         if response.status_code != httpx.codes.OK:
-            raise BackendUnavailableError(f"The {self._server} server says that it is not healthy.")
+            raise BackendUnavailableError(f"The {self._server.name} server says that it is not healthy.")
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         """See the port. Many inputs go to the server in several requests, a few at a time."""
@@ -170,8 +139,8 @@ class VLLMHTTPBackend:
                 add_special_tokens=request.add_special_tokens,
             )
             async with slots:
-                content = await self._post("/v1/embeddings", body, context, param="input")
-            with translated(self._server):
+                content = await self._server.post("/v1/embeddings", body, context, Asked("input"))
+            with translated(self._server.name):
                 result = embedding_result(embeddings_decoder.decode(content), expected=len(inputs))
             tokens += result.prompt_tokens
             _require_few_tokens(tokens)
@@ -198,17 +167,19 @@ class VLLMHTTPBackend:
         model = self._serving(Role.GENERATE)
         if isinstance(request.prompt, Conversation):
             body = chat_body(request, request.prompt, model=model.id, max_model_len=model.max_model_len)
-            parts: AsyncGenerator[ServerPart, None] = self._parts(
-                "/v1/chat/completions", body, context, chat_decoder, _Asked("messages", request)
+            parts: AsyncGenerator[ServerPart, None] = self._server.parts(
+                "/v1/chat/completions", body, context, chat_decoder, Asked("messages", request)
             )
         else:
             if request.sampling.structured_outputs is not None:
                 await self._require_forms(model, request.sampling.form_param, context)
             prompt = await self._filled_in(request, request.prompt, context)
             body = completion_body(request, prompt, model=model.id, max_model_len=model.max_model_len)
-            parts = self._parts("/v1/completions", body, context, completion_decoder, _Asked("prompt", request))
+            parts = self._server.parts(
+                "/v1/completions", body, context, completion_decoder, Asked("prompt", request)
+            )
         usage = None
-        with translated(self._server):
+        with translated(self._server.name):
             async with contextlib.aclosing(parts):
                 async for part in parts:
                     for choice in part.choices:
@@ -220,15 +191,17 @@ class VLLMHTTPBackend:
                             yield gained
                     usage = part.usage or usage
         if usage is None:
-            raise BackendFailedError(f"The {self._server} server ended its answer too early.")
+            raise BackendFailedError(f"The {self._server.name} server ended its answer too early.")
         yield usage_of(usage, request)
 
     async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
         """See the port."""
         model = self._serving(self._role)
         param = "prompt" if isinstance(request.prompt, str) else "messages"
-        content = await self._post("/tokenize", tokenize_body(request, model=model.id), context, param=param)
-        with translated(self._server):
+        content = await self._server.post(
+            "/tokenize", tokenize_body(request, model=model.id), context, Asked(param)
+        )
+        with translated(self._server.name):
             found: ServerTokens = tokens_decoder.decode(content)
         return Tokenization(token_ids=found.tokens, strings=found.token_strs)
 
@@ -236,8 +209,8 @@ class VLLMHTTPBackend:
         """See the port."""
         model = self._serving(self._role)
         body = {"model": model.id, "tokens": token_ids}
-        content = await self._post("/detokenize", body, context, param="tokens")
-        with translated(self._server):
+        content = await self._server.post("/detokenize", body, context, Asked("tokens"))
+        with translated(self._server.name):
             found: ServerText = text_decoder.decode(content)
         return found.prompt
 
@@ -250,8 +223,8 @@ class VLLMHTTPBackend:
         if self._reasons is None:
             body = {"model": model.id, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
             try:
-                content = await self._post("/v1/chat/completions", body, context, param=param)
-                with translated(self._server):
+                content = await self._server.post("/v1/chat/completions", body, context, Asked(param))
+                with translated(self._server.name):
                     usage = chat_decoder.decode(content).usage
                 self._reasons = usage is not None and usage.completion_tokens_details is not None
             except InvalidRequestError:
@@ -259,8 +232,8 @@ class VLLMHTTPBackend:
                 self._reasons = False
         if self._reasons:
             raise InvalidRequestError(
-                f"'{param}' has no effect in v1/completions on the {self._server} server, which has a reasoning "
-                "parser. Use v1/chat/completions.",
+                f"'{param}' has no effect in v1/completions on the {self._server.name} server, which has a "
+                "reasoning parser. Use v1/chat/completions.",
                 param=param,
                 code="unsupported_parameter",
             )
@@ -270,13 +243,13 @@ class VLLMHTTPBackend:
         if request.suffix is None or not isinstance(prompt, str):
             return prompt
         if self._markers is None:
-            for markers in fill_in_the_middle.KNOWN:
-                if await self._knows(markers, context):
-                    self._markers = markers
-                    break
-            else:
-                raise fill_in_the_middle.not_supported(self._name)
-        return self._markers.render(prompt, request.suffix)
+            # The first that the model has, if it has any.
+            self._markers = [
+                markers for markers in fill_in_the_middle.KNOWN if await self._knows(markers, context)
+            ][:1]
+        if not self._markers:
+            raise fill_in_the_middle.not_supported(self._name)
+        return self._markers[0].render(prompt, request.suffix)
 
     async def _knows(self, markers: Markers, context: RequestContext) -> bool:
         """Whether each marker is one token of the model's vocabulary."""
@@ -293,74 +266,21 @@ class VLLMHTTPBackend:
         # The server may not know of such a model that it can do this, and refuse.
         return (wanted, None) if has_several_lengths(model.id, model.root) else (None, wanted)
 
-    async def _post(self, path: str, body: dict[str, Any], context: RequestContext, *, param: str) -> bytes:
-        """The server's answer to a request."""
-        with translated(self._server):
-            response = await self._client.post(path, content=_encode(body), headers=self._headers(context))
-            if response.status_code != httpx.codes.OK:
-                raise self._refused(response, _Asked(param))
-            return response.content
-
-    async def _parts(
-        self, path: str, body: dict[str, Any], context: RequestContext, decoder: Any, asked: "_Asked"
-    ) -> AsyncGenerator[ServerPart, None]:
-        """The answer as one part, or the parts of a stream up to its end mark."""
-        async with self._client.stream(
-            "POST", path, content=_encode(body), headers=self._headers(context)
-        ) as response:
-            if response.status_code != httpx.codes.OK:
-                await response.aread()
-                raise self._refused(response, asked)
-            if not body["stream"]:
-                yield decoder.decode(await response.aread())
-                return
-            async with contextlib.aclosing(self._events(response, decoder, asked)) as events:
-                async for event in events:
-                    yield event
-
-    async def _events(
-        self, response: httpx.Response, decoder: Any, asked: "_Asked"
-    ) -> AsyncGenerator[ServerPart, None]:
-        reader = EventReader()
-        done = False
-        failure: InferenceError | None = None
-        # Read past the end mark, or an error event, to the end of the body: only then can the connection be
-        # used again.
-        async with contextlib.aclosing(_portions(response)) as portions:
-            async for portion in portions:
-                for event in reader.feed(portion):
-                    if event == DONE:
-                        done = True
-                        continue
-                    part: ServerPart = decoder.decode(event)
-                    if part.error is not None:
-                        failure = failure or self._failure(part.error, asked)
-                    elif failure is None:
-                        yield part
-        if failure is not None:
-            raise failure
-        if not done:
-            raise BackendFailedError(f"The {self._server} server ended its answer too early.")
-
-    def _failure(self, told: ServerError, asked: "_Asked") -> InferenceError:
-        # vLLM checks some things only after it has said 200: those are refusals all the same.
-        return self._error(told.code if isinstance(told.code, int) else 500, told.message, asked)
-
     @property
     def _name(self) -> str:
-        return self._model.id if self._model is not None else (self._wanted_model or self._server)
+        return self._model.id if self._model is not None else (self._wanted_model or self._server.name)
 
     def _serving(self, role: Role) -> ServerModel:
         if role is not self._role:
             raise WrongEndpointError(f"The model '{self._name}' can't {role}.", param="model")
         self._require_open()
         if self._model is None:
-            raise BackendUnavailableError(f"The {self._server} server has not been reached yet.")
+            raise BackendUnavailableError(f"The {self._server.name} server has not been reached yet.")
         return self._model
 
     def _require_open(self) -> None:
-        if self._client.is_closed:
-            raise BackendUnavailableError(f"The connection to the {self._server} server has been closed.")
+        if self._server.is_closed:
+            raise BackendUnavailableError(f"The connection to the {self._server.name} server has been closed.")
 
     def _pick(self, served: list[ServerModel]) -> ServerModel:
         names = [model.id for model in served]
@@ -368,35 +288,10 @@ class VLLMHTTPBackend:
             if self._wanted_model in (None, model.id):
                 return model
         if not served:
-            raise BackendUnavailableError(f"The {self._server} server serves no model.")
+            raise BackendUnavailableError(f"The {self._server.name} server serves no model.")
         raise BackendUnavailableError(
-            f"The {self._server} server does not serve '{self._wanted_model}'. It serves: {', '.join(names)}."
+            f"The {self._server.name} server does not serve '{self._wanted_model}'. It serves: {', '.join(names)}."
         )
-
-    def _headers(self, context: RequestContext) -> dict[str, str]:
-        return {"x-request-id": context.request_id}
-
-    def _refused(self, response: httpx.Response, asked: "_Asked") -> InferenceError:
-        return self._error(response.status_code, message_of(response.content), asked)
-
-    def _error(self, status: int, message: str, asked: "_Asked") -> InferenceError:
-        return from_status(
-            status,
-            message,
-            server=self._server,
-            param=asked.param,
-            request=asked.request,
-            model=self._name,
-            max_model_len=self._model.max_model_len if self._model else None,
-        )
-
-
-class _Asked(NamedTuple):
-    """What a refusal would be about."""
-
-    param: str
-    """The request parameter that carries the prompt or the inputs."""
-    request: GenerationRequest | None = None
 
 
 def _require_few_tokens(tokens: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 import torch
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
-from vllm.outputs import RequestOutput
 from vllm.pooling_params import PoolingParams
 from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -23,15 +22,15 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from adapters import fill_in_the_middle
 from adapters.vllm_inprocess.chat import Chat
+from adapters.vllm_inprocess.choices import Choices
 from adapters.vllm_inprocess.engine import EngineThread
 from adapters.vllm_inprocess.engine_args import EngineSetup
-from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, prompt_logprobs, sampling_params
+from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, sampling_params
 from adapters.vllm_messages import form_param, not_a_chat_model, refusal
 from domain.backend import (
     MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
     EmbeddingResult,
-    GenerationDelta,
     GenerationEvent,
     GenerationRequest,
     GenerationUsage,
@@ -186,7 +185,7 @@ class VLLMInProcessBackend:
             if room < 1:
                 raise ContextLengthError(self._max_model_len, param="prompt")
             params = sampling_params(request, model_defaults=self._sampling_defaults, room=room)
-            choices = _Choices(request, prompt_text=rendered.get("prompt") or "", tokenizer=engine.get_tokenizer())
+            choices = Choices(request, prompt_text=rendered.get("prompt") or "", tokenizer=engine.get_tokenizer())
             # Nothing is parsed as thinking here, so a form holds from the first token on.
             outputs = engine.generate(rendered, params, self._request_id(context), reasoning_ended=True)
             async with contextlib.aclosing(outputs):
@@ -328,35 +327,3 @@ class VLLMInProcessBackend:
             raise BackendFailedError(
                 f"The engine of '{self._name}' failed on this request. Please try again."
             ) from error
-
-
-class _Choices:
-    """Turns the outputs of one vLLM request into deltas, and counts."""
-
-    def __init__(self, request: GenerationRequest, *, prompt_text: str, tokenizer: Any) -> None:
-        self._request = request
-        self._logprobs = request.sampling.logprobs
-        self._prompt_only = request.sampling.max_tokens == 0
-        self._prompt_text = prompt_text
-        self._tokenizer = tokenizer
-        self._to_echo = set(range(request.sampling.n)) if request.echo else set()
-        self.completion_tokens = 0
-
-    def deltas(self, output: RequestOutput) -> Iterator[GenerationDelta]:
-        """One delta for each choice that moved."""
-        for choice in output.outputs:
-            text = "" if self._prompt_only else choice.text
-            logprobs = None
-            if self._logprobs is not None:
-                logprobs = [] if self._prompt_only else output_logprobs(choice, self._logprobs, self._tokenizer)
-            if choice.index in self._to_echo:
-                self._to_echo.remove(choice.index)
-                text = self._prompt_text + text
-                if logprobs is not None and self._logprobs is not None:
-                    logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer) + logprobs
-            reason = finish_reason(choice, self._request)
-            if not self._prompt_only:
-                self.completion_tokens += len(choice.token_ids)
-            delta = GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
-            if delta.says_something:
-                yield delta

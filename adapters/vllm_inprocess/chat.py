@@ -128,9 +128,9 @@ class RenderedChat:
         self.prompt_token_ids: list[int] = engine_input["prompt_token_ids"]
         self._chat = chat
         self._request = request
-        self._parsers: dict[int, Any] = {}
+        # One for each choice, because they keep state; None where text passes through as it is.
+        self._parsers: dict[int, Any] = {0: chat.parser(request)}
         self._token_ids: dict[int, list[int]] = {}
-        self._plain = chat.parser(request) is None
 
     def sampling_params(self) -> SamplingParams:
         """vLLM's sampling parameters."""
@@ -138,7 +138,7 @@ class RenderedChat:
 
     def engine_arguments(self) -> dict[str, Any]:
         """What the engine has to know to constrain only what comes after the thinking."""
-        parser = None if self._plain else self._parser(0)
+        parser = self._parsers[0]
         reasons = parser is not None and parser.reasoning_parser is not None
         kwargs = {"chat_template_kwargs": self._chat.template_arguments(self._request)} if reasons else None
         return {
@@ -148,9 +148,9 @@ class RenderedChat:
 
     def delta(self, output: CompletionOutput, *, stream: bool) -> GenerationDelta:
         """What a choice gained by an output: text, reasoning and tool calls, told apart."""
-        if self._plain:
-            return GenerationDelta(index=output.index, text=output.text)
         parser = self._parser(output.index)
+        if parser is None:
+            return GenerationDelta(index=output.index, text=output.text)
         self._token_ids.setdefault(output.index, []).extend(output.token_ids)
         return self._part(parser, output) if stream else self._whole(parser, output)
 

@@ -121,9 +121,14 @@ def engine_setup(
     if chat.reasoning_parser is not None:
         # The engine's processes need it as well, to constrain only what comes after the thinking.
         config.structured_outputs_config.reasoning_parser = chat.reasoning_parser
-    # Small models that may write white space anywhere in JSON write nothing else. vLLM takes the flag only with
-    # a fixed backend; both of those that "auto" chooses from for JSON know it.
-    config.structured_outputs_config.disable_any_whitespace = True
+    forms = config.structured_outputs_config
+    if forms.backend == "auto":
+        # An engine keeps the library that its first constrained request is given, and "auto" chooses by what that
+        # request asks for: one schema with `multipleOf`, and no tool call could be constrained any more. Only
+        # this library knows the form of tool calls.
+        forms.backend = "xgrammar"
+    # Small models that may write white space anywhere in JSON write nothing else.
+    forms.disable_any_whitespace = True
     return EngineSetup(config, chat)
 
 

@@ -19,7 +19,8 @@ from domain.conversation import (
 from domain.errors import InvalidRequestError
 from domain.openai.common import TextMap
 from domain.openai.field import about
-from domain.openai.nesting import check_nesting
+from domain.openai.form_limits import check_schema
+from domain.openai.nesting import check_nesting, check_numbers
 from domain.openai.sampling import SamplingFields, TokenCount
 from domain.sampling import StructuredOutputs
 
@@ -201,6 +202,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         for position, message in enumerate(self.messages):
             check_message(message, f"messages[{position}]")
         check_nesting(self.chat_template_kwargs, "chat_template_kwargs")
+        check_numbers(self.chat_template_kwargs, "chat_template_kwargs")
         tools = [tool.function for tool in self.tools or []]
         choice, name = self._tool_choice(tools)
         if choice is ToolChoice.NONE:
@@ -347,6 +349,8 @@ def _check_known(name: str, known: set[str]) -> None:
 
 def _check_parameters(tool: Function, param: str) -> None:
     check_nesting(tool.parameters, param)
+    check_numbers(tool.parameters, param)
+    check_schema(tool.parameters, param)
     kind = (tool.parameters or {}).get("type", "object")
     if kind != "object":
         raise InvalidRequestError(
@@ -364,15 +368,27 @@ def _form(wanted: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> St
     return None
 
 
-RESERVED_ARGUMENTS = {"chat_template", "tokenize", "messages", "conversation", "tools", "return_dict"}
+RESERVED_ARGUMENTS = {
+    "chat_template", "tokenize", "messages", "conversation", "tools", "add_generation_prompt",
+    "continue_final_message", "self", "return_dict", "return_tensors", "return_assistant_tokens_mask",
+    "padding", "truncation", "max_length", "tokenizer_kwargs",
+}  # fmt: skip
+"""What `apply_chat_template` of transformers takes for itself, and no template ever sees."""
 
 
 def _template_arguments(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Refuse what would replace the template, or the conversation, by the back door."""
+    """Refuse what would replace the template, or the conversation, by the back door, or fail behind it."""
     for name in sorted(RESERVED_ARGUMENTS & set(arguments or {})):
         raise InvalidRequestError(
             f"'chat_template_kwargs' must not set '{name}'.",
             param=f"chat_template_kwargs.{name}",
             code="invalid_value",
+        )
+    # vLLM's reasoning parsers read this one too, and fail on what is no switch.
+    if not isinstance((arguments or {}).get("enable_thinking"), bool | None):
+        raise InvalidRequestError(
+            "'chat_template_kwargs.enable_thinking' must be true or false.",
+            param="chat_template_kwargs.enable_thinking",
+            code="invalid_type",
         )
     return arguments

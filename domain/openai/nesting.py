@@ -1,6 +1,7 @@
-"""How deep JSON of a client's own design may nest.
+"""How deep JSON of a client's own design may nest, and how large its whole numbers may be.
 
-Schemas and template variables are walked by several libraries, each in its own way recursively.
+Schemas and template variables are walked by several libraries, each in its own way recursively, and travel to
+the engine in MessagePack, which knows no whole number of more than 64 bits.
 """
 
 from typing import Any
@@ -23,6 +24,21 @@ def check_nesting(value: Any, param: str) -> None:
         param=param,
         code="invalid_value",
     )
+
+
+def check_numbers(value: Any, param: str) -> None:
+    """Raise InvalidRequestError if a decoded JSON value holds a whole number of more than 64 bits."""
+    left = [value]
+    while left:
+        item = left.pop()
+        left += _items(item)
+        if isinstance(item, int) and not -(2**63) <= item < 2**64:
+            raise InvalidRequestError(
+                f"'{param}' holds a whole number of more than 64 bits. Write it with a decimal point, or leave it "
+                "out.",
+                param=param,
+                code="invalid_value",
+            )
 
 
 def _items(value: Any) -> list[Any]:

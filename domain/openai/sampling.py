@@ -12,7 +12,8 @@ import msgspec
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId
 from domain.openai.field import about
-from domain.openai.nesting import check_nesting
+from domain.openai.form_limits import check_form
+from domain.openai.nesting import check_nesting, check_numbers
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 MAX_STOPS = 4
@@ -227,12 +228,14 @@ def _one_form(fields: SamplingFields, other: StructuredOutputs | None) -> _Form 
             f"'{form.param}' must offer choices, none of them empty.", param=form.param, code="invalid_value"
         )
     check_nesting(form.outputs.json, form.param)
+    check_numbers(form.outputs.json, form.param)
     if len(msgspec.json.encode(form.outputs)) > MAX_FORM_BYTES:
         raise InvalidRequestError(
             f"'{form.param}' is too large: at most {MAX_FORM_BYTES} bytes are allowed.",
             param=form.param,
             code="string_above_max_length",
         )
+    check_form(form.outputs, form.param)
     return form
 
 

@@ -1,0 +1,159 @@
+"""One vLLM server: requests to it, its answers whole and in parts, and its refusals as the domain's errors."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple, cast
+
+import httpx
+import msgspec
+
+from adapters.vllm_http.errors import from_status, message_of, translated
+from adapters.vllm_http.sse import EventReader
+from adapters.vllm_http.wire import ServerChatCompletion, ServerCompletion, ServerError
+from domain.backend import GenerationRequest, RequestContext
+from domain.errors import BackendFailedError, InferenceError
+
+# Long answers arrive in many parts, so the read timeout is about silence, not about the whole.
+TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
+LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=256)
+DONE = b"[DONE]"
+
+ServerPart = ServerCompletion | ServerChatCompletion
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Asked(NamedTuple):
+    """What a refusal would be about."""
+
+    param: str
+    """The request parameter that carries the prompt or the inputs."""
+    request: GenerationRequest | None = None
+
+
+class VLLMServer:
+    """Speaks HTTP; raises only the domain's errors, save from a stream that is being read."""
+
+    def __init__(
+        self, name: str, base_url: str, *, api_key: str | None, transport: httpx.AsyncBaseTransport | None
+    ) -> None:
+        """Make the client; nothing is sent yet.
+
+        Args:
+            name: how to call the server in a message: its role, never its address.
+            base_url: its address, with or without `/v1`.
+            api_key: sent as a bearer token.
+            transport: replaces httpx's own.
+        """
+        self.name = name
+        self.model: str = name
+        """The model's name for clients, once it is known."""
+        self.max_model_len: int | None = None
+        # Streams are read as they come off the wire, so nothing may be compressed.
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/").removesuffix("/v1"),
+            headers=headers,
+            timeout=TIMEOUT,
+            limits=LIMITS,
+            transport=transport,
+            trust_env=False,
+        )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no request can be sent any more."""
+        return self._client.is_closed
+
+    async def close(self) -> None:
+        """Close the connections; the server is somebody else's."""
+        await self._client.aclose()
+
+    async def get(self, path: str) -> httpx.Response:
+        """The server's answer, whatever its status."""
+        with translated(self.name):
+            return await self._client.get(path)
+
+    async def post(self, path: str, body: dict[str, Any], context: RequestContext, asked: Asked) -> bytes:
+        """The body of the server's answer.
+
+        Raises:
+            InferenceError: the server refused or can't be reached.
+        """
+        with translated(self.name):
+            response = await self._client.post(path, content=_encode(body), headers=_headers(context))
+            if response.status_code != httpx.codes.OK:
+                raise self.refused(response, asked)
+            return response.content
+
+    async def parts(
+        self, path: str, body: dict[str, Any], context: RequestContext, decoder: Any, asked: Asked
+    ) -> AsyncGenerator[ServerPart, None]:
+        """The answer as one part, or the parts of a stream up to its end mark.
+
+        Raises httpx's errors as well: the reader is the one who translates.
+        """
+        async with self._client.stream("POST", path, content=_encode(body), headers=_headers(context)) as response:
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                raise self.refused(response, asked)
+            if not body["stream"]:
+                yield decoder.decode(await response.aread())
+                return
+            async with contextlib.aclosing(self._events(response, decoder, asked)) as events:
+                async for event in events:
+                    yield event
+
+    def refused(self, response: httpx.Response, asked: Asked) -> InferenceError:
+        """The domain's error for an answer that is not 200."""
+        return self._error(response.status_code, message_of(response.content), asked)
+
+    async def _events(
+        self, response: httpx.Response, decoder: Any, asked: Asked
+    ) -> AsyncGenerator[ServerPart, None]:
+        reader = EventReader()
+        done = False
+        failure: InferenceError | None = None
+        # Read past the end mark, or an error event, to the end of the body: only then can the connection be
+        # used again.
+        async with contextlib.aclosing(_portions(response)) as portions:
+            async for portion in portions:
+                for event in reader.feed(portion):
+                    if event == DONE:
+                        done = True
+                        continue
+                    part: ServerPart = decoder.decode(event)
+                    if part.error is not None:
+                        failure = failure or self._failure(part.error, asked)
+                    elif failure is None:
+                        yield part
+        if failure is not None:
+            raise failure
+        if not done:
+            raise BackendFailedError(f"The {self.name} server ended its answer too early.")
+
+    def _failure(self, told: ServerError, asked: Asked) -> InferenceError:
+        # vLLM checks some things only after it has said 200: those are refusals all the same.
+        return self._error(told.code if isinstance(told.code, int) else 500, told.message, asked)
+
+    def _error(self, status: int, message: str, asked: Asked) -> InferenceError:
+        return from_status(
+            status,
+            message,
+            server=self.name,
+            param=asked.param,
+            request=asked.request,
+            model=self.model,
+            max_model_len=self.max_model_len,
+        )
+
+
+def _portions(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, and something that can be closed, which httpx's annotation hides."""
+    return cast(AsyncGenerator[bytes, None], response.aiter_raw())
+
+
+def _headers(context: RequestContext) -> dict[str, str]:
+    return {"x-request-id": context.request_id}
