@@ -20,7 +20,10 @@ MEMORIA = Path(sys.executable).parent / "memoria"
 START_TIMEOUT_S = 240
 ENGINE_FLAGS = "--kv-cache-memory-bytes 67108864 --max-num-seqs 64"
 # What vLLM's own server has to be told, and the service finds out by itself.
-CHAT_FLAGS = "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3"
+CHAT_FLAGS = (
+    "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3 "
+    '--structured-outputs-config {"backend":"xgrammar","disable_any_whitespace":true}'
+)
 
 
 _PR_SET_PDEATHSIG = 1

@@ -14,9 +14,9 @@ import msgspec
 from domain.errors import InvalidRequestError
 from domain.sampling import StructuredOutputs
 
-MAX_OPTIONAL_PARTS = 40
+MAX_OPTIONAL_PARTS = 32
 MAX_CHOICE_LENGTH = 1000
-MAX_PROPERTIES = 1000
+MAX_PROPERTIES = 500
 MAX_COUNTED_PROPERTIES = 40
 
 # What is written out, in a class or as an escape, is no operator.

@@ -1,6 +1,10 @@
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+
+from tests.unit.serving import Api, serving
+from tests.unit.waiting import until
 
 HERE = Path(__file__).parent
 
@@ -10,3 +14,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("error"))
+
+
+@pytest.fixture(scope="session")
+async def shared_api() -> AsyncGenerator[Api, None]:
+    # To build an application takes longer than most tests.
+    async with serving(Api()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def shared_lenient_api() -> AsyncGenerator[Api, None]:
+    async with serving(Api(allow_unknown_fields=True)) as running:
+        yield running
+
+
+@pytest.fixture
+async def api(shared_api) -> Api:
+    """A service that is ready and idle."""
+    return await idle(shared_api)
+
+
+@pytest.fixture
+async def lenient_api(shared_lenient_api) -> Api:
+    """One that passes over fields that it does not know."""
+    return await idle(shared_lenient_api)
+
+
+async def idle(api: Api) -> Api:
+    for engine in (api.embedder, api.writer):
+        engine.delay_s, engine.fail_next = 0.0, None
+        assert engine.running == 0
+    await until(lambda: api.is_ready)
+    return api

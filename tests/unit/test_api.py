@@ -1,97 +1,34 @@
 import asyncio
 import base64
-import contextlib
 import json
 import struct
-from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
-import httpx
 import pytest
 from litestar.testing import AsyncTestClient
 
-from app.asgi import create_app
 from app.bootstrap import build_service
 from app.settings import load_settings
 from domain.backend import Role
 from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError
 from tests.fakes import DIMENSIONS, FakeBackend
+from tests.unit.serving import (
+    BODIES,
+    CHAT,
+    COMPLETE,
+    EMBED,
+    MAX_BODY_BYTES,
+    NEVER_S,
+    TOKENIZE,
+    Api,
+    Leaving,
+    chunks_of,
+    error_of,
+    left,
+    serving,
+)
 from tests.unit.test_errors import SEEN_BY_CLIENTS, make
 from tests.unit.waiting import until
-
-MAX_BODY_BYTES = 4096
-NEVER_S = 10_000.0
-ALIASES = {
-    "MODEL_EMBED_ALIASES": "text-embedding-3-small",
-    "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name, a%41",
-}
-EMBED, COMPLETE = "/v1/embeddings", "/v1/completions"
-
-
-class Api:
-    """The application on fake engines, and a client of it."""
-
-    def __init__(self) -> None:
-        self.embedder = FakeBackend(Role.EMBED, name="fake-embed")
-        self.writer = FakeBackend(Role.GENERATE, name="fake-write")
-        backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
-        self.service = build_service(load_settings(ALIASES), backends=backends)
-        self.app = create_app(self.service, max_body_bytes=MAX_BODY_BYTES)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")
-
-    @property
-    def is_ready(self) -> bool:
-        return self.service.health().status == "ok"
-
-    async def embed(self, value="text", **more) -> httpx.Response:
-        return await self.http.post(EMBED, json={"model": "fake-embed", "input": value, **more})
-
-    async def complete(self, prompt="text", **more) -> httpx.Response:
-        body = {"model": "fake-write", "prompt": prompt, "temperature": 0, "max_tokens": 4, **more}
-        return await self.http.post(COMPLETE, json=body)
-
-
-@contextlib.asynccontextmanager
-async def serving(api: Api) -> AsyncGenerator[Api, None]:
-    # httpx's transport runs no lifespan, so the service is started by hand.
-    api.service.start()
-    try:
-        yield api
-    finally:
-        await api.http.aclose()
-        await api.service.stop()
-
-
-@pytest.fixture(scope="session")
-async def shared_api() -> AsyncGenerator[Api, None]:
-    # To build an application takes longer than most tests.
-    async with serving(Api()) as running:
-        yield running
-
-
-@pytest.fixture
-async def api(shared_api) -> Api:
-    """A service that is ready and idle."""
-    for engine in (shared_api.embedder, shared_api.writer):
-        engine.delay_s, engine.fail_next = 0.0, None
-        assert engine.running == 0
-    await until(lambda: shared_api.is_ready)
-    return shared_api
-
-
-def error_of(response: httpx.Response) -> dict:
-    assert response.headers["content-type"].startswith("application/json")
-    (error,) = response.json().values()
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
-
-
-def chunks_of(response: httpx.Response) -> list[dict]:
-    """The chunks of a stream that ended in good order."""
-    *events, end, rest = response.text.split("\n\n")
-    assert (end, rest) == ("data: [DONE]", "")
-    return [json.loads(event.removeprefix("data: ")) for event in events]
-
 
 # Embeddings
 
@@ -204,14 +141,14 @@ async def test_an_echo_puts_the_prompt_in_front(api):
 # What is refused
 
 
-@pytest.mark.parametrize("path", [EMBED, COMPLETE])
+@pytest.mark.parametrize("path", BODIES)
 async def test_a_body_that_is_no_json_is_refused(api, path):
     response = await api.http.post(path, content=b"{", headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert error_of(response)["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("path", [EMBED, COMPLETE])
+@pytest.mark.parametrize("path", BODIES)
 async def test_no_body_is_refused(api, path):
     response = await api.http.post(path)
     assert response.status_code == 400
@@ -225,7 +162,7 @@ async def test_json_is_taken_however_it_is_declared(api, declared):
     assert (await api.http.post(EMBED, content=body, headers=headers)).status_code == 200
 
 
-@pytest.mark.parametrize("path", [EMBED, COMPLETE])
+@pytest.mark.parametrize("path", BODIES)
 async def test_a_body_declared_as_something_else_is_refused(api, path):
     response = await api.http.post(path, content=b"{}", headers={"content-type": "text/plain"})
     assert response.status_code == 415
@@ -270,14 +207,24 @@ async def test_a_model_of_the_other_endpoint_is_told_as_such(api, path, model, f
     assert "Use it with" in error_of(response)["message"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/chat/completions", "/v2/models", "/docs", "/schema"])
+@pytest.mark.parametrize("path", ["/", "/v1/chat", "/v2/models", "/docs", "/schema", "/v1/tokenize"])
 async def test_an_unknown_path_is_told(api, path):
     response = await api.http.get(path)
     assert response.status_code == 404
     assert error_of(response)["code"] == "unknown_url"
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", EMBED), ("PUT", COMPLETE), ("POST", "/v1/models")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", EMBED),
+        ("PUT", COMPLETE),
+        ("GET", CHAT),
+        ("POST", "/v1/models"),
+        ("GET", TOKENIZE),
+        ("POST", "/openapi.json"),
+    ],
+)
 async def test_a_wrong_method_is_told(api, method, path):
     response = await api.http.request(method, path)
     assert response.status_code == 405
@@ -339,53 +286,6 @@ async def test_one_prompt_of_several_that_fails_fails_the_request(api):
 
 
 # Clients that leave
-
-
-class Leaving:
-    """A client that sends its request whole and leaves when told."""
-
-    def __init__(self, body: dict) -> None:
-        self._parts = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
-        self.leave = asyncio.Event()
-        self.sent: list[dict] = []
-
-    async def receive(self) -> dict:
-        if self._parts:
-            return self._parts.pop()
-        await self.leave.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: dict) -> None:
-        self.sent.append(message)
-
-    async def call(self, app, path: str) -> None:
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
-            "client": ("client", 1),
-            "server": ("api", 80),
-            "state": {},
-        }
-        await app(scope, self.receive, self.send)
-
-
-async def left(api: Api, engine: FakeBackend, path: str, body: dict) -> Leaving:
-    """The client, after it has left while its request was under way."""
-    engine.delay_s = NEVER_S
-    client = Leaving(body)
-    call = asyncio.create_task(client.call(api.app, path))
-    await until(lambda: engine.running > 0)
-    client.leave.set()
-    await call
-    return client
 
 
 async def test_a_client_that_leaves_an_embedding_ends_it(api):

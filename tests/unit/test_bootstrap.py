@@ -27,14 +27,14 @@ async def test_servers_elsewhere_are_served_under_the_names_that_are_set():
     service = build_service(load_settings({**ELSEWHERE, "MODEL_EMBED_NAME": "e", "MODEL_GEN_NAME": "g"}))
     assert [model.id for model in service.catalog.list()] == ["e", "g"]
     with pytest.raises(ModelNotFoundError):
-        service.catalog.resolve("x", Role.EMBED)
+        service.catalog.resolve("x", Role.EMBED, endpoint="v1/embeddings")
     await service.stop()
 
 
 async def test_servers_elsewhere_may_name_their_models_later():
     service = build_service(load_settings(ELSEWHERE))
     with pytest.raises(BackendUnavailableError):
-        service.catalog.resolve("x", Role.EMBED)
+        service.catalog.resolve("x", Role.EMBED, endpoint="v1/embeddings")
     await service.stop()
 
 

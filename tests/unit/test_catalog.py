@@ -14,6 +14,13 @@ def served(role: Role, name: str | None, *aliases: str) -> ServedModel:
     return ServedModel(backend, name=name, aliases=aliases)
 
 
+ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/chat/completions"}
+
+
+def resolve(models: ModelCatalog, name: str, role: Role) -> ServedModel:
+    return models.resolve(name, role, endpoint=ENDPOINTS[role])
+
+
 def catalog(*models: ServedModel) -> ModelCatalog:
     pair = models or (served(Role.EMBED, "embedder", "ada"), served(Role.GENERATE, "writer", "davinci"))
     return ModelCatalog(list(pair), created=7)
@@ -29,25 +36,54 @@ def catalog(*models: ServedModel) -> ModelCatalog:
     ],
 )
 def test_a_model_is_found_by_its_name_and_by_its_aliases(name, role):
-    assert catalog().resolve(name, role).role is role
+    assert resolve(catalog(), name, role).role is role
 
 
 def test_a_name_of_both_roles_leads_to_the_role_that_is_asked():
     both = catalog(served(Role.EMBED, "e", "default"), served(Role.GENERATE, "g", "default"))
-    assert [both.resolve("default", role).name for role in Role] == ["e", "g"]
+    assert [resolve(both, "default", role).name for role in Role] == ["e", "g"]
 
 
 def test_a_model_of_the_other_role_is_told_from_none():
     with pytest.raises(WrongEndpointError) as caught:
-        catalog().resolve("ada", Role.GENERATE)
+        resolve(catalog(), "ada", Role.GENERATE)
     assert caught.value.param == "model"
     assert "embedding model" in caught.value.message
     assert "Use it with v1/embeddings." in caught.value.message
 
 
+@pytest.mark.parametrize("endpoint", ["v1/chat/completions", "v1/completions"])
+def test_the_endpoint_that_was_asked_is_the_one_that_is_named(endpoint):
+    with pytest.raises(WrongEndpointError) as caught:
+        catalog().resolve("ada", Role.GENERATE, endpoint=endpoint)
+    assert f"not supported in the {endpoint} endpoint" in caught.value.message
+
+
+def test_a_generator_is_told_to_be_good_for_both_of_its_endpoints():
+    with pytest.raises(WrongEndpointError) as caught:
+        resolve(catalog(), "writer", Role.EMBED)
+    assert "Use it with v1/chat/completions or v1/completions." in caught.value.message
+
+
+@pytest.mark.parametrize(("name", "found"), [(None, "writer"), ("ada", "embedder"), ("davinci", "writer")])
+def test_a_model_is_found_whatever_its_role_and_without_a_name_the_generator(name, found):
+    assert catalog().find(name).name == found
+
+
+def test_a_name_that_nobody_has_is_not_found():
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog().find("gpt")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+def test_an_empty_name_is_a_name_that_nobody_has():
+    with pytest.raises(ModelNotFoundError):
+        catalog().find("")
+
+
 def test_an_unknown_name_is_refused_with_the_names_that_are_served():
     with pytest.raises(ModelNotFoundError) as caught:
-        catalog().resolve("gpt", Role.GENERATE)
+        resolve(catalog(), "gpt", Role.GENERATE)
     assert caught.value.param == "model"
     assert "'gpt'" in caught.value.message
     assert "'embedder', 'writer'" in caught.value.message
@@ -55,13 +91,13 @@ def test_an_unknown_name_is_refused_with_the_names_that_are_served():
 
 def test_names_are_told_apart_by_case():
     with pytest.raises(ModelNotFoundError):
-        catalog().resolve("Writer", Role.GENERATE)
+        resolve(catalog(), "Writer", Role.GENERATE)
 
 
 def test_an_unknown_name_may_belong_to_an_engine_that_is_still_starting():
     starting = catalog(served(Role.EMBED, None), served(Role.GENERATE, "writer"))
     with pytest.raises(BackendUnavailableError) as caught:
-        starting.resolve("anything", Role.EMBED)
+        resolve(starting, "anything", Role.EMBED)
     assert caught.value.retry_after_s
     with pytest.raises(BackendUnavailableError):
         starting.get("anything")
@@ -69,8 +105,8 @@ def test_an_unknown_name_may_belong_to_an_engine_that_is_still_starting():
 
 def test_a_known_name_needs_no_engine():
     starting = catalog(served(Role.EMBED, None, "ada"), served(Role.GENERATE, "writer"))
-    assert starting.resolve("writer", Role.GENERATE).name == "writer"
-    assert starting.resolve("ada", Role.EMBED).name is None
+    assert resolve(starting, "writer", Role.GENERATE).name == "writer"
+    assert resolve(starting, "ada", Role.EMBED).name is None
 
 
 async def test_a_started_engine_tells_its_models_name():
@@ -78,7 +114,7 @@ async def test_a_started_engine_tells_its_models_name():
     await model.backend.start()
     try:
         assert model.names == ("real", "ada")
-        assert catalog(model).resolve("real", Role.EMBED) is model
+        assert resolve(catalog(model), "real", Role.EMBED) is model
         with pytest.raises(ModelNotFoundError):
             catalog(model).get("anything")
     finally:

@@ -1,9 +1,9 @@
 import pytest
 
-from domain.backend import SamplingParameters
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, StreamOptions
 from domain.openai.completions import MAX_PROMPTS, CompletionBody
+from domain.sampling import SamplingParameters
 
 
 def requests_of(**fields):
@@ -138,15 +138,66 @@ def test_best_of_is_accepted_where_it_changes_nothing(best_of, n):
     assert sampling_of(best_of=best_of, n=n).n == best_of
 
 
-@pytest.mark.parametrize(("best_of", "n"), [(2, None), (2, 1), (0, None), (1, 2)])
-def test_any_other_best_of_is_refused(best_of, n):
+@pytest.mark.parametrize(("best_of", "n"), [(1, None), (1, 1), (3, 3), (None, 2)])
+def test_where_best_of_changes_nothing_no_log_probabilities_are_generated(best_of, n):
+    assert sampling_of(best_of=best_of, n=n).logprobs is None
+
+
+def test_a_best_of_of_zero_is_as_good_as_none():
+    # OpenAI's schema has 0 as its least value.
+    assert sampling_of(best_of=0).n == 1
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(2, None), (2, 1), (20, 3)])
+def test_so_many_are_generated_as_best_of_says_with_the_log_probabilities_to_choose_by(best_of, n):
+    sampling = sampling_of(best_of=best_of, n=n)
+    assert (sampling.n, sampling.logprobs) == (best_of, 0)
+
+
+@pytest.mark.parametrize("logprobs", [0, 3])
+def test_log_probabilities_that_are_asked_for_are_generated_with_best_of(logprobs):
+    assert sampling_of(best_of=2, logprobs=logprobs).logprobs == logprobs
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(1, 2), (2, 3)])
+def test_fewer_candidates_than_choices_are_refused(best_of, n):
     error = refusal(best_of=best_of, n=n)
+    assert (error.param, error.code) == ("best_of", "invalid_value")
+
+
+def test_the_best_are_known_too_late_for_a_stream():
+    error = refusal(best_of=2, stream=True)
     assert (error.param, error.code) == ("best_of", "unsupported_value")
 
 
-def test_a_suffix_is_refused_and_an_empty_one_is_not():
-    assert refusal(suffix="end").code == "unsupported_parameter"
-    assert len(requests_of(suffix="")) == 1
+@pytest.mark.parametrize(("best_of", "n"), [(1, 1), (2, 2)])
+def test_a_best_of_that_changes_nothing_can_be_streamed(best_of, n):
+    (request,) = requests_of(best_of=best_of, n=n, stream=True)
+    assert (request.stream, request.sampling.n) == (True, best_of)
+
+
+def test_a_suffix_reaches_the_request_and_an_empty_one_is_none():
+    assert requests_of(suffix="end")[0].suffix == "end"
+    assert requests_of(suffix="")[0].suffix is None
+    assert requests_of()[0].suffix is None
+
+
+def test_a_suffix_needs_a_text_before_it():
+    assert refusal(suffix="end", prompt=[1, 2]).param == "suffix"
+    assert refusal(suffix="end", prompt=[[1], [2]]).param == "suffix"
+    assert len(requests_of(suffix="end", prompt=["a", "b"])) == 2
+    assert len(requests_of(suffix="", prompt=[1, 2])) == 1
+
+
+def test_an_echo_together_with_a_suffix_is_refused():
+    assert refusal(suffix="end", echo=True).param == "echo"
+    assert requests_of(suffix="", echo=True)[0].echo
+
+
+@pytest.mark.parametrize(("name", "value"), [("truncate_prompt_tokens", -1), ("add_special_tokens", False)])
+def test_what_concerns_the_prompt_reaches_the_request(name, value):
+    assert getattr(requests_of(**{name: value})[0], name) == value
+    assert getattr(requests_of()[0], name) is None
 
 
 def test_no_tokens_at_all_make_sense_for_an_echo_alone():

@@ -59,6 +59,17 @@ def test_a_request_carries_inputs_and_dimensions():
     assert (request.inputs, request.dimensions) == (["a", "b"], 4)
 
 
+def test_a_request_leaves_length_and_tokens_to_the_model():
+    request = EmbeddingBody(model="m", input="a").to_request()
+    assert (request.dimensions, request.truncate_prompt_tokens, request.add_special_tokens) == (None, None, True)
+
+
+def test_inputs_may_be_cut_and_left_without_special_tokens():
+    body = EmbeddingBody(model="m", input="a", truncate_prompt_tokens=-1, add_special_tokens=False)
+    request = body.to_request()
+    assert (request.truncate_prompt_tokens, request.add_special_tokens) == (-1, False)
+
+
 def test_as_many_inputs_as_openai_takes_are_taken():
     assert len(EmbeddingBody(model="m", input=["a"] * MAX_INPUTS).to_request().inputs) == MAX_INPUTS
 

@@ -18,6 +18,7 @@ from domain.errors import (
     MethodNotAllowedError,
     ModelNotFoundError,
     PayloadTooLargeError,
+    TooManyTokensError,
     UnknownUrlError,
     UnsupportedMediaTypeError,
     WrongEndpointError,
@@ -27,6 +28,7 @@ from domain.errors import (
 SEEN_BY_CLIENTS = {
     InvalidRequestError: (400, "invalid_request_error", None),
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    TooManyTokensError: (400, "max_tokens_per_request", "max_tokens_per_request"),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
     WrongEndpointError: (404, "invalid_request_error", None),
     UnknownUrlError: (404, "invalid_request_error", "unknown_url"),
@@ -41,7 +43,9 @@ SEEN_BY_CLIENTS = {
 
 
 def make(kind: type[InferenceError]) -> InferenceError:
-    return kind(256, param="prompt") if kind is ContextLengthError else kind("It failed.")
+    if kind is ContextLengthError:
+        return kind(256, param="prompt")
+    return kind(300_001, 300_000) if kind is TooManyTokensError else kind("It failed.")
 
 
 def descendants(kind: type) -> set[type]:
@@ -85,6 +89,13 @@ def test_a_known_context_length_is_told():
     error = ContextLengthError(256, param="input[3]")
     assert "256 tokens" in error.message
     assert "'input[3]'" in error.message
+
+
+def test_too_many_tokens_are_told_with_their_number_and_the_limit():
+    error = TooManyTokensError(300_001, 300_000)
+    assert error.param == "input"
+    assert "300001" in error.message
+    assert "300000" in error.message
 
 
 def test_an_unknown_context_length_leaves_no_gap_in_the_sentence():

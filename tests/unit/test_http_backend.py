@@ -1,29 +1,40 @@
 """What the contract can't show with a good server: one that lies, stammers or speaks another language."""
 
+import array
+import asyncio
+import base64
 import gzip
 import json
+import struct
 from typing import Any
 
 import httpx
 import pytest
 
-from adapters.vllm_http.backend import VLLMHTTPBackend
+from adapters.vllm_http.backend import BATCH, VLLMHTTPBackend
 from domain.backend import (
+    MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
     GenerationDelta,
     GenerationRequest,
     GenerationUsage,
     RequestContext,
     Role,
-    SamplingParameters,
+    Tokenization,
+    TokenizeRequest,
+    ToolCallDelta,
 )
+from domain.conversation import Conversation, UserMessage
 from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
     ContextLengthError,
     InferenceError,
+    InvalidRequestError,
+    TooManyTokensError,
     WrongEndpointError,
 )
+from domain.sampling import SamplingParameters, StructuredOutputs
 
 CONTEXT = RequestContext(request_id="the-id")
 MODELS = {"data": [{"id": "first", "max_model_len": 256}, {"id": "second", "max_model_len": 128}]}
@@ -247,3 +258,299 @@ async def test_a_stopped_backend_raises_the_domains_errors_alone():
         await engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
     with pytest.raises(InferenceError):
         await engine.probe()
+
+
+# Chat
+
+TALK = Conversation(messages=[UserMessage(content="hi")])
+
+
+async def chatted(server: Server, *, stream: bool = True, conversation: Conversation = TALK, **sampling) -> list:
+    engine = backend(server)
+    await engine.start()
+    request = GenerationRequest(prompt=conversation, stream=stream, sampling=SamplingParameters(**sampling))
+    return [event async for event in engine.generate(request, CONTEXT)]
+
+
+def part(finish_reason: str | None = None, **delta: Any) -> dict:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+
+async def test_a_streamed_chat_becomes_deltas_and_one_usage():
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
+    answer = events(
+        part(role="assistant", content=""),
+        part(reasoning="Hm."),
+        part(content="Hi"),
+        part(tool_calls=[call]),
+        part("tool_calls", tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
+        USAGE | {"usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        "[DONE]",
+    )
+    server = Server(completions=(200, answer))
+    *deltas, usage = await chatted(server)
+    # The first part says nothing but the role, and what says nothing is not told.
+    assert [delta.reasoning for delta in deltas] == ["Hm.", "", "", ""]
+    assert [delta.text for delta in deltas] == ["", "Hi", "", ""]
+    assert [delta.tool_calls for delta in deltas[2:]] == [
+        [ToolCallDelta(index=0, id="c", name="f")],
+        [ToolCallDelta(index=0, arguments="{}")],
+    ]
+    assert [delta.finish_reason for delta in deltas] == [None] * 3 + ["stop"]
+    assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=4)
+    assert server.requests[-1][1]["messages"] == [{"role": "user", "content": "hi"}]
+
+
+async def test_a_whole_chat_becomes_one_delta_and_one_usage():
+    message = {"role": "assistant", "content": "Hi", "reasoning": "Hm."}
+    answer = {
+        "choices": [{"index": 0, "message": message, "finish_reason": "length"}],
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 4,
+            "completion_tokens_details": {"reasoning_tokens": 2, "audio_tokens": None},
+        },
+    }
+    delta, usage = await chatted(Server(completions=(200, json.dumps(answer).encode())), stream=False)
+    assert (delta.text, delta.reasoning, delta.finish_reason) == ("Hi", "Hm.", "length")
+    assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=4, reasoning_tokens=2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        events(part(content="x")),
+        events(part(content="x"), "[DONE]"),
+        events(part("abort", content="x"), USAGE, "[DONE]"),
+        events({"choices": [{"delta": {}}]}, USAGE, "[DONE]"),
+        events({"choices": [{"index": 0, "delta": {"content": 5}}]}),
+    ],
+    ids=["no end", "no usage", "abort", "no index", "no text"],
+)
+async def test_a_chat_that_is_not_whole_is_a_failure(answer):
+    with pytest.raises(BackendFailedError):
+        await chatted(Server(completions=(200, answer)))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_conversation_that_is_too_long_is_told_of_its_messages(stream):
+    answer = (400, b'{"error": {"message": "This model\'s maximum context length is 256 tokens."}}')
+    with pytest.raises(ContextLengthError) as caught:
+        await chatted(Server(completions=answer), stream=stream)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
+    form = StructuredOutputs(json={"$ref": "#"})
+    with pytest.raises(InvalidRequestError) as caught:
+        await chatted(
+            Server(completions=(500, b"{}")), stream=stream, structured_outputs=form, form_param="response_format"
+        )
+    assert caught.value.param == "response_format"
+
+
+async def test_without_a_form_the_same_is_the_servers_fault():
+    with pytest.raises(BackendFailedError):
+        await chatted(Server(completions=(500, b"{}")))
+
+
+# Forms of a completion, which a server with a reasoning parser would pass over
+
+
+class Reasoner:
+    """Counts reasoning tokens or not, in its chat answers."""
+
+    def __init__(self, chat: dict | None, *, status: int = 200) -> None:
+        self.chat = chat
+        self.status = status
+        self.asked: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json=MODELS)
+        self.asked.append(request.url.path)
+        if request.url.path == "/v1/chat/completions":
+            return httpx.Response(self.status, json=self.chat)
+        return httpx.Response(200, json=USAGE | CHUNK)
+
+
+async def completed(server: Reasoner, form: StructuredOutputs | None, *, times: int = 1) -> None:
+    engine = VLLMHTTPBackend(role=Role.GENERATE, base_url="http://server", transport=httpx.MockTransport(server))
+    await engine.start()
+    sampling = SamplingParameters(structured_outputs=form, form_param="guided_regex")
+    for _ in range(times):
+        assert [_ async for _ in engine.generate(GenerationRequest(prompt="x", sampling=sampling), CONTEXT)]
+
+
+FORM = StructuredOutputs(regex="a+")
+COUNTED = {"usage": {"prompt_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 0}}}
+
+
+async def test_a_form_that_would_be_passed_over_is_refused():
+    server = Reasoner(COUNTED)
+    with pytest.raises(InvalidRequestError) as caught:
+        await completed(server, FORM)
+    assert (caught.value.param, caught.value.code) == ("guided_regex", "unsupported_parameter")
+    assert "/v1/completions" not in server.asked
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        Reasoner({"usage": {"prompt_tokens": 1}}),
+        Reasoner({"usage": {"prompt_tokens": 1, "completion_tokens_details": None}}),
+        Reasoner({"error": {"message": "default chat template is no longer allowed"}}, status=400),
+    ],
+    ids=["no reasoning", "null", "no chat"],
+)
+async def test_any_other_server_is_asked_once_and_then_trusted(server):
+    await completed(server, FORM, times=2)
+    assert server.asked == ["/v1/chat/completions", "/v1/completions", "/v1/completions"]
+
+
+async def test_without_a_form_nothing_is_asked():
+    server = Reasoner(COUNTED)
+    await completed(server, None)
+    assert server.asked == ["/v1/completions"]
+
+
+# Tokens
+
+
+async def test_tokens_come_with_their_strings():
+    server = Server(tokenize=(200, b'{"tokens": [5, 6], "token_strs": ["a", "b"], "count": 2}'))
+    engine = backend(server)
+    await engine.start()
+    found = await engine.tokenize(TokenizeRequest(prompt="ab", with_strings=True), CONTEXT)
+    assert found == Tokenization(token_ids=[5, 6], strings=["a", "b"])
+    assert server.requests[-1][0]["x-request-id"] == "the-id"
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_both_roles_know_their_vocabulary(role):
+    server = Server(detokenize=(200, b'{"prompt": "ab"}'))
+    engine = backend(server, role)
+    await engine.start()
+    assert await engine.detokenize([5, 6], CONTEXT) == "ab"
+    assert server.requests[-1][1] == {"model": "first", "tokens": [5, 6]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ((200, b"<html>"), BackendFailedError),
+        ((200, b"{}"), BackendFailedError),
+        ((500, b"{}"), BackendFailedError),
+        ((503, b"{}"), BackendUnavailableError),
+        ((400, b'{"error": {"message": "Token id 999 is out of vocabulary"}}'), InvalidRequestError),
+    ],
+    ids=str,
+)
+async def test_a_server_that_can_not_tell_its_tokens_is_one_of_the_domains_errors(answer, expected):
+    engine = backend(Server(tokenize=answer, detokenize=answer))
+    await engine.start()
+    with pytest.raises(expected):
+        await engine.tokenize(TokenizeRequest(prompt="x"), CONTEXT)
+    with pytest.raises(expected) as caught:
+        await engine.detokenize([999], CONTEXT)
+    assert expected is not InvalidRequestError or caught.value.param == "tokens"
+
+
+# Many inputs, and shorter vectors
+
+
+class Embedder:
+    """A server whose vectors tell the number that their text is."""
+
+    def __init__(self, model: dict | None = None, *, tokens_each: int = 1) -> None:
+        self.model = {"id": "m", **(model or {})}
+        self.tokens_each = tokens_each
+        self.bodies: list[dict] = []
+        self.at_once = self.most_at_once = 0
+        self.status = 200
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"data": [self.model]})
+        body = json.loads(request.content)
+        self.bodies.append(body)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        # Later batches answer sooner.
+        for _ in range(max(50, 90 - 10 * len(self.bodies))):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        if self.status != 200 and "0" not in body["input"]:
+            return httpx.Response(self.status, json={"error": {"message": "maximum context length"}})
+        rows = [struct.pack("<3f", float(text), 3.0, 4.0) for text in body["input"]]
+        data = [{"index": index, "embedding": base64.b64encode(row).decode()} for index, row in enumerate(rows)]
+        usage = {"prompt_tokens": self.tokens_each * len(rows)}
+        return httpx.Response(200, json={"data": data, "usage": usage})
+
+
+async def asked(server: Embedder, inputs: list, dimensions: int | None = None):
+    transport = httpx.MockTransport(server)
+    engine = VLLMHTTPBackend(role=Role.EMBED, base_url="http://server", transport=transport)
+    await engine.start()
+    return await engine.embed(EmbeddingRequest(inputs=inputs, dimensions=dimensions), CONTEXT)
+
+
+def rows_of(result) -> list[list[float]]:
+    flat = array.array("f", result.vectors).tolist()
+    return [flat[start : start + result.dimensions] for start in range(0, len(flat), result.dimensions)]
+
+
+@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1, 2048])
+async def test_many_inputs_go_in_batches_and_come_back_in_their_order(count):
+    server = Embedder()
+    result = await asked(server, [str(number) for number in range(count)])
+    assert [row[0] for row in rows_of(result)] == [float(number) for number in range(count)]
+    assert result.prompt_tokens == count
+    assert max(len(body["input"]) for body in server.bodies) <= BATCH
+    assert sum(len(body["input"]) for body in server.bodies) == count
+    assert server.most_at_once == min(4, len(server.bodies))
+
+
+async def test_one_batch_that_is_refused_refuses_them_all():
+    server = Embedder()
+    server.status = 400
+    with pytest.raises(ContextLengthError) as caught:
+        await asked(server, [str(number) for number in range(3 * BATCH)])
+    assert caught.value.param == "input"
+
+
+async def test_more_tokens_than_one_request_may_have_are_refused_unsent_where_they_can_be_counted():
+    server = Embedder()
+    with pytest.raises(TooManyTokensError):
+        await asked(server, [[5] * 1000] * (MAX_EMBEDDING_TOKENS // 1000 + 1))
+    assert server.bodies == []
+
+
+async def test_more_tokens_than_one_request_may_have_are_refused_once_the_server_has_counted_them():
+    server = Embedder(tokens_each=MAX_EMBEDDING_TOKENS // 2)
+    assert (await asked(server, ["0", "1"])).prompt_tokens == MAX_EMBEDDING_TOKENS
+    with pytest.raises(TooManyTokensError):
+        await asked(server, ["0", "1", "2"])
+
+
+@pytest.mark.parametrize(
+    "model", [{"id": "Qwen3-Embedding-0.6B"}, {"root": "models/qwen3-embedding-0.6b"}], ids=str
+)
+async def test_vectors_of_a_model_for_several_lengths_are_shortened_here(model):
+    server = Embedder(model)
+    result = await asked(server, ["0"], dimensions=2)
+    assert rows_of(result) == [pytest.approx([0.0, 1.0])]
+    assert "dimensions" not in server.bodies[0]
+
+
+async def test_they_can_not_be_made_longer():
+    with pytest.raises(InvalidRequestError) as caught:
+        await asked(Embedder({"id": "qwen3-embedding"}), ["0"], dimensions=4)
+    assert (caught.value.param, caught.value.code) == ("dimensions", "unsupported_value")
+
+
+async def test_any_other_model_is_asked_for_the_length():
+    server = Embedder()
+    await asked(server, ["0"], dimensions=2)
+    assert server.bodies[0]["dimensions"] == 2

@@ -4,16 +4,45 @@ import struct
 import pytest
 
 from adapters.vllm_http.errors import translated
-from adapters.vllm_http.translate import completion_body, delta, embedding_body, embedding_result
+from adapters.vllm_http.translate import (
+    MOST_TOP_LOGPROBS,
+    chat_body,
+    chat_delta,
+    completion_body,
+    delta,
+    embedding_body,
+    embedding_result,
+    tokenize_body,
+    usage_of,
+)
 from adapters.vllm_http.wire import (
+    ServerChatChoice,
+    ServerChatLogprob,
+    ServerChatLogprobs,
+    ServerChatMessage,
     ServerChoice,
     ServerEmbedding,
     ServerEmbeddings,
+    ServerFunction,
     ServerLogprobs,
+    ServerToolCall,
+    ServerTopLogprob,
     ServerUsage,
+    ServerUsageDetails,
 )
-from domain.backend import EmbeddingRequest, FinishReason, GenerationRequest, SamplingParameters, TokenLogprob
-from domain.errors import BackendFailedError
+from domain.backend import (
+    FinishReason,
+    GenerationRequest,
+    GenerationUsage,
+    TokenizeRequest,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from domain.conversation import Conversation, Function, ToolChoice, UserMessage
+from domain.errors import BackendFailedError, InvalidRequestError
+from domain.sampling import SamplingParameters, StructuredOutputs
+
+PLAIN = GenerationRequest(prompt="x", sampling=SamplingParameters())
 
 
 def packed(*numbers: float) -> bytes:
@@ -25,24 +54,40 @@ def answer(*vectors: tuple[int, bytes]) -> ServerEmbeddings:
     return ServerEmbeddings(data=data, usage=ServerUsage(prompt_tokens=9))
 
 
-def body(*, echo: bool = False, stream: bool = False, prompt="x", **sampling) -> dict:
-    request = GenerationRequest(prompt=prompt, sampling=SamplingParameters(**sampling), echo=echo, stream=stream)
-    return completion_body(request, model="m")
+def request_of(*, prompt="x", **sampling) -> GenerationRequest:
+    names = ("echo", "stream", "truncate_prompt_tokens", "add_special_tokens")
+    own = {name: sampling.pop(name) for name in names if name in sampling}
+    return GenerationRequest(prompt=prompt, sampling=SamplingParameters(**sampling), **own)
+
+
+def body(*, max_model_len: int | None = None, **fields) -> dict:
+    request = request_of(**fields)
+    return completion_body(request, request.prompt, model="m", max_model_len=max_model_len)
+
+
+def asked_of_chat(*, max_model_len: int | None = None, conversation: dict | None = None, **fields) -> dict:
+    talk = Conversation(messages=[UserMessage(content="hi")], **(conversation or {}))
+    return chat_body(request_of(prompt=talk, **fields), talk, model="m", max_model_len=max_model_len)
+
+
+def embeddings_asked(inputs, dimensions=None, truncate=None, add_special_tokens=True) -> dict:
+    return embedding_body(
+        inputs, model="m", dimensions=dimensions, truncate=truncate, add_special_tokens=add_special_tokens
+    )
 
 
 def test_embeddings_are_asked_for_as_exact_bytes():
-    request = EmbeddingRequest(inputs=["a", "b"])
-    assert embedding_body(request, model="m", dimensions=None) == {
-        "model": "m",
-        "input": ["a", "b"],
-        "encoding_format": "base64",
-    }
+    assert embeddings_asked(["a", "b"]) == {"model": "m", "input": ["a", "b"], "encoding_format": "base64"}
 
 
 def test_dimensions_are_asked_for_only_where_they_differ_from_the_models_own():
-    request = EmbeddingRequest(inputs=[[1, 2]], dimensions=4)
-    assert embedding_body(request, model="m", dimensions=4)["dimensions"] == 4
-    assert "dimensions" not in embedding_body(request, model="m", dimensions=None)
+    assert embeddings_asked([[1, 2]], dimensions=4)["dimensions"] == 4
+    assert "dimensions" not in embeddings_asked([[1, 2]])
+
+
+def test_inputs_are_cut_and_left_without_special_tokens_only_if_asked():
+    asked = embeddings_asked(["a"], truncate=-1, add_special_tokens=False)
+    assert (asked["truncate_prompt_tokens"], asked["add_special_tokens"]) == (-1, False)
 
 
 def test_vectors_come_in_the_order_of_their_indices():
@@ -129,18 +174,18 @@ def test_a_stream_asks_for_its_usage():
     ("said", "reason"), [(None, None), ("stop", FinishReason.STOP), ("length", FinishReason.LENGTH)]
 )
 def test_a_choice_becomes_a_delta(said, reason):
-    got = delta(ServerChoice(index=2, text="abc", finish_reason=said))
+    got = delta(ServerChoice(index=2, text="abc", finish_reason=said), PLAIN)
     assert (got.index, got.text, got.logprobs, got.finish_reason) == (2, "abc", None, reason)
 
 
 def test_a_choice_that_the_engine_gave_up_is_a_failure():
     with pytest.raises(BackendFailedError):
-        delta(ServerChoice(index=0, text="ab", finish_reason="abort"))
+        delta(ServerChoice(index=0, text="ab", finish_reason="abort"), PLAIN)
 
 
 def test_parallel_lists_become_one_list_of_tokens():
     lists = ServerLogprobs(["a", "b"], [None, -0.5], [None, {"b": -0.5, "c": -1.0}])
-    assert delta(ServerChoice(index=0, logprobs=lists)).logprobs == [
+    assert delta(ServerChoice(index=0, logprobs=lists), PLAIN).logprobs == [
         TokenLogprob("a", None, None),
         TokenLogprob("b", -0.5, [("b", -0.5), ("c", -1.0)]),
     ]
@@ -149,4 +194,184 @@ def test_parallel_lists_become_one_list_of_tokens():
 def test_parallel_lists_of_different_lengths_are_a_failure():
     lists = ServerLogprobs(["a", "b"], [-0.5], [None, None])
     with pytest.raises(BackendFailedError), translated("generation"):
-        delta(ServerChoice(index=0, logprobs=lists))
+        delta(ServerChoice(index=0, logprobs=lists), PLAIN)
+
+
+# What the engine may refuse
+
+
+def test_no_more_is_asked_for_than_the_context_holds():
+    # vLLM refuses a larger number, and this service serves it.
+    assert body(max_tokens=9999, max_model_len=256)["max_tokens"] == 256
+    assert body(max_tokens=5, max_model_len=256)["max_tokens"] == 5
+    assert asked_of_chat(max_tokens=9999, max_model_len=256)["max_tokens"] == 256
+
+
+def test_as_many_tokens_as_the_context_holds_are_asked_for_by_silence():
+    # vLLM's default for a completion is 16, and for a chat the rest of the context.
+    assert "max_tokens" not in asked_of_chat(max_tokens=None, max_model_len=256)
+
+
+@pytest.mark.parametrize("ask", [body, asked_of_chat])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("truncate_prompt_tokens", -1), ("truncate_prompt_tokens", 0), ("add_special_tokens", False)],
+)
+def test_what_concerns_the_prompt_is_sent_if_the_request_says_it(ask, name, value):
+    assert ask(**{name: value})[name] == value
+    assert name not in ask()
+
+
+def test_a_form_that_was_given_up_is_the_forms_fault():
+    request = request_of(structured_outputs=StructuredOutputs(regex="a+"), form_param="guided_regex")
+    with pytest.raises(InvalidRequestError) as caught:
+        delta(ServerChoice(index=0, finish_reason="abort"), request)
+    assert caught.value.param == "guided_regex"
+
+
+# Chat
+
+
+def test_a_chat_is_asked_for_with_its_messages():
+    assert asked_of_chat() == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 16,
+        "n": 1,
+        "stop": [],
+        "stream": False,
+        "add_generation_prompt": True,
+        "continue_final_message": False,
+    }
+
+
+def test_a_streamed_chat_asks_for_its_usage():
+    asked = asked_of_chat(stream=True)
+    assert asked["stream"] is True
+    assert asked["stream_options"] == {"include_usage": True}
+
+
+def test_without_log_probabilities_a_chat_asks_for_none():
+    assert {"logprobs", "top_logprobs"}.isdisjoint(asked_of_chat())
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 5, 19, 20])
+def test_the_likeliest_tokens_of_a_chat_are_asked_for_within_vllms_limit(wanted):
+    asked = asked_of_chat(logprobs=wanted)
+    assert asked["logprobs"] is True
+    assert wanted <= asked["top_logprobs"] <= MOST_TOP_LOGPROBS
+
+
+@pytest.mark.parametrize("name", ["echo", "prompt", "suffix"])
+def test_a_chat_asks_for_nothing_that_chats_do_not_know(name):
+    assert name not in asked_of_chat()
+
+
+TOOL = Function(name="f", parameters={"type": "object", "properties": {}})
+
+
+def test_tools_are_sent_with_the_choice_among_them():
+    asked = asked_of_chat(conversation={"tools": [TOOL], "tool_choice": ToolChoice.AUTO})
+    assert asked["tools"] == [
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    ]
+    assert asked["tool_choice"] == "auto"
+
+
+def chat(*, stream: bool = False, logprobs=None, finish_reason=None, **message):
+    said = ServerChatMessage(**message)
+    choice = ServerChatChoice(
+        index=1,
+        message=None if stream else said,
+        delta=said if stream else None,
+        logprobs=logprobs,
+        finish_reason=finish_reason,
+    )
+    return chat_delta(choice, PLAIN)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_message_or_a_part_of_it_becomes_a_delta(stream):
+    got = chat(stream=stream, content="abc", finish_reason="length")
+    assert (got.index, got.text, got.reasoning, got.tool_calls) == (1, "abc", "", [])
+    assert got.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_what_a_model_thought_is_heard_under_both_names(name):
+    got = chat(content=None, **{name: "hm"})
+    assert (got.text, got.reasoning) == ("", "hm")
+
+
+def test_calls_of_a_whole_message_are_numbered_by_their_place():
+    calls = [ServerToolCall(id=f"c{i}", function=ServerFunction(name="f", arguments="{}")) for i in (0, 1)]
+    assert chat(tool_calls=calls).tool_calls == [
+        ToolCallDelta(index=0, id="c0", name="f", arguments="{}"),
+        ToolCallDelta(index=1, id="c1", name="f", arguments="{}"),
+    ]
+
+
+def test_a_part_of_a_call_keeps_its_number():
+    part = ServerToolCall(index=2, function=ServerFunction(arguments='{"a'))
+    assert chat(stream=True, tool_calls=[part]).tool_calls == [ToolCallDelta(index=2, arguments='{"a')]
+
+
+def test_an_engine_that_called_tools_has_stopped():
+    assert chat(finish_reason="tool_calls").finish_reason is FinishReason.STOP
+
+
+def test_a_chat_that_the_engine_gave_up_is_a_failure():
+    with pytest.raises(BackendFailedError):
+        chat(finish_reason="abort")
+
+
+def test_log_probabilities_of_a_chat_become_tokens():
+    item = ServerChatLogprob("a", -0.5, [ServerTopLogprob("a", -0.5), ServerTopLogprob("b", -1.0)])
+    assert chat(logprobs=ServerChatLogprobs(content=[item])).logprobs == [
+        TokenLogprob("a", -0.5, [("a", -0.5), ("b", -1.0)])
+    ]
+    assert chat().logprobs is None
+
+
+def test_a_choice_without_a_message_gains_nothing():
+    got = chat_delta(ServerChatChoice(index=0), PLAIN)
+    assert (got.text, got.reasoning, got.tool_calls, got.finish_reason) == ("", "", [], None)
+
+
+def test_usage_is_told_with_what_was_reasoning():
+    told = ServerUsage(7, 5, ServerUsageDetails(reasoning_tokens=3))
+    assert usage_of(told, PLAIN) == GenerationUsage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=3)
+    assert usage_of(ServerUsage(7, 5), PLAIN).reasoning_tokens is None
+    assert usage_of(ServerUsage(7), PLAIN).completion_tokens == 0
+
+
+# Tokens
+
+
+def test_a_text_is_tokenized_as_it_is():
+    asked = tokenize_body(TokenizeRequest(prompt="abc"), model="m")
+    assert asked == {"model": "m", "prompt": "abc", "return_token_strs": False}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_special_tokens_are_sent_if_the_request_says_so(wanted):
+    request = TokenizeRequest(prompt="abc", add_special_tokens=wanted, with_strings=True)
+    asked = tokenize_body(request, model="m")
+    assert (asked["add_special_tokens"], asked["return_token_strs"]) == (wanted, True)
+
+
+def test_a_conversation_is_tokenized_as_a_chat_would_see_it():
+    talk = Conversation(
+        messages=[UserMessage(content="hi")],
+        tools=[TOOL],
+        tool_choice=ToolChoice.AUTO,
+        template_arguments={"enable_thinking": False},
+        add_generation_prompt=False,
+        continue_final_message=True,
+    )
+    asked = tokenize_body(TokenizeRequest(prompt=talk), model="m")
+    assert asked["messages"] == [{"role": "user", "content": "hi"}]
+    assert asked["tools"][0]["function"]["name"] == "f"
+    assert asked["chat_template_kwargs"] == {"enable_thinking": False}
+    assert (asked["add_generation_prompt"], asked["continue_final_message"]) == (False, True)
+    assert "tool_choice" not in asked

@@ -1,11 +1,13 @@
 import re
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain.backend import GenerationUsage
 from domain.errors import InvalidRequestError
-from domain.openai.common import MAX_TOKEN_ID, as_prompts, completion_usage, new_id
+from domain.openai.common import MAX_TOKEN_ID, UsageCounter, as_prompts, new_id
 
 texts = st.text(min_size=1, max_size=5)
 token_lists = st.lists(st.integers(0, MAX_TOKEN_ID), min_size=1, max_size=5)
@@ -70,9 +72,35 @@ def test_truth_values_are_no_token_ids():
     assert refusal([True, False]).code == "invalid_type"
 
 
+def usage_of(*counted: GenerationUsage) -> dict:
+    counter = UsageCounter()
+    for usage in counted:
+        counter.add(usage)
+    return msgspec.to_builtins(counter.total())
+
+
 def test_the_total_counts_prompt_and_completion():
-    usage = completion_usage(3, 4)
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 4, 7)
+    usage = usage_of(GenerationUsage(prompt_tokens=3, completion_tokens=4))
+    assert usage == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def test_nothing_counted_is_nothing():
+    assert usage_of() == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def test_reasoning_tokens_are_added_up_and_told_apart():
+    usage = usage_of(
+        GenerationUsage(prompt_tokens=1, completion_tokens=5, reasoning_tokens=2),
+        GenerationUsage(prompt_tokens=1, completion_tokens=5),
+        GenerationUsage(prompt_tokens=1, completion_tokens=5, reasoning_tokens=4),
+    )
+    assert (usage["completion_tokens"], usage["total_tokens"]) == (15, 18)
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 6}
+
+
+def test_a_reasoning_model_that_did_not_reason_says_so():
+    usage = usage_of(GenerationUsage(prompt_tokens=1, completion_tokens=1, reasoning_tokens=0))
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
 
 
 def test_ids_have_their_prefix_and_are_never_the_same():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.api_options import ApiOptions
 from app.settings import VARIABLES, GpuMemory, Settings, env_example, load_settings, unknown_names
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -21,6 +22,8 @@ OTHER_VALUES = {
     "ENGINE_LOG_LEVEL": "warning",
     "MEMORIA_CACHE_DIR": "some/folder",
     "MAX_BODY_BYTES": "1",
+    "ALLOW_UNKNOWN_FIELDS": "true",
+    "SSE_KEEP_ALIVE_S": "0.5",
     "MODEL_EMBED_NAME": "org/model",
     "MODEL_EMBED_ALIASES": "a,b",
     "EMBED_BACKEND": "vllm-http",
@@ -58,7 +61,7 @@ def test_defaults():
         "info",
         "error",
     )
-    assert loaded.max_body_bytes == 32 * 2**20
+    assert loaded.api == ApiOptions(max_body_bytes=32 * 2**20, allow_unknown_fields=False, keep_alive_s=15.0)
     assert loaded.cache_dir == platformdirs.user_cache_path("memoria-vllm")
     for role, url in ((Role.EMBED, "http://127.0.0.1:8100"), (Role.GENERATE, "http://127.0.0.1:8101")):
         own = loaded.role(role)
@@ -113,6 +116,12 @@ def test_spaces_around_a_value_do_not_count():
         ("MEMORIA_CACHE_DIR", __file__),
         ("MAX_BODY_BYTES", "0"),
         ("MAX_BODY_BYTES", "1MB"),
+        ("ALLOW_UNKNOWN_FIELDS", "perhaps"),
+        ("SSE_KEEP_ALIVE_S", "-1"),
+        ("SSE_KEEP_ALIVE_S", "inf"),
+        ("SSE_KEEP_ALIVE_S", "1e3"),
+        ("SSE_KEEP_ALIVE_S", "15s"),
+        ("SSE_KEEP_ALIVE_S", "\u0661"),
         ("EMBED_BACKEND", "vllm http"),
         ("GEN_BACKEND", "factory"),
         ("VLLM_EMBED_URL", "127.0.0.1:8100"),
@@ -197,6 +206,21 @@ def test_a_share_of_the_card_is_a_fraction(share):
 @pytest.mark.parametrize("written", ["6GiB", "6 GiB", "6gb", "6G", "6.0g"])
 def test_a_size_is_in_gib(written):
     assert load_settings({"VLLM_EMBED_GPU_MEMORY": written}).embed.gpu_memory == GpuMemory(gib=6)
+
+
+@pytest.mark.parametrize("written", ["true", "TRUE", "1", "yes", "on"])
+def test_yes_can_be_written_in_several_ways(written):
+    assert load_settings({"ALLOW_UNKNOWN_FIELDS": written}).api.allow_unknown_fields is True
+
+
+@pytest.mark.parametrize("written", ["false", "False", "0", "no", "OFF"])
+def test_no_can_be_written_in_several_ways(written):
+    assert load_settings({"ALLOW_UNKNOWN_FIELDS": written}).api.allow_unknown_fields is False
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("0", 0.0), ("0.5", 0.5), ("30", 30.0)])
+def test_the_silence_before_a_comment_is_in_seconds(written, seconds):
+    assert load_settings({"SSE_KEEP_ALIVE_S": written}).api.keep_alive_s == seconds
 
 
 def test_aliases_are_trimmed_and_told_once():

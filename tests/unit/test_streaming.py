@@ -1,14 +1,25 @@
 import asyncio
+import gc
 import json
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+import app.streaming
 from app.errors import ClientDisconnectedError
-from app.streaming import DONE, event, stream_response
+from app.streaming import DONE, KEEP_ALIVE, event, stream_response
 from domain.errors import BackendFailedError, ContextLengthError
-from tests.unit.waiting import until
+from tests.unit.waiting import now, run_instantly, until
+
+KEEP_ALIVE_S = 15.0
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(monkeypatch):
+    """What the code takes for the time is the loop's, which some tests let pass by itself."""
+    monkeypatch.setattr(app.streaming, "time", SimpleNamespace(monotonic=now), raising=False)
 
 
 class Chunk(msgspec.Struct):
@@ -55,9 +66,13 @@ class Connection:
         return b"".join(message["body"] for message in self.sent[1:])
 
 
-async def answer(source: Source) -> Connection:
+async def begun(chunks, connection: Connection, keep_alive_s: float = KEEP_ALIVE_S):
+    return await stream_response(chunks, connection.receive, keep_alive_s=keep_alive_s)
+
+
+async def answer(source: Source, keep_alive_s: float = KEEP_ALIVE_S) -> Connection:
     connection = Connection()
-    response = await stream_response(source.chunks(), connection.receive)
+    response = await begun(source.chunks(), connection, keep_alive_s)
     await response({}, connection.receive, connection.send)
     return connection
 
@@ -127,13 +142,13 @@ async def test_a_client_that_leaves_before_the_first_chunk_ends_the_stream():
     connection, source = Connection(), Source(silent=True)
     connection.left.set()
     with pytest.raises(ClientDisconnectedError):
-        await stream_response(source.chunks(), connection.receive)
+        await begun(source.chunks(), connection)
     assert connection.sent == []
 
 
 async def test_a_client_that_leaves_in_the_middle_ends_the_stream():
     connection, source = Connection(), Source("a", "b", silent=True)
-    response = await stream_response(source.chunks(), connection.receive)
+    response = await begun(source.chunks(), connection)
     running = asyncio.create_task(response({}, connection.receive, connection.send))
     await until(lambda: b'"b"' in connection.body)
     assert source.is_open
@@ -145,7 +160,7 @@ async def test_a_client_that_leaves_in_the_middle_ends_the_stream():
 
 async def test_a_connection_that_breaks_while_sending_ends_the_stream():
     connection, source = Connection(), Source("a", "b", silent=True)
-    response = await stream_response(source.chunks(), connection.receive)
+    response = await begun(source.chunks(), connection)
 
     async def broken_send(_message: dict) -> None:
         raise OSError("broken pipe")
@@ -153,3 +168,175 @@ async def test_a_connection_that_breaks_while_sending_ends_the_stream():
     with pytest.raises(OSError, match="broken pipe"):
         await response({}, connection.receive, broken_send)
     assert not source.is_open
+
+
+# Comments while nothing comes. Time passes by itself here.
+
+
+class Slow:
+    """Chunks, each after so many seconds."""
+
+    def __init__(self, *waits_s: float, failure: Exception | None = None) -> None:
+        self._waits_s = waits_s
+        self._failure = failure
+        self.is_open = True
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        try:
+            for position, wait_s in enumerate(self._waits_s):
+                await asyncio.sleep(wait_s)
+                if self._failure is not None and position == len(self._waits_s) - 1:
+                    raise self._failure
+                yield Chunk(str(position))
+        finally:
+            self.is_open = False
+
+
+class Clock(Connection):
+    """Notes when each part was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    async def send(self, message: dict) -> None:
+        self.times.append(now())
+        await super().send(message)
+
+    @property
+    def comments_at(self) -> list[float]:
+        parts = zip(self.sent, self.times, strict=True)
+        return [time for message, time in parts if message.get("body") == KEEP_ALIVE]
+
+    def without_comments(self) -> bytes:
+        return b"".join(message["body"] for message in self.sent[1:] if message["body"] != KEEP_ALIVE)
+
+
+def slowly(source, keep_alive_s: float, *, leave_at: float | None = None) -> Clock:
+    async def run() -> Clock:
+        connection = Clock()
+        if leave_at is not None:
+            asyncio.get_running_loop().call_later(leave_at, connection.left.set)
+        response = await begun(source.chunks(), connection, keep_alive_s)
+        await response({}, connection.receive, connection.send)
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "no task is left behind"
+        return connection
+
+    return run_instantly(run())
+
+
+def texts(count: int) -> bytes:
+    return b"".join(event(b'{"text":"%d"}' % number) for number in range(count))
+
+
+def test_a_comment_is_one_that_readers_of_event_streams_pass_over():
+    assert KEEP_ALIVE.startswith(b":")
+    assert KEEP_ALIVE.endswith(b"\n\n")
+    assert b"data" not in KEEP_ALIVE
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "comments_at"),
+    [
+        ((0, 0), []),
+        ((9, 9, 9), []),
+        ((25,), [10, 20]),
+        ((0, 35), [10, 20, 30]),
+        ((5, 12, 9, 21), [15, 36, 46]),
+    ],
+    ids=str,
+)
+def test_silence_is_filled_with_comments_and_nothing_else_is(waits_s, comments_at):
+    connection = slowly(Slow(*waits_s), 10)
+    assert connection.comments_at == pytest.approx(comments_at)
+    assert connection.without_comments() == texts(len(waits_s)) + DONE
+
+
+def test_without_a_time_there_are_no_comments():
+    connection = slowly(Slow(1000, 1000), 0)
+    assert connection.comments_at == []
+    assert connection.body == texts(2) + DONE
+
+
+def test_an_answer_begins_when_the_silence_has_lasted():
+    connection = slowly(Slow(25), 10)
+    assert connection.sent[0]["status"] == 200
+    assert connection.times[:2] == pytest.approx([10, 10])
+
+
+def test_an_answer_whose_first_chunk_comes_in_time_begins_with_it():
+    connection = slowly(Slow(9), 10)
+    assert connection.times[:2] == pytest.approx([9, 9])
+    assert connection.sent[1]["body"] == texts(1)
+
+
+def test_without_a_time_the_first_chunk_is_waited_for_however_long_it_takes():
+    source = Slow(1000, failure=ContextLengthError(256, param="prompt"))
+    with pytest.raises(ContextLengthError):
+        slowly(source, 0)
+    assert not source.is_open
+
+
+def test_a_failure_before_the_first_chunk_but_after_a_comment_is_an_event():
+    source = Slow(25, failure=BackendFailedError("Broken."))
+    connection = slowly(source, 10)
+    assert json.loads(connection.without_comments().removeprefix(b"data: "))["error"]["message"] == "Broken."
+    assert DONE not in connection.body
+    assert not source.is_open
+
+
+def test_a_failure_after_comments_is_the_last_event():
+    connection = slowly(Slow(0, 25, failure=BackendFailedError("Broken.")), 10)
+    assert connection.comments_at == pytest.approx([10, 20])
+    assert b"Broken." in connection.body.split(b"\n\n")[-2]
+
+
+def test_an_empty_stream_that_takes_long_has_its_end_mark():
+    class Empty(Slow):
+        async def chunks(self) -> AsyncGenerator[Chunk, None]:
+            await asyncio.sleep(25)
+            return
+            yield
+
+    assert slowly(Empty(), 10).without_comments() == DONE
+
+
+@pytest.mark.parametrize("keep_alive_s", [0, 10])
+@pytest.mark.parametrize("leave_at", [5, 12])
+def test_a_client_that_leaves_while_nothing_comes_ends_the_stream(keep_alive_s, leave_at):
+    source = Slow(100)
+    if keep_alive_s == 0 or leave_at < keep_alive_s:
+        with pytest.raises(ClientDisconnectedError):
+            slowly(source, keep_alive_s, leave_at=leave_at)
+    else:
+        assert slowly(source, keep_alive_s, leave_at=leave_at).without_comments() == b""
+    assert not source.is_open
+
+
+def test_nothing_is_sent_after_the_end():
+    connection = slowly(Slow(0, 25), 10)
+    assert connection.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert sum(not message.get("more_body", True) for message in connection.sent) == 1
+
+
+def test_a_comment_that_can_not_be_sent_ends_no_answer_and_is_no_lost_failure():
+    class Broken(Clock):
+        async def send(self, message: dict) -> None:
+            if message.get("body") == KEEP_ALIVE:
+                raise OSError("broken pipe")
+            await super().send(message)
+
+    lost: list[dict] = []
+    connections: list[Clock] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: lost.append(context))
+        connection = Broken()
+        connections.append(connection)
+        response = await begun(Slow(0, 25).chunks(), connection, 10)
+        await response({}, connection.receive, connection.send)
+
+    run_instantly(run())
+    gc.collect()
+    assert lost == []
+    assert connections[0].body == texts(2) + DONE

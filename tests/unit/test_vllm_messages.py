@@ -1,7 +1,17 @@
 import pytest
 
-from adapters.vllm_messages import refusal
-from domain.errors import ContextLengthError, InvalidRequestError
+from adapters.vllm_messages import (
+    form_param,
+    given_up,
+    no_such_dimensions,
+    not_a_chat_model,
+    refusal,
+    unknown_tokens,
+)
+from domain.backend import GenerationRequest
+from domain.conversation import Conversation, Function, ToolChoice, UserMessage
+from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError, WrongEndpointError
+from domain.sampling import SamplingParameters, StructuredOutputs
 
 # As vLLM 0.32.0 writes them.
 TOO_LONG = [
@@ -27,8 +37,10 @@ DIMENSIONS = [
 ]
 
 
-def heard(message: str, *, param: str = "prompt", max_model_len: int | None = 256) -> InvalidRequestError:
-    return refusal(message, param=param, model="the-model", max_model_len=max_model_len)
+def heard(
+    message: str, *, param: str = "prompt", max_model_len: int | None = 256, form: str | None = None
+) -> InvalidRequestError:
+    return refusal(message, param=param, model="the-model", max_model_len=max_model_len, form_param=form)
 
 
 @pytest.mark.parametrize("message", TOO_LONG)
@@ -77,3 +89,126 @@ def test_vllms_bookkeeping_is_left_out():
 @pytest.mark.parametrize("message", ["Wrong (and odd) value.", "Wrong value (and odd)"])
 def test_brackets_that_belong_to_a_sentence_stay(message):
     assert heard(message).message == message
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("stop_token_ids contain out-of-vocab token ids", "stop_token_ids"),
+        ("stop_token_ids [99999] must be in the vocabulary.", "stop_token_ids"),
+        ("allowed_token_ids contains out-of-vocab token id!", "allowed_token_ids"),
+    ],
+)
+def test_other_lists_of_tokens_are_told_by_their_names(message, param):
+    error = heard(message)
+    assert (error.param, error.code) == (param, "invalid_value")
+    assert "'the-model'" in error.message
+
+
+def test_a_model_without_a_template_is_no_chat_model():
+    error = heard(
+        "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+        "template if the tokenizer does not define one.",
+        param="messages",
+    )
+    assert type(error) is WrongEndpointError
+    assert (error.status, error.param) == (404, "model")
+    assert error.message == not_a_chat_model("the-model").message
+    assert "v1/completions" in error.message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        'tool_choice="required" requires --tool-call-parser to be set',
+    ],
+)
+def test_a_server_that_can_not_read_calls_says_how_it_could(message):
+    error = heard(message, param="messages", form="tools")
+    assert (error.param, error.code) == ("tools", "unsupported_parameter")
+    assert "--tool-call-parser" in error.message
+
+
+GRAMMAR = [
+    "Grammar error: unexpected character",
+    "Invalid JSON schema: unknown type",
+    "Failed to convert the grammar from JSON schema to EBNF",
+    "The provided regex is not supported by the regex engine",
+    "Unsupported structural tag: triggers must not be empty",
+]
+
+
+@pytest.mark.parametrize("message", GRAMMAR)
+@pytest.mark.parametrize("form", ["response_format", "guided_json", "structured_outputs", "tools"])
+def test_a_form_that_can_not_be_followed_is_told_by_the_field_that_asked_for_it(message, form):
+    error = heard(message, form=form)
+    assert (error.param, error.code) == (form, "invalid_value")
+    assert message in error.message
+
+
+@pytest.mark.parametrize("message", GRAMMAR)
+def test_the_same_sentence_without_a_form_is_kept_as_it_is(message):
+    error = heard(message)
+    assert (error.message, error.param) == (message, None)
+
+
+def test_what_is_said_of_a_form_is_cut():
+    assert len(heard("Grammar error: " + "x" * 5000, form="guided_regex").message) < 1000
+
+
+def test_a_prompt_that_is_too_long_is_told_as_such_though_there_is_a_form():
+    assert isinstance(heard(TOO_LONG[0], form="response_format"), ContextLengthError)
+
+
+@pytest.mark.parametrize("word", ["dimensions", "logit_bias", "stop_token_ids"])
+def test_a_schema_may_have_properties_named_like_parameters(word):
+    error = heard(f"Grammar error: invalid JSON schema for the property '{word}'", form="response_format")
+    assert error.param == "response_format"
+
+
+# Which field a grammar would be made of
+
+
+def asking(form: str | None = None, **conversation) -> GenerationRequest:
+    sampling = SamplingParameters()
+    if form is not None:
+        sampling = SamplingParameters(structured_outputs=StructuredOutputs(json={}), form_param=form)
+    prompt = Conversation(messages=[UserMessage(content="x")], **conversation) if conversation else "x"
+    return GenerationRequest(prompt=prompt, sampling=sampling)
+
+
+FREE, STRICT = [Function(name="f")], [Function(name="f"), Function(name="g", strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (None, None),
+        (asking(), None),
+        (asking("guided_json"), "guided_json"),
+        (asking("response_format", tools=[]), "response_format"),
+        (asking(tools=FREE, tool_choice=ToolChoice.AUTO), None),
+        (asking(tools=STRICT, tool_choice=ToolChoice.AUTO), "tools"),
+        (asking(tools=FREE, tool_choice=ToolChoice.REQUIRED), "tools"),
+        (asking(tools=FREE, tool_choice=ToolChoice.NAMED, tool_name="f"), "tools"),
+        (asking("response_format", tools=FREE, tool_choice=ToolChoice.AUTO), "response_format"),
+    ],
+)
+def test_a_grammar_is_made_of_the_form_or_of_the_tools(request_, param):
+    assert form_param(request_) == param
+
+
+def test_a_generation_that_was_given_up_for_its_form_is_the_forms_fault():
+    error = given_up(asking("guided_json"))
+    assert type(error) is InvalidRequestError
+    assert (error.param, error.code) == ("guided_json", "invalid_value")
+
+
+def test_a_generation_that_was_given_up_without_a_form_is_the_engines_fault():
+    assert type(given_up(asking())) is BackendFailedError
+
+
+def test_the_sentences_name_the_model():
+    for error in (no_such_dimensions("the-model"), unknown_tokens("prompt", "the-model")):
+        assert "'the-model'" in error.message

@@ -1,0 +1,144 @@
+"""The application on fake engines, and clients of it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+
+import httpx
+
+from app.api_options import ApiOptions
+from app.asgi import create_app
+from app.bootstrap import build_service
+from app.settings import load_settings
+from domain.backend import Role
+from tests.fakes import FakeBackend
+from tests.unit.waiting import until
+
+MAX_BODY_BYTES = 4096
+NEVER_S = 10_000.0
+ALIASES = {
+    "MODEL_EMBED_ALIASES": "text-embedding-3-small",
+    "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name, a%41",
+}
+EMBED, COMPLETE, CHAT = "/v1/embeddings", "/v1/completions", "/v1/chat/completions"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+BODIES = {
+    EMBED: {"model": "fake-embed", "input": "text"},
+    COMPLETE: {"model": "fake-write", "prompt": "text", "max_tokens": 4},
+    CHAT: {"model": "fake-write", "messages": [{"role": "user", "content": "text"}], "max_tokens": 4},
+    TOKENIZE: {"model": "fake-write", "prompt": "text"},
+    DETOKENIZE: {"model": "fake-write", "tokens": [97, 98]},
+}
+"""A good request for each endpoint."""
+SILENT = {"chat_template_kwargs": {"enable_thinking": False}}
+"""Lets the fake write text; otherwise it thinks all the time."""
+
+
+class Api:
+    """The application on fake engines, and a client of it."""
+
+    def __init__(self, **options) -> None:
+        self.embedder = FakeBackend(Role.EMBED, name="fake-embed")
+        self.writer = FakeBackend(Role.GENERATE, name="fake-write")
+        backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
+        self.service = build_service(load_settings(ALIASES), backends=backends)
+        self.app = create_app(self.service, ApiOptions(**{"max_body_bytes": MAX_BODY_BYTES, **options}))
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")
+
+    @property
+    def is_ready(self) -> bool:
+        return self.service.health().status == "ok"
+
+    async def embed(self, value="text", **more) -> httpx.Response:
+        return await self.http.post(EMBED, json={"model": "fake-embed", "input": value, **more})
+
+    async def post(self, path: str, **more) -> httpx.Response:
+        return await self.http.post(path, json=BODIES[path] | more)
+
+    async def chat(self, content="hi", **more) -> httpx.Response:
+        body = {
+            "model": "fake-write",
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": 4,
+            **SILENT,
+            **more,
+        }
+        return await self.http.post(CHAT, json=body)
+
+    async def complete(self, prompt="text", **more) -> httpx.Response:
+        body = {"model": "fake-write", "prompt": prompt, "temperature": 0, "max_tokens": 4, **more}
+        return await self.http.post(COMPLETE, json=body)
+
+
+@contextlib.asynccontextmanager
+async def serving(api: Api) -> AsyncGenerator[Api, None]:
+    # httpx's transport runs no lifespan, so the service is started by hand.
+    api.service.start()
+    try:
+        yield api
+    finally:
+        await api.http.aclose()
+        await api.service.stop()
+
+
+def error_of(response: httpx.Response) -> dict:
+    assert response.headers["content-type"].startswith("application/json")
+    (error,) = response.json().values()
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def chunks_of(response: httpx.Response) -> list[dict]:
+    """The chunks of a stream that ended in good order."""
+    *events, end, rest = response.text.split("\n\n")
+    assert (end, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+class Leaving:
+    """A client that sends its request whole and leaves when told."""
+
+    def __init__(self, body: dict) -> None:
+        self._parts = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        self.leave = asyncio.Event()
+        self.sent: list[dict] = []
+
+    async def receive(self) -> dict:
+        if self._parts:
+            return self._parts.pop()
+        await self.leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict) -> None:
+        self.sent.append(message)
+
+    async def call(self, app, path: str) -> None:
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"content-type", b"application/json")],
+            "client": ("client", 1),
+            "server": ("api", 80),
+            "state": {},
+        }
+        await app(scope, self.receive, self.send)
+
+
+async def left(api: Api, engine: FakeBackend, path: str, body: dict) -> Leaving:
+    """The client, after it has left while its request was under way."""
+    engine.delay_s = NEVER_S
+    client = Leaving(body)
+    call = asyncio.create_task(client.call(api.app, path))
+    await until(lambda: engine.running > 0)
+    client.leave.set()
+    await call
+    return client

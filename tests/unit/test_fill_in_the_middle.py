@@ -1,0 +1,114 @@
+import json
+
+import httpx
+import pytest
+
+from adapters.fill_in_the_middle import KNOWN, not_supported
+from adapters.vllm_http.backend import VLLMHTTPBackend
+from domain.backend import GenerationRequest, RequestContext, Role
+from domain.errors import BackendFailedError, InvalidRequestError
+from domain.sampling import SamplingParameters
+
+CONTEXT = RequestContext(request_id="the-id")
+ANSWER = {"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}], "usage": {"prompt_tokens": 3}}
+FAMILIES = {
+    "<|fim_prefix|>": "<|fim_prefix|>before<|fim_suffix|>after<|fim_middle|>",
+    "<fim_prefix>": "<fim_prefix>before<fim_suffix>after<fim_middle>",
+    "<fim-prefix>": "<fim-prefix>before<fim-suffix>after<fim-middle>",
+    "<｜fim▁begin｜>": "<｜fim▁begin｜>before<｜fim▁hole｜>after<｜fim▁end｜>",
+}
+"""By the first marker of a family: the prompt that its makers' cards show."""
+
+
+class Server:
+    """A vLLM server whose vocabulary has some markers."""
+
+    def __init__(self, *markers: str) -> None:
+        self.markers = markers
+        self.tokenized: list[dict] = []
+        self.completed: list[dict] = []
+        self.tokenize_status = 200
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"data": [{"id": "m", "max_model_len": 256}]})
+        body = json.loads(request.content)
+        if request.url.path == "/tokenize":
+            self.tokenized.append(body)
+            tokens = [1] if body["prompt"] in self.markers else [1, 2, 3]
+            return httpx.Response(self.tokenize_status, json={"tokens": tokens})
+        self.completed.append(body)
+        return httpx.Response(200, json=ANSWER)
+
+
+async def completed(server: Server, *requests: GenerationRequest) -> VLLMHTTPBackend:
+    transport = httpx.MockTransport(server)
+    engine = VLLMHTTPBackend(role=Role.GENERATE, base_url="http://server", transport=transport)
+    await engine.start()
+    for request in requests:
+        assert [event async for event in engine.generate(request, CONTEXT)]
+    return engine
+
+
+def request(suffix: str | None = "after", prompt="before") -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, suffix=suffix, sampling=SamplingParameters())
+
+
+def test_every_family_is_known():
+    assert [markers.prefix for markers in KNOWN] == list(FAMILIES)
+
+
+@pytest.mark.parametrize("markers", KNOWN, ids=lambda markers: markers.prefix)
+def test_prefix_and_suffix_are_set_apart_and_the_middle_is_asked_for(markers):
+    assert markers.render("before", "after") == FAMILIES[markers.prefix]
+
+
+@pytest.mark.parametrize("markers", KNOWN, ids=lambda markers: markers.prefix)
+async def test_a_models_family_is_seen_from_its_vocabulary(markers):
+    server = Server(*markers)
+    await completed(server, request())
+    assert server.completed[0]["prompt"] == FAMILIES[markers.prefix]
+    assert "suffix" not in server.completed[0]
+
+
+async def test_markers_are_looked_up_as_they_are():
+    server = Server(*KNOWN[0])
+    await completed(server, request())
+    assert all(body["add_special_tokens"] is False for body in server.tokenized)
+
+
+async def test_what_is_known_of_a_vocabulary_is_not_asked_again():
+    server = Server(*KNOWN[1])
+    await completed(server, request(), request("other"))
+    assert server.completed[1]["prompt"] == "<fim_prefix>before<fim_suffix>other<fim_middle>"
+    before = len(server.tokenized)
+    await completed(server, request())
+    assert len(server.tokenized) == 2 * before
+
+
+@pytest.mark.parametrize("markers", [(), ("<fim_prefix>",), ("<fim_prefix>", "<fim_suffix>")], ids=str)
+async def test_a_model_that_was_not_trained_for_it_is_told(markers):
+    server = Server(*markers)
+    with pytest.raises(InvalidRequestError) as caught:
+        await completed(server, request())
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")
+    assert "'m'" in caught.value.message
+    assert server.completed == []
+
+
+async def test_without_a_suffix_the_vocabulary_is_left_alone():
+    server = Server(*KNOWN[0])
+    await completed(server, request(None), request(None, prompt=[1, 2]))
+    assert server.tokenized == []
+    assert [body["prompt"] for body in server.completed] == ["before", [1, 2]]
+
+
+async def test_a_server_that_can_not_tell_its_vocabulary_is_a_failure_and_no_refusal():
+    server = Server(*KNOWN[0])
+    server.tokenize_status = 500
+    with pytest.raises(BackendFailedError):
+        await completed(server, request())
+
+
+def test_the_refusal_names_the_model():
+    assert "'the-model'" in not_supported("the-model").message

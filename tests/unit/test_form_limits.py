@@ -1,0 +1,113 @@
+"""Forms that would keep the engine for long are refused, and to see it takes no long time itself."""
+
+import time
+
+import pytest
+
+from domain.errors import InvalidRequestError
+from domain.openai.form_limits import (
+    MAX_CHOICE_LENGTH,
+    MAX_COUNTED_PROPERTIES,
+    MAX_OPTIONAL_PARTS,
+    MAX_PROPERTIES,
+    check_form,
+    check_schema,
+)
+from domain.sampling import StructuredOutputs
+
+MANY = MAX_OPTIONAL_PARTS + 1
+LONG = 6_000
+SOON_S = 0.5
+
+
+def properties(count: int) -> dict:
+    return {"properties": {f"p{number}": {} for number in range(count)}}
+
+
+def refusal(**form) -> InvalidRequestError | None:
+    try:
+        check_form(StructuredOutputs(**form), "the_field")
+    except InvalidRequestError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"regex": "(a|b)+[0-9]{3,5}x?"},
+        {"regex": "a?" * MAX_OPTIONAL_PARTS},
+        {"regex": r"\?" * MANY},
+        {"regex": "[?*]" * MANY},
+        {"regex": "(?:ab)" * MANY},
+        {"grammar": 'root ::= "a" | "b"?'},
+        {"grammar": "root ::= " + '"?" ' * MANY},
+        {"grammar": "".join(f'r{number} ::= "a"? "b"*\n' for number in range(MANY))},
+        {"choice": ["x" * MAX_CHOICE_LENGTH] * 3},
+        {"json": properties(MAX_PROPERTIES)},
+        {"json": properties(MAX_COUNTED_PROPERTIES) | {"minProperties": 1}},
+        {"json": '{"pattern": 5, "properties": [], "enum": "x"}'},
+        {"json": "{not json"},
+        {"json_object": True},
+        {"structural_tag": "{}"},
+    ],
+    ids=lambda form: str(form)[:50],
+)
+def test_usual_forms_are_let_through(form):
+    assert refusal(**form) is None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"regex": "a?" * MANY},
+        {"regex": "a*" * MANY},
+        {"regex": "a{0,5}" * MANY},
+        {"regex": "(|a)" * MANY},
+        {"grammar": "root ::= " + '"a"? ' * MANY},
+        {"choice": ["a", "x" * (MAX_CHOICE_LENGTH + 1)]},
+        {"json": {"enum": ["x" * (MAX_CHOICE_LENGTH + 1)]}},
+        {"json": properties(MAX_PROPERTIES + 1)},
+        {"json": properties(MAX_COUNTED_PROPERTIES + 1) | {"maxProperties": 1}},
+        {"json": {"pattern": "a?" * MANY}},
+        {"json": {"patternProperties": {"a?" * MANY: {}}}},
+        {"json": {"items": [{"anyOf": [{"pattern": "a?" * MANY}]}]}},
+        {"json": '{"pattern": "' + "a?" * MANY + '"}'},
+        {"structural_tag": '{"format": {"pattern": "' + "a?" * MANY + '"}}'},
+    ],
+    ids=lambda form: str(form)[:50],
+)
+def test_forms_that_would_keep_the_engine_are_refused(form):
+    error = refusal(**form)
+    assert error is not None
+    assert (error.param, error.code) == ("the_field", "invalid_value")
+
+
+@pytest.mark.parametrize("odd", [None, "x", 5, [], {}, {"properties": None}, {"enum": 5}, [[{"pattern": {}}]]])
+def test_what_is_no_schema_is_left_to_others(odd):
+    check_schema(odd, "the_field")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"regex": "[" * LONG},
+        {"regex": "[a" * LONG},
+        {"regex": "\\" * LONG},
+        {"regex": "{" + " " * 4 * LONG},
+        {"regex": "(" * LONG},
+        {"regex": "|" + " " * LONG},
+        {"grammar": '"' * LONG},
+        {"grammar": '"a\\' * LONG},
+        {"grammar": "\n" * LONG},
+        {"grammar": "\n" + "a" * LONG},
+        {"json": {"pattern": "[" * LONG}},
+        {"json": '{"pattern": "' + "[" * LONG + '"}'},
+    ],
+    ids=lambda form: str(form)[:20],
+)
+def test_to_look_at_a_form_takes_no_longer_than_it_is_long(form):
+    # Everybody waits meanwhile, and a form may have 100,000 bytes: with the square of that nobody would be served.
+    began = time.process_time()
+    refusal(**form)
+    assert time.process_time() - began < SOON_S

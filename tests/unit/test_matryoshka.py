@@ -1,0 +1,77 @@
+import array
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.backend import EmbeddingResult
+from domain.matryoshka import has_several_lengths, shorten
+
+numbers = st.floats(-1, 1, width=32)
+matrices = st.integers(1, 6).flatmap(
+    lambda width: st.lists(st.lists(numbers, min_size=width, max_size=width), min_size=1, max_size=4)
+)
+
+
+def result_of(*rows: list[float]) -> EmbeddingResult:
+    vectors = b"".join(array.array("f", row).tobytes() for row in rows)
+    return EmbeddingResult(vectors=vectors, dimensions=len(rows[0]), prompt_tokens=7)
+
+
+def rows_of(result: EmbeddingResult) -> list[list[float]]:
+    flat = array.array("f", result.vectors).tolist()
+    return [flat[start : start + result.dimensions] for start in range(0, len(flat), result.dimensions)]
+
+
+def test_the_beginning_of_each_vector_is_made_unit_length():
+    short = shorten(result_of([3.0, 4.0, 12.0], [0.0, 2.0, 5.0]), 2)
+    assert rows_of(short) == [pytest.approx([0.6, 0.8]), pytest.approx([0.0, 1.0])]
+    assert (short.dimensions, short.prompt_tokens) == (2, 7)
+
+
+def test_a_vector_whose_beginning_is_nothing_stays_nothing():
+    assert rows_of(shorten(result_of([0.0, 0.0, 1.0]), 2)) == [[0.0, 0.0]]
+
+
+def test_the_whole_length_of_a_unit_vector_changes_nothing():
+    assert rows_of(shorten(result_of([0.6, 0.8]), 2)) == [pytest.approx([0.6, 0.8])]
+
+
+@given(matrices, st.data())
+@settings(max_examples=30, deadline=None)
+def test_short_vectors_point_where_the_long_ones_begin(rows, data):
+    dimensions = data.draw(st.integers(1, len(rows[0])))
+    short = rows_of(shorten(result_of(*rows), dimensions))
+    assert [len(row) for row in short] == [dimensions] * len(rows)
+    for before, after in zip(rows, short, strict=True):
+        length = math.hypot(*before[:dimensions])
+        if length > 1e-30:
+            assert math.hypot(*after) == pytest.approx(1, abs=1e-5)
+            assert after == pytest.approx([number / length for number in before[:dimensions]], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen/Qwen3-Embedding-0.6B",
+        "models/qwen3-embedding-8b",
+        "google/embeddinggemma-300m",
+        "nomic-ai/nomic-embed-text-v1.5",
+        "Snowflake/snowflake-arctic-embed-l-v2.0",
+        "jinaai/jina-embeddings-v3",
+        "mixedbread-ai/mxbai-embed-large-v1",
+    ],
+)
+def test_models_that_were_trained_for_several_lengths_are_known_by_any_of_their_names(name):
+    assert has_several_lengths(name)
+    assert has_several_lengths("my-alias", name)
+    assert has_several_lengths(name, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["all-MiniLM-L6-v2", "BAAI/bge-m3", "Qwen/Qwen3-0.6B", "nomic-ai/nomic-embed-text-v1", "", None]
+)
+def test_other_models_are_not(name):
+    assert not has_several_lengths(name)
+    assert not has_several_lengths()
