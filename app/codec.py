@@ -15,6 +15,7 @@ encode = msgspec.json.Encoder().encode
 """A struct as JSON bytes."""
 
 LONGEST_REPEATED = 300
+LONGEST_NAME = 100
 
 _AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`", re.S)
@@ -76,9 +77,7 @@ class BodyDecoder(Generic[T]):
         return InvalidRequestError(f"Invalid '{path}': {said[:1].lower()}{said[1:]}.", param=path, code=code)
 
     def _unknown(self, path: str, name: str) -> InvalidRequestError:
-        param = f"{path}.{name}" if path else name
-        near = [] if path else difflib.get_close_matches(name, self._names, n=1)
+        param = (f"{path}.{name}" if path else name)[:LONGEST_NAME]
+        near = [] if path else difflib.get_close_matches(param, self._names, n=1)
         meant = f" Did you mean '{near[0]}'?" if near else ""
-        return InvalidRequestError(
-            f"Unknown parameter: '{param[:100]}'.{meant}", param=param[:100], code="unknown_parameter"
-        )
+        return InvalidRequestError(f"Unknown parameter: '{param}'.{meant}", param=param, code="unknown_parameter")

@@ -12,6 +12,7 @@ from domain.backend import (
     GenerationUsage,
     InferenceBackend,
     RequestContext,
+    ToolCallDelta,
 )
 
 Indexed = tuple[int, GenerationEvent]
@@ -75,4 +76,10 @@ async def _generate(
                 yield msgspec.structs.replace(event, completion_tokens=event.completion_tokens * copies)
             else:
                 for index in range(copies):
-                    yield msgspec.structs.replace(event, index=index)
+                    calls = [_renamed(call, index) for call in event.tool_calls]
+                    yield msgspec.structs.replace(event, index=index, tool_calls=calls)
+
+
+def _renamed(call: ToolCallDelta, copy: int) -> ToolCallDelta:
+    """The call in a copy; its id is its own, so that results can be told apart."""
+    return call if call.id is None or copy == 0 else msgspec.structs.replace(call, id=f"{call.id}-{copy}")

@@ -44,6 +44,7 @@ class ChatPresenter:
             ChatFinishReason.STOP if conversation.tool_choice is ToolChoice.NAMED else ChatFinishReason.TOOL_CALLS
         )
         self._one_call = not conversation.parallel_tool_calls
+        # Log probabilities of what was thought would tell it.
         self._tells_reasoning = conversation.include_reasoning
         # Absent from chunks unless asked for; then null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else UNSET
@@ -68,8 +69,9 @@ class ChatPresenter:
             reasoning_content=(delta.reasoning if self._tells_reasoning else "") or UNSET,
             tool_calls=[_call_part(call) for call in calls] or UNSET,
         )
-        if delta.logprobs or delta.text or gained.reasoning_content or calls:
-            yield self._chunk(index, gained, logprobs=delta.logprobs)
+        logprobs = delta.logprobs if self._tells_reasoning else None
+        if logprobs or delta.text or gained.reasoning_content or calls:
+            yield self._chunk(index, gained, logprobs=logprobs)
         if delta.finish_reason is not None:
             yield self._chunk(index, ChatDelta(), finish_reason=self._reason(index, delta.finish_reason))
 
@@ -105,7 +107,7 @@ class ChatPresenter:
         return ChatChoice(
             index=index,
             message=message,
-            logprobs=chat_logprobs(parts.logprobs, self._top_logprobs),
+            logprobs=chat_logprobs(parts.logprobs if self._tells_reasoning else None, self._top_logprobs),
             finish_reason=self._reason(index, parts.finish_reason) if parts.finish_reason else None,
         )
 

@@ -20,10 +20,11 @@ MAX_PROPERTIES = 500
 MAX_COUNTED_PROPERTIES = 40
 
 # What is written out, in a class or as an escape, is no operator.
-_LITERAL = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.S)
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])+"', re.S)
-_OPTIONAL = re.compile(r'(?<!\()[?*]|\{\s*0*\s*,|\(\s*\||\|\s*[|)]|\|\s*$|""')
-_RULE = re.compile(r"::=|\n(?=\s*\w+\s*:)")
+# No repetition gives back what it has taken: a look at a text must take no longer than the text is long.
+_LITERAL = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)", re.S)
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])++(?:"|\\?\Z)', re.S)
+_OPTIONAL = re.compile(r'(?<!\()[?*]|\{\s*+0*+\s*+,|\(\s*\||\|\s*[|)]|\|\s*$|""')
+_RULE = re.compile(r"::=|\n(?=[^\S\n]*+\w++[^\S\n]*+:)")
 
 
 def check_form(form: StructuredOutputs, param: str) -> None:
