@@ -1,7 +1,7 @@
 """What several suites share. Engines are slow to start, so each kind is started once and kept."""
 
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,43 +40,6 @@ def vllm_servers(tiny_models: dict[str, Path]) -> Generator[dict[Role, str], Non
         for server in servers.values():
             stack.callback(server.end)
         yield {role: server.wait_until_ready() for role, server in servers.items()}
-
-
-@pytest.fixture(scope="session")
-def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
-    """vLLM configurations of the tiny models, for engines of this process."""
-    from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
-    from tests.processes import ENGINE_FLAGS
-
-    prepare_environment(log_level="error", offline=True)
-    models = {Role.EMBED: tiny_models["tiny-embed"], Role.GENERATE: tiny_models["tiny-gen"]}
-    return {
-        role: engine_setup(
-            role=role,
-            model=str(folder),
-            served_name=folder.name,
-            defaults=default_flags(on_gpu=False, gpu_memory=None),
-            flags=ENGINE_FLAGS,
-            setting="VLLM_ARGS",
-        )
-        for role, folder in models.items()
-    }
-
-
-@pytest.fixture(scope="session")
-async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGenerator[dict, None]:
-    """Both tiny models on engines of this process."""
-    import asyncio
-
-    from adapters.vllm_inprocess.backend import VLLMInProcessBackend
-
-    backends = {
-        role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup)
-        for role, setup in inprocess_setups.items()
-    }
-    await asyncio.gather(*(backend.start() for backend in backends.values()))
-    yield backends
-    await asyncio.gather(*(backend.stop() for backend in backends.values()))
 
 
 @pytest.fixture(scope="session")

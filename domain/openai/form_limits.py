@@ -1,9 +1,9 @@
-"""What a form of the text may hold, so that the engine has made a grammar of it within seconds.
+"""What a form of the text may hold, so that the engine does not make a grammar of it for minutes.
 
 The engine makes few grammars at a time, and one that it has begun can't be stopped: every other request with a
 form, or with tools, waits behind it. Time and memory grow with the square, at least, of the parts in a row that
-may be left out, and with the square of the beginning that two long texts share. The limits are what took
-xgrammar 0.2.8 less than ten seconds on two CPU cores, with a vocabulary of 49,152 tokens.
+may be left out, and with the square of the beginning that two long texts share. Each limit, used up once, took
+xgrammar 0.2.8 ten seconds at most, on two CPU cores and with a vocabulary of 49,152 tokens.
 """
 
 import re
@@ -22,7 +22,7 @@ MAX_COUNTED_PROPERTIES = 40
 # What is written out, in a class or as an escape, is no operator.
 # No repetition gives back what it has taken: a look at a text must take no longer than the text is long.
 _LITERAL = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)", re.S)
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])++(?:"|\\?\Z)', re.S)
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)', re.S)
 _OPTIONAL = re.compile(r'(?<!\()[?*]|\{\s*+0*+\s*+,|\(\s*\||\|\s*[|)]|\|\s*$|""')
 _RULE = re.compile(r"::=|\n(?=[^\S\n]*+\w++[^\S\n]*+:)")
 
@@ -89,7 +89,8 @@ def _check_regex(regex: str, param: str) -> None:
 
 
 def _check_grammar(grammar: str, param: str) -> None:
-    for rule in _RULE.split(_LITERAL.sub("x", _QUOTED.sub("x", grammar))):
+    unquoted = _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] == '""' else "x", grammar)
+    for rule in _RULE.split(_LITERAL.sub("x", unquoted)):
         _check_optional_parts(rule, "a rule", param)
 
 

@@ -1,3 +1,4 @@
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from domain.policies.readiness import ReadinessBackend
 from tests import tiny_models as tiny
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
+from tests.processes import ENGINE_FLAGS
 
 REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),
@@ -19,6 +21,40 @@ REAL_KINDS = [
 ]
 KINDS = ["fake", "readiness", *REAL_KINDS]
 NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
+
+
+@pytest.fixture(scope="package")
+def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
+    """vLLM configurations of the tiny models, for engines of this process."""
+    from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
+
+    prepare_environment(log_level="error", offline=True)
+    models = {Role.EMBED: tiny_models["tiny-embed"], Role.GENERATE: tiny_models["tiny-gen"]}
+    return {
+        role: engine_setup(
+            role=role,
+            model=str(folder),
+            served_name=folder.name,
+            defaults=default_flags(on_gpu=False, gpu_memory=None),
+            flags=ENGINE_FLAGS,
+            setting="VLLM_ARGS",
+        )
+        for role, folder in models.items()
+    }
+
+
+@pytest.fixture(scope="package")
+async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGenerator[dict, None]:
+    """Both tiny models on engines of this process, which end with this folder."""
+    from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+
+    backends = {
+        role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup)
+        for role, setup in inprocess_setups.items()
+    }
+    await asyncio.gather(*(backend.start() for backend in backends.values()))
+    yield backends
+    await asyncio.gather(*(backend.stop() for backend in backends.values()))
 
 
 Kind = tuple[str, dict[str, Any]]

@@ -1,0 +1,71 @@
+"""The API's own description: what it allows and what it forbids is answered as it says.
+
+The same cases on every run: what is generated is derandomized.
+"""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.config import SchemathesisConfig
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.openapi import document
+from tests.integration.bad_input.cases import repeatable
+from tests.integration.bad_input.judge import REQUEST_TIMEOUT_S, judge
+from tests.processes import ServiceProcess
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = 40
+MOST_TOKENS = 4
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance]
+
+
+def described() -> Any:
+    config = SchemathesisConfig(seed=1)
+    schema = schemathesis.openapi.from_dict(json.loads(document()), config=config)
+    schema.config.generation.update(deterministic=True, unique_inputs=True)
+    return schema
+
+
+schema = described()
+
+
+def test_the_document_is_what_is_served(service: ServiceProcess) -> None:
+    assert httpx.get(f"{service.url}/openapi.json", trust_env=False).content == document()
+
+
+@schema.parametrize()
+@settings(repeatable, max_examples=EXAMPLES)
+def test_every_operation(case: schemathesis.Case, service: ServiceProcess) -> None:
+    if isinstance(case.body, dict):
+        case.body = with_known_model(case.body, str(case.operation.path))
+    answer = case.call(base_url=service.url, timeout=REQUEST_TIMEOUT_S)
+    # The document describes a stream as text; schemathesis would hold each event, decoded, to that.
+    is_stream = "text/event-stream" in answer.headers.get("content-type", [""])[0]
+    case.validate_response(answer, checks=CHECKS if is_stream else [*CHECKS, response_schema_conformance])
+    if answer.content:
+        headers = [(name, value) for name, values in answer.headers.items() for value in values]
+        judge(httpx.Response(answer.status_code, content=answer.content, headers=headers))
+
+
+def with_known_model(body: dict[str, Any], path: str) -> dict[str, Any]:
+    """The body for a model that is there, as nothing else would be looked at, and for few tokens."""
+    changed = dict(body)
+    if isinstance(body.get("model"), str):
+        changed["model"] = "tiny-embed" if path == "/v1/embeddings" else "tiny-gen"
+    for name in ("max_tokens", "max_completion_tokens"):
+        if type(body.get(name)) is int and body[name] > MOST_TOKENS:
+            changed[name] = MOST_TOKENS
+    if path == "/v1/chat/completions" and body.get("max_tokens") is None:
+        changed.setdefault("max_completion_tokens", MOST_TOKENS)
+    return changed
