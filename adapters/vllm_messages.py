@@ -23,7 +23,7 @@ _CONTEXT = re.compile(
     r"|max_tokens must be at least 1",
     re.I,
 )
-_TRUNCATION = re.compile(r"truncate_prompt_tokens\S* cannot be greater", re.I)
+_TRUNCATION = re.compile(r"truncate_prompt_tokens.{0,40} greater than", re.I)
 _VOCABULARY = re.compile(r"token id -?\d+ is out of vocabulary", re.I)
 _LOGIT_BIAS = re.compile(r"logit_bias", re.I)
 _DIMENSIONS = re.compile(r"matryoshka|\bdimensions\b", re.I)
