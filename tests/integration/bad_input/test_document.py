@@ -50,9 +50,12 @@ def test_every_operation(case: schemathesis.Case, service: ServiceProcess) -> No
     if isinstance(case.body, dict):
         case.body = with_known_model(case.body, str(case.operation.path))
     answer = case.call(base_url=service.url, timeout=REQUEST_TIMEOUT_S)
-    # The document describes a stream as text; schemathesis would hold each event, decoded, to that.
-    is_stream = "text/event-stream" in answer.headers.get("content-type", [""])[0]
-    case.validate_response(answer, checks=CHECKS if is_stream else [*CHECKS, response_schema_conformance])
+    if "text/event-stream" in answer.headers.get("content-type", [""])[0]:
+        # The document describes a stream as text, and schemathesis would hold each event to that. It also stops
+        # reading early, so that the end of a stream is for the other tests.
+        case.validate_response(answer, checks=CHECKS)
+        return
+    case.validate_response(answer, checks=[*CHECKS, response_schema_conformance])
     if answer.content:
         headers = [(name, value) for name, values in answer.headers.items() for value in values]
         judge(httpx.Response(answer.status_code, content=answer.content, headers=headers))
@@ -66,6 +69,6 @@ def with_known_model(body: dict[str, Any], path: str) -> dict[str, Any]:
     for name in ("max_tokens", "max_completion_tokens"):
         if type(body.get(name)) is int and body[name] > MOST_TOKENS:
             changed[name] = MOST_TOKENS
-    if path == "/v1/chat/completions" and body.get("max_tokens") is None:
-        changed.setdefault("max_completion_tokens", MOST_TOKENS)
+    if path == "/v1/chat/completions" and not (body.get("max_tokens") or body.get("max_completion_tokens")):
+        changed["max_completion_tokens"] = MOST_TOKENS
     return changed
