@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from litestar import Litestar
-from litestar.di import Provide
+from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
@@ -17,6 +17,7 @@ from app.controllers.models import ModelsController
 from app.controllers.openapi import OpenAPIController
 from app.controllers.tokenize import TokenizeController
 from app.errors import handle
+from app.requests import OPTIONS, SERVICE
 from app.response_headers import stamped
 from app.service import Service
 
@@ -64,10 +65,8 @@ def create_app(service: Service, options: ApiOptions) -> Litestar:
 
     return Application(
         route_handlers=CONTROLLERS,
-        dependencies={
-            "service": Provide(lambda: service, sync_to_thread=False, use_cache=True),
-            "options": Provide(lambda: options, sync_to_thread=False, use_cache=True),
-        },
+        # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
+        state=State({SERVICE: service, OPTIONS: options}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         request_max_body_size=options.max_body_bytes,

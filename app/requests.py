@@ -1,17 +1,33 @@
 """The body of a request and the answer around it, the same for every endpoint."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
+from app.api_options import ApiOptions
 from app.codec import encode
 from app.response_headers import request_id
+from app.service import Service
 from domain.backend import RequestContext
 from domain.errors import UnsupportedMediaTypeError
 
 AnyRequest = Request[Any, Any, Any]
+
+
+SERVICE, OPTIONS = "service", "options"
+"""Where the application's state keeps what the controllers work with."""
+
+
+def service_of(request: AnyRequest) -> Service:
+    """The service that this application stands in front of."""
+    return cast(Service, request.app.state[SERVICE])
+
+
+def options_of(request: AnyRequest) -> ApiOptions:
+    """What was set about the API."""
+    return cast(ApiOptions, request.app.state[OPTIONS])
 
 
 def context_of(request: AnyRequest) -> RequestContext:

@@ -1,6 +1,7 @@
 """The two roles as one service: started together, stopped together, asked together how they are."""
 
 import asyncio
+import gc
 import logging
 
 from domain.backend import Role
@@ -19,6 +20,7 @@ class Service:
         self.catalog = catalog
         self._backends = backends
         self._starts: list[asyncio.Task[None]] = []
+        self._settling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to bring all backends up, and return at once: the API answers meanwhile."""
@@ -26,9 +28,12 @@ class Service:
             asyncio.create_task(self._start(role, backend), name=f"start-{role}")
             for role, backend in self._backends.items()
         ]
+        self._settling = asyncio.create_task(self._settle(), name="settle")
 
     async def stop(self) -> None:
         """End all backends, those still starting included."""
+        if self._settling is not None:
+            self._settling.cancel()
         for task in self._starts:
             task.cancel()
         stops = [backend.stop() for backend in self._backends.values()]
@@ -39,6 +44,16 @@ class Service:
     def health(self) -> ServiceHealth:
         """The state of all roles. Costs nothing."""
         return service_health({role: backend.health for role, backend in self._backends.items()})
+
+    async def _settle(self) -> None:
+        """When all have started, keep the garbage collector from what is there to stay.
+
+        An engine library is some million objects. Each full collection looks at all of them, and every client
+        waits for it, half a second at a time.
+        """
+        await asyncio.gather(*self._starts, return_exceptions=True)
+        gc.collect()
+        gc.freeze()
 
     async def _start(self, role: Role, backend: ReadinessBackend) -> None:
         try:

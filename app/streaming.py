@@ -7,7 +7,7 @@ and no end mark follows, so that nobody takes a broken answer for a whole one.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 from litestar.types import Receive, Scope, Send
@@ -19,7 +19,9 @@ from app.errors import ClientDisconnectedError, as_inference_error, error_body
 DONE = b"data: [DONE]\n\n"
 # A line that begins with a colon is a comment; every reader of event streams passes over it.
 KEEP_ALIVE = b": keep-alive\n\n"
-Chunks = AsyncGenerator[msgspec.Struct, None]
+Batch = Sequence[msgspec.Struct]
+Chunks = AsyncGenerator[Batch, None]
+"""Chunks that were ready together; they leave in one write."""
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -30,7 +32,13 @@ HEADERS = [
 
 def event(data: bytes) -> bytes:
     """One event. JSON never holds a raw line end, so one data line is enough."""
-    return b"data: " + data + b"\n\n"
+    return b"data: %b\n\n" % data
+
+
+def _events(chunks: Batch) -> bytes:
+    if len(chunks) == 1:
+        return event(encode(chunks[0]))
+    return b"".join([event(encode(chunk)) for chunk in chunks])
 
 
 class EventStream:
@@ -39,12 +47,12 @@ class EventStream:
     A long prompt keeps the engine silent for a while, and proxies close connections on which nothing moves.
     """
 
-    def __init__(self, chunks: Chunks, *, first: asyncio.Task[list[msgspec.Struct]], keep_alive_s: float) -> None:
+    def __init__(self, chunks: Chunks, *, first: asyncio.Task[Batch], keep_alive_s: float) -> None:
         """Make the response.
 
         Args:
             chunks: the chunks to come; closed at the end, or when the client leaves.
-            first: brings the first chunk, or an empty list at the end of an empty stream.
+            first: brings the first batch, or an empty one at the end of an empty stream.
             keep_alive_s: silence, in seconds, after which a comment is sent; 0 for none.
         """
         self._chunks = chunks
@@ -65,10 +73,10 @@ class EventStream:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         pulse = asyncio.create_task(self._keep_alive(send)) if self._keep_alive_s > 0 else None
         try:
-            for chunk in await self._first:
-                await self._send(send, event(encode(chunk)))
-            async for chunk in self._chunks:
-                await self._send(send, event(encode(chunk)))
+            if batch := await self._first:
+                await self._send(send, _events(batch))
+            async for batch in self._chunks:
+                await self._send(send, _events(batch))
         except Exception as exception:
             await self._send(send, event(error_body(as_inference_error(exception))))
         else:
@@ -114,18 +122,18 @@ async def stream_response(chunks: Chunks, receive: Receive, *, keep_alive_s: flo
     return EventStream(chunks, first=first, keep_alive_s=keep_alive_s)
 
 
-async def _wait(first: asyncio.Task[list[msgspec.Struct]], keep_alive_s: float) -> None:
+async def _wait(first: asyncio.Task[Batch], keep_alive_s: float) -> None:
     await asyncio.wait({first}, timeout=keep_alive_s or None)
 
 
-async def _next(chunks: Chunks) -> list[msgspec.Struct]:
-    """The next chunk, or none at the end."""
-    async for chunk in chunks:
-        return [chunk]
+async def _next(chunks: Chunks) -> Batch:
+    """The next batch, or an empty one at the end."""
+    async for batch in chunks:
+        return batch
     return []
 
 
-async def _end(first: asyncio.Task[list[msgspec.Struct]], chunks: Chunks) -> None:
+async def _end(first: asyncio.Task[Batch], chunks: Chunks) -> None:
     """Close a stream. It can't be closed while somebody waits for its first chunk."""
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)

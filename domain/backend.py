@@ -69,6 +69,8 @@ class EmbeddingResult(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int
     prompt_tokens: int
     """Tokens of all inputs together, special tokens included."""
+    input_tokens: list[int] | None = None
+    """Tokens of each input; None where the engine tells only the sum."""
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

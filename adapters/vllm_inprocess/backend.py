@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import torch
+from vllm.envs import enable_envs_cache
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.pooling_params import PoolingParams
 from vllm.renderers import TokenizeParams
@@ -50,7 +51,10 @@ from domain.errors import (
     TooManyTokensError,
     WrongEndpointError,
 )
-from domain.gather import gather_all
+
+INLINE_CHARACTERS = 8192
+"""Prompts up to this length together are tokenized where they are, in some 2 ms at the most; handing them to a
+thread and back costs more than that takes for a usual one, and longer ones would hold up everybody else."""
 
 
 class VLLMInProcessBackend:
@@ -85,6 +89,8 @@ class VLLMInProcessBackend:
         """See the port."""
         async with self._start_lock or contextlib.nullcontext():
             self._engine = await self._thread.start()
+        # What vLLM reads of the environment no longer changes; looking it up costs something for each token.
+        enable_envs_cache()
         model_config = self._config.model_config
         self._sampling_defaults = model_config.get_diff_sampling_param()
         if self._role is Role.GENERATE:
@@ -119,12 +125,14 @@ class VLLMInProcessBackend:
                 truncate=request.truncate_prompt_tokens,
                 add_special_tokens=request.add_special_tokens,
             )
-            tokens = sum(len(item["prompt_token_ids"]) for item in rendered)
+            counts = [len(item["prompt_token_ids"]) for item in rendered]
+            tokens = sum(counts)
             if tokens > MAX_EMBEDDING_TOKENS:
                 raise TooManyTokensError(tokens, MAX_EMBEDDING_TOKENS)
-            dimensions = self._changed_dimensions(request.dimensions)
-            rows = await gather_all([self._encode(engine, item, dimensions, context) for item in rendered])
-        return EmbeddingResult(vectors=b"".join(rows), dimensions=len(rows[0]) // 4, prompt_tokens=tokens)
+            rows = await self._encode(engine, rendered, self._changed_dimensions(request.dimensions), context)
+        return EmbeddingResult(
+            vectors=b"".join(rows), dimensions=len(rows[0]) // 4, prompt_tokens=tokens, input_tokens=counts
+        )
 
     async def generate(
         self, request: GenerationRequest, context: RequestContext
@@ -269,7 +277,11 @@ class VLLMInProcessBackend:
             )
             for prompt in prompts
         ]
-        rendered: list[Any] = await renderer.render_cmpl_async(parsed, params)
+        rendered: list[Any]
+        if not detokenize and sum(map(len, prompts)) <= INLINE_CHARACTERS:
+            rendered = renderer.render_cmpl(parsed, params)
+        else:
+            rendered = await renderer.render_cmpl_async(parsed, params)
         return rendered
 
     def _filled_in(self, engine: AsyncLLM, prompt: Prompt, suffix: str | None) -> Prompt:
@@ -292,14 +304,28 @@ class VLLMInProcessBackend:
         return None if wanted == native else wanted
 
     async def _encode(
-        self, engine: AsyncLLM, rendered: Any, dimensions: int | None, context: RequestContext
-    ) -> bytes:
-        """One input's vector as float32 bytes."""
+        self, engine: AsyncLLM, rendered: list[Any], dimensions: int | None, context: RequestContext
+    ) -> list[bytes]:
+        """All inputs' vectors as float32 bytes.
+
+        All are handed to the engine before the first is waited for, so that it batches them; that takes no
+        task for each, as `AsyncLLM.encode` would, but what is left undone must be aborted here.
+        """
         params = PoolingParams(task="embed", dimensions=dimensions)
-        # A pooling request has one output; running the generator out lets vLLM clean up after it.
-        (output,) = [item async for item in engine.encode(rendered, params, self._request_id(context))]
-        vector: bytes = output.outputs.data.to(torch.float32).contiguous().numpy().tobytes()
-        return vector
+        pending: list[Any] = []
+        rows: list[bytes] = []
+        try:
+            for item in rendered:
+                pending.append(await engine.add_request(self._request_id(context), item, params))
+            for output in pending:
+                data = (await output.get()).outputs.data
+                rows.append(data.to(torch.float32).contiguous().numpy().tobytes())
+        except EngineDeadError:
+            raise
+        except BaseException:
+            await engine.abort([output.request_id for output in pending[len(rows) :]], internal=True)
+            raise
+        return rows
 
     @contextlib.contextmanager
     def _translated(self, param: str, request: GenerationRequest | None = None) -> Iterator[None]:

@@ -16,15 +16,28 @@ if is_owned():
 
 
 class OwnedMultiprocExecutor(MultiprocExecutor):
-    """Engine core and workers in processes of their own: always so on the CPU, and on several GPUs."""
+    """Engine core and workers in processes of their own, on several GPUs."""
 
 
 class OwnedUniProcExecutor(UniProcExecutor):
-    """The worker inside the engine core's process: the usual case on one GPU."""
+    """The worker inside the engine core's process: the usual case on one GPU, and here on the CPU too.
+
+    vLLM gives the CPU a worker process of its own because OpenMP has to be told of its threads before it is
+    loaded; so it is, by `cpu_threads` in the service, before engine processes start. One process less imports
+    the world at the start, and no process spins for a whole core while it waits for the other.
+    """
 
 
-def owned(executor: type[Executor]) -> type[Executor]:
-    """The owned form of an executor class; any other class as it is, with the plugin as its only tie."""
+def owned(executor: type[Executor], *, on_cpu: bool, workers: int) -> type[Executor]:
+    """The owned form of an executor class; any other class as it is, with the plugin as its only tie.
+
+    Args:
+        executor: what vLLM chose.
+        on_cpu: whether the engine computes on the CPU.
+        workers: how many processes or cards share the model.
+    """
+    if on_cpu and workers == 1 and executor is MultiprocExecutor:
+        return OwnedUniProcExecutor
     return {MultiprocExecutor: OwnedMultiprocExecutor, UniProcExecutor: OwnedUniProcExecutor}.get(
         executor, executor
     )

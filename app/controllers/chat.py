@@ -5,14 +5,11 @@ import time
 from collections.abc import AsyncGenerator
 
 from litestar import Controller, post
-from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
-from app.api_options import ApiOptions
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, context_of, json_response, read_json
-from app.service import Service
+from app.requests import AnyRequest, context_of, json_response, options_of, read_json, service_of
 from app.streaming import stream_response
 from domain.backend import GenerationDelta, GenerationUsage, Role
 from domain.fan_in import Indexed, generate_all
@@ -28,15 +25,10 @@ class ChatController(Controller):
     """Conversations to answers."""
 
     @post("/v1/chat/completions", status_code=200)
-    async def create(
-        self,
-        request: AnyRequest,
-        service: NamedDependency[Service],
-        options: NamedDependency[ApiOptions],
-    ) -> ASGIApp:
+    async def create(self, request: AnyRequest) -> ASGIApp:
         """Answer a conversation."""
-        body = decoder.decode(await read_json(request), allow_unknown=options.allow_unknown_fields)
-        model = service.catalog.resolve(body.model, Role.GENERATE, endpoint="v1/chat/completions")
+        body = decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/chat/completions")
         conversation = body.to_conversation()
         events = generate_all(model.backend, [body.to_request(conversation)], context_of(request))
         presenter = ChatPresenter(
@@ -49,7 +41,7 @@ class ChatController(Controller):
         )
         if body.stream:
             chunks = _chunks(events, presenter, include_usage=body.include_usage)
-            return await stream_response(chunks, request.receive, keep_alive_s=options.keep_alive_s)
+            return await stream_response(chunks, request.receive, keep_alive_s=options_of(request).keep_alive_s)
         return json_response(await unless_disconnected(_whole(events, presenter), request.receive))
 
 
@@ -67,14 +59,13 @@ async def _whole(events: AsyncGenerator[Indexed, None], presenter: ChatPresenter
 
 async def _chunks(
     events: AsyncGenerator[Indexed, None], presenter: ChatPresenter, *, include_usage: bool
-) -> AsyncGenerator[ChatChunk, None]:
+) -> AsyncGenerator[list[ChatChunk], None]:
     """The chunks for each delta, and at the end the usage if asked for."""
     async with contextlib.aclosing(events):
         async for _, event in events:
             if isinstance(event, GenerationUsage):
                 presenter.count(event)
             else:
-                for chunk in presenter.chunks(event):
-                    yield chunk
+                yield list(presenter.chunks(event))
     if include_usage:
-        yield presenter.usage_chunk()
+        yield [presenter.usage_chunk()]

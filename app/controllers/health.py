@@ -1,12 +1,10 @@
 """How the service is. No answer here waits for an engine."""
 
 from litestar import Controller, get
-from litestar.di import NamedDependency
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
-from app.requests import json_response
-from app.service import Service
+from app.requests import AnyRequest, json_response, service_of
 from domain.health import ServiceHealth
 
 
@@ -18,9 +16,9 @@ class HealthController(Controller):
     """Liveness, readiness, and the whole story."""
 
     @get("/health")
-    async def health(self, service: NamedDependency[Service]) -> ASGIApp:
+    async def health(self, request: AnyRequest) -> ASGIApp:
         """Every role's state and reason: 200 if all serve, else 503."""
-        health = service.health()
+        health = service_of(request).health()
         return json_response(health, status=_status(health))
 
     @get("/health/live")
@@ -29,8 +27,8 @@ class HealthController(Controller):
         return ASGIResponse(body=b'{"status":"ok"}', media_type="application/json")
 
     @get("/health/ready")
-    async def ready(self, service: NamedDependency[Service]) -> ASGIApp:
+    async def ready(self, request: AnyRequest) -> ASGIApp:
         """200 if all roles take requests, else 503, for load balancers."""
-        status = _status(service.health())
+        status = _status(service_of(request).health())
         body = b'{"status":"ok"}' if status == 200 else b'{"status":"unavailable"}'
         return ASGIResponse(body=body, status_code=status, media_type="application/json")

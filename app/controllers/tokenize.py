@@ -1,14 +1,11 @@
 """`POST /tokenize` and `POST /detokenize`."""
 
 from litestar import Controller, post
-from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
-from app.api_options import ApiOptions
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, context_of, json_response, read_json
-from app.service import Service
+from app.requests import AnyRequest, context_of, json_response, options_of, read_json, service_of
 from domain.openai.tokenize import (
     DetokenizeBody,
     DetokenizeResponse,
@@ -24,29 +21,19 @@ class TokenizeController(Controller):
     """Texts to tokens and back, in the vocabulary of either model."""
 
     @post("/tokenize", status_code=200)
-    async def tokenize(
-        self,
-        request: AnyRequest,
-        service: NamedDependency[Service],
-        options: NamedDependency[ApiOptions],
-    ) -> ASGIApp:
+    async def tokenize(self, request: AnyRequest) -> ASGIApp:
         """The tokens of a text or a conversation."""
-        body = tokenize_decoder.decode(await read_json(request), allow_unknown=options.allow_unknown_fields)
-        model = service.catalog.find(body.model)
+        body = tokenize_decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        model = service_of(request).catalog.find(body.model)
         work = model.backend.tokenize(body.to_request(), context_of(request))
         found = await unless_disconnected(work, request.receive)
         card = model.backend.card
         return json_response(tokenize_response(found, card.max_model_len if card is not None else None))
 
     @post("/detokenize", status_code=200)
-    async def detokenize(
-        self,
-        request: AnyRequest,
-        service: NamedDependency[Service],
-        options: NamedDependency[ApiOptions],
-    ) -> ASGIApp:
+    async def detokenize(self, request: AnyRequest) -> ASGIApp:
         """The text of tokens."""
-        body = detokenize_decoder.decode(await read_json(request), allow_unknown=options.allow_unknown_fields)
-        model = service.catalog.find(body.model)
+        body = detokenize_decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        model = service_of(request).catalog.find(body.model)
         work = model.backend.detokenize(body.tokens, context_of(request))
         return json_response(DetokenizeResponse(prompt=await unless_disconnected(work, request.receive)))

@@ -2,9 +2,15 @@ import asyncio
 
 import pytest
 
+import app.disconnect
 from app.disconnect import unless_disconnected
 from app.errors import ClientDisconnectedError
-from tests.unit.waiting import until
+from tests.unit.waiting import now, run_instantly, until
+
+
+@pytest.fixture(autouse=True)
+def _watch_at_once(monkeypatch):
+    monkeypatch.setattr(app.disconnect, "WATCH_AFTER_S", 0.0)
 
 
 class Client:
@@ -106,6 +112,19 @@ async def test_a_cancelled_handler_cancels_the_work():
     assert work.was_cancelled
     assert work.has_ended
     assert not client.is_heard
+
+
+def test_a_client_that_leaves_before_anybody_watches_is_noticed_all_the_same(monkeypatch):
+    monkeypatch.setattr(app.disconnect, "WATCH_AFTER_S", 0.05)
+    work = Work()
+
+    async def wait() -> float:
+        with pytest.raises(ClientDisconnectedError):
+            await unless_disconnected(work.run(), Client("http.disconnect").receive)
+        return now()
+
+    assert run_instantly(wait()) == pytest.approx(0.05)
+    assert work.was_cancelled
 
 
 async def test_work_that_is_done_when_the_client_leaves_counts():

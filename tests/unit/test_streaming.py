@@ -35,10 +35,10 @@ class Source:
         self._silent = silent
         self.is_open = True
 
-    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+    async def chunks(self) -> AsyncGenerator[list[Chunk], None]:
         try:
             for text in self._texts:
-                yield Chunk(text)
+                yield [Chunk(text)]
             if self._silent:
                 await asyncio.Event().wait()
             if self._failure is not None:
@@ -187,7 +187,7 @@ class Slow:
                 await asyncio.sleep(wait_s)
                 if self._failure is not None and position == len(self._waits_s) - 1:
                     raise self._failure
-                yield Chunk(str(position))
+                yield [Chunk(str(position))]
         finally:
             self.is_open = False
 

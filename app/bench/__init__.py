@@ -1,0 +1,1 @@
+"""`memoria bench`: how fast a service is, and against what."""
