@@ -1,18 +1,19 @@
 """The body of a request and the answer around it, the same for every endpoint."""
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
 from app.api_options import ApiOptions
-from app.codec import encode
+from app.codec import BodyDecoder, encode
 from app.response_headers import request_id
 from app.service import Service
 from domain.backend import RequestContext
 from domain.errors import UnsupportedMediaTypeError
 
+T = TypeVar("T", bound=msgspec.Struct)
 AnyRequest = Request[Any, Any, Any]
 
 
@@ -35,7 +36,17 @@ def context_of(request: AnyRequest) -> RequestContext:
     return RequestContext(request_id=request_id(request.scope))
 
 
-async def read_json(request: AnyRequest) -> bytes:
+async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:
+    """The request's body, decoded.
+
+    Raises:
+        UnsupportedMediaTypeError: it is declared as something other than JSON.
+        InvalidRequestError: it is not what the decoder decodes.
+    """
+    return decoder.decode(await _read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+
+
+async def _read_json(request: AnyRequest) -> bytes:
     """The body's bytes.
 
     Raises:

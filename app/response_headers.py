@@ -5,9 +5,10 @@ Source: OpenAI's API reference, "Debugging requests"; openai-python reads `x-req
 
 import re
 import time
-import uuid
 
 from litestar.types import HTTPScope, Message, Scope, Send
+
+from domain.random_id import random_hex
 
 API_VERSION = b"2020-10-01"
 # Short, and nothing in it that could end a header, a log line or a span's name.
@@ -20,7 +21,7 @@ def stamped(scope: HTTPScope, send: Send) -> Send:
     `x-request-id` is the client's own, if sane. `openai-processing-ms` is the time until the answer began.
     """
     began = time.perf_counter()
-    own_id = _client_id(scope) or f"req_{uuid.uuid4().hex}".encode()
+    own_id = _client_id(scope) or f"req_{random_hex()}".encode()
     scope.setdefault("state", {})["request_id"] = own_id.decode()
 
     async def send_stamped(message: Message) -> None:

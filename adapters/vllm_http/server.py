@@ -9,13 +9,13 @@ import msgspec
 
 from adapters.vllm_http.errors import from_status, message_of, translated
 from adapters.vllm_http.sse import EventReader
+from adapters.vllm_http.transport import PooledTransport
 from adapters.vllm_http.wire import ServerChatCompletion, ServerCompletion, ServerError
 from domain.backend import GenerationRequest, RequestContext
 from domain.errors import BackendFailedError, InferenceError
 
 # Long answers arrive in many parts, so the read timeout is about silence, not about the whole.
 TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
-LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=256)
 DONE = b"[DONE]"
 
 ServerPart = ServerCompletion | ServerChatCompletion
@@ -53,28 +53,25 @@ class VLLMServer:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
-        self._client = httpx.AsyncClient(
-            base_url=base_url.rstrip("/").removesuffix("/v1"),
-            headers=headers,
-            timeout=TIMEOUT,
-            limits=LIMITS,
-            transport=transport,
-            trust_env=False,
-        )
-
-    @property
-    def is_closed(self) -> bool:
+        self._headers = list(headers.items())
+        self._base = httpx.URL(base_url.rstrip("/").removesuffix("/v1"))
+        self._urls: dict[str, httpx.URL] = {}
+        self._transport = transport if transport is not None else PooledTransport()
+        self._extensions = {"timeout": TIMEOUT.as_dict()}
+        self.is_closed = False
         """Whether no request can be sent any more."""
-        return self._client.is_closed
 
     async def close(self) -> None:
         """Close the connections; the server is somebody else's."""
-        await self._client.aclose()
+        self.is_closed = True
+        await self._transport.aclose()
 
     async def get(self, path: str) -> httpx.Response:
         """The server's answer, whatever its status."""
         with translated(self.name):
-            return await self._client.get(path)
+            async with self._sent("GET", path) as response:
+                await response.aread()
+                return response
 
     async def post(self, path: str, body: dict[str, Any], context: RequestContext, asked: Asked) -> bytes:
         """The body of the server's answer.
@@ -83,10 +80,11 @@ class VLLMServer:
             InferenceError: the server refused or can't be reached.
         """
         with translated(self.name):
-            response = await self._client.post(path, content=_encode(body), headers=_headers(context))
+            async with self._sent("POST", path, body, context) as response:
+                content = await response.aread()
             if response.status_code != httpx.codes.OK:
                 raise self.refused(response, asked)
-            return response.content
+            return content
 
     async def parts(
         self, path: str, body: dict[str, Any], context: RequestContext, decoder: Any, asked: Asked
@@ -95,7 +93,7 @@ class VLLMServer:
 
         Raises httpx's errors as well: the reader is the one who translates.
         """
-        async with self._client.stream("POST", path, content=_encode(body), headers=_headers(context)) as response:
+        async with self._sent("POST", path, body, context) as response:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise self.refused(response, asked)
@@ -105,6 +103,30 @@ class VLLMServer:
             async with contextlib.aclosing(self._events(response, decoder, asked)) as events:
                 async for event in events:
                     yield event
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, method: str, path: str, body: dict[str, Any] | None = None, context: RequestContext | None = None
+    ) -> AsyncGenerator[httpx.Response, None]:
+        """A request's response, whose body is still to be read.
+
+        The transport is asked without `httpx.AsyncClient` around it, whose redirects, cookies and merging of
+        headers cost as much as the rest of a request and mean nothing to an engine.
+        """
+        url = self._urls.get(path)
+        if url is None:
+            raw_path = self._base.raw_path.rstrip(b"/") + path.encode()
+            url = self._urls[path] = self._base.copy_with(raw_path=raw_path)
+        headers = self._headers
+        if context is not None:
+            headers = [*headers, ("x-request-id", context.request_id)]
+        content = _encode(body) if body is not None else None
+        request = httpx.Request(method, url, headers=headers, content=content, extensions=self._extensions)
+        response = await self._transport.handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
     def refused(self, response: httpx.Response, asked: Asked) -> InferenceError:
         """The domain's error for an answer that is not 200."""
@@ -153,7 +175,3 @@ class VLLMServer:
 def _portions(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The body as it comes, and something that can be closed, which httpx's annotation hides."""
     return cast(AsyncGenerator[bytes, None], response.aiter_raw())
-
-
-def _headers(context: RequestContext) -> dict[str, str]:
-    return {"x-request-id": context.request_id}

@@ -9,7 +9,7 @@ from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, context_of, json_response, options_of, read_json, service_of
+from app.requests import AnyRequest, context_of, json_response, options_of, read_body, service_of
 from app.streaming import stream_response
 from domain.backend import GenerationDelta, GenerationUsage, Role
 from domain.best_of import keep_best
@@ -27,7 +27,7 @@ class CompletionsController(Controller):
     @post("/v1/completions", status_code=200)
     async def create(self, request: AnyRequest) -> ASGIApp:
         """Continue all prompts."""
-        body = decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
         events = generate_all(model.backend, body.to_requests(), context_of(request))
         presenter = CompletionPresenter(

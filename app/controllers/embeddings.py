@@ -5,7 +5,7 @@ from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, context_of, json_response, options_of, read_json, service_of
+from app.requests import AnyRequest, context_of, json_response, read_body, service_of
 from domain.backend import Role
 from domain.openai.embeddings import EmbeddingBody, embedding_response
 
@@ -18,7 +18,7 @@ class EmbeddingsController(Controller):
     @post("/v1/embeddings", status_code=200)
     async def create(self, request: AnyRequest) -> ASGIApp:
         """Embed all inputs."""
-        body = decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
         work = model.backend.embed(body.to_request(), context_of(request))
         result = await unless_disconnected(work, request.receive)

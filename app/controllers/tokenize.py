@@ -5,7 +5,7 @@ from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
-from app.requests import AnyRequest, context_of, json_response, options_of, read_json, service_of
+from app.requests import AnyRequest, context_of, json_response, read_body, service_of
 from domain.openai.tokenize import (
     DetokenizeBody,
     DetokenizeResponse,
@@ -23,7 +23,7 @@ class TokenizeController(Controller):
     @post("/tokenize", status_code=200)
     async def tokenize(self, request: AnyRequest) -> ASGIApp:
         """The tokens of a text or a conversation."""
-        body = tokenize_decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        body = await read_body(request, tokenize_decoder)
         model = service_of(request).catalog.find(body.model)
         work = model.backend.tokenize(body.to_request(), context_of(request))
         found = await unless_disconnected(work, request.receive)
@@ -33,7 +33,7 @@ class TokenizeController(Controller):
     @post("/detokenize", status_code=200)
     async def detokenize(self, request: AnyRequest) -> ASGIApp:
         """The text of tokens."""
-        body = detokenize_decoder.decode(await read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+        body = await read_body(request, detokenize_decoder)
         model = service_of(request).catalog.find(body.model)
         work = model.backend.detokenize(body.tokens, context_of(request))
         return json_response(DetokenizeResponse(prompt=await unless_disconnected(work, request.receive)))

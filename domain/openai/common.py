@@ -1,6 +1,5 @@
 """Pieces that several endpoints share."""
 
-import uuid
 from collections.abc import Sequence
 from typing import Annotated, TypeGuard
 
@@ -8,6 +7,7 @@ import msgspec
 
 from domain.backend import GenerationUsage, Prompt
 from domain.errors import InvalidRequestError
+from domain.random_id import random_hex
 
 PromptInput = str | list[str | int | list[int]]
 """Text, texts, token ids, or lists of token ids. msgspec has no union of array types, so that a list is of
@@ -78,7 +78,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 def new_id(prefix: str) -> str:
     """A fresh id such as `cmpl-6f1c…`, with 32 hexadecimal digits."""
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}-{random_hex()}"
 
 
 def as_prompts(value: PromptInput, param: str) -> list[Prompt]:
