@@ -315,11 +315,12 @@ class VLLMInProcessBackend:
         pending: list[Any] = []
         rows: list[bytes] = []
         try:
+            # One by one, so that what has been handed over is known if the next one fails.
             for item in rendered:
-                pending.append(await engine.add_request(self._request_id(context), item, params))
+                pending += [await engine.add_request(self._request_id(context), item, params)]
             for output in pending:
                 data = (await output.get()).outputs.data
-                rows.append(data.to(torch.float32).contiguous().numpy().tobytes())
+                rows += [data.to(torch.float32).contiguous().numpy().tobytes()]
         except EngineDeadError:
             raise
         except BaseException:
