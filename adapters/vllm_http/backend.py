@@ -98,7 +98,7 @@ class VLLMHTTPBackend:
         """See the port: one look at `GET /v1/models`."""
         response = await self._server.get("/v1/models")
         if response.status_code != httpx.codes.OK:
-            raise self._server.refused(response, Asked("model"))
+            raise self._server.refused(response.status_code, response.content, Asked("model"))
         with translated(self._server.name):
             served = models_decoder.decode(response.content).data
         self._model = self._pick(served)
