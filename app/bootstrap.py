@@ -111,7 +111,9 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
         _require_memory(roles)
     models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
     prepare_environment(
-        log_level=settings.engine_log_level, offline=all(model.is_local for model in models.values())
+        log_level=settings.engine_log_level,
+        offline=all(model.is_local for model in models.values()),
+        on_gpu=gpu_gib is not None,
     )
     progress("loading vLLM", None)
     try:
