@@ -78,13 +78,13 @@ class EventStream:
             async for batch in self._chunks:
                 await self._send(send, _events(batch))
         except Exception as exception:
-            await self._send(send, event(error_body(as_inference_error(exception))))
+            last = event(error_body(as_inference_error(exception)))
         else:
-            await self._send(send, DONE)
+            last = DONE
         finally:
             if pulse is not None:
                 pulse.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send(self, send: Send, body: bytes) -> None:
         self._sent_at = time.monotonic()

@@ -10,17 +10,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from adapters.tokenizer_probes import PROBES
+
 log = logging.getLogger("memoria")
 
 FILE = "tokenizer.json"
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    " Leading space, TABS\tand\nlines; numbers 1234567890 and 3.14.",
-    "Straße, naïve, Ελληνικά, русский, 日本語, العربية, 🙂👩‍👩‍👧",
-    "<s></s>[CLS][SEP]<|endoftext|><|im_start|>",
-    "x" * 300,
-)
-"""Texts in which tokenizers differ: case, white space, digits, scripts, marks, long words."""
 
 
 class InputTokenizer:

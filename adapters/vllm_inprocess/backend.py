@@ -26,6 +26,7 @@ from adapters.vllm_inprocess.chat import Chat
 from adapters.vllm_inprocess.choices import Choices
 from adapters.vllm_inprocess.engine import EngineThread
 from adapters.vllm_inprocess.engine_args import EngineSetup
+from adapters.vllm_inprocess.quick_tokenizer import QuickTokenizer, quick_tokenizer
 from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, sampling_params
 from adapters.vllm_messages import form_param, not_a_chat_model, refusal
 from domain.backend import (
@@ -81,6 +82,7 @@ class VLLMInProcessBackend:
         self._thread = EngineThread(setup.config, name=name)
         self._engine: AsyncLLM | None = None
         self._chat: Chat | None = None
+        self._tokenizer: QuickTokenizer | None = None
         self._sampling_defaults: dict[str, Any] = {}
         # vLLM wants ids that are unique among running requests; a client's own id need not be.
         self._sequence = itertools.count()
@@ -92,6 +94,7 @@ class VLLMInProcessBackend:
         # What vLLM reads of the environment no longer changes; looking it up costs something for each token.
         enable_envs_cache()
         model_config = self._config.model_config
+        self._tokenizer = quick_tokenizer(self._engine.renderer, model_config)
         self._sampling_defaults = model_config.get_diff_sampling_param()
         if self._role is Role.GENERATE:
             self._chat = await asyncio.to_thread(Chat, model_config, self._engine.renderer, self._chat_options)
@@ -274,6 +277,9 @@ class VLLMInProcessBackend:
             truncate_prompt_tokens=truncate,
             add_special_tokens=add_special_tokens,
         )
+        is_short = not detokenize and sum(map(len, prompts)) <= INLINE_CHARACTERS
+        if is_short and self._tokenizer is not None and truncate is None:
+            prompts = self._tokenizer.encode(prompts, add_special_tokens=add_special_tokens)
         parsed = [
             parse_model_prompt(
                 self._config.model_config,
@@ -282,7 +288,7 @@ class VLLMInProcessBackend:
             for prompt in prompts
         ]
         rendered: list[Any]
-        if not detokenize and sum(map(len, prompts)) <= INLINE_CHARACTERS:
+        if is_short:
             rendered = renderer.render_cmpl(parsed, params)
         else:
             rendered = await renderer.render_cmpl_async(parsed, params)

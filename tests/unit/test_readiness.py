@@ -411,7 +411,7 @@ def test_the_service_is_well_only_if_every_role_is():
             starting = Stage(Role.GENERATE)
             well = {Role.EMBED: ready.backend.health}
             assert service_health(well, tasks=1).status == "ok"
-            both = service_health(well | {Role.GENERATE: starting.backend.health})
+            both = service_health(well | {Role.GENERATE: starting.backend.health}, tasks=1)
             assert both.status == "unavailable"
             assert both.backends[Role.GENERATE].state is BackendState.STARTING
 

@@ -89,8 +89,8 @@ async def test_every_chunk_is_an_event_and_the_end_is_marked(texts):
 
 async def test_each_chunk_is_sent_by_itself_and_the_answer_is_finished():
     sent = (await answer(Source("a", "b"))).sent
-    assert [message["type"] for message in sent] == ["http.response.start"] + ["http.response.body"] * 4
-    assert [message["more_body"] for message in sent[1:]] == [True, True, True, False]
+    assert [message["type"] for message in sent] == ["http.response.start"] + ["http.response.body"] * 3
+    assert [message["more_body"] for message in sent[1:]] == [True, True, False]
 
 
 async def test_a_stream_declares_itself_and_is_not_to_be_held_back():
@@ -315,7 +315,7 @@ def test_a_client_that_leaves_while_nothing_comes_ends_the_stream(keep_alive_s, 
 
 def test_nothing_is_sent_after_the_end():
     connection = slowly(Slow(0, 25), 10)
-    assert connection.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert connection.sent[-1] == {"type": "http.response.body", "body": DONE, "more_body": False}
     assert sum(not message.get("more_body", True) for message in connection.sent) == 1
 
 

@@ -1,0 +1,10 @@
+"""Texts by which one tokenizer is told from another."""
+
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    " Leading space, TABS\tand\nlines; numbers 1234567890 and 3.14.",
+    "Straße, naïve, Ελληνικά, русский, 日本語, العربية, 🙂👩‍👩‍👧",
+    "<s></s>[CLS][SEP]<|endoftext|><|im_start|>",
+    "x" * 300,
+)
+"""In these tokenizers differ: case, white space, digits, scripts, marks, long words."""
