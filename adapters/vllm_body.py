@@ -5,11 +5,12 @@ Both adapters need them: one sends them to a server as JSON, one hands them to v
 Source: vllm.entrypoints.openai.{chat_completion,completion}.protocol (0.32.0).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, ToolChoice
+from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, TextPart, ToolChoice
 from domain.sampling import SamplingParameters
 
 # The same under both names, on all endpoints, and left out where the request leaves them open.
@@ -67,7 +68,7 @@ def message_fields(message: Message) -> dict[str, Any]:
     """One message as templates know it: what an answer carries for clients alone is left out."""
     if not isinstance(message, AssistantMessage):
         fields: dict[str, Any] = msgspec.to_builtins(message)
-        return fields
+        return fields | {"content": _content(message.content)}
     fields = {"role": "assistant", "content": _assistant_content(message)}
     if message.name is not None:
         fields["name"] = message.name
@@ -88,13 +89,15 @@ def message_fields(message: Message) -> dict[str, Any]:
 
 def _assistant_content(message: AssistantMessage) -> Any:
     """Text, text parts, or None; a refusal is what the model said, so it is text to the model."""
-    if message.content is None:
-        return message.refusal
-    if isinstance(message.content, str):
-        return message.content
+    return message.refusal if message.content is None else _content(message.content)
+
+
+def _content(content: str | Sequence[TextPart | RefusalPart]) -> Any:
+    """Text, or text parts without what is meant for OpenAI's cache."""
+    if isinstance(content, str):
+        return content
     return [
-        {"type": "text", "text": part.refusal if isinstance(part, RefusalPart) else part.text}
-        for part in message.content
+        {"type": "text", "text": part.refusal if isinstance(part, RefusalPart) else part.text} for part in content
     ]
 
 

@@ -77,4 +77,3 @@ def _fits(value: Any, kind: inspect.Type | None) -> bool:
     if isinstance(kind, inspect.DictType):
         return isinstance(value, dict)
     return isinstance(kind, inspect.ListType) and isinstance(value, list)
-

@@ -167,7 +167,7 @@ def test_what_another_kind_of_message_has_is_no_advice():
     assert "Did you mean" not in error.message
 
 
-@pytest.mark.parametrize("rest", [b'"messages": []', b'"messages": 1', b'"messages": nope', b'"x": ' + b"[" * 99_999])
+@pytest.mark.parametrize("rest", [b'"messages": []', b'"messages": 1', b'"x": nope', b'"x": ' + b"[" * 99_999])
 def test_an_unknown_parameter_is_named_whatever_else_is_wrong(rest):
     error = refusal(b'{"messages": [{"role": "user", "contnt": "x"}], ' + rest + b"}", chats)
     assert (error.param, error.code) == ("messages[0].contnt", "unknown_parameter")
