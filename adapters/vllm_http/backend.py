@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 
 import httpx
+import msgspec
 
 from adapters import fill_in_the_middle
 from adapters.fill_in_the_middle import Markers
@@ -165,6 +166,7 @@ class VLLMHTTPBackend:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See the port."""
         model = self._serving(Role.GENERATE)
+        request = _streamable(request)
         if isinstance(request.prompt, Conversation):
             body = chat_body(request, request.prompt, model=model.id, max_model_len=model.max_model_len)
             parts: AsyncGenerator[ServerPart, None] = self._server.parts(
@@ -292,6 +294,18 @@ class VLLMHTTPBackend:
         raise BackendUnavailableError(
             f"The {self._server.name} server does not serve '{self._wanted_model}'. It serves: {', '.join(names)}."
         )
+
+
+def _streamable(request: GenerationRequest) -> GenerationRequest:
+    """The request, or the same as a whole where vLLM's server can't stream it.
+
+    It looks for the prompt's log probabilities in each choice's first part, and they are in one of them
+    (vllm.entrypoints.openai.completion.serving.completion_stream_generator, 0.32.0).
+    """
+    sampling = request.sampling
+    if request.stream and request.echo and sampling.logprobs is not None and sampling.n > 1:
+        return msgspec.structs.replace(request, stream=False)
+    return request
 
 
 def _require_few_tokens(tokens: int) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+import traceback
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -179,7 +180,7 @@ class VLLMInProcessBackend:
         self, request: GenerationRequest, prompt: Prompt, context: RequestContext
     ) -> AsyncGenerator[GenerationEvent, None]:
         """A completion."""
-        with self._translated("prompt", request):
+        with self._translated("prompt", request) as progress:
             engine = self._running()
             (rendered,) = await self._render(
                 engine,
@@ -198,6 +199,7 @@ class VLLMInProcessBackend:
             outputs = engine.generate(rendered, params, self._request_id(context), reasoning_ended=True)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    progress.has_output = True
                     for delta in choices.deltas(output):
                         yield delta
             yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
@@ -206,7 +208,7 @@ class VLLMInProcessBackend:
         self, request: GenerationRequest, conversation: Conversation, context: RequestContext
     ) -> AsyncGenerator[GenerationEvent, None]:
         """A chat completion."""
-        with self._translated("messages", request):
+        with self._translated("messages", request) as progress:
             engine = self._running()
             rendered = await self._running_chat().render(request, conversation)
             prompt_tokens = len(rendered.prompt_token_ids)
@@ -220,6 +222,7 @@ class VLLMInProcessBackend:
             )
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    progress.has_output = True
                     for choice in output.outputs:
                         completion_tokens += len(choice.token_ids)
                         delta = rendered.delta(choice, stream=request.stream)
@@ -329,10 +332,11 @@ class VLLMInProcessBackend:
         return rows
 
     @contextlib.contextmanager
-    def _translated(self, param: str, request: GenerationRequest | None = None) -> Iterator[None]:
-        """Let only the domain's errors out."""
+    def _translated(self, param: str, request: GenerationRequest | None = None) -> Iterator["_Progress"]:
+        """Let only the domain's errors out, and those that nobody foresaw."""
+        progress = _Progress()
         try:
-            yield
+            yield progress
         except InferenceError:
             raise
         except EngineDeadError as error:
@@ -342,6 +346,9 @@ class VLLMInProcessBackend:
                 f"The engine of '{self._name}' is overloaded. Please try again.", retry_after_s=1
             ) from error
         except (VLLMClientError, ValueError) as error:
+            if not isinstance(error, VLLMClientError) and (progress.has_output or _is_ours(error)):
+                # Nobody's refusal, but a defect, whose words mean nothing to a client.
+                raise
             message = str(error.args[0]) if error.args else str(error)
             raise refusal(
                 message,
@@ -354,3 +361,16 @@ class VLLMInProcessBackend:
             raise BackendFailedError(
                 f"The engine of '{self._name}' failed on this request. Please try again."
             ) from error
+
+
+class _Progress:
+    """How far a request has come."""
+
+    has_output = False
+    """Whether the engine has begun to answer: then it has refused nothing."""
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by this service's own code, and not by vLLM or something below it."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("adapters.", "domain."))

@@ -24,7 +24,7 @@ class Choices:
 
     def deltas(self, output: RequestOutput) -> Iterator[GenerationDelta]:
         """One delta for each choice that moved."""
-        if self._to_echo and self._logprobs is not None and output.prompt_logprobs:
+        if self._logprobs is not None and not self._prompt_logprobs and output.prompt_logprobs:
             # The first output has them. Later ones need not: vLLM joins those of several choices into one, and
             # tells what belongs to the prompt with whichever choice came first.
             self._prompt_logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer)

@@ -161,6 +161,20 @@ async def test_a_whole_answer_becomes_one_delta_and_one_usage():
     assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=1)
 
 
+@pytest.mark.parametrize(("n", "streams"), [(2, False), (1, True)])
+async def test_what_the_server_can_not_stream_is_asked_for_whole(n, streams):
+    answer = events(CHUNK, USAGE, "[DONE]") if streams else json.dumps(USAGE | CHUNK).encode()
+    server = Server(completions=(200, answer))
+    engine = backend(server)
+    await engine.start()
+    sampling = SamplingParameters(n=n, logprobs=1)
+    request = GenerationRequest(prompt="x", stream=True, echo=True, sampling=sampling)
+    delta, _ = [event async for event in engine.generate(request, CONTEXT)]
+    assert delta.text == "ab"
+    body = server.requests[-1][1]
+    assert (body["stream"], "stream_options" in body) == (streams, streams)
+
+
 async def test_the_step_for_an_echo_alone_is_nobodys_completion_token():
     events_ = await generated(Server(completions=(200, events(CHUNK, USAGE, "[DONE]"))), max_tokens=0)
     assert events_[-1].completion_tokens == 0
