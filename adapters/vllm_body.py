@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from domain.backend import GenerationRequest
 from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, TextPart, ToolChoice
 from domain.sampling import SamplingParameters
 
@@ -38,6 +39,23 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
     if sampling.structured_outputs is not None:
         fields["structured_outputs"] = msgspec.to_builtins(sampling.structured_outputs)
     return fields
+
+
+def is_cut(request: GenerationRequest, prompt_tokens: int, max_model_len: int | None) -> bool:
+    """Whether a prompt of so many tokens may be what is left of a longer one, which vLLM echoes all the same.
+
+    Args:
+        request: the request.
+        prompt_tokens: tokens of the prompt that the model saw.
+        max_model_len: context length in tokens, if known.
+    """
+    most = request.truncate_prompt_tokens
+    if most is None:
+        return False
+    if most < 0:
+        # A generator keeps a token's room for its answer.
+        most = (max_model_len or 1) - 1
+    return prompt_tokens >= most
 
 
 def conversation_fields(conversation: Conversation) -> dict[str, Any]:

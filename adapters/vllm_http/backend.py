@@ -10,6 +10,7 @@ import msgspec
 
 from adapters import fill_in_the_middle
 from adapters.fill_in_the_middle import Markers
+from adapters.vllm_body import is_cut
 from adapters.vllm_http.errors import translated
 from adapters.vllm_http.server import Asked, ServerPart, VLLMServer
 from adapters.vllm_http.translate import (
@@ -19,6 +20,7 @@ from adapters.vllm_http.translate import (
     delta,
     embedding_body,
     embedding_result,
+    makes_echo,
     tokenize_body,
     usage_of,
 )
@@ -181,6 +183,7 @@ class VLLMHTTPBackend:
                 "/v1/completions", body, context, completion_decoder, Asked("prompt", request)
             )
         usage = None
+        echoed: str | None = None
         with translated(self._server.name):
             async with contextlib.aclosing(parts):
                 async for part in parts:
@@ -189,6 +192,10 @@ class VLLMHTTPBackend:
                             gained = chat_delta(choice, request)
                         else:
                             gained = delta(choice, request)
+                            if choice.prompt_token_ids is not None and makes_echo(request):
+                                if echoed is None:
+                                    echoed = await self._echoed(request, choice.prompt_token_ids, context)
+                                gained = msgspec.structs.replace(gained, text=echoed + gained.text)
                         if gained.says_something:
                             yield gained
                     usage = part.usage or usage
@@ -215,6 +222,12 @@ class VLLMHTTPBackend:
         with translated(self._server.name):
             found: ServerText = text_decoder.decode(content)
         return found.prompt
+
+    async def _echoed(self, request: GenerationRequest, token_ids: list[int], context: RequestContext) -> str:
+        """The text of the prompt as the model saw it, from its tokens."""
+        if isinstance(request.prompt, str) and not is_cut(request, len(token_ids), self._server.max_model_len):
+            return request.prompt
+        return await self.detokenize(token_ids, context)
 
     async def _require_forms(self, model: ServerModel, param: str, context: RequestContext) -> None:
         """Raise if the server would pass over a form of a completion's text.

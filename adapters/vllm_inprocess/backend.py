@@ -23,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from adapters import fill_in_the_middle
+from adapters.vllm_body import is_cut
 from adapters.vllm_inprocess.chat import Chat
 from adapters.vllm_inprocess.choices import Choices
 from adapters.vllm_inprocess.engine import EngineThread
@@ -194,7 +195,9 @@ class VLLMInProcessBackend:
             if room < 1:
                 raise ContextLengthError(self._max_model_len, param="prompt")
             params = sampling_params(request, model_defaults=self._sampling_defaults, room=room)
-            choices = Choices(request, prompt_text=rendered.get("prompt") or "", tokenizer=engine.get_tokenizer())
+            choices = Choices(
+                request, prompt_text=self._echoed(request, rendered), tokenizer=engine.get_tokenizer()
+            )
             # Nothing is parsed as thinking here, so a form holds from the first token on.
             outputs = engine.generate(rendered, params, self._request_id(context), reasoning_ended=True)
             async with contextlib.aclosing(outputs):
@@ -296,6 +299,13 @@ class VLLMInProcessBackend:
             if all(len(tokenizer.encode(marker, add_special_tokens=False)) == 1 for marker in markers):
                 return markers.render(prompt, suffix)
         raise fill_in_the_middle.not_supported(self._name)
+
+    def _echoed(self, request: GenerationRequest, rendered: Any) -> str:
+        """The text of the prompt as the model saw it; empty if nobody asks for it."""
+        token_ids = rendered["prompt_token_ids"]
+        if request.echo and is_cut(request, len(token_ids), self._max_model_len):
+            return str(self._running().get_tokenizer().decode(token_ids))
+        return rendered.get("prompt") or ""
 
     def _changed_dimensions(self, wanted: int | None) -> int | None:
         """The dimensions to ask vLLM for: None where the model's own are wanted.
