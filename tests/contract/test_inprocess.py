@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from domain.backend import GenerationRequest, Role
+from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
 from domain.sampling import SamplingParameters
 
@@ -81,3 +82,42 @@ def test_a_mistake_of_our_own_is_no_refusal(backend: Any) -> None:
 
     with pytest.raises(ValueError, match="zip"), backend._translated("prompt"):
         prompt_logprobs(output((0, "x"), prompt="ab", tells_prompt=False), 0, Letters())
+
+
+@pytest.fixture(scope="module")
+def chat(inprocess_setups: dict[Role, Any]) -> Any:
+    """The tiny model's template and parsers."""
+    from vllm.renderers import renderer_from_config
+
+    from adapters.vllm_inprocess.chat import Chat
+
+    setup = inprocess_setups[Role.GENERATE]
+    return Chat(setup.config.model_config, renderer_from_config(setup.config), setup.chat)
+
+
+@pytest.mark.parametrize(("thinks", "text"), [(True, "h€y </think>d€ne"), (True, "h€y"), (False, "h€y")])
+async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thinks: bool, text: str) -> None:
+    from vllm.outputs import CompletionOutput
+
+    async def rendered(*, stream: bool) -> Any:
+        conversation = Conversation(
+            messages=[UserMessage(content="Hello")], template_arguments={"enable_thinking": thinks}
+        )
+        request = GenerationRequest(prompt=conversation, sampling=SamplingParameters(), stream=stream)
+        return await chat.render(request, conversation)
+
+    tokenizer = chat._renderer.get_tokenizer()
+    ids = tokenizer.encode(text)
+    whole, parts = await rendered(stream=False), await rendered(stream=True)
+    whole.delta(CompletionOutput(0, text, ids, None, None, "stop"), stream=False)
+    told = ""
+    for position in range(len(ids)):
+        # What is half a character waits for the other half.
+        so_far = tokenizer.decode(ids[: position + 1]).rstrip("\ufffd")
+        ending = "stop" if position == len(ids) - 1 else None
+        output = CompletionOutput(0, so_far[len(told) :], [ids[position]], None, None, ending)
+        parts.delta(output, stream=True)
+        told = so_far
+    assert told == text
+    thought = len(tokenizer.encode(text.partition("</think>")[0])) if thinks else 0
+    assert (whole.reasoning_tokens(), parts.reasoning_tokens()) == (thought, thought)
