@@ -163,7 +163,8 @@ class RenderedChat:
         return sum(self._reasoning_tokens_of(index) for index in self._token_ids)
 
     def _reasoning_tokens_of(self, index: int) -> int:
-        parser, token_ids = self._parsers[index], self._token_ids[index]
+        parser: Any = self._parsers[index]
+        token_ids = self._token_ids[index]
         if self._request.stream:
             # What has read parts passes over tokens that came without text, as most of a character of several
             # tokens do; so the whole is read once more.
