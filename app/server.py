@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 from litestar import Litestar
 
+from app.http_1_0 import HttpProtocol
 from domain.errors import ConfigurationError
 
 DRAIN_S = 10
@@ -57,7 +58,7 @@ def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         lifespan="on",
         log_level="warning" if log_level == "info" else log_level,
         access_log=False,
