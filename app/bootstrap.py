@@ -3,7 +3,9 @@
 Each role's stack, outermost first:
 
     ReadinessBackend        turns requests away until the engine has answered one, watches it
-    └── the adapter         vllm-inprocess | vllm-http | a factory of the user's own
+    └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
+        └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: waiting requests travel together
+            └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
 """
 
 import asyncio
@@ -24,6 +26,8 @@ from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Setti
 from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
+from domain.policies.embedding_cache import CachingBackend
+from domain.policies.joining import JoiningBackend
 from domain.policies.readiness import ReadinessBackend, StateListener
 
 # Shares of the card for an engine that no setting gives one.
@@ -56,7 +60,7 @@ def build_service(
     """
     models = [
         ServedModel(
-            ReadinessBackend(backend, role, model=name, on_change=on_change),
+            ReadinessBackend(_with_policies(backend, role, settings), role, model=name, on_change=on_change),
             name=name,
             aliases=settings.role(role).aliases,
         )
@@ -75,13 +79,26 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
     return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
 
 
+def _with_policies(backend: InferenceBackend, role: Role, settings: Settings) -> InferenceBackend:
+    if role is not Role.EMBED:
+        return backend
+    policies = settings.embedding_policies
+    if policies.join or (policies.join is None and settings.embed.backend == HTTP):
+        backend = JoiningBackend(backend)
+    if policies.cache_bytes:
+        backend = CachingBackend(backend, max_bytes=policies.cache_bytes)
+    return backend
+
+
 def _backends(settings: Settings, progress: Progress) -> dict[Role, Named]:
     inprocess = [role for role in Role if settings.role(role).backend == INPROCESS]
     built = _inprocess_backends(inprocess, settings, progress) if inprocess else {}
     for role in Role:
         own = settings.role(role)
         if own.backend == HTTP:
-            server = VLLMHTTPBackend(role=role, base_url=own.url, model=own.model, api_key=own.api_key)
+            server = VLLMHTTPBackend(
+                role=role, base_url=own.url, model=own.model, api_key=own.api_key, tokenizer=own.tokenizer
+            )
             built[role] = (own.model, server)
         elif own.backend != INPROCESS:
             built[role] = (own.model, _load_factory(role, own)(role, settings))
@@ -94,7 +111,9 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
         _require_memory(roles)
     models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
     prepare_environment(
-        log_level=settings.engine_log_level, offline=all(model.is_local for model in models.values())
+        log_level=settings.engine_log_level,
+        offline=all(model.is_local for model in models.values()),
+        on_gpu=gpu_gib is not None,
     )
     progress("loading vLLM", None)
     try:

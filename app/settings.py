@@ -43,6 +43,17 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     args: str
     gpu_memory: GpuMemory | None
+    tokenizer: str | None = None
+    """Folder, file or hub name, for the embedding role over HTTP."""
+
+
+class EmbeddingPolicies(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands between the API and the embedding engine."""
+
+    join: bool | None
+    """Join requests of several clients; None where it pays, which is over HTTP."""
+    cache_bytes: int
+    """0 for no cache."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiOptions
     embed: RoleSettings
     generate: RoleSettings
+    embedding_policies: EmbeddingPolicies
 
     def role(self, role: Role) -> RoleSettings:
         """The part for one engine."""
@@ -103,9 +115,24 @@ def _seconds(value: str) -> float:
     return float(value)
 
 
+def _bytes(value: str) -> int:
+    size = re.fullmatch(r"(\d{1,15})\s*(KiB|MiB|GiB)?", value, re.ASCII | re.IGNORECASE)
+    if not size:
+        raise ValueError("must be a number of bytes, or a size such as 256MiB; 0 for none")
+    return int(size[1]) * {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}[(size[2] or "").lower()]
+
+
 def _yes_or_no(value: str) -> bool:
     if value.lower() not in YES | NO:
         raise ValueError("must be true or false")
+    return value.lower() in YES
+
+
+def _auto_or_yes_or_no(value: str) -> bool | None:
+    if value.lower() == "auto":
+        return None
+    if value.lower() not in YES | NO:
+        raise ValueError("must be auto, true or false")
     return value.lower() in YES
 
 
@@ -213,8 +240,28 @@ def _role_variables(role: Role, port: int, what: str) -> tuple[Variable, ...]:
     )
 
 
+EMBED_VARIABLES = (
+    Variable(
+        name="VLLM_EMBED_TOKENIZER",
+        default="",
+        parse=_text,
+        about=f"Folder or tokenizer.json of the embedding model, to join requests over {HTTP}. Unset: looked for.",
+    ),
+    Variable(
+        name="EMBED_JOIN",
+        default="auto",
+        parse=_auto_or_yes_or_no,
+        about=f"Whether waiting embedding requests travel together: true, false, or auto, which is over {HTTP}.",
+    ),
+    Variable(
+        name="EMBED_CACHE",
+        default="0",
+        parse=_bytes,
+        about="Memory for vectors that were asked for before, in bytes or as 256MiB; 0 for no cache.",
+    ),
+)
 ROLE_VARIABLES = {
-    Role.EMBED: _role_variables(Role.EMBED, 8100, "Embedding"),
+    Role.EMBED: _role_variables(Role.EMBED, 8100, "Embedding") + EMBED_VARIABLES,
     Role.GENERATE: _role_variables(Role.GENERATE, 8101, "Generation"),
 }
 SERVICE_VARIABLES = (
@@ -296,6 +343,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         ),
         embed=_role_settings(Role.EMBED, values),
         generate=_role_settings(Role.GENERATE, values),
+        embedding_policies=EmbeddingPolicies(join=values["EMBED_JOIN"], cache_bytes=values["EMBED_CACHE"]),
     )
 
 
@@ -329,6 +377,7 @@ def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
         api_key=values[f"VLLM_{r}_API_KEY"],
         args=values[f"VLLM_{r}_ARGS"],
         gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],
+        tokenizer=values.get(f"VLLM_{r}_TOKENIZER"),
     )
 
 

@@ -37,6 +37,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Context length in tokens, prompt and completion together."""
     dimensions: int | None = None
     """Length of one embedding vector; None for a generator."""
+    tells_input_tokens: bool = False
+    """Whether embeddings come with the tokens of each input, and not only with their sum."""
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,8 @@ Source: Kusupati et al. 2022, "Matryoshka Representation Learning", and the card
 import array
 import math
 
+import msgspec
+
 from domain.backend import EmbeddingResult
 
 FAMILIES = (
@@ -43,4 +45,4 @@ def shorten(result: EmbeddingResult, dimensions: int) -> EmbeddingResult:
         row = numbers[start : start + dimensions]
         length = math.hypot(*row) or 1.0
         short.extend([number / length for number in row])
-    return EmbeddingResult(vectors=short.tobytes(), dimensions=dimensions, prompt_tokens=result.prompt_tokens)
+    return msgspec.structs.replace(result, vectors=short.tobytes(), dimensions=dimensions)

@@ -5,4 +5,4 @@ import random
 
 def random_hex() -> str:
     """32 random hexadecimal digits, without asking the kernel for each, which `uuid4` does."""
-    return f"{random.getrandbits(128):032x}"
+    return random.randbytes(16).hex()

@@ -69,12 +69,19 @@ class FakeBackend:
         """Raised by the next request; by a generation after its first delta."""
         self.started = False
         self.stops = 0
+        self.tells_input_tokens = True
 
     async def start(self) -> ModelCard:
         if self.fail_start:
             raise self.fail_start.pop(0)
         self.started = True
-        return ModelCard(name=self.name, role=self.role, created=1, max_model_len=self.max_model_len)
+        return ModelCard(
+            name=self.name,
+            role=self.role,
+            created=1,
+            max_model_len=self.max_model_len,
+            tells_input_tokens=self.tells_input_tokens,
+        )
 
     async def stop(self) -> None:
         self.started = False
@@ -100,7 +107,10 @@ class FakeBackend:
             await self._fail_if_told()
             await asyncio.sleep(self.delay_s)
             result = EmbeddingResult(
-                vectors=b"".join(_vector(row) for row in rows), dimensions=DIMENSIONS, prompt_tokens=total
+                vectors=b"".join(_vector(row) for row in rows),
+                dimensions=DIMENSIONS,
+                prompt_tokens=total,
+                input_tokens=[len(row) for row in rows] if self.tells_input_tokens else None,
             )
             return result if request.dimensions is None else shorten(result, request.dimensions)
         finally:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from typing import cast
 
 import httpx
 import msgspec
@@ -13,6 +14,7 @@ from adapters.fill_in_the_middle import Markers
 from adapters.vllm_body import is_cut
 from adapters.vllm_http.errors import translated
 from adapters.vllm_http.server import Asked, ServerPart, VLLMServer
+from adapters.vllm_http.tokenizer import InputTokenizer, matching_tokenizer
 from adapters.vllm_http.translate import (
     chat_body,
     chat_delta,
@@ -54,6 +56,7 @@ from domain.conversation import Conversation
 from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
+    InferenceError,
     InvalidRequestError,
     TooManyTokensError,
     WrongEndpointError,
@@ -66,6 +69,7 @@ SERVER_NAMES = {Role.EMBED: "embedding", Role.GENERATE: "generation"}
 # of them to keep the engine busy.
 BATCH = 256
 PARALLEL_BATCHES = 4
+CHECK = RequestContext(request_id="tokenizer-check")
 
 
 class VLLMHTTPBackend:
@@ -78,6 +82,7 @@ class VLLMHTTPBackend:
         base_url: str,
         model: str | None = None,
         api_key: str | None = None,
+        tokenizer: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Make the backend; nothing is sent yet.
@@ -87,9 +92,13 @@ class VLLMHTTPBackend:
             base_url: the server's address, with or without `/v1`.
             model: the model's name, there and for clients; None takes the first one that the server has.
             api_key: sent to the server as a bearer token.
-            transport: replaces httpx's own.
+            tokenizer: folder, file or hub name of an embedding model's tokenizer; None looks where the server
+                says its model is.
+            transport: replaces `PooledTransport`.
         """
         self._role = role
+        self._tokenizer_name = tokenizer
+        self._tokenizer: InputTokenizer | None = None
         self._server = VLLMServer(SERVER_NAMES[role], base_url, api_key=api_key, transport=transport)
         self._wanted_model = model
         self._model: ServerModel | None = None
@@ -101,16 +110,19 @@ class VLLMHTTPBackend:
         """See the port: one look at `GET /v1/models`."""
         response = await self._server.get("/v1/models")
         if response.status_code != httpx.codes.OK:
-            raise self._server.refused(response, Asked("model"))
+            raise self._server.refused(response.status_code, response.content, Asked("model"))
         with translated(self._server.name):
             served = models_decoder.decode(response.content).data
         self._model = self._pick(served)
         self._server.model, self._server.max_model_len = self._model.id, self._model.max_model_len
+        if self._role is Role.EMBED:
+            self._tokenizer = await self._find_tokenizer(self._model)
         return ModelCard(
             name=self._name,
             role=self._role,
             created=int(time.time()),
             max_model_len=self._model.max_model_len,
+            tells_input_tokens=self._tokenizer is not None,
         )
 
     async def stop(self) -> None:
@@ -129,6 +141,7 @@ class VLLMHTTPBackend:
         model = self._serving(Role.EMBED)
         _require_few_tokens(sum(len(item) for item in request.inputs if isinstance(item, list)))
         shorten_to, dimensions = self._lengths(model, request.dimensions)
+        counts = self._input_tokens(request)
         tokens = 0
         slots = asyncio.Semaphore(PARALLEL_BATCHES)
 
@@ -153,7 +166,10 @@ class VLLMHTTPBackend:
             [embed_batch(request.inputs[start : start + BATCH]) for start in range(0, len(request.inputs), BATCH)]
         )
         whole = EmbeddingResult(
-            vectors=b"".join(part.vectors for part in parts), dimensions=parts[0].dimensions, prompt_tokens=tokens
+            vectors=b"".join(part.vectors for part in parts),
+            dimensions=parts[0].dimensions,
+            prompt_tokens=tokens,
+            input_tokens=counts if counts is not None and sum(counts) == tokens else None,
         )
         if dimensions is None:
             self._native_dimensions = whole.dimensions
@@ -228,6 +244,35 @@ class VLLMHTTPBackend:
         if isinstance(request.prompt, str) and not is_cut(request, len(token_ids), self._server.max_model_len):
             return request.prompt
         return await self.detokenize(token_ids, context)
+
+    async def _find_tokenizer(self, model: ServerModel) -> InputTokenizer | None:
+        """The model's tokenizer, if it is on this machine and agrees with the server."""
+
+        async def asked(text: str) -> list[int]:
+            content = await self._server.post(
+                "/tokenize", {"model": model.id, "prompt": text}, CHECK, Asked("prompt")
+            )
+            found: ServerTokens = tokens_decoder.decode(content)
+            return found.tokens
+
+        names = [self._tokenizer_name] if self._tokenizer_name else [model.root or "", model.id]
+        try:
+            with translated(self._server.name):
+                return await matching_tokenizer([name for name in names if name], asked)
+        except InferenceError:
+            # A server that does not tokenize for others still embeds.
+            return None
+
+    def _input_tokens(self, request: EmbeddingRequest) -> list[int] | None:
+        """Tokens of each input, or None where they can't be known here."""
+        inputs = request.inputs
+        if request.truncate_prompt_tokens is not None:
+            return None
+        if isinstance(inputs[0], list):
+            return [len(item) for item in inputs]
+        if self._tokenizer is None or not request.add_special_tokens:
+            return None
+        return self._tokenizer.count(cast(list[str], inputs))
 
     async def _require_forms(self, model: ServerModel, param: str, context: RequestContext) -> None:
         """Raise if the server would pass over a form of a completion's text.

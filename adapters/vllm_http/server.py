@@ -53,8 +53,8 @@ class VLLMServer:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
-        self._headers = list(headers.items())
         self._base = httpx.URL(base_url.rstrip("/").removesuffix("/v1"))
+        self._headers = [("host", self._base.netloc.decode()), *headers.items()]
         self._urls: dict[str, httpx.URL] = {}
         self._transport = transport if transport is not None else PooledTransport()
         self._extensions = {"timeout": TIMEOUT.as_dict()}
@@ -81,9 +81,9 @@ class VLLMServer:
         """
         with translated(self.name):
             async with self._sent("POST", path, body, context) as response:
-                content = await response.aread()
+                content = await _content(response)
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response, asked)
+                raise self.refused(response.status_code, content, asked)
             return content
 
     async def parts(
@@ -95,10 +95,9 @@ class VLLMServer:
         """
         async with self._sent("POST", path, body, context) as response:
             if response.status_code != httpx.codes.OK:
-                await response.aread()
-                raise self.refused(response, asked)
+                raise self.refused(response.status_code, await _content(response), asked)
             if not body["stream"]:
-                yield decoder.decode(await response.aread())
+                yield decoder.decode(await _content(response))
                 return
             async with contextlib.aclosing(self._events(response, decoder, asked)) as events:
                 async for event in events:
@@ -120,17 +119,22 @@ class VLLMServer:
         headers = self._headers
         if context is not None:
             headers = [*headers, ("x-request-id", context.request_id)]
-        content = _encode(body) if body is not None else None
-        request = httpx.Request(method, url, headers=headers, content=content, extensions=self._extensions)
+        content = b""
+        if body is not None:
+            content = _encode(body)
+            headers = [*headers, ("content-length", str(len(content)))]
+        # With a stream of its own httpx adds no headers, which it does slowly.
+        stream = httpx.ByteStream(content)
+        request = httpx.Request(method, url, headers=headers, stream=stream, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         try:
             yield response
         finally:
             await response.aclose()
 
-    def refused(self, response: httpx.Response, asked: Asked) -> InferenceError:
+    def refused(self, status: int, content: bytes, asked: Asked) -> InferenceError:
         """The domain's error for an answer that is not 200."""
-        return self._error(response.status_code, message_of(response.content), asked)
+        return self._error(status, message_of(content), asked)
 
     async def _events(
         self, response: httpx.Response, decoder: Any, asked: Asked
@@ -170,6 +174,12 @@ class VLLMServer:
             model=self.model,
             max_model_len=self.max_model_len,
         )
+
+
+async def _content(response: httpx.Response) -> bytes:
+    """The whole body. Nothing compresses it, so httpx's decoders need not look at it."""
+    portions = [portion async for portion in cast(httpx.AsyncByteStream, response.stream)]
+    return portions[0] if len(portions) == 1 else b"".join(portions)
 
 
 def _portions(response: httpx.Response) -> AsyncGenerator[bytes, None]:

@@ -99,7 +99,11 @@ class VLLMInProcessBackend:
             self._chat = await asyncio.to_thread(Chat, model_config, self._engine.renderer, self._chat_options)
             await asyncio.to_thread(self._chat.warm_up)
         return ModelCard(
-            name=self._name, role=self._role, created=int(time.time()), max_model_len=self._max_model_len
+            name=self._name,
+            role=self._role,
+            created=int(time.time()),
+            max_model_len=self._max_model_len,
+            tells_input_tokens=True,
         )
 
     async def stop(self) -> None:

@@ -18,12 +18,13 @@ RUNNER = {Role.EMBED: "pooling", Role.GENERATE: "generate"}
 CPU_KV_CACHE_BYTES = 2**30
 
 
-def prepare_environment(*, log_level: str, offline: bool) -> None:
+def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) -> None:
     """Set what vLLM reads from the environment while it is imported. What the user has set stays.
 
     Args:
         log_level: level of vLLM's own log.
         offline: whether no model hub shall be asked (all models are local folders).
+        on_gpu: whether engines compute on a GPU.
     """
     own_engines()
     defaults = {
@@ -45,8 +46,21 @@ def prepare_environment(*, log_level: str, offline: bool) -> None:
         }
     if offline:
         defaults["HF_HUB_OFFLINE"] = "1"
+    if not on_gpu:
+        defaults |= _cpu_threads()
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _cpu_threads() -> dict[str, str]:
+    """OpenMP's settings for engines on the CPU; read once, by each engine process when it loads PyTorch.
+
+    As many threads as vLLM would take, which leaves one core for everything else. They are bound to no core: vLLM
+    binds those of both engines to the same ones. And they sleep while they wait, because what they wait for may
+    be the other engine.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) - 1)
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def default_flags(*, on_gpu: bool, gpu_memory: float | None = None, context: int | None = None) -> list[str]:

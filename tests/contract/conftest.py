@@ -9,6 +9,8 @@ import pytest
 
 from adapters.vllm_http.backend import VLLMHTTPBackend
 from domain.backend import InferenceBackend, Role
+from domain.policies.embedding_cache import CachingBackend
+from domain.policies.joining import JoiningBackend
 from domain.policies.readiness import ReadinessBackend
 from tests import tiny_models as tiny
 from tests.contract.cases import Case
@@ -19,7 +21,7 @@ REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),
     pytest.param("vllm-http", marks=pytest.mark.integration),
 ]
-KINDS = ["fake", "readiness", *REAL_KINDS]
+KINDS = ["fake", "readiness", "joining", "caching", *REAL_KINDS]
 NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
 
 
@@ -86,7 +88,12 @@ async def _make(kind: Kind, role: Role) -> tuple[Case, Callable[[], Awaitable[No
 
 async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[None]]]:
     fake = FakeBackend(role, delay_s=0.001)
-    backend = fake if kind == "fake" else ReadinessBackend(fake, role, model="fake")
+    wrapped = {
+        "readiness": lambda: ReadinessBackend(fake, role, model="fake"),
+        "joining": lambda: JoiningBackend(fake),
+        "caching": lambda: CachingBackend(fake, max_bytes=2**20),
+    }
+    backend = wrapped[kind]() if kind in wrapped else fake
     await backend.start()
 
     async def running() -> int:

@@ -31,6 +31,9 @@ OTHER_VALUES = {
     "VLLM_EMBED_API_KEY": "key",
     "VLLM_EMBED_ARGS": "--seed 1",
     "VLLM_EMBED_GPU_MEMORY": "0.5",
+    "VLLM_EMBED_TOKENIZER": "some/folder",
+    "EMBED_JOIN": "true",
+    "EMBED_CACHE": "256MiB",
     "MODEL_GEN_NAME": "./model",
     "MODEL_GEN_ALIASES": "a,b",
     "GEN_BACKEND": "package.module:factory",
@@ -277,6 +280,21 @@ def test_the_example_files_values_are_the_defaults(tmp_path):
     path = dotenv(tmp_path, "\n".join(lines))
     assert [line.partition("=")[0] for line in lines if line and line[0] != "#"] == list(OTHER_VALUES)
     assert load_settings({}, path) == load_settings({})
+
+
+@pytest.mark.parametrize(("written", "size"), [("0", 0), ("1000", 1000), ("2KiB", 2048), ("3 gib", 3 * 2**30)])
+def test_sizes_are_bytes_or_have_a_unit(written, size):
+    assert load_settings({"EMBED_CACHE": written}).embedding_policies.cache_bytes == size
+
+
+@pytest.mark.parametrize("written", ["-1", "1.5GiB", "1GB", "x"])
+def test_other_sizes_are_mistakes(written):
+    assert f"EMBED_CACHE is '{written}'" in mistake(EMBED_CACHE=written)
+
+
+@pytest.mark.parametrize(("written", "meaning"), [("auto", None), ("TRUE", True), ("off", False)])
+def test_joining_is_on_off_or_left_to_the_service(written, meaning):
+    assert load_settings({"EMBED_JOIN": written}).embedding_policies.join is meaning
 
 
 def test_secrets_are_marked():

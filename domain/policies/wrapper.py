@@ -1,0 +1,55 @@
+"""A backend around another one: everything passes through, and a policy changes what it is about."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+from domain.backend import (
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationEvent,
+    GenerationRequest,
+    InferenceBackend,
+    ModelCard,
+    RequestContext,
+    Tokenization,
+    TokenizeRequest,
+)
+
+
+class BackendWrapper:
+    """Passes every call of the port on to the backend inside."""
+
+    def __init__(self, backend: InferenceBackend) -> None:
+        self._backend = backend
+
+    async def start(self) -> ModelCard:
+        """See the port."""
+        return await self._backend.start()
+
+    async def stop(self) -> None:
+        """See the port."""
+        await self._backend.stop()
+
+    async def probe(self) -> None:
+        """See the port."""
+        await self._backend.probe()
+
+    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+        """See the port."""
+        return await self._backend.embed(request, context)
+
+    async def generate(
+        self, request: GenerationRequest, context: RequestContext
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """See the port."""
+        async with contextlib.aclosing(self._backend.generate(request, context)) as events:
+            async for event in events:
+                yield event
+
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        """See the port."""
+        return await self._backend.tokenize(request, context)
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        """See the port."""
+        return await self._backend.detokenize(token_ids, context)
