@@ -231,6 +231,14 @@ async def test_a_refusal_inside_a_stream_is_a_refusal():
         await generated(Server(completions=(200, events(error))))
 
 
+@pytest.mark.parametrize(("code", "kind"), [(400, BackendFailedError), (503, BackendUnavailableError)])
+async def test_what_fails_behind_the_first_part_is_no_refusal(code, kind):
+    error = {"error": {"message": "zip() argument 2 is shorter than argument 1", "code": code}}
+    with pytest.raises(kind) as caught:
+        await generated(Server(completions=(200, events(CHUNK, error))))
+    assert "zip" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     "answer",
     [
