@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import psutil
@@ -58,15 +59,22 @@ def build_service(
     Raises:
         ConfigurationError: a setting names something that does not exist or can't work here.
     """
+    engines = backends or _backends(settings, progress)
+    name, embedder = engines[Role.EMBED]
+    embedder, cache = _with_policies(embedder, settings)
     models = [
         ServedModel(
-            ReadinessBackend(_with_policies(backend, role, settings), role, model=name, on_change=on_change),
+            ReadinessBackend(backend, role, model=name, on_change=on_change),
             name=name,
             aliases=settings.role(role).aliases,
         )
-        for role, (name, backend) in (backends or _backends(settings, progress)).items()
+        for role, (name, backend) in (engines | {Role.EMBED: (name, embedder)}).items()
     ]
-    return Service({model.role: model.backend for model in models}, ModelCatalog(models, created=int(time.time())))
+    return Service(
+        {model.role: model.backend for model in models},
+        ModelCatalog(models, created=int(time.time())),
+        cache=cache,
+    )
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
@@ -79,15 +87,36 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
     return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
 
 
-def _with_policies(backend: InferenceBackend, role: Role, settings: Settings) -> InferenceBackend:
-    if role is not Role.EMBED:
-        return backend
+def tiny_models(cache: Path) -> dict[Role, Path]:
+    """Folders of two tiny models with random weights, made if they are not there: for measurements.
+
+    Raises:
+        ConfigurationError: they can't be made, because vLLM is not installed.
+    """
+    folders = {Role.EMBED: cache / "tiny" / "tiny-embed", Role.GENERATE: cache / "tiny" / "tiny-gen"}
+    if not all((folder / "model.safetensors").exists() for folder in folders.values()):
+        try:
+            from adapters.models.tiny import make_tiny_models
+
+            make_tiny_models(cache / "tiny")
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Tiny models can't be made here ({error}). Install vLLM with `make install INSTALL=cpu` (or gpu)."
+            ) from error
+    return folders
+
+
+def _with_policies(
+    backend: InferenceBackend, settings: Settings
+) -> tuple[InferenceBackend, CachingBackend | None]:
+    """The embedding engine with what was chosen to stand before it, and the cache, if there is one."""
     policies = settings.embedding_policies
     if policies.join or (policies.join is None and settings.embed.backend == HTTP):
         backend = JoiningBackend(backend)
-    if policies.cache_bytes:
-        backend = CachingBackend(backend, max_bytes=policies.cache_bytes)
-    return backend
+    if not policies.cache_bytes:
+        return backend, None
+    cache = CachingBackend(backend, max_bytes=policies.cache_bytes)
+    return cache, cache
 
 
 def _backends(settings: Settings, progress: Progress) -> dict[Role, Named]:

@@ -8,6 +8,7 @@ from domain.backend import Role
 from domain.catalog import ModelCatalog
 from domain.errors import InferenceError
 from domain.health import ServiceHealth, service_health
+from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
 
 log = logging.getLogger("memoria")
@@ -16,8 +17,15 @@ log = logging.getLogger("memoria")
 class Service:
     """What the controllers work with."""
 
-    def __init__(self, backends: dict[Role, ReadinessBackend], catalog: ModelCatalog) -> None:
+    def __init__(
+        self,
+        backends: dict[Role, ReadinessBackend],
+        catalog: ModelCatalog,
+        *,
+        cache: CachingBackend | None = None,
+    ) -> None:
         self.catalog = catalog
+        self._cache = cache
         self._backends = backends
         self._starts: list[asyncio.Task[None]] = []
         self._settling: asyncio.Task[None] | None = None
@@ -43,7 +51,11 @@ class Service:
 
     def health(self) -> ServiceHealth:
         """The state of all roles. Costs nothing."""
-        return service_health({role: backend.health for role, backend in self._backends.items()})
+        return service_health(
+            {role: backend.health for role, backend in self._backends.items()},
+            tasks=len(asyncio.all_tasks()),
+            embedding_cache=self._cache.stats if self._cache is not None else None,
+        )
 
     async def _settle(self) -> None:
         """When all have started, keep the garbage collector from what is there to stay.

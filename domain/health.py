@@ -31,14 +31,36 @@ class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     """When this state began: ISO 8601, UTC, whole seconds."""
 
 
+class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache of embeddings has done since the start."""
+
+    hits: int
+    """Inputs whose vector was there."""
+    shared: int
+    """Inputs whose vector was being computed for somebody else."""
+    misses: int
+    """Inputs that were computed."""
+    entries: int
+    bytes: int
+    max_bytes: int
+
+
 class ServiceHealth(msgspec.Struct, frozen=True, kw_only=True):
     """State of the service: ok only if every role serves."""
 
     status: Literal["ok", "unavailable"]
     backends: dict[Role, BackendHealth]
+    tasks: int
+    """Tasks of the service's event loop: some for each request under way, and a few that stay."""
+    embedding_cache: CacheStats | None = None
+    """None where there is no cache."""
 
 
-def service_health(backends: dict[Role, BackendHealth]) -> ServiceHealth:
+def service_health(
+    backends: dict[Role, BackendHealth], *, tasks: int, embedding_cache: CacheStats | None = None
+) -> ServiceHealth:
     """The sum of all roles."""
     ready = all(health.state is BackendState.READY for health in backends.values())
-    return ServiceHealth(status="ok" if ready else "unavailable", backends=backends)
+    return ServiceHealth(
+        status="ok" if ready else "unavailable", backends=backends, tasks=tasks, embedding_cache=embedding_cache
+    )

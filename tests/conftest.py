@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.models.tiny import make_tiny_models
 from domain.backend import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
-from tests.tiny_models import make_tiny_models
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

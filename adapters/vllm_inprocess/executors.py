@@ -18,7 +18,7 @@ if is_owned():
 
 
 OWN_BINDING = {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU"}
-"""vLLM's variables for threads on the CPU. Whoever sets one wants vLLM's own arrangement, with a worker process."""
+"""vLLM's variables for threads on the CPU. Whoever sets one wants vLLM's arrangement, with a worker process."""
 
 
 class OwnedMultiprocExecutor(MultiprocExecutor):

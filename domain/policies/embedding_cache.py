@@ -21,6 +21,7 @@ from domain.backend import (
     RequestContext,
 )
 from domain.errors import InvalidRequestError, TooManyTokensError
+from domain.health import CacheStats
 from domain.policies.wrapper import BackendWrapper
 
 ENTRY_OVERHEAD_BYTES = 400
@@ -28,20 +29,6 @@ ENTRY_OVERHEAD_BYTES = 400
 
 Key = tuple[str | tuple[int, ...], int | None, int | None, bool]
 """Input, dimensions, truncation, special tokens."""
-
-
-class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache has done since the start."""
-
-    hits: int
-    """Inputs whose vector was there."""
-    shared: int
-    """Inputs whose vector was being computed for somebody else."""
-    misses: int
-    """Inputs that were computed."""
-    entries: int
-    bytes: int
-    max_bytes: int
 
 
 class Row(NamedTuple):

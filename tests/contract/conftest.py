@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters.models import tiny
 from adapters.vllm_http.backend import VLLMHTTPBackend
 from domain.backend import InferenceBackend, Role
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
 from domain.policies.readiness import ReadinessBackend
-from tests import tiny_models as tiny
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 from tests.processes import ENGINE_FLAGS

@@ -1,8 +1,8 @@
-"""Two tiny models with random weights, made in seconds: real architectures for tests of protocol and speed."""
+"""Two tiny models with random weights, made in seconds: real architectures, for tests and measurements."""
 
 from pathlib import Path
 
-# What the tokenizers are trained on, and what tests take their prompts from.
+# What the tokenizers are trained on.
 CORPUS = [
     "The quick brown fox jumps over the lazy dog while the cat sleeps in the warm sun.",
     "A service that runs two models on one machine answers many clients at the same time.",
