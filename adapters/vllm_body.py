@@ -5,11 +5,13 @@ Both adapters need them: one sends them to a server as JSON, one hands them to v
 Source: vllm.entrypoints.openai.{chat_completion,completion}.protocol (0.32.0).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, ToolChoice
+from domain.backend import GenerationRequest
+from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, TextPart, ToolChoice
 from domain.sampling import SamplingParameters
 
 # The same under both names, on all endpoints, and left out where the request leaves them open.
@@ -37,6 +39,23 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
     if sampling.structured_outputs is not None:
         fields["structured_outputs"] = msgspec.to_builtins(sampling.structured_outputs)
     return fields
+
+
+def is_cut(request: GenerationRequest, prompt_tokens: int, max_model_len: int | None) -> bool:
+    """Whether a prompt of so many tokens may be what is left of a longer one, which vLLM echoes all the same.
+
+    Args:
+        request: the request.
+        prompt_tokens: tokens of the prompt that the model saw.
+        max_model_len: context length in tokens, if known.
+    """
+    most = request.truncate_prompt_tokens
+    if most is None:
+        return False
+    if most < 0:
+        # A generator keeps a token's room for its answer.
+        most = (max_model_len or 1) - 1
+    return prompt_tokens >= most
 
 
 def conversation_fields(conversation: Conversation) -> dict[str, Any]:
@@ -67,7 +86,7 @@ def message_fields(message: Message) -> dict[str, Any]:
     """One message as templates know it: what an answer carries for clients alone is left out."""
     if not isinstance(message, AssistantMessage):
         fields: dict[str, Any] = msgspec.to_builtins(message)
-        return fields
+        return fields | {"content": _content(message.content)}
     fields = {"role": "assistant", "content": _assistant_content(message)}
     if message.name is not None:
         fields["name"] = message.name
@@ -88,13 +107,15 @@ def message_fields(message: Message) -> dict[str, Any]:
 
 def _assistant_content(message: AssistantMessage) -> Any:
     """Text, text parts, or None; a refusal is what the model said, so it is text to the model."""
-    if message.content is None:
-        return message.refusal
-    if isinstance(message.content, str):
-        return message.content
+    return message.refusal if message.content is None else _content(message.content)
+
+
+def _content(content: str | Sequence[TextPart | RefusalPart]) -> Any:
+    """Text, or text parts without what is meant for OpenAI's cache."""
+    if isinstance(content, str):
+        return content
     return [
-        {"type": "text", "text": part.refusal if isinstance(part, RefusalPart) else part.text}
-        for part in message.content
+        {"type": "text", "text": part.refusal if isinstance(part, RefusalPart) else part.text} for part in content
     ]
 
 

@@ -31,6 +31,10 @@ _NO_TEMPLATE = re.compile(r"default chat template is no longer allowed", re.I)
 _NO_TOOL_PARSER = re.compile(r"requires.* --tool-call-parser", re.I | re.S)
 _STOP_TOKENS = re.compile(r"stop_token_ids", re.I)
 _ALLOWED_TOKENS = re.compile(r"allowed_token_ids", re.I)
+# These begin the sentence: it goes on with the client's own words, which may be anything.
+_BAD_WORDS = re.compile(r"(too many )?bad[_ ]words|.{0,80}tokens were specified as bad", re.I)
+_MIN_TOKENS = re.compile(r"min_tokens must be less than or equal to", re.I)
+_NO_PROMPT = re.compile(r"the \w+ prompt cannot be empty", re.I)
 _GRAMMAR = re.compile(r"grammar|schema|regex|structur|choice|json|triggers", re.I)
 # vLLM appends its own bookkeeping to many sentences: " (parameter=prompt, value=…)".
 _BOOKKEEPING = re.compile(r"\s*\(parameter=.*\)\s*$", re.S)
@@ -73,6 +77,13 @@ def refusal(
             param="tools",
             code="unsupported_parameter",
         )
+    if _BAD_WORDS.match(message):
+        return InvalidRequestError(
+            "'bad_words' are too many for the engine, or no tokens of the model's: a word counts twice if it is "
+            "written differently behind a space.",
+            param="bad_words",
+            code="invalid_value",
+        )
     # Before all else: a schema may have properties of any name, and vLLM repeats them.
     if form_param is not None and _GRAMMAR.search(message):
         return InvalidRequestError(
@@ -101,6 +112,15 @@ def refusal(
             param="truncate_prompt_tokens",
             code="invalid_value",
         )
+    if _MIN_TOKENS.match(message):
+        return InvalidRequestError(
+            "'min_tokens' must not be above the tokens that the context has left for the answer"
+            + (f": the context of '{model}' is {max_model_len} tokens long." if max_model_len else "."),
+            param="min_tokens",
+            code="invalid_value",
+        )
+    if _NO_PROMPT.match(message):
+        return InvalidRequestError(f"'{param}' comes to no tokens at all.", param=param, code="empty_input")
     if _CONTEXT.search(message):
         return ContextLengthError(max_model_len, param=param)
     if _NO_TEMPLATE.search(message):

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from app.unknown_fields import without_unknown
+from app.unknown_fields import names_at, without_unknown
 from domain.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -17,7 +17,8 @@ encode = msgspec.json.Encoder().encode
 LONGEST_REPEATED = 300
 LONGEST_NAME = 100
 
-_AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+# Of an object's key it says "at `key` in `$.metadata`".
+_AT = re.compile(r" - at (`key` in )?`\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`", re.S)
 _MISSING = re.compile(r"^Object missing required field `(.*)`$")
 
@@ -28,7 +29,6 @@ class BodyDecoder(Generic[T]):
     def __init__(self, body_type: type[T]) -> None:
         self._type = body_type
         self._decoder = msgspec.json.Decoder(body_type)
-        self._names = [field.encode_name for field in msgspec.structs.fields(body_type)]
 
     def decode(self, body: bytes, *, allow_unknown: bool = False) -> T:
         """The request.
@@ -52,17 +52,17 @@ class BodyDecoder(Generic[T]):
                 known = without_unknown(msgspec.json.decode(body), self._type)
                 return msgspec.convert(known, self._type)
         except msgspec.ValidationError as error:
-            raise self._refusal(str(error)) from None
+            raise self._refusal(str(error), body) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
 
-    def _refusal(self, text: str) -> InvalidRequestError:
+    def _refusal(self, text: str, body: bytes) -> InvalidRequestError:
         """OpenAI's words for what msgspec found."""
         at = _AT.search(text)
-        path = at[1] if at else ""
+        path = at[2] if at else ""
         said = text[: at.start()] if at else text
         if unknown := _UNKNOWN.match(said):
-            return self._unknown(path, unknown[1])
+            return self._unknown(path, unknown[1], body)
         if missing := _MISSING.match(said):
             param = f"{path}.{missing[1]}" if path else missing[1]
             return InvalidRequestError(
@@ -71,13 +71,24 @@ class BodyDecoder(Generic[T]):
         if len(said) > LONGEST_REPEATED:
             # It repeats what the client sent.
             said = f"{said[:LONGEST_REPEATED]}…"
+        said = f"{said[:1].lower()}{said[1:]}."
         if not path:
-            return InvalidRequestError(f"The request body must be a JSON object: {said[:1].lower()}{said[1:]}.")
+            return InvalidRequestError(f"The request body must be a JSON object: {said}")
+        what = f"Invalid key in '{path}'" if at and at[1] else f"Invalid '{path}'"
         code = "invalid_type" if ", got" in said else "invalid_value"
-        return InvalidRequestError(f"Invalid '{path}': {said[:1].lower()}{said[1:]}.", param=path, code=code)
+        return InvalidRequestError(f"{what}: {said}", param=path, code=code)
 
-    def _unknown(self, path: str, name: str) -> InvalidRequestError:
+    def _unknown(self, path: str, name: str, body: bytes) -> InvalidRequestError:
         param = (f"{path}.{name}" if path else name)[:LONGEST_NAME]
-        near = [] if path else difflib.get_close_matches(param, self._names, n=1)
+        near = difflib.get_close_matches(name[:LONGEST_NAME], self._names_at(path, body), n=1)
         meant = f" Did you mean '{near[0]}'?" if near else ""
         return InvalidRequestError(f"Unknown parameter: '{param}'.{meant}", param=param, code="unknown_parameter")
+
+    def _names_at(self, path: str, body: bytes) -> list[str]:
+        """The fields that an object of the body may have; which, often follows from what else is in it."""
+        try:
+            value = msgspec.json.decode(body) if path else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Behind the unknown field, where nobody has looked yet, it is no JSON.
+            return []
+        return names_at(value, self._type, path)

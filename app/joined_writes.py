@@ -7,12 +7,12 @@ every answer, and a client that wakes twice. With small answers that was a tenth
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from app.http_1_0 import HttpProtocol
 
 _STATUS_LINE = b"HTTP/1.1 "
 
 
-class JoinedWritesProtocol(HttpToolsProtocol):
+class JoinedWritesProtocol(HttpProtocol):
     """What uvicorn calls for each connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

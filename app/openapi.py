@@ -22,7 +22,7 @@ ERRORS = {
     "400": "The request can't be served as it is; `param` names what is wrong.",
     "404": "There is no such model, or it can't do this.",
     "413": "The body is too large.",
-    "415": "The body is not declared as JSON.",
+    "415": "The body is not declared as JSON, or is compressed.",
     "500": "A failure of the engine or of the service.",
     "503": "The engine is not ready; `Retry-After` says when to try again.",
     "504": "The engine did not answer in time.",

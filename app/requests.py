@@ -4,10 +4,12 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from litestar.response.base import ASGIResponse
 
 from app.api_options import ApiOptions
 from app.codec import BodyDecoder, encode
+from app.errors import ClientDisconnectedError
 from app.response_headers import request_id
 from app.service import Service
 from domain.backend import RequestContext
@@ -40,8 +42,9 @@ async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:
     """The request's body, decoded.
 
     Raises:
-        UnsupportedMediaTypeError: it is declared as something other than JSON.
+        UnsupportedMediaTypeError: it is declared as something other than JSON, or as compressed.
         InvalidRequestError: it is not what the decoder decodes.
+        ClientDisconnectedError: the client left before all of it was there.
     """
     return decoder.decode(await _read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
 
@@ -50,14 +53,24 @@ async def _read_json(request: AnyRequest) -> bytes:
     """The body's bytes.
 
     Raises:
-        UnsupportedMediaTypeError: the body is declared as something other than JSON.
+        UnsupportedMediaTypeError: the body is declared as something other than JSON, or as compressed.
+        ClientDisconnectedError: the client left before all of it was there.
     """
     declared = request.headers.get("content-type", "application/json")
     if "json" not in declared.lower():
         raise UnsupportedMediaTypeError(
             f"Unsupported content type: '{declared[:100]}'. This API takes 'application/json'."
         )
-    return await request.body()
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaTypeError(
+            f"Unsupported content encoding: '{encoding[:100]}'. Send the body as it is, without compression."
+        )
+    try:
+        return await request.body()
+    except InternalServerException:
+        # The framework's word for a body that ends before its end; it has no other use for this one here.
+        raise ClientDisconnectedError from None
 
 
 def json_response(answer: msgspec.Struct, *, status: int = 200) -> ASGIResponse:

@@ -1,9 +1,12 @@
-"""Passing over fields that a request type does not know."""
+"""The fields that request types know, at any depth of a body, and passing over those that they don't."""
 
+import re
 from functools import cache
 from typing import Any
 
 from msgspec import inspect
+
+_STEP = re.compile(r"[^.\[\]]+")
 
 
 def without_unknown(value: Any, body_type: Any) -> Any:
@@ -14,18 +17,41 @@ def without_unknown(value: Any, body_type: Any) -> Any:
     return _pruned(value, _type_info(body_type))
 
 
+def names_at(value: Any, body_type: Any, path: str) -> list[str]:
+    """The names of the fields that a body's type knows at a place.
+
+    Args:
+        value: the decoded body, which decides where a type is one of several; not needed at the top.
+        body_type: its type.
+        path: as in `messages[0].content[1]`; empty for the body itself.
+    """
+    kind: inspect.Type | None = _type_info(body_type)
+    for step in _STEP.findall(path):
+        kind = _chosen(value, kind)
+        if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+            value, kind = value.get(step), _fields(kind).get(step)
+        elif isinstance(kind, inspect.ListType) and isinstance(value, list) and int(step) < len(value):
+            value, kind = value[int(step)], kind.item_type
+        else:
+            # A body may name the same field twice, and then the decoder was speaking of the other one.
+            return []
+    kind = _chosen(value, kind)
+    return list(_fields(kind)) if isinstance(kind, inspect.StructType) else []
+
+
 @cache
 def _type_info(body_type: Any) -> inspect.Type:
     return inspect.type_info(body_type)
 
 
-def _pruned(value: Any, kind: inspect.Type) -> Any:
-    if isinstance(kind, inspect.Metadata):
-        return _pruned(value, kind.type)
-    if isinstance(kind, inspect.UnionType):
-        return _pruned_by_one_of(value, kind.types)
+def _fields(kind: inspect.StructType) -> dict[str, inspect.Type]:
+    return {field.encode_name: field.type for field in kind.fields}
+
+
+def _pruned(value: Any, kind: inspect.Type | None) -> Any:
+    kind = _chosen(value, kind)
     if isinstance(kind, inspect.StructType) and isinstance(value, dict):
-        known = {field.encode_name: field.type for field in kind.fields}
+        known = _fields(kind)
         kept = {name: _pruned(item, known[name]) for name, item in value.items() if name in known}
         if kind.tag_field is not None and kind.tag_field in value:
             kept[kind.tag_field] = value[kind.tag_field]
@@ -35,15 +61,19 @@ def _pruned(value: Any, kind: inspect.Type) -> Any:
     return value
 
 
-def _pruned_by_one_of(value: Any, kinds: tuple[inspect.Type, ...]) -> Any:
-    """Prune by the one kind of a union that the value is of."""
-    for kind in kinds:
-        inner = kind.type if isinstance(kind, inspect.Metadata) else kind
-        if isinstance(inner, inspect.StructType) and isinstance(value, dict):
-            if inner.tag_field is None or value.get(inner.tag_field) == inner.tag:
-                return _pruned(value, inner)
-        elif isinstance(inner, inspect.DictType) and isinstance(value, dict):
-            return value
-        elif isinstance(inner, inspect.ListType) and isinstance(value, list):
-            return _pruned(value, inner)
-    return value
+def _chosen(value: Any, kind: inspect.Type | None) -> inspect.Type | None:
+    """The kind without its limits, and the one kind of a union that the value is of; None if it is of none."""
+    if isinstance(kind, inspect.Metadata):
+        return _chosen(value, kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return next((inner for one in kind.types if _fits(value, inner := _chosen(value, one))), None)
+    return kind
+
+
+def _fits(value: Any, kind: inspect.Type | None) -> bool:
+    """Whether an object or array is of a kind, as far as its tag tells; others have nothing unknown in them."""
+    if isinstance(kind, inspect.StructType):
+        return isinstance(value, dict) and (kind.tag_field is None or value.get(kind.tag_field) == kind.tag)
+    if isinstance(kind, inspect.DictType):
+        return isinstance(value, dict)
+    return isinstance(kind, inspect.ListType) and isinstance(value, list)

@@ -21,6 +21,8 @@ class TextPart(_Wire, frozen=True, kw_only=True, tag_field="type", tag="text"):
     """A piece of text."""
 
     text: str
+    prompt_cache_breakpoint: dict[str, Any] | None = None
+    """Where OpenAI's cache of prefixes shall end. Without effect: prefixes are cached in any case."""
 
 
 class RefusalPart(_Wire, frozen=True, kw_only=True, tag_field="type", tag="refusal"):

@@ -9,7 +9,7 @@ InferenceError
 │   ├── UnknownUrlError            404  no such path
 │   ├── MethodNotAllowedError      405  the path exists, but not with this method
 │   ├── PayloadTooLargeError       413  more bytes than the service accepts
-│   └── UnsupportedMediaTypeError  415  the body is not declared as JSON
+│   └── UnsupportedMediaTypeError  415  the body is not declared as plain JSON
 ├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
 ├── BackendTimeoutError            504  the engine did not answer in time
 ├── BackendFailedError             500  the engine failed on this request
@@ -120,7 +120,7 @@ class PayloadTooLargeError(InvalidRequestError):
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
-    """The body is declared as something other than JSON."""
+    """The body is declared as something other than JSON, or as compressed."""
 
     status = 415
     default_code = "unsupported_media_type"

@@ -7,9 +7,11 @@ from collections.abc import AsyncGenerator
 from typing import cast
 
 import httpx
+import msgspec
 
 from adapters import fill_in_the_middle
 from adapters.fill_in_the_middle import Markers
+from adapters.vllm_body import is_cut
 from adapters.vllm_http.errors import translated
 from adapters.vllm_http.server import Asked, ServerPart, VLLMServer
 from adapters.vllm_http.tokenizer import InputTokenizer, matching_tokenizer
@@ -20,6 +22,7 @@ from adapters.vllm_http.translate import (
     delta,
     embedding_body,
     embedding_result,
+    makes_echo,
     tokenize_body,
     usage_of,
 )
@@ -181,6 +184,7 @@ class VLLMHTTPBackend:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See the port."""
         model = self._serving(Role.GENERATE)
+        request = _streamable(request)
         if isinstance(request.prompt, Conversation):
             body = chat_body(request, request.prompt, model=model.id, max_model_len=model.max_model_len)
             parts: AsyncGenerator[ServerPart, None] = self._server.parts(
@@ -195,6 +199,7 @@ class VLLMHTTPBackend:
                 "/v1/completions", body, context, completion_decoder, Asked("prompt", request)
             )
         usage = None
+        echoed: str | None = None
         with translated(self._server.name):
             async with contextlib.aclosing(parts):
                 async for part in parts:
@@ -203,6 +208,10 @@ class VLLMHTTPBackend:
                             gained = chat_delta(choice, request)
                         else:
                             gained = delta(choice, request)
+                            if choice.prompt_token_ids is not None and makes_echo(request):
+                                if echoed is None:
+                                    echoed = await self._echoed(request, choice.prompt_token_ids, context)
+                                gained = msgspec.structs.replace(gained, text=echoed + gained.text)
                         if gained.says_something:
                             yield gained
                     usage = part.usage or usage
@@ -229,6 +238,12 @@ class VLLMHTTPBackend:
         with translated(self._server.name):
             found: ServerText = text_decoder.decode(content)
         return found.prompt
+
+    async def _echoed(self, request: GenerationRequest, token_ids: list[int], context: RequestContext) -> str:
+        """The text of the prompt as the model saw it, from its tokens."""
+        if isinstance(request.prompt, str) and not is_cut(request, len(token_ids), self._server.max_model_len):
+            return request.prompt
+        return await self.detokenize(token_ids, context)
 
     async def _find_tokenizer(self, model: ServerModel) -> InputTokenizer | None:
         """The model's tokenizer, if it is on this machine and agrees with the server."""
@@ -337,6 +352,18 @@ class VLLMHTTPBackend:
         raise BackendUnavailableError(
             f"The {self._server.name} server does not serve '{self._wanted_model}'. It serves: {', '.join(names)}."
         )
+
+
+def _streamable(request: GenerationRequest) -> GenerationRequest:
+    """The request, or the same as a whole where vLLM's server can't stream it.
+
+    It looks for the prompt's log probabilities in each choice's first part, and they are in one of them
+    (vllm.entrypoints.openai.completion.serving.completion_stream_generator, 0.32.0).
+    """
+    sampling = request.sampling
+    if request.stream and request.echo and sampling.logprobs is not None and sampling.n > 1:
+        return msgspec.structs.replace(request, stream=False)
+    return request
 
 
 def _require_few_tokens(tokens: int) -> None:

@@ -140,7 +140,7 @@ class VLLMServer:
         self, response: httpx.Response, decoder: Any, asked: Asked
     ) -> AsyncGenerator[ServerPart, None]:
         reader = EventReader()
-        done = False
+        done = has_output = False
         failure: InferenceError | None = None
         # Read past the end mark, or an error event, to the end of the body: only then can the connection be
         # used again.
@@ -152,17 +152,22 @@ class VLLMServer:
                         continue
                     part: ServerPart = decoder.decode(event)
                     if part.error is not None:
-                        failure = failure or self._failure(part.error, asked)
+                        failure = failure or self._failure(part.error, asked, has_output=has_output)
                     elif failure is None:
+                        has_output = True
                         yield part
         if failure is not None:
             raise failure
         if not done:
             raise BackendFailedError(f"The {self.name} server ended its answer too early.")
 
-    def _failure(self, told: ServerError, asked: Asked) -> InferenceError:
-        # vLLM checks some things only after it has said 200: those are refusals all the same.
-        return self._error(told.code if isinstance(told.code, int) else 500, told.message, asked)
+    def _failure(self, told: ServerError, asked: Asked, *, has_output: bool) -> InferenceError:
+        # vLLM checks some things only after it has said 200: those are refusals all the same. Once it answers it
+        # has refused nothing, whatever it makes of a ValueError of its own.
+        status = told.code if isinstance(told.code, int) else 500
+        if has_output:
+            status = max(status, 500)
+        return self._error(status, told.message, asked)
 
     def _error(self, status: int, message: str, asked: Asked) -> InferenceError:
         return from_status(

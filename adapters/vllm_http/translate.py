@@ -69,9 +69,16 @@ def completion_body(
     """Body of `POST /v1/completions`. What the request leaves open is left to the server's model."""
     body = _generation_body(request, model=model, max_model_len=max_model_len)
     body |= {"prompt": prompt, "echo": request.echo}
+    if makes_echo(request):
+        body["return_token_ids"] = True
     if request.sampling.logprobs is not None:
         body["logprobs"] = request.sampling.logprobs
     return body
+
+
+def makes_echo(request: GenerationRequest) -> bool:
+    """Whether the echoed text is made here, of the prompt's tokens: the server echoes what it cuts off as well."""
+    return request.echo and request.truncate_prompt_tokens is not None
 
 
 def chat_body(

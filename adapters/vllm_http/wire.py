@@ -62,6 +62,8 @@ class ServerChoice(msgspec.Struct, frozen=True):
     text: str = ""
     logprobs: ServerLogprobs | None = None
     finish_reason: str | None = None
+    prompt_token_ids: list[int] | None = None
+    """In a choice's first part; if `return_token_ids` asked for them, an echoed prompt has no text."""
 
 
 class ServerError(msgspec.Struct, frozen=True):

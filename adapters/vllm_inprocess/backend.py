@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+import traceback
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from adapters import fill_in_the_middle
+from adapters.vllm_body import is_cut
 from adapters.vllm_inprocess.chat import Chat
 from adapters.vllm_inprocess.choices import Choices
 from adapters.vllm_inprocess.engine import EngineThread
@@ -186,7 +188,7 @@ class VLLMInProcessBackend:
         self, request: GenerationRequest, prompt: Prompt, context: RequestContext
     ) -> AsyncGenerator[GenerationEvent, None]:
         """A completion."""
-        with self._translated("prompt", request):
+        with self._translated("prompt", request) as progress:
             engine = self._running()
             (rendered,) = await self._render(
                 engine,
@@ -200,11 +202,14 @@ class VLLMInProcessBackend:
             if room < 1:
                 raise ContextLengthError(self._max_model_len, param="prompt")
             params = sampling_params(request, model_defaults=self._sampling_defaults, room=room)
-            choices = Choices(request, prompt_text=rendered.get("prompt") or "", tokenizer=engine.get_tokenizer())
+            choices = Choices(
+                request, prompt_text=self._echoed(request, rendered), tokenizer=engine.get_tokenizer()
+            )
             # Nothing is parsed as thinking here, so a form holds from the first token on.
             outputs = engine.generate(rendered, params, self._request_id(context), reasoning_ended=True)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    progress.has_output = True
                     for delta in choices.deltas(output):
                         yield delta
             yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
@@ -213,7 +218,7 @@ class VLLMInProcessBackend:
         self, request: GenerationRequest, conversation: Conversation, context: RequestContext
     ) -> AsyncGenerator[GenerationEvent, None]:
         """A chat completion."""
-        with self._translated("messages", request):
+        with self._translated("messages", request) as progress:
             engine = self._running()
             rendered = await self._running_chat().render(request, conversation)
             prompt_tokens = len(rendered.prompt_token_ids)
@@ -227,6 +232,7 @@ class VLLMInProcessBackend:
             )
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    progress.has_output = True
                     for choice in output.outputs:
                         completion_tokens += len(choice.token_ids)
                         delta = rendered.delta(choice, stream=request.stream)
@@ -304,6 +310,13 @@ class VLLMInProcessBackend:
                 return markers.render(prompt, suffix)
         raise fill_in_the_middle.not_supported(self._name)
 
+    def _echoed(self, request: GenerationRequest, rendered: Any) -> str:
+        """The text of the prompt as the model saw it; empty if nobody asks for it."""
+        token_ids = rendered["prompt_token_ids"]
+        if request.echo and is_cut(request, len(token_ids), self._max_model_len):
+            return str(self._running().get_tokenizer().decode(token_ids))
+        return rendered.get("prompt") or ""
+
     def _changed_dimensions(self, wanted: int | None) -> int | None:
         """The dimensions to ask vLLM for: None where the model's own are wanted.
 
@@ -339,10 +352,11 @@ class VLLMInProcessBackend:
         return rows
 
     @contextlib.contextmanager
-    def _translated(self, param: str, request: GenerationRequest | None = None) -> Iterator[None]:
-        """Let only the domain's errors out."""
+    def _translated(self, param: str, request: GenerationRequest | None = None) -> Iterator["_Progress"]:
+        """Let only the domain's errors out, and those that nobody foresaw."""
+        progress = _Progress()
         try:
-            yield
+            yield progress
         except InferenceError:
             raise
         except EngineDeadError as error:
@@ -352,6 +366,9 @@ class VLLMInProcessBackend:
                 f"The engine of '{self._name}' is overloaded. Please try again.", retry_after_s=1
             ) from error
         except (VLLMClientError, ValueError) as error:
+            if not isinstance(error, VLLMClientError) and (progress.has_output or _is_ours(error)):
+                # Nobody's refusal, but a defect, whose words mean nothing to a client.
+                raise
             message = str(error.args[0]) if error.args else str(error)
             raise refusal(
                 message,
@@ -364,3 +381,16 @@ class VLLMInProcessBackend:
             raise BackendFailedError(
                 f"The engine of '{self._name}' failed on this request. Please try again."
             ) from error
+
+
+class _Progress:
+    """How far a request has come."""
+
+    has_output = False
+    """Whether the engine has begun to answer: then it has refused nothing."""
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by this service's own code, and not by vLLM or something below it."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("adapters.", "domain."))

@@ -131,6 +131,7 @@ class RenderedChat:
         # One for each choice, because they keep state; None where text passes through as it is.
         self._parsers: dict[int, Any] = {0: chat.parser(request)}
         self._token_ids: dict[int, list[int]] = {}
+        self._texts: dict[int, list[str]] = {}
 
     def sampling_params(self) -> SamplingParams:
         """vLLM's sampling parameters."""
@@ -152,16 +153,31 @@ class RenderedChat:
         if parser is None:
             return GenerationDelta(index=output.index, text=output.text)
         self._token_ids.setdefault(output.index, []).extend(output.token_ids)
+        self._texts.setdefault(output.index, []).append(output.text)
         return self._part(parser, output) if stream else self._whole(parser, output)
 
     def reasoning_tokens(self) -> int | None:
         """Tokens that were reasoning, in all choices; None where the model is not known to reason."""
         if not self._chat.reasons:
             return None
-        counts: list[int] = [
-            self._parsers[index].count_reasoning_tokens(token_ids) for index, token_ids in self._token_ids.items()
-        ]
-        return sum(counts)
+        return sum(self._reasoning_tokens_of(index) for index in self._token_ids)
+
+    def _reasoning_tokens_of(self, index: int) -> int:
+        parser: Any = self._parsers[index]
+        token_ids = self._token_ids[index]
+        if self._request.stream:
+            # What has read parts passes over tokens that came without text, as most of a character of several
+            # tokens do; so the whole is read once more.
+            parser = self._chat.parser(self._request)
+            parser.set_prompt_token_ids(self.prompt_token_ids)
+            parser.parse(
+                "".join(self._texts[index]),
+                self._request,
+                enable_auto_tools=True,
+                model_output_token_ids=token_ids,
+            )
+        count: int = parser.count_reasoning_tokens(token_ids)
+        return count
 
     def _parser(self, index: int) -> Any:
         if index not in self._parsers:

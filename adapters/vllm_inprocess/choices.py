@@ -6,7 +6,7 @@ from typing import Any
 from vllm.outputs import RequestOutput
 
 from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, prompt_logprobs
-from domain.backend import GenerationDelta, GenerationRequest
+from domain.backend import GenerationDelta, GenerationRequest, TokenLogprob
 
 
 class Choices:
@@ -19,10 +19,15 @@ class Choices:
         self._prompt_text = prompt_text
         self._tokenizer = tokenizer
         self._to_echo = set(range(request.sampling.n)) if request.echo else set()
+        self._prompt_logprobs: list[TokenLogprob] = []
         self.completion_tokens = 0
 
     def deltas(self, output: RequestOutput) -> Iterator[GenerationDelta]:
         """One delta for each choice that moved."""
+        if self._logprobs is not None and not self._prompt_logprobs and output.prompt_logprobs:
+            # The first output has them. Later ones need not: vLLM joins those of several choices into one, and
+            # tells what belongs to the prompt with whichever choice came first.
+            self._prompt_logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer)
         for choice in output.outputs:
             text = "" if self._prompt_only else choice.text
             logprobs = None
@@ -31,8 +36,8 @@ class Choices:
             if choice.index in self._to_echo:
                 self._to_echo.remove(choice.index)
                 text = self._prompt_text + text
-                if logprobs is not None and self._logprobs is not None:
-                    logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer) + logprobs
+                if logprobs is not None:
+                    logprobs = self._prompt_logprobs + logprobs
             reason = finish_reason(choice, self._request)
             if not self._prompt_only:
                 self.completion_tokens += len(choice.token_ids)

@@ -107,6 +107,16 @@ def as_prompts(value: PromptInput, param: str) -> list[Prompt]:
     return prompts
 
 
+def check_truncation(tokens: int | None) -> None:
+    """Raise InvalidRequestError for `truncate_prompt_tokens` that leave nothing of a prompt."""
+    if tokens == 0:
+        raise InvalidRequestError(
+            "'truncate_prompt_tokens' must be at least 1, or -1 for as many as the context holds.",
+            param="truncate_prompt_tokens",
+            code="integer_below_min_value",
+        )
+
+
 def _all_ints(value: Sequence[object]) -> TypeGuard[list[int]]:
     return all(type(item) is int for item in value)
 

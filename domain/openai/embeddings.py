@@ -11,7 +11,7 @@ import msgspec
 
 from domain.backend import EmbeddingRequest, EmbeddingResult
 from domain.errors import InvalidRequestError
-from domain.openai.common import PromptInput, as_prompts
+from domain.openai.common import PromptInput, as_prompts, check_truncation
 from domain.openai.field import about
 
 MAX_INPUTS = 2048
@@ -44,8 +44,9 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """The domain's request.
 
         Raises:
-            InvalidRequestError: an empty, mixed or too long `input`.
+            InvalidRequestError: an empty, mixed or too long `input`, or one that would be cut to nothing.
         """
+        check_truncation(self.truncate_prompt_tokens)
         inputs = as_prompts(self.input, "input")
         if len(inputs) > MAX_INPUTS:
             raise InvalidRequestError(

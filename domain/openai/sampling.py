@@ -10,13 +10,15 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from domain.errors import InvalidRequestError
-from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId
+from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId, check_truncation
 from domain.openai.field import about
 from domain.openai.form_limits import check_form
 from domain.openai.nesting import check_nesting, check_numbers
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 MAX_STOPS = 4
+# vLLM's own (VLLM_MAX_NUM_BAD_WORDS).
+MAX_BAD_WORDS = 128
 # Making a grammar of it takes the engine time that all other requests wait for.
 MAX_FORM_BYTES = 100_000
 # The engine wants a nucleus above 0; OpenAI's 0 means the likeliest token alone, and so does this.
@@ -122,8 +124,9 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             form: a form that another field asks for.
 
         Raises:
-            InvalidRequestError: values that are each possible but not together.
+            InvalidRequestError: values that are each possible but not together, or that the engine can't follow.
         """
+        check_truncation(self.truncate_prompt_tokens)
         if self.min_tokens and max_tokens is not None and self.min_tokens > max_tokens:
             raise InvalidRequestError(
                 f"'min_tokens' ({self.min_tokens}) must not be above the most tokens allowed ({max_tokens}).",
@@ -150,7 +153,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             min_tokens=self.min_tokens,
             stop_token_ids=self.stop_token_ids,
             allowed_token_ids=_not_empty(self.allowed_token_ids, "allowed_token_ids"),
-            bad_words=self.bad_words,
+            bad_words=_bad_words(self.bad_words),
             ignore_eos=self.ignore_eos,
             include_stop_str_in_output=self.include_stop_str_in_output,
             skip_special_tokens=self.skip_special_tokens,
@@ -169,6 +172,20 @@ def _stops(stop: str | list[str] | None) -> list[str]:
     if not all(stops):
         raise InvalidRequestError("'stop' must not hold an empty string.", param="stop")
     return stops
+
+
+def _bad_words(words: list[str] | None) -> list[str] | None:
+    if words is not None and not all(words):
+        raise InvalidRequestError(
+            "'bad_words' must not hold an empty string.", param="bad_words", code="invalid_value"
+        )
+    if len(set(words or [])) > MAX_BAD_WORDS:
+        raise InvalidRequestError(
+            f"'bad_words' must have at most {MAX_BAD_WORDS} words.",
+            param="bad_words",
+            code="array_above_max_length",
+        )
+    return words
 
 
 def _logit_bias(bias: dict[str, float] | None) -> dict[int, float] | None:

@@ -1,15 +1,50 @@
 """Every field of OpenAI's request schemas is known here, and API.md says of each what becomes of it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import openai.types.chat.completion_create_params as sdk_chat
 import openai.types.completion_create_params as sdk_completions
 import openai.types.embedding_create_params as sdk_embeddings
 import pytest
+from openai.types.chat import chat_completion_assistant_message_param as sdk_assistant
+from openai.types.chat import chat_completion_content_part_text_param as sdk_text
+from openai.types.chat import chat_completion_message_function_tool_call_param as sdk_call
+from openai.types.chat import chat_completion_named_tool_choice_param as sdk_choice
+from openai.types.chat.chat_completion_allowed_tool_choice_param import ChatCompletionAllowedToolChoiceParam
+from openai.types.chat.chat_completion_allowed_tools_param import ChatCompletionAllowedToolsParam
+from openai.types.chat.chat_completion_content_part_refusal_param import ChatCompletionContentPartRefusalParam
+from openai.types.chat.chat_completion_developer_message_param import ChatCompletionDeveloperMessageParam
+from openai.types.chat.chat_completion_function_tool_param import ChatCompletionFunctionToolParam
+from openai.types.chat.chat_completion_stream_options_param import ChatCompletionStreamOptionsParam
+from openai.types.chat.chat_completion_system_message_param import ChatCompletionSystemMessageParam
+from openai.types.chat.chat_completion_tool_message_param import ChatCompletionToolMessageParam
+from openai.types.chat.chat_completion_user_message_param import ChatCompletionUserMessageParam
+from openai.types.shared_params import response_format_json_schema as sdk_schema
+from openai.types.shared_params.function_definition import FunctionDefinition
+from openai.types.shared_params.response_format_json_object import ResponseFormatJSONObject
+from openai.types.shared_params.response_format_text import ResponseFormatText
+from typing_extensions import get_type_hints, is_typeddict
 
+from app.codec import BodyDecoder
 from app.parameters import ENDPOINTS, page, parameters
-from domain.openai.chat import ChatBody
+from domain.conversation import (
+    AssistantMessage,
+    DeveloperMessage,
+    Function,
+    FunctionCall,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from domain.openai import chat
+from domain.openai.chat import REFUSED, ChatBody
+from domain.openai.common import StreamOptions
 from domain.openai.completions import CompletionBody
 from domain.openai.embeddings import EmbeddingBody
 from tests.processes import ROOT
@@ -46,3 +81,79 @@ def test_the_page_has_the_tables_of_the_code() -> None:
     tables = text.split("<!-- parameters -->\n")[1].split("<!-- end of parameters -->")[0]
     assert tables.strip() == page().strip(), "python -m app.parameters prints the tables"
     assert all(endpoint in tables for endpoint in ENDPOINTS)
+
+
+NESTED = {
+    ChatCompletionDeveloperMessageParam: DeveloperMessage,
+    ChatCompletionSystemMessageParam: SystemMessage,
+    ChatCompletionUserMessageParam: UserMessage,
+    ChatCompletionToolMessageParam: ToolMessage,
+    sdk_assistant.ChatCompletionAssistantMessageParam: AssistantMessage,
+    sdk_assistant.FunctionCall: FunctionCall,
+    sdk_text.ChatCompletionContentPartTextParam: TextPart,
+    ChatCompletionContentPartRefusalParam: RefusalPart,
+    sdk_call.ChatCompletionMessageFunctionToolCallParam: ToolCall,
+    sdk_call.Function: FunctionCall,
+    ChatCompletionFunctionToolParam: chat.Tool,
+    FunctionDefinition: Function,
+    sdk_choice.ChatCompletionNamedToolChoiceParam: chat.NamedChoice,
+    sdk_choice.Function: chat.NamedFunction,
+    ChatCompletionAllowedToolChoiceParam: chat.AllowedChoice,
+    ChatCompletionAllowedToolsParam: chat.AllowedTools,
+    ResponseFormatText: chat.TextFormat,
+    ResponseFormatJSONObject: chat.JsonObjectFormat,
+    sdk_schema.ResponseFormatJSONSchema: chat.JsonSchemaFormat,
+    sdk_schema.JSONSchema: chat.JsonSchema,
+    ChatCompletionStreamOptionsParam: StreamOptions,
+}
+"""The SDK's types of what is inside of a chat request, and what decodes them here."""
+NOT_OFFERED = {
+    "ChatCompletionContentPartImageParam",
+    "ChatCompletionContentPartInputAudioParam",
+    "File",
+    "ChatCompletionMessageCustomToolCallParam",
+    "ChatCompletionFunctionMessageParam",
+    "ChatCompletionNamedToolChoiceCustomParam",
+    "ChatCompletionCustomToolParam",
+}
+"""Refused by their `type` or `role`."""
+NOT_LOOKED_AT = {
+    "Audio",
+    "PromptCacheBreakpoint",
+    "ChatCompletionPredictionContentParam",
+    "PromptCacheOptions",
+}
+"""Accepted without effect, whatever is in them."""
+
+
+def typed_dicts(annotation: Any) -> Iterator[Any]:
+    if is_typeddict(annotation):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from typed_dicts(inner)
+
+
+def nested(kind: Any, known: set[Any]) -> set[Any]:
+    """The SDK's types inside of one, at any depth; not those inside of what is refused or not looked at."""
+    for name, annotation in get_type_hints(kind).items():
+        for inner in typed_dicts(annotation):
+            is_passed_over = inner.__name__ in NOT_OFFERED | NOT_LOOKED_AT or name in REFUSED
+            if inner not in known and not (is_passed_over and inner not in NESTED):
+                known.add(inner)
+                nested(inner, known)
+    return known
+
+
+def test_every_field_inside_of_others_that_the_sdk_knows_is_known() -> None:
+    found = nested(sdk_chat.CompletionCreateParamsStreaming, set())
+    assert found == NESTED.keys(), "what the SDK has anew is decoded, or refused on purpose"
+    for theirs, ours in NESTED.items():
+        known = {*ours.__struct_fields__, ours.__struct_config__.tag_field}
+        assert set(get_type_hints(theirs)) <= known, ours.__name__
+
+
+@pytest.mark.parametrize("mark", [{"mode": "explicit"}, {"mode": "explicit", "ttl": "30m"}])
+def test_a_breakpoint_of_the_cache_is_accepted_in_a_text_part(mark: dict[str, str]) -> None:
+    part = {"type": "text", "text": "x", "prompt_cache_breakpoint": mark}
+    body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    assert BodyDecoder(ChatBody).decode(json.dumps(body).encode()).messages[0].content[0].text == "x"

@@ -12,6 +12,8 @@ from tests.contract.conftest import REAL_KINDS
 pytestmark = pytest.mark.integration
 
 PROMPT = "The quick brown fox"
+# Many of them begin with another token behind a space, and count twice.
+WORDS = [first + second for first in "abcdefghijklmnop" for second in "xyzwvuts"]
 CHAT = Conversation(messages=[UserMessage(content=PROMPT)], template_arguments={"enable_thinking": False})
 NEVER_END = {0: -100.0}
 
@@ -110,6 +112,8 @@ async def test_a_grammar_is_followed(generator: Case) -> None:
         ({"stop_token_ids": [100_000], "min_tokens": 4}, "stop_token_ids"),
         ({"allowed_token_ids": [100_000]}, "allowed_token_ids"),
         ({"logit_bias": {100_000: 1.0}}, "logit_bias"),
+        ({"bad_words": WORDS}, "bad_words"),
+        ({"min_tokens": 9000, "max_tokens": None}, "min_tokens"),
         ({"structured_outputs": StructuredOutputs(regex="([")}, "structured_outputs"),
         ({"structured_outputs": StructuredOutputs(regex="(a{1,1000}){1,1000}{1,1000}")}, "structured_outputs"),
         ({"structured_outputs": StructuredOutputs(regex="a\x00")}, "structured_outputs"),

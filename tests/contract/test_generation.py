@@ -114,6 +114,33 @@ async def test_echo_with_logprobs_tells_those_of_the_prompt(generator: Case) -> 
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("form", ["text", "token ids"])
+async def test_what_was_cut_off_is_not_echoed(generator: Case, form: str, stream: bool) -> None:
+    ids = generator.tokenize(PROMPT)
+    prompt = PROMPT if form == "text" else ids
+    fields = {"echo": True, "max_tokens": 0, "logprobs": 0, "stream": stream}
+    for most, left in ((4, 4), (len(ids), len(ids)), (-1, len(ids))):
+        echoed = await generate(generator, prompt, truncate_prompt_tokens=most, **fields)
+        assert echoed.usage.prompt_tokens == left
+        tokens = [token for delta in echoed.deltas for token in delta.logprobs or []]
+        assert echoed.text() == "".join(token.token for token in tokens)
+        assert len(tokens) == left
+        assert echoed.text() in PROMPT
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_each_choice_tells_the_logprobs_of_the_echoed_prompt(generator: Case, stream: bool) -> None:
+    fields = {"n": 3, "temperature": 1.0, "logprobs": 1, "max_tokens": 3, "echo": True}
+    echoed = await generate(generator, PROMPT, stream=stream, **fields)
+    for index in range(3):
+        tokens = [
+            token for delta in echoed.deltas if delta.index == index and delta.logprobs for token in delta.logprobs
+        ]
+        assert "".join(token.token for token in tokens).startswith(PROMPT)
+        assert [token.logprob for token in tokens].count(None) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
 async def test_echo_of_nothing_more_is_the_prompt(generator: Case, stream: bool) -> None:
     echoed = await generate(generator, PROMPT, echo=True, max_tokens=0, stream=stream)
     assert echoed.text() == PROMPT

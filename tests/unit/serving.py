@@ -98,10 +98,12 @@ def chunks_of(response: httpx.Response) -> list[dict]:
 
 
 class Leaving:
-    """A client that sends its request whole and leaves when told."""
+    """A client that sends its request, whole or not, and leaves when told."""
 
-    def __init__(self, body: dict) -> None:
-        self._parts = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    def __init__(self, body: dict, *, is_whole: bool = True) -> None:
+        content = json.dumps(body).encode()
+        content = content if is_whole else content[:-1]
+        self._parts = [{"type": "http.request", "body": content, "more_body": not is_whole}]
         self.leave = asyncio.Event()
         self.sent: list[dict] = []
 

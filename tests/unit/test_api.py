@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import gzip
 import json
 import struct
 from urllib.parse import quote
@@ -169,6 +170,22 @@ async def test_a_body_declared_as_something_else_is_refused(api, path):
     assert "text/plain" in error_of(response)["message"]
 
 
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_compressed_body_is_refused(api, path):
+    content = gzip.compress(json.dumps(BODIES[path]).encode())
+    response = await api.http.post(path, content=content, headers={"content-encoding": "gzip"})
+    assert response.status_code == 415
+    error = error_of(response)
+    assert error["code"] == "unsupported_media_type"
+    assert "'gzip'" in error["message"]
+
+
+async def test_a_body_declared_as_not_compressed_is_taken(api):
+    content = json.dumps(BODIES[EMBED]).encode()
+    response = await api.http.post(EMBED, content=content, headers={"content-encoding": "identity"})
+    assert response.status_code == 200
+
+
 async def test_a_body_that_is_too_large_is_refused(api):
     response = await api.embed("x" * MAX_BODY_BYTES)
     assert response.status_code == 413
@@ -309,6 +326,15 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it(api):
     await call
     assert api.writer.running == 0
     assert not any(b"[DONE]" in message.get("body", b"") for message in client.sent)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_client_that_leaves_while_it_sends_its_request_is_no_failure_of_the_service(api, caplog, path):
+    client = Leaving(BODIES[path], is_whole=False)
+    client.leave.set()
+    await client.call(api.app, path)
+    assert [message.get("status", 499) for message in client.sent] == [499, 499]
+    assert caplog.records == []
 
 
 async def test_a_client_that_left_is_no_failure_of_the_service(api, caplog):

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from app.codec import BodyDecoder, encode
 from app.errors import error_body
 from domain.errors import InvalidRequestError
+from domain.openai.chat import ChatBody
 from domain.openai.common import Usage
 from domain.openai.completions import CompletionBody
 from domain.openai.embeddings import EmbeddingBody
 
 completions = BodyDecoder(CompletionBody)
 embeddings = BodyDecoder(EmbeddingBody)
+chats = BodyDecoder(ChatBody)
 
 
 class Anything(msgspec.Struct):
@@ -63,6 +65,10 @@ def refusal(body: bytes, decoder: BodyDecoder = completions) -> InvalidRequestEr
     with pytest.raises(InvalidRequestError) as caught:
         decoder.decode(body)
     return caught.value
+
+
+def chat(*messages: dict, **fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": messages, **fields}).encode()
 
 
 def completion(**fields: Any) -> bytes:
@@ -142,6 +148,31 @@ def test_an_unknown_parameter_inside_another_is_named_with_its_path():
     assert refusal(completion(stream_options={"usage": True})).param == "stream_options.usage"
 
 
+@pytest.mark.parametrize(
+    ("message", "name", "meant"),
+    [
+        ({"role": "user", "contnt": "x"}, "contnt", "content"),
+        ({"role": "user", "content": [{"type": "text", "txt": "x"}]}, "content[0].txt", "text"),
+        ({"role": "tool", "content": "x", "tool_cal_id": "1"}, "tool_cal_id", "tool_call_id"),
+    ],
+)
+def test_an_unknown_parameter_inside_another_is_named_with_the_one_it_resembles(message, name, meant):
+    error = refusal(chat({"role": "system", "content": "x"}, message), chats)
+    assert error.param == f"messages[1].{name}"
+    assert f"Did you mean '{meant}'?" in error.message
+
+
+def test_what_another_kind_of_message_has_is_no_advice():
+    error = refusal(chat({"role": "user", "content": "x", "tool_cal_id": "1"}), chats)
+    assert "Did you mean" not in error.message
+
+
+@pytest.mark.parametrize("rest", [b'"messages": []', b'"messages": 1', b'"x": nope', b'"x": ' + b"[" * 99_999])
+def test_an_unknown_parameter_is_named_whatever_else_is_wrong(rest):
+    error = refusal(b'{"messages": [{"role": "user", "contnt": "x"}], ' + rest + b"}", chats)
+    assert (error.param, error.code) == ("messages[0].contnt", "unknown_parameter")
+
+
 def test_an_unknown_parameters_name_is_cut():
     error = refusal(completion(**{"z" * 5000: 1}))
     assert error.param == "z" * 100
@@ -219,6 +250,12 @@ def test_the_ends_of_a_range_are_accepted(name, value):
 
 def test_a_bias_out_of_range_is_refused():
     assert refusal(completion(logit_bias={"1": 100.5})).param.startswith("logit_bias")
+
+
+def test_a_key_that_is_too_long_is_told_with_what_it_is_a_key_of():
+    error = refusal(chat({"role": "user", "content": "x"}, metadata={"k" * 65: "x"}), chats)
+    assert (error.param, error.code) == ("metadata", "invalid_value")
+    assert error.message == "Invalid key in 'metadata': expected `str` of length <= 64."
 
 
 @pytest.mark.parametrize("dimensions", [0, -1, 2**31])

@@ -88,3 +88,9 @@ def test_an_empty_input_is_refused():
     with pytest.raises(InvalidRequestError) as caught:
         EmbeddingBody(model="m", input="").to_request()
     assert caught.value.param == "input"
+
+
+def test_inputs_cut_to_nothing_are_refused():
+    with pytest.raises(InvalidRequestError) as caught:
+        EmbeddingBody(model="m", input="a", truncate_prompt_tokens=0).to_request()
+    assert (caught.value.param, caught.value.code) == ("truncate_prompt_tokens", "integer_below_min_value")

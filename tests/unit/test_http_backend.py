@@ -161,6 +161,37 @@ async def test_a_whole_answer_becomes_one_delta_and_one_usage():
     assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=1)
 
 
+@pytest.mark.parametrize(("prompt_token_ids", "echoed"), [([1, 2], "cut"), ([1], "x")])
+async def test_an_echo_is_made_of_the_tokens_that_were_left(prompt_token_ids, echoed):
+    first = {"choices": [{"index": 0, "text": "a", "prompt_token_ids": prompt_token_ids}]}
+    server = Server(
+        completions=(200, events(first, CHUNK, USAGE, "[DONE]")), detokenize=(200, b'{"prompt": "cut"}')
+    )
+    engine = backend(server)
+    await engine.start()
+    request = GenerationRequest(
+        prompt="x", stream=True, echo=True, truncate_prompt_tokens=2, sampling=SamplingParameters()
+    )
+    *deltas, _ = [event async for event in engine.generate(request, CONTEXT)]
+    assert [delta.text for delta in deltas] == [f"{echoed}a", "ab"]
+    (asked,) = [body for _, body in server.requests if body and "prompt" in body]
+    assert asked["return_token_ids"] is True
+
+
+@pytest.mark.parametrize(("n", "streams"), [(2, False), (1, True)])
+async def test_what_the_server_can_not_stream_is_asked_for_whole(n, streams):
+    answer = events(CHUNK, USAGE, "[DONE]") if streams else json.dumps(USAGE | CHUNK).encode()
+    server = Server(completions=(200, answer))
+    engine = backend(server)
+    await engine.start()
+    sampling = SamplingParameters(n=n, logprobs=1)
+    request = GenerationRequest(prompt="x", stream=True, echo=True, sampling=sampling)
+    delta, _ = [event async for event in engine.generate(request, CONTEXT)]
+    assert delta.text == "ab"
+    body = server.requests[-1][1]
+    assert (body["stream"], "stream_options" in body) == (streams, streams)
+
+
 async def test_the_step_for_an_echo_alone_is_nobodys_completion_token():
     events_ = await generated(Server(completions=(200, events(CHUNK, USAGE, "[DONE]"))), max_tokens=0)
     assert events_[-1].completion_tokens == 0
@@ -198,6 +229,14 @@ async def test_a_refusal_inside_a_stream_is_a_refusal():
     error = {"error": {"message": "This model's maximum context length is 256 tokens.", "code": 400}}
     with pytest.raises(ContextLengthError):
         await generated(Server(completions=(200, events(error))))
+
+
+@pytest.mark.parametrize(("code", "kind"), [(400, BackendFailedError), (503, BackendUnavailableError)])
+async def test_what_fails_behind_the_first_part_is_no_refusal(code, kind):
+    error = {"error": {"message": "zip() argument 2 is shorter than argument 1", "code": code}}
+    with pytest.raises(kind) as caught:
+        await generated(Server(completions=(200, events(CHUNK, error))))
+    assert "zip" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -236,3 +236,20 @@ def test_a_form_that_would_keep_the_engine_busy_is_refused(sampling_of, refusal)
 def test_a_misspelled_form_is_named_with_its_place(refusal, outputs):
     (name,) = outputs
     assert refusal(structured_outputs=outputs).param == f"structured_outputs.{name}"
+
+
+def test_an_empty_bad_word_is_refused(refusal):
+    error = refusal(bad_words=["a", ""])
+    assert (error.param, error.code) == ("bad_words", "invalid_value")
+
+
+def test_bad_words_are_at_most_128_different_ones(refusal, sampling_of):
+    words = [f"w{number}" for number in range(128)]
+    assert len(sampling_of(bad_words=words * 2).bad_words) == 256
+    error = refusal(bad_words=[*words, "more"])
+    assert (error.param, error.code) == ("bad_words", "array_above_max_length")
+
+
+def test_a_prompt_cut_to_nothing_is_refused(refusal):
+    error = refusal(truncate_prompt_tokens=0)
+    assert (error.param, error.code) == ("truncate_prompt_tokens", "integer_below_min_value")

@@ -242,3 +242,9 @@ def test_without_tools_nothing_is_said_of_them():
 def test_what_goes_into_the_template_is_sent_if_it_is_said(field, value, name):
     assert talked(**{field: value})[name] == value
     assert name not in talked()
+
+
+@pytest.mark.parametrize("message", [SystemMessage, UserMessage, AssistantMessage])
+def test_a_breakpoint_of_openais_cache_is_nothing_to_a_template(message):
+    part = TextPart(text="a", prompt_cache_breakpoint={"mode": "explicit"})
+    assert as_json(message_fields(message(content=[part])))["content"] == [{"type": "text", "text": "a"}]

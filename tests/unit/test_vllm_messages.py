@@ -105,6 +105,32 @@ def test_other_lists_of_tokens_are_told_by_their_names(message, param):
     assert "'the-model'" in error.message
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "bad_words cannot contain an empty string. Got bad_words=['logit_bias', '']",
+        "bad_words entries must tokenize to at least one token. (parameter=bad_words, value=['a', '\u200b'])",
+        "Too many bad words after tokenization: 129. The max number is 128. (parameter=bad_words, value=['json'])",
+        "The model vocabulary size is 9, but the following tokens were specified as bad: [9]. All token id values "
+        "should be integers satisfying: 0 <= token_id <= 8. (parameter=bad_words, value=['a'])",
+    ],
+)
+def test_bad_words_are_told_by_their_name(message):
+    error = heard(message, form="response_format")
+    assert (error.param, error.code) == ("bad_words", "invalid_value")
+
+
+def test_more_tokens_than_there_is_room_for_are_told_with_the_context():
+    error = heard("min_tokens must be less than or equal to max_tokens=250, got 9000. (parameter=min_tokens)")
+    assert (error.param, error.code) == ("min_tokens", "invalid_value")
+    assert "256 tokens" in error.message
+
+
+def test_a_prompt_of_no_tokens_is_told_by_its_name():
+    error = heard("The decoder prompt cannot be empty", param="messages")
+    assert (error.param, error.code) == ("messages", "empty_input")
+
+
 def test_a_model_without_a_template_is_no_chat_model():
     error = heard(
         "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "

@@ -1,0 +1,123 @@
+"""What is in process alone, on vLLM's own types: no engine runs here."""
+
+from typing import Any
+
+import pytest
+
+from domain.backend import GenerationRequest, Role
+from domain.conversation import Conversation, UserMessage
+from domain.errors import InvalidRequestError
+from domain.sampling import SamplingParameters
+
+pytestmark = pytest.mark.integration
+
+
+class Letters:
+    """A tokenizer whose tokens are characters."""
+
+    def decode(self, token_id: int) -> str:
+        return chr(token_id)
+
+
+def output(*choices: tuple[int, str], prompt: str, tells_prompt: bool) -> Any:
+    """An output of vLLM's for a prompt, with what some choices, by their numbers, gained."""
+    from vllm.logprobs import Logprob
+    from vllm.outputs import CompletionOutput, RequestOutput
+
+    def logprobs(text: str) -> list[dict[int, Any]]:
+        return [{ord(letter): Logprob(-0.5, 1, letter)} for letter in text]
+
+    return RequestOutput(
+        "id",
+        prompt,
+        [ord(letter) for letter in prompt],
+        [None, *logprobs(prompt[1:])] if tells_prompt else [],
+        [
+            CompletionOutput(index, text, [ord(letter) for letter in text], None, logprobs(text))
+            for index, text in choices
+        ],
+        finished=False,
+    )
+
+
+def test_logprobs_of_a_prompt_that_come_once_are_told_by_each_choice(inprocess_setups: dict[Role, object]) -> None:
+    from adapters.vllm_inprocess.choices import Choices
+
+    sampling = SamplingParameters(n=2, logprobs=0)
+    request = GenerationRequest(prompt="ab", sampling=sampling, echo=True, stream=True)
+    choices = Choices(request, prompt_text="ab", tokenizer=Letters())
+    told = [
+        *choices.deltas(output((0, "x"), prompt="ab", tells_prompt=True)),
+        *choices.deltas(output((0, "y"), (1, "z"), prompt="ab", tells_prompt=False)),
+    ]
+    assert [(delta.index, delta.text) for delta in told] == [(0, "abx"), (0, "y"), (1, "abz")]
+    assert ["".join(token.token for token in delta.logprobs or []) for delta in told] == ["abx", "y", "abz"]
+
+
+@pytest.fixture
+def backend(inprocess_setups: dict[Role, object]) -> Any:
+    """A generator whose engine has not been started."""
+    from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+
+    return VLLMInProcessBackend(role=Role.GENERATE, name="tiny-gen", setup=inprocess_setups[Role.GENERATE])
+
+
+def fail(progress: Any, *, has_output: bool) -> None:
+    progress.has_output = has_output
+    raise ValueError("That can't be.")
+
+
+def test_what_the_engine_finds_wrong_with_a_request_is_a_refusal(backend: Any) -> None:
+    with pytest.raises(InvalidRequestError), backend._translated("prompt") as progress:
+        fail(progress, has_output=False)
+
+
+def test_what_fails_once_the_engine_answers_is_no_refusal(backend: Any) -> None:
+    with pytest.raises(ValueError), backend._translated("prompt") as progress:
+        fail(progress, has_output=True)
+
+
+def test_a_mistake_of_our_own_is_no_refusal(backend: Any) -> None:
+    from adapters.vllm_inprocess.translate import prompt_logprobs
+
+    with pytest.raises(ValueError, match="zip"), backend._translated("prompt"):
+        prompt_logprobs(output((0, "x"), prompt="ab", tells_prompt=False), 0, Letters())
+
+
+@pytest.fixture(scope="module")
+def chat(inprocess_setups: dict[Role, Any]) -> Any:
+    """The tiny model's template and parsers."""
+    from vllm.renderers import renderer_from_config
+
+    from adapters.vllm_inprocess.chat import Chat
+
+    setup = inprocess_setups[Role.GENERATE]
+    return Chat(setup.config.model_config, renderer_from_config(setup.config), setup.chat)
+
+
+@pytest.mark.parametrize(("thinks", "text"), [(True, "h€y </think>d€ne"), (True, "h€y"), (False, "h€y")])
+async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thinks: bool, text: str) -> None:
+    from vllm.outputs import CompletionOutput
+
+    async def rendered(*, stream: bool) -> Any:
+        conversation = Conversation(
+            messages=[UserMessage(content="Hello")], template_arguments={"enable_thinking": thinks}
+        )
+        request = GenerationRequest(prompt=conversation, sampling=SamplingParameters(), stream=stream)
+        return await chat.render(request, conversation)
+
+    tokenizer = chat._renderer.get_tokenizer()
+    ids = tokenizer.encode(text)
+    whole, parts = await rendered(stream=False), await rendered(stream=True)
+    whole.delta(CompletionOutput(0, text, ids, None, None, "stop"), stream=False)
+    told = ""
+    for position in range(len(ids)):
+        # What is half a character waits for the other half.
+        so_far = tokenizer.decode(ids[: position + 1]).rstrip("\ufffd")
+        ending = "stop" if position == len(ids) - 1 else None
+        output = CompletionOutput(0, so_far[len(told) :], [ids[position]], None, None, ending)
+        parts.delta(output, stream=True)
+        told = so_far
+    assert told == text
+    thought = len(tokenizer.encode(text.partition("</think>")[0])) if thinks else 0
+    assert (whole.reasoning_tokens(), parts.reasoning_tokens()) == (thought, thought)
