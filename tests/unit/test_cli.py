@@ -141,3 +141,10 @@ def test_a_signal_before_serving_ends_the_command_in_good_order(memoria):
     with pytest.raises(SystemExit) as caught:
         signal.raise_signal(signal.SIGTERM)
     assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_a_benchmark_of_nothing_says_what_to_do(memoria):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert is_told(memoria("bench", "--url", url), url, "make serve", "--compare")

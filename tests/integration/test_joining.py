@@ -1,0 +1,69 @@
+"""Requests of several clients, joined before a real vLLM server: each gets what it would have got alone."""
+
+import array
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.models.tiny import CORPUS, MAX_MODEL_LEN
+from adapters.vllm_http.backend import VLLMHTTPBackend
+from domain.backend import EmbeddingRequest, EmbeddingResult, RequestContext, Role
+from domain.errors import ContextLengthError
+from domain.policies.joining import JoiningBackend
+
+pytestmark = pytest.mark.integration
+
+CONTEXT = RequestContext(request_id="joining")
+
+
+def cosine(one: EmbeddingResult, other: EmbeddingResult) -> float:
+    a, b = array.array("f", one.vectors), array.array("f", other.vectors)
+    assert len(a) == len(b)
+    rows = len(a) // one.dimensions
+    return sum(x * y for x, y in zip(a, b, strict=True)) / rows
+
+
+async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
+    vllm_servers: dict[Role, str], tiny_models: dict[str, Path]
+) -> None:
+    plain = VLLMHTTPBackend(role=Role.EMBED, base_url=vllm_servers[Role.EMBED])
+    assert (await plain.start()).tells_input_tokens, "the server's model is on this machine, and so its tokenizer"
+    joining = JoiningBackend(plain)
+    await joining.start()
+    words = " ".join(CORPUS).split()
+    inputs = [[" ".join(words[start : start + count]) for start in range(count)] for count in range(1, 40)]
+    too_long = len(inputs) // 2
+    inputs[too_long] = ["word " * MAX_MODEL_LEN]
+
+    async def ask(backend, position: int) -> EmbeddingResult | Exception:
+        try:
+            return await backend.embed(EmbeddingRequest(inputs=inputs[position]), CONTEXT)
+        except ContextLengthError as error:
+            return error
+
+    together = await asyncio.gather(*(ask(joining, position) for position in range(len(inputs))))
+    assert joining.joined >= len(inputs) - 2
+    alone = [await ask(plain, position) for position in range(len(inputs))]
+    for position, (found, expected) in enumerate(zip(together, alone, strict=True)):
+        if position == too_long:
+            assert isinstance(found, ContextLengthError)
+            continue
+        assert found.prompt_tokens == expected.prompt_tokens
+        assert found.input_tokens == expected.input_tokens
+        assert cosine(found, expected) > 0.9999
+    await joining.stop()
+
+
+async def test_a_tokenizer_that_is_not_the_servers_is_not_used(
+    vllm_servers: dict[Role, str], tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    other = Tokenizer(models.WordLevel({"x": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    other.pre_tokenizer = pre_tokenizers.Whitespace()
+    other.save(str(tmp_path / "tokenizer.json"))
+    for folder in (tmp_path, tmp_path / "nothing"):
+        backend = VLLMHTTPBackend(role=Role.EMBED, base_url=vllm_servers[Role.EMBED], tokenizer=str(folder))
+        assert not (await backend.start()).tells_input_tokens
+        await backend.stop()
