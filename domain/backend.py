@@ -5,7 +5,7 @@ wraps one and is one. `tests/contract` holds every implementation to the sentenc
 """
 
 import enum
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import msgspec
@@ -171,6 +171,14 @@ class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
     """What each stands for, as the vocabulary writes it, if asked for."""
 
 
+StepListener = Callable[[str], None]
+"""Told in a few words what a start is doing now, such as "loading the model"."""
+
+
+def nobody(_step: str) -> None:
+    """The listener of a start that nobody watches."""
+
+
 class InferenceBackend(Protocol):
     """One engine in one role.
 
@@ -182,8 +190,11 @@ class InferenceBackend(Protocol):
     engine ends too.
     """
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """Bring the engine up and return its card once it can take requests.
+
+        Args:
+            on_step: told what takes its time, on the event loop.
 
         Raises:
             BackendUnavailableError: it can't be reached yet; calling again later may help.

@@ -29,10 +29,12 @@ from domain.backend import (
     Prompt,
     RequestContext,
     Role,
+    StepListener,
     Tokenization,
     TokenizeRequest,
     TokenLogprob,
     ToolCallDelta,
+    nobody,
 )
 from domain.conversation import Conversation, ToolChoice
 from domain.errors import (
@@ -70,8 +72,12 @@ class FakeBackend:
         self.started = False
         self.stops = 0
         self.tells_input_tokens = True
+        self.steps: list[str] = []
+        """What a start says that it is doing."""
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+        for step in self.steps:
+            on_step(step)
         if self.fail_start:
             raise self.fail_start.pop(0)
         self.started = True

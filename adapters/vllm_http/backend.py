@@ -49,8 +49,10 @@ from domain.backend import (
     Prompt,
     RequestContext,
     Role,
+    StepListener,
     Tokenization,
     TokenizeRequest,
+    nobody,
 )
 from domain.conversation import Conversation
 from domain.errors import (
@@ -106,7 +108,7 @@ class VLLMHTTPBackend:
         self._markers: list[Markers] | None = None
         self._reasons: bool | None = None
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port: one look at `GET /v1/models`."""
         response = await self._server.get("/v1/models")
         if response.status_code != httpx.codes.OK:

@@ -42,8 +42,10 @@ from domain.backend import (
     Prompt,
     RequestContext,
     Role,
+    StepListener,
     Tokenization,
     TokenizeRequest,
+    nobody,
 )
 from domain.conversation import Conversation
 from domain.errors import (
@@ -89,10 +91,13 @@ class VLLMInProcessBackend:
         # vLLM wants ids that are unique among running requests; a client's own id need not be.
         self._sequence = itertools.count()
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port."""
+        if self._start_lock is not None and self._start_lock.locked():
+            on_step("waiting for the other engine")
         async with self._start_lock or contextlib.nullcontext():
-            self._engine = await self._thread.start()
+            self._engine = await self._thread.start(on_step)
+        on_step("warming up")
         # What vLLM reads of the environment no longer changes; looking it up costs something for each token.
         enable_envs_cache()
         model_config = self._config.model_config

@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vllm.v1.executor import Executor
 
 from adapters.vllm_inprocess.engine_log import EngineLog
 from adapters.vllm_inprocess.executors import owned
+from domain.backend import StepListener, nobody
 from domain.errors import BackendFailedError
 
 SHUTDOWN_TIMEOUT_S = 15.0
@@ -39,14 +41,21 @@ class EngineThread:
         _threads[name] = self
         self._built: Future[AsyncLLM] = Future()
         self._stop = threading.Event()
+        self._process_is_up: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
-    async def start(self) -> AsyncLLM:
+    async def start(self, on_step: StepListener = nobody) -> AsyncLLM:
         """Build the engine; return when it can take requests.
+
+        Args:
+            on_step: told what takes its time.
 
         Raises:
             BackendFailedError: it could not start.
         """
+        loop = asyncio.get_running_loop()
+        self._process_is_up = lambda: loop.call_soon_threadsafe(on_step, "loading the model")
+        on_step("starting its process")
         engine_log().forget(self._name)
         self._thread.start()
         try:
@@ -86,6 +95,11 @@ class EngineThread:
                     found.append(process)
                     found += process.children(recursive=True)
         return found
+
+    def process_is_up(self) -> None:
+        """Told by the log when an engine process has loaded its libraries, in any thread."""
+        if not self._built.done():
+            self._process_is_up()
 
     def child_ids(self) -> list[int]:
         """Ids of the processes that this thread has spawned and that have not been waited for."""
@@ -151,7 +165,7 @@ def engine_log() -> EngineLog:
     """The log of all engines of this process, opened by the first that starts."""
     # vLLM's own setting decides what is printed at all; below a warning nobody asked to see the lines.
     echo = os.environ.get("VLLM_LOGGING_LEVEL", "INFO") in ("DEBUG", "INFO", "WARNING")
-    return EngineLog(echo=echo, find_name=_engine_of)
+    return EngineLog(echo=echo, find_name=_engine_of, on_connected=lambda name: _threads[name].process_is_up())
 
 
 def _engine_of(pid: int) -> str | None:

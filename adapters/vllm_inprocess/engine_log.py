@@ -46,15 +46,23 @@ def send_output_to_owner() -> None:
 class EngineLog:
     """Takes the output of all engine processes of this service."""
 
-    def __init__(self, *, echo: bool, find_name: Callable[[int], str | None]) -> None:
+    def __init__(
+        self,
+        *,
+        echo: bool,
+        find_name: Callable[[int], str | None],
+        on_connected: Callable[[str], None] = lambda _name: None,
+    ) -> None:
         """Open the log for engine processes that start from now on.
 
         Args:
             echo: whether to show the lines on standard error.
             find_name: the engine that a process belongs to, by the process's id.
+            on_connected: told the engine's name when one of its processes begins to speak, in a thread of the log.
         """
         self._echo = echo
         self._find_name = find_name
+        self._on_connected = on_connected
         self._lines: dict[str, deque[str]] = {}
         self._heard = threading.Condition()
         self._speaking: Counter[str] = Counter()
@@ -92,7 +100,10 @@ class EngineLog:
             if user != os.getuid():
                 # Abstract names are open to all users of the machine.
                 return
-            name = self._find_name(pid) or "engine"
+            found = self._find_name(pid)
+            if found is not None:
+                self._on_connected(found)
+            name = found or "engine"
             with self._speaker(name):
                 kept = self._lines.setdefault(name, deque(maxlen=KEPT_LINES))
                 for line in _whole_lines(lines):

@@ -19,6 +19,8 @@ from domain.backend import (
     ModelCard,
     Prompt,
     RequestContext,
+    StepListener,
+    nobody,
 )
 from domain.errors import InvalidRequestError, TooManyTokensError
 from domain.health import CacheStats
@@ -68,10 +70,10 @@ class CachingBackend(BackendWrapper):
             max_bytes=self._max_bytes,
         )
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port. What was kept is dropped: the model may be another one."""
         self._forget()
-        card = await self._backend.start()
+        card = await self._backend.start(on_step)
         self._tells_input_tokens = card.tells_input_tokens
         return card
 

@@ -14,6 +14,8 @@ from domain.backend import (
     InferenceBackend,
     ModelCard,
     RequestContext,
+    StepListener,
+    nobody,
 )
 from domain.errors import BackendTimeoutError, BackendUnavailableError
 from domain.policies.wrapper import BackendWrapper
@@ -61,9 +63,9 @@ class JoiningBackend(BackendWrapper):
         self.joined = 0
         """Requests that have travelled in company."""
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port."""
-        card = await self._backend.start()
+        card = await self._backend.start(on_step)
         self._can_join = card.tells_input_tokens
         return card
 

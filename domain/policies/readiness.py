@@ -21,8 +21,10 @@ from domain.backend import (
     ModelCard,
     RequestContext,
     Role,
+    StepListener,
     Tokenization,
     TokenizeRequest,
+    nobody,
 )
 from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError, InferenceError
 from domain.health import BackendHealth, BackendState
@@ -68,16 +70,21 @@ class ReadinessBackend:
         """The model's card, or None until the first start has succeeded."""
         return self._card
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """Bring the backend up, trying again for as long as it can't be reached, and warm it up.
 
         Raises:
             BackendFailedError: it can't start.
         """
+
+        def told(step: str) -> None:
+            self._change(BackendState.STARTING, step)
+            on_step(step)
+
         delay_s = FIRST_RETRY_S
         while True:
             try:
-                card = await self._backend.start()
+                card = await self._backend.start(told)
                 self._card = await self._warm_up(card)
             except (BackendUnavailableError, BackendTimeoutError) as error:
                 self._change(BackendState.STARTING, error.message)

@@ -11,8 +11,10 @@ from domain.backend import (
     InferenceBackend,
     ModelCard,
     RequestContext,
+    StepListener,
     Tokenization,
     TokenizeRequest,
+    nobody,
 )
 
 
@@ -22,9 +24,9 @@ class BackendWrapper:
     def __init__(self, backend: InferenceBackend) -> None:
         self._backend = backend
 
-    async def start(self) -> ModelCard:
+    async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port."""
-        return await self._backend.start()
+        return await self._backend.start(on_step)
 
     async def stop(self) -> None:
         """See the port."""

@@ -34,7 +34,7 @@ class Shared:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    async def start(self) -> Any:
+    async def start(self, on_step: Any = None) -> Any:
         return self._card
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import domain.policies.readiness
-from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, SamplingParameters
+from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, SamplingParameters, nobody
 from domain.errors import (
     BackendFailedError,
     BackendTimeoutError,
@@ -416,3 +416,25 @@ def test_the_service_is_well_only_if_every_role_is():
             assert both.backends[Role.GENERATE].state is BackendState.STARTING
 
     run_instantly(scenario())
+
+
+def test_what_a_start_is_doing_is_the_reason_for_its_state():
+    class Slow(FakeBackend):
+        async def start(self, on_step=nobody):
+            on_step("loading the model")
+            await asyncio.sleep(1)
+            return await super().start(on_step)
+
+    async def scenario():
+        heard = []
+        backend = ReadinessBackend(
+            Slow(Role.EMBED), Role.EMBED, model="m", on_change=lambda _role, health: heard.append(health)
+        )
+        await backend.start()
+        await backend.stop()
+        return [(health.state, health.reason) for health in heard[:2]]
+
+    assert run_instantly(scenario()) == [
+        (BackendState.STARTING, "loading the model"),
+        (BackendState.READY, None),
+    ]
