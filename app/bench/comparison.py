@@ -20,6 +20,7 @@ from app.bench.processes import (
     inprocess_settings,
     rival,
     side,
+    version_of,
 )
 from app.bench.results import Ratio, Report, ratio
 from app.bench.workloads import Side, Workload
@@ -92,9 +93,11 @@ async def _compare_gateways(
     if program := rival("litellm"):
         started.append(servers.litellm(program, canned, "canned"))
         sides.append(_alone(LITELLM, started[-1]))
+        report.machine.versions["litellm"] = version_of(program)
     if program := rival("vllm-router"):
         started.append(servers.vllm_router(program, canned))
         sides.append(_alone(ROUTER, started[-1]))
+        report.machine.versions["vllm-router"] = version_of(program)
     await _ready(*started[2:], path="/health")
     found = await _rounds(report, [*sides, direct], [CANNED, CANNED_1], rounds, seconds, progress)
     for rival_name in (LITELLM, ROUTER):

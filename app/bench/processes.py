@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -213,6 +214,13 @@ def rival(program: str) -> str | None:
     """Where a rival's program is, beside this Python or on the path; None if it is not installed."""
     beside = Path(sys.executable).with_name(program)
     return str(beside) if beside.exists() else shutil.which(program)
+
+
+def version_of(program: str) -> str:
+    """What a program says of its version, or that it says nothing."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    found = re.search(r"\d+\.\d+[\w.+-]*", said)
+    return found[0] if found else "of unknown version"
 
 
 def _answers(url: str) -> bool:
