@@ -141,10 +141,14 @@ def _memory(samples: Sequence[MemorySample]) -> list[str]:
         ("tasks", lambda each: each.tasks),
     )
     for title, of in figures:
-        chart = pygal.XY(
-            title=f"{title}, over minutes", style=STYLE, show_legend=False, js=[], height=320, dots_size=1
-        )
-        chart.add(title, [(each.at_s / 60, of(each)) for each in samples])
+        points = [(each.at_s / 60, value) for each in samples if (value := of(each)) is not None]
+        if not points:
+            continue
+        chart = pygal.XY(title=f"{title}, over minutes", style=STYLE, show_legend=False, js=[], height=320)
+        chart.dots_size = 1
+        # From zero, so that a wiggle does not look like a mountain.
+        chart.range = (0, 1.1 * max(value for _, value in points))
+        chart.add(title, points)
         charts.append(_svg(chart))
     return charts
 

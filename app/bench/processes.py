@@ -217,8 +217,12 @@ def rival(program: str) -> str | None:
 
 
 def version_of(program: str) -> str:
-    """What a program says of its version, or that it says nothing."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    """What a program installed by pip says of its version, or the Python beside it of the package."""
+    name = Path(program).name
+    code = f"import importlib.metadata as m; print(m.version({name!r}))"
+    python = Path(program).with_name("python")
+    command = [str(python), "-c", code] if python.exists() else [program, "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     found = re.search(r"\d+\.\d+[\w.+-]*", said)
     return found[0] if found else "of unknown version"
 
