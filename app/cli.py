@@ -68,13 +68,21 @@ def models() -> None:
 @main.command()
 @click.option("--url", default="http://127.0.0.1:8200", show_default=True, help="The running service to measure.")
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
+@click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
 @click.option("--soak", type=click.FloatRange(min=0.05), metavar="MINUTES", help="Mixed load for so long.")
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Requests/s that arrive without waiting (open loop).")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Of each comparison.")
 @click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0.2, 600), help="Of a round.")
 @click.option("--output", default="bench", show_default=True, type=click.Path(path_type=Path), help="Folder.")
 def bench(
-    url: str, compare: bool, soak: float | None, rate: float | None, rounds: int, seconds: float, output: Path
+    url: str,
+    compare: bool,
+    vllm_flags: str,
+    soak: float | None,
+    rate: float | None,
+    rounds: int,
+    seconds: float,
+    output: Path,
 ) -> None:
     """Measure a service, and write a table, report.json and report.html."""
     from app.bench.command import BenchOptions, run, tell
@@ -83,7 +91,14 @@ def bench(
 
     console = Console()
     options = BenchOptions(
-        url=url, compare=compare, soak_minutes=soak, rate=rate, rounds=rounds, seconds=seconds, output=output
+        url=url,
+        compare=compare,
+        vllm_flags=vllm_flags,
+        soak_minutes=soak,
+        rate=rate,
+        rounds=rounds,
+        seconds=seconds,
+        output=output,
     )
     try:
         cache = _settings(console, {}).cache_dir

@@ -40,6 +40,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     soak_minutes: float | None
     rate: float | None
     """Requests in a second that arrive without waiting for one another; None for so many clients."""
+    vllm_flags: str
+    """More flags for vLLM's own servers in a comparison."""
     rounds: int
     seconds: float
     """Length of a round."""

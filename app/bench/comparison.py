@@ -6,7 +6,7 @@ opposite order, and the median of the rounds' ratios counts. So what the machine
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from app.bench import workloads
 from app.bench.measure import Measurement, measure
@@ -37,7 +37,14 @@ START_ROUNDS = 5
 
 
 async def compare(
-    report: Report, servers: Servers, models: Models, *, rounds: int, seconds: float, progress: Progress
+    report: Report,
+    servers: Servers,
+    models: Models,
+    *,
+    rounds: int,
+    seconds: float,
+    vllm_flags: str,
+    progress: Progress,
 ) -> None:
     """Fill a report with all comparisons that can be made on this machine.
 
@@ -47,23 +54,37 @@ async def compare(
         models: folders of both models.
         rounds: for each figure.
         seconds: length of a round.
+        vllm_flags: more flags for vLLM's own servers.
         progress: told what is being done.
     """
     report.flags = f"{PLAIN_FLAGS} {ENGINE_FLAGS}"
-    await _compare_engines(report, servers, models, rounds=rounds, seconds=seconds, progress=progress)
+    if vllm_flags:
+        report.notes.append(f"vLLM's own servers have {vllm_flags} besides.")
+    plain = Plain(servers, models, vllm_flags)
+    await _compare_engines(report, servers, plain, rounds=rounds, seconds=seconds, progress=progress)
     await _compare_gateways(report, servers, rounds=rounds, seconds=seconds, progress=progress)
-    await _compare_starts(report, servers, models, rounds=min(rounds, START_ROUNDS), progress=progress)
+    await _compare_starts(report, servers, plain, rounds=min(rounds, START_ROUNDS), progress=progress)
+
+
+class Plain(NamedTuple):
+    """vLLM's own servers, to be started."""
+
+    servers: Servers
+    models: Models
+    flags: str
+
+    def start(self) -> list[Server]:
+        """One for each role, at the same moment."""
+        return [self.servers.vllm(self.models[role], role, self.flags) for role in Role]
 
 
 async def _compare_engines(
-    report: Report, servers: Servers, models: Models, *, rounds: int, seconds: float, progress: Progress
+    report: Report, servers: Servers, pair: Plain, *, rounds: int, seconds: float, progress: Progress
 ) -> None:
     progress("starting engines", None)
+    models = pair.models
     names = models[Role.EMBED].name, models[Role.GENERATE].name
-    embed, generate = (
-        servers.vllm(models[Role.EMBED], Role.EMBED),
-        servers.vllm(models[Role.GENERATE], Role.GENERATE),
-    )
+    embed, generate = pair.start()
     await _ready(embed, generate, path="/health")
     service = servers.memoria(inprocess_settings(models))
     gateway = servers.memoria(gateway_settings(embed.url, generate.url))
@@ -108,7 +129,7 @@ async def _compare_gateways(
 
 
 async def _compare_starts(
-    report: Report, servers: Servers, models: Models, *, rounds: int, progress: Progress
+    report: Report, servers: Servers, pair: Plain, *, rounds: int, progress: Progress
 ) -> None:
     """Both models ready from a cold start, against both plain servers started at the same moment."""
     mine: list[float | None] = []
@@ -117,10 +138,10 @@ async def _compare_starts(
         for kind in _in_turn([MEMORIA, VLLM], number):
             progress("cold starts", number / rounds)
             if kind == MEMORIA:
-                started = [servers.memoria(inprocess_settings(models))]
+                started = [servers.memoria(inprocess_settings(pair.models))]
                 mine.append(await _ready(*started, path="/health/ready"))
             else:
-                started = [servers.vllm(models[role], role) for role in Role]
+                started = pair.start()
                 others.append(await _ready(*started, path="/health"))
             await asyncio.to_thread(servers.end, *started)
     report.ratios.append(

@@ -24,8 +24,8 @@ STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
 ENGINE_FLAGS = "--kv-cache-memory-bytes 134217728"
 """The same for both sides of a comparison, with those that the service gives its engines by itself."""
-PLAIN_FLAGS = "--dtype float32 --enforce-eager --disable-log-stats"
-"""What the service's engines have by themselves on the CPU. Without statistics, as the service's are."""
+PLAIN_FLAGS = "--dtype float32 --enforce-eager"
+"""What the service's engines have by themselves on the CPU."""
 Models = Mapping[Role, Path]
 _LITELLM_CONFIG = """\
 model_list:
@@ -103,13 +103,14 @@ class Servers:
         port = _free_port()
         return self._start([sys.executable, "-m", "app.cli", "serve"], {**settings, "PORT": str(port)}, port)
 
-    def vllm(self, model: Path, role: Role) -> Server:
-        """vLLM's own server."""
+    def vllm(self, model: Path, role: Role, flags: str = "") -> Server:
+        """vLLM's own server, with more flags than both sides have."""
         port = _free_port()
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
             "--served-model-name", model.name, "--runner", "pooling" if role is Role.EMBED else "generate",
             "--host", "127.0.0.1", "--port", str(port), *PLAIN_FLAGS.split(), *ENGINE_FLAGS.split(),
+            *flags.split(),
         ]  # fmt: skip
         environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         return self._start(command, environment, port)
