@@ -107,7 +107,15 @@ async def _compared(
     progress("making tiny models", None)
     models = await asyncio.to_thread(tiny_models)
     with tempfile.TemporaryDirectory(prefix="memoria-bench-") as folder, servers(Path(folder)) as running:
-        await compare(report, running, models, rounds=options.rounds, seconds=options.seconds, progress=progress)
+        await compare(
+            report,
+            running,
+            models,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            vllm_flags=options.vllm_flags,
+            progress=progress,
+        )
 
 
 async def _looked_at(report: Report, side: Side, options: BenchOptions, progress: Progress) -> None:
