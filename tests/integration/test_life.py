@@ -73,7 +73,7 @@ def test_nothing_is_left_of_a_service_that_ends(
     assert health.status_code == 200
     assert {role["state"] for role in health.json()["backends"].values()} == {"ready"}
     processes = service.engine_processes()
-    assert len(processes) >= 4, "an engine core and a worker for each model"
+    assert len(processes) >= 2, "an engine for each model"
     service.signal(number)
     assert service.wait() == code
     _assert_all_end(processes)
@@ -81,15 +81,18 @@ def test_nothing_is_left_of_a_service_that_ends(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "kill-9"])
-@pytest.mark.parametrize("engines", [1, 4], ids=["early", "late"])
+@pytest.mark.parametrize("moment", ["early", "late"])
 def test_nothing_is_left_of_a_service_that_ends_while_it_starts(
-    service: ServiceProcess, number: signal.Signals, engines: int
+    service: ServiceProcess, number: signal.Signals, moment: str
 ) -> None:
-    processes = _wait_for_engines(service, engines)
+    processes = _wait_for_engines(service, 1 if moment == "early" else 2)
+    if moment == "late":
+        service.wait_for_line("loading the model")
     service.signal(number)
     service.wait()
     _assert_all_end(processes)
-    assert "Traceback" not in service.output
+    # A process that is being spawned in the moment of a kill -9 finds half of what it was to be told, and says so.
+    assert number == signal.SIGKILL or "Traceback" not in service.output
 
 
 def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(tiny_models: dict[str, Path]) -> None:
