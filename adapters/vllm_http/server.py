@@ -54,7 +54,11 @@ class VLLMServer:
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
         self._base = httpx.URL(base_url.rstrip("/").removesuffix("/v1"))
-        self._headers = [("host", self._base.netloc.decode()), *headers.items()]
+        # As bytes, which httpx need not convert for every request.
+        self._headers = [
+            (b"host", self._base.netloc),
+            *((name.encode(), value.encode()) for name, value in headers.items()),
+        ]
         self._urls: dict[str, httpx.URL] = {}
         self._transport = transport if transport is not None else PooledTransport()
         self._extensions = {"timeout": TIMEOUT.as_dict()}
@@ -118,11 +122,11 @@ class VLLMServer:
             url = self._urls[path] = self._base.copy_with(raw_path=raw_path)
         headers = self._headers
         if context is not None:
-            headers = [*headers, ("x-request-id", context.request_id)]
+            headers = [*headers, (b"x-request-id", context.request_id.encode())]
         content = b""
         if body is not None:
             content = _encode(body)
-            headers = [*headers, ("content-length", str(len(content)))]
+            headers = [*headers, (b"content-length", b"%d" % len(content))]
         # With a stream of its own httpx adds no headers, which it does slowly.
         stream = httpx.ByteStream(content)
         request = httpx.Request(method, url, headers=headers, stream=stream, extensions=self._extensions)
