@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, ToolChoice
+from domain.errors import InvalidRequestError
+from domain.openai.json_schema import followed
 from domain.sampling import SamplingParameters
 
 # The same under both names, on all endpoints, and left out where the request leaves them open.
@@ -37,6 +39,14 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
     if sampling.structured_outputs is not None:
         fields["structured_outputs"] = msgspec.to_builtins(sampling.structured_outputs)
     return fields
+
+
+def followed_if_possible(schema: Any) -> Any:
+    """A tool's schema as the engine follows it. What can't be followed has been refused where it must be."""
+    try:
+        return followed(schema, "tools")
+    except InvalidRequestError:
+        return schema
 
 
 def conversation_fields(conversation: Conversation) -> dict[str, Any]:

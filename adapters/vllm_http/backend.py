@@ -167,8 +167,11 @@ class VLLMHTTPBackend:
         model = self._serving(Role.GENERATE)
         if isinstance(request.prompt, Conversation):
             body = chat_body(request, request.prompt, model=model.id, max_model_len=model.max_model_len)
+            # The server says only that it gave a generation up. Where a model thinks, that is hardly ever for a
+            # form that no grammar can be made of, because the server has checked that before.
+            asked = Asked("messages", request, has_thought=bool(self._reasons))
             parts: AsyncGenerator[ServerPart, None] = self._server.parts(
-                "/v1/chat/completions", body, context, chat_decoder, Asked("messages", request)
+                "/v1/chat/completions", body, context, chat_decoder, asked
             )
         else:
             if request.sampling.structured_outputs is not None:
@@ -192,6 +195,8 @@ class VLLMHTTPBackend:
                     usage = part.usage or usage
         if usage is None:
             raise BackendFailedError(f"The {self._server.name} server ended its answer too early.")
+        if isinstance(request.prompt, Conversation):
+            self._reasons = usage.completion_tokens_details is not None
         yield usage_of(usage, request)
 
     async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:

@@ -9,6 +9,7 @@ import msgspec
 
 from domain.backend import GenerationRequest
 from domain.conversation import (
+    FORCED,
     AssistantMessage,
     Conversation,
     Function,
@@ -315,9 +316,6 @@ REFUSED = {
     "web_search_options": "There is no web search.",
 }
 """Fields of OpenAI's that can't be honoured, and would be missed if they were passed over."""
-
-
-FORCED = (ToolChoice.REQUIRED, ToolChoice.NAMED)
 
 
 def _described(tool: Function, *, is_forced: bool) -> Function:
