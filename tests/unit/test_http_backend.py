@@ -350,6 +350,25 @@ async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
     assert caught.value.param == "response_format"
 
 
+async def test_where_a_model_thinks_the_form_is_not_at_fault():
+    details = {"completion_tokens_details": {"reasoning_tokens": 1}}
+    whole = {
+        "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1} | details,
+    }
+    server = Server(completions=(200, json.dumps(whole).encode()))
+    engine = backend(server)
+    await engine.start()
+    plain = GenerationRequest(prompt=TALK, sampling=SamplingParameters())
+    assert [event async for event in engine.generate(plain, CONTEXT)]
+    server.answers["completions"] = (500, b"{}")
+    formed = GenerationRequest(
+        prompt=TALK, sampling=SamplingParameters(structured_outputs=StructuredOutputs(json={}))
+    )
+    with pytest.raises(BackendFailedError, match="try again"):
+        [event async for event in engine.generate(formed, CONTEXT)]
+
+
 async def test_without_a_form_the_same_is_the_servers_fault():
     with pytest.raises(BackendFailedError):
         await chatted(Server(completions=(500, b"{}")))
