@@ -18,7 +18,7 @@ from domain.conversation import (
     ToolMessage,
     UserMessage,
 )
-from domain.errors import ContextLengthError, InvalidRequestError
+from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError
 from domain.openai.json_schema import followed
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import Case, generate
@@ -277,6 +277,27 @@ async def test_a_schema_that_is_none_is_refused(generator: Case, stream: bool) -
             generator, conversation(), structured_outputs=bad, form_param="response_format", stream=stream
         )
     assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
+
+
+@pytest.mark.integration
+@STREAM
+async def test_a_thought_that_leads_nowhere_is_not_the_forms_fault(generator: Case, stream: bool) -> None:
+    """The parser takes the mark of a call for the end of the thinking, and no form begins with it."""
+    if generator.name in ("fake", "readiness"):
+        pytest.skip("its thinking never ends")
+    # A server is known to have a reasoning parser once it has answered.
+    await generate(generator, conversation())
+    (mark,) = generator.tokenize("<tool_call>")
+    with pytest.raises(BackendFailedError, match="try again"):
+        await generate(
+            generator,
+            conversation(thinks=True),
+            structured_outputs=StructuredOutputs(json=PERSON),
+            form_param="response_format",
+            stream=stream,
+            logit_bias={mark: 100.0},
+        )
     assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
 
 
