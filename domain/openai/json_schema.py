@@ -54,6 +54,9 @@ FORMATS = {
     ("time", "duration", "ipv6", "hostname", "uuid", "uri", "uri-reference", "uri-template")
 )  # fmt: skip
 
+# Formats that any text has.
+ANY_TEXT = ("password", "binary")
+
 MAX_COMPARISONS = 5_000
 MAX_DEPTH = 6
 """How deep branches are compared, through references and properties."""
@@ -174,6 +177,8 @@ class _Schema:
             part["patternProperties"] = {self._pattern(key): value for key, value in patterns.items()}
 
     def _check_string(self, part: dict[str, Any]) -> None:
+        if part.get("format") in ANY_TEXT:
+            del part["format"]
         limits = [part.get(keyword, 0) for keyword in ("minLength", "maxLength")]
         if not all(isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 for limit in limits):
             raise self._refusal("has a length that is not a whole number of at least 0")

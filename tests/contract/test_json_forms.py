@@ -55,6 +55,7 @@ def written(schema) -> list:
         {"maxLength": 2},
         {"type": "string", "maxLength": 2},
         {"type": "string", "minLength": 1},
+        {"type": "string", "format": "password", "maxLength": 2},
         {"type": "string", "minLength": 1, "maxLength": 3},
         {"type": ["string", "null"], "maxLength": 1},
         {"type": "string", "pattern": "^[^z]{0,3}$"},

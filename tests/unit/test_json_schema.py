@@ -1,11 +1,18 @@
 """Schemas that the engine would not follow are refused; what it makes of the others: contract/test_json_forms."""
 
+import contextlib
 import json
+import time
 
+import msgspec
 import pytest
 
 from domain.errors import InvalidRequestError
+from domain.openai.chat import ChatBody
+from domain.openai.completions import CompletionBody
+from domain.openai.json_pattern import of_length
 from domain.openai.json_schema import followed, followed_tag
+from domain.sampling import StructuredOutputs
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
 
@@ -90,3 +97,54 @@ def test_schemas_in_structural_tags_are_followed_too(tag: dict) -> None:
     assert ("maxLength" in changed, "pattern" in changed) == (False, True)
     with pytest.raises(InvalidRequestError):
         followed_tag(json.loads(text.replace('"maxLength": 3', '"multipleOf": 3')), "structured_outputs")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "." * 60_000},
+        {"type": "string", "pattern": "(" * 30_000 + ")" * 30_000},
+        {"type": "string", "pattern": "[" + "".join(chr(0x100 + 2 * number) for number in range(20_000)) + "]"},
+        {"oneOf": [{"enum": [f"{number}-{other}" for other in range(100)]} for number in range(90)]},
+        {"oneOf": [{"$ref": "#/$defs/a"}] * 2,
+         "$defs": {"a": obj(**{f"p{number}": {"$ref": "#/$defs/a"} for number in range(40)})}},
+    ],
+    ids=["dots", "groups", "class", "branches", "references"],
+)  # fmt: skip
+def test_it_takes_no_long_time(schema: dict) -> None:
+    began = time.process_time()
+    with contextlib.suppress(InvalidRequestError):
+        followed(schema, "response_format")
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("form", ["guided_json", "structured_outputs"])
+def test_a_form_is_sent_to_the_engine_as_it_follows_it(form: str) -> None:
+    schema = {"type": "string", "maxLength": 3}
+    value = schema if form == "guided_json" else {"json": json.dumps(schema)}
+    body = msgspec.convert({"model": "m", "prompt": "x", form: value}, CompletionBody)
+    sampling = body.to_sampling(max_tokens=1, logprobs=None)
+    assert sampling.structured_outputs == StructuredOutputs(json={"type": "string", "pattern": of_length(0, 3)})
+
+
+@pytest.mark.parametrize(
+    ("choice", "strict", "is_refused"),
+    [("auto", None, False), ("auto", True, True), ("required", None, True), ("required", False, False),
+     ("none", True, False)],
+)  # fmt: skip
+def test_schemas_of_tools_are_refused_where_calls_must_follow_them(choice, strict, is_refused) -> None:
+    tool = {"name": "f", "parameters": {"type": "object", "not": {}}} | (
+        {} if strict is None else {"strict": strict}
+    )
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [{"type": "function", "function": tool}],
+        "tool_choice": choice,
+    }
+    if not is_refused:
+        assert msgspec.convert(body, ChatBody).to_conversation()
+        return
+    with pytest.raises(InvalidRequestError) as caught:
+        msgspec.convert(body, ChatBody).to_conversation()
+    assert caught.value.param == "tools[0].function.parameters"
