@@ -108,6 +108,14 @@ def refusal(
     return InvalidRequestError(said)
 
 
+_NOT_FOLLOWED = "The engine can't follow '"
+
+
+def blames_form(error: InvalidRequestError) -> bool:
+    """Whether an error says that a generation was given up for its form."""
+    return error.message.startswith(_NOT_FOLLOWED)
+
+
 def given_up(request: GenerationRequest, *, has_thought: bool = False) -> InferenceError:
     """The error for a generation that the engine gave up.
 
@@ -123,7 +131,7 @@ def given_up(request: GenerationRequest, *, has_thought: bool = False) -> Infere
     param = form_param(request)
     if param is not None and not has_thought:
         return InvalidRequestError(
-            f"The engine can't follow '{param}': it is too large, refers to itself without end, or uses something "
+            f"{_NOT_FOLLOWED}{param}': it is too large, refers to itself without end, or uses something "
             "that the engine does not know. Please simplify it.",
             param=param,
             code="invalid_value",

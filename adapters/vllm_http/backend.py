@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpx
 
@@ -33,7 +34,7 @@ from adapters.vllm_http.wire import (
     text_decoder,
     tokens_decoder,
 )
-from adapters.vllm_messages import no_such_dimensions
+from adapters.vllm_messages import blames_form, given_up, no_such_dimensions
 from domain.backend import (
     MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
@@ -51,6 +52,7 @@ from domain.conversation import Conversation
 from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
+    InferenceError,
     InvalidRequestError,
     TooManyTokensError,
     WrongEndpointError,
@@ -167,11 +169,8 @@ class VLLMHTTPBackend:
         model = self._serving(Role.GENERATE)
         if isinstance(request.prompt, Conversation):
             body = chat_body(request, request.prompt, model=model.id, max_model_len=model.max_model_len)
-            # The server says only that it gave a generation up. Where a model thinks, that is hardly ever for a
-            # form that no grammar can be made of, because the server has checked that before.
-            asked = Asked("messages", request, has_thought=bool(self._reasons))
             parts: AsyncGenerator[ServerPart, None] = self._server.parts(
-                "/v1/chat/completions", body, context, chat_decoder, asked
+                "/v1/chat/completions", body, context, chat_decoder, Asked("messages", request)
             )
         else:
             if request.sampling.structured_outputs is not None:
@@ -182,21 +181,28 @@ class VLLMHTTPBackend:
                 "/v1/completions", body, context, completion_decoder, Asked("prompt", request)
             )
         usage = None
-        with translated(self._server.name):
-            async with contextlib.aclosing(parts):
-                async for part in parts:
-                    for choice in part.choices:
-                        if isinstance(choice, ServerChatChoice):
-                            gained = chat_delta(choice, request)
-                        else:
-                            gained = delta(choice, request)
-                        if gained.says_something:
-                            yield gained
-                    usage = part.usage or usage
+        try:
+            with translated(self._server.name):
+                async with contextlib.aclosing(parts):
+                    async for part in parts:
+                        for choice in part.choices:
+                            if isinstance(choice, ServerChatChoice):
+                                gained = chat_delta(choice, request)
+                            else:
+                                gained = delta(choice, request)
+                            if gained.says_something:
+                                yield gained
+                        usage = part.usage or usage
+        except InvalidRequestError as error:
+            if (
+                blames_form(error)
+                and isinstance(request.prompt, Conversation)
+                and await self._thinks(body, context)
+            ):
+                raise given_up(request, has_thought=True) from error
+            raise
         if usage is None:
             raise BackendFailedError(f"The {self._server.name} server ended its answer too early.")
-        if isinstance(request.prompt, Conversation):
-            self._reasons = usage.completion_tokens_details is not None
         yield usage_of(usage, request)
 
     async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
@@ -218,6 +224,23 @@ class VLLMHTTPBackend:
         with translated(self._server.name):
             found: ServerText = text_decoder.decode(content)
         return found.prompt
+
+    async def _thinks(self, body: dict[str, Any], context: RequestContext) -> bool:
+        """Whether a chat with a form, which the server gave up, begins with thinking.
+
+        The server says no more than that it failed. Where no grammar can be made of the form, it fails again
+        before the first token.
+        """
+        kept = {name: value for name, value in body.items() if name not in ("stream_options", "logit_bias")}
+        few = kept | {"max_tokens": 4, "min_tokens": 0, "n": 1, "stream": False}
+        try:
+            content = await self._server.post("/v1/chat/completions", few, context, Asked("messages"))
+            with translated(self._server.name):
+                usage = chat_decoder.decode(content).usage
+        except InferenceError:
+            return False
+        details = usage.completion_tokens_details if usage is not None else None
+        return details is not None and bool(details.reasoning_tokens)
 
     async def _require_forms(self, model: ServerModel, param: str, context: RequestContext) -> None:
         """Raise if the server would pass over a form of a completion's text.

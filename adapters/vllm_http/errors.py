@@ -54,7 +54,6 @@ def from_status(
     model: str,
     max_model_len: int | None,
     request: GenerationRequest | None = None,
-    has_thought: bool = False,
 ) -> InferenceError:
     """The domain's error for a server's refusal.
 
@@ -66,14 +65,13 @@ def from_status(
         model: the model's name for clients.
         max_model_len: context length in tokens, if known.
         request: the generation that was asked for, if it was one.
-        has_thought: whether the model thinks before it follows a form.
     """
     if status in (400, 413, 422):
         return refusal(
             message, param=param, form_param=form_param(request), model=model, max_model_len=max_model_len
         )
     if status == 500 and request is not None and form_param(request) is not None:
-        return given_up(request, has_thought=has_thought)
+        return given_up(request)
     if status in (401, 403):
         return BackendFailedError(f"The {server} server refuses the service's key.")
     if status == 404:

@@ -29,8 +29,6 @@ class Asked(NamedTuple):
     param: str
     """The request parameter that carries the prompt or the inputs."""
     request: GenerationRequest | None = None
-    has_thought: bool = False
-    """Whether the model thinks before it follows a form."""
 
 
 class VLLMServer:
@@ -169,7 +167,6 @@ class VLLMServer:
             server=self.name,
             param=asked.param,
             request=asked.request,
-            has_thought=asked.has_thought,
             model=self.model,
             max_model_len=self.max_model_len,
         )

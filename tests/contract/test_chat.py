@@ -286,8 +286,6 @@ async def test_a_thought_that_leads_nowhere_is_not_the_forms_fault(generator: Ca
     """The parser takes the mark of a call for the end of the thinking, and no form begins with it."""
     if generator.name in ("fake", "readiness"):
         pytest.skip("its thinking never ends")
-    # A server is known to have a reasoning parser once it has answered.
-    await generate(generator, conversation())
     (mark,) = generator.tokenize("<tool_call>")
     with pytest.raises(BackendFailedError, match="try again"):
         await generate(

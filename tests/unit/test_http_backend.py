@@ -350,23 +350,29 @@ async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
     assert caught.value.param == "response_format"
 
 
-async def test_where_a_model_thinks_the_form_is_not_at_fault():
-    details = {"completion_tokens_details": {"reasoning_tokens": 1}}
-    whole = {
-        "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1} | details,
-    }
-    server = Server(completions=(200, json.dumps(whole).encode()))
-    engine = backend(server)
-    await engine.start()
-    plain = GenerationRequest(prompt=TALK, sampling=SamplingParameters())
-    assert [event async for event in engine.generate(plain, CONTEXT)]
-    server.answers["completions"] = (500, b"{}")
-    formed = GenerationRequest(
-        prompt=TALK, sampling=SamplingParameters(structured_outputs=StructuredOutputs(json={}))
-    )
-    with pytest.raises(BackendFailedError, match="try again"):
-        [event async for event in engine.generate(formed, CONTEXT)]
+@pytest.mark.parametrize(
+    ("reasoning_tokens", "error"), [(3, BackendFailedError), (0, InvalidRequestError), (None, InvalidRequestError)]
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_where_a_model_thinks_the_form_is_not_at_fault(stream, reasoning_tokens, error):
+    usage = {"prompt_tokens": 1, "completion_tokens": 4}
+    if reasoning_tokens is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
+    choice = {"index": 0, "message": {"content": "x"}, "finish_reason": "length"}
+
+    class Failing(Server):
+        """Gives up all but what is short, as its form can be followed."""
+
+        async def __call__(self, scope, receive, send):
+            chats = [body for _, body in self.requests if body and "messages" in body]
+            self.answers["completions"] = (500, b"{}") if not chats else (200, json.dumps(short).encode())
+            await super().__call__(scope, receive, send)
+
+    short = {"choices": [choice], "usage": usage}
+    with pytest.raises(error, match="try again" if error is BackendFailedError else "can't follow"):
+        await chatted(
+            Failing(completions=(500, b"{}")), stream=stream, structured_outputs=StructuredOutputs(json={})
+        )
 
 
 async def test_without_a_form_the_same_is_the_servers_fault():
