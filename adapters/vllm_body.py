@@ -12,6 +12,8 @@ import msgspec
 
 from domain.backend import GenerationRequest
 from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, TextPart, ToolChoice
+from domain.errors import InvalidRequestError
+from domain.openai.json_schema import followed
 from domain.sampling import SamplingParameters
 
 # The same under both names, on all endpoints, and left out where the request leaves them open.
@@ -56,6 +58,14 @@ def is_cut(request: GenerationRequest, prompt_tokens: int, max_model_len: int | 
         # A generator keeps a token's room for its answer.
         most = (max_model_len or 1) - 1
     return prompt_tokens >= most
+
+
+def followed_if_possible(schema: Any) -> Any:
+    """A tool's schema as the engine follows it. What can't be followed has been refused where it must be."""
+    try:
+        return followed(schema, "tools")
+    except InvalidRequestError:
+        return schema
 
 
 def conversation_fields(conversation: Conversation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ unknown ones keep vLLM's sentence.
 import re
 
 from domain.backend import GenerationRequest
-from domain.conversation import Conversation, ToolChoice
+from domain.conversation import FORCED, Conversation
 from domain.errors import (
     BackendFailedError,
     ContextLengthError,
@@ -52,7 +52,7 @@ def form_param(request: GenerationRequest | None) -> str | None:
 
 
 def _constrains_calls(conversation: Conversation) -> bool:
-    forced = conversation.tool_choice in (ToolChoice.REQUIRED, ToolChoice.NAMED)
+    forced = conversation.tool_choice in FORCED
     strict = any(tool.strict for tool in conversation.tools)
     return bool(conversation.tools) and (forced or strict or not conversation.parallel_tool_calls)
 
@@ -128,19 +128,37 @@ def refusal(
     return InvalidRequestError(said)
 
 
-def given_up(request: GenerationRequest) -> InferenceError:
+_NOT_FOLLOWED = "The engine can't follow '"
+
+
+def blames_form(error: InvalidRequestError) -> bool:
+    """Whether an error says that a generation was given up for its form."""
+    return error.message.startswith(_NOT_FOLLOWED)
+
+
+def given_up(request: GenerationRequest, *, has_thought: bool = False) -> InferenceError:
     """The error for a generation that the engine gave up.
 
     Where the client asked for a form of the text, that is the cause: some schemas and expressions pass all
-    checks, and then the engine can't make a grammar of them, or finds no token that would follow it.
+    checks, and then the engine can't make a grammar of them, or finds no token that would follow it. A model that
+    has thought, though, had a grammar to follow, and left its thinking with a token that the grammar does not
+    begin with; another time it won't.
+
+    Args:
+        request: what was asked for.
+        has_thought: whether tokens came that no grammar constrained.
     """
     param = form_param(request)
-    if param is not None:
+    if param is not None and not has_thought:
         return InvalidRequestError(
-            f"The engine can't follow '{param}': it is too large, refers to itself without end, or uses something "
+            f"{_NOT_FOLLOWED}{param}': it is too large, refers to itself without end, or uses something "
             "that the engine does not know. Please simplify it.",
             param=param,
             code="invalid_value",
+        )
+    if param is not None:
+        return BackendFailedError(
+            f"The model ended its thinking in a way from which it can't go on to '{param}'. Please try again."
         )
     return BackendFailedError("The engine ended the generation before it was complete. Please try again.")
 

@@ -121,6 +121,10 @@ class ToolChoice(enum.StrEnum):
     NAMED = "named"
 
 
+FORCED = (ToolChoice.REQUIRED, ToolChoice.NAMED)
+"""The choices with which an answer is nothing but calls."""
+
+
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that goes into a chat template."""
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -38,7 +38,7 @@ from adapters.vllm_http.wire import (
     text_decoder,
     tokens_decoder,
 )
-from adapters.vllm_messages import no_such_dimensions
+from adapters.vllm_messages import blames_form, given_up, no_such_dimensions
 from domain.backend import (
     MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
@@ -202,21 +202,30 @@ class VLLMHTTPBackend:
             )
         usage = None
         echoed: str | None = None
-        with translated(self._server.name):
-            async with contextlib.aclosing(parts):
-                async for part in parts:
-                    for choice in part.choices:
-                        if isinstance(choice, ServerChatChoice):
-                            gained = chat_delta(choice, request)
-                        else:
-                            gained = delta(choice, request)
-                            if choice.prompt_token_ids is not None and makes_echo(request):
-                                if echoed is None:
-                                    echoed = await self._echoed(request, choice.prompt_token_ids, context)
-                                gained = msgspec.structs.replace(gained, text=echoed + gained.text)
-                        if gained.says_something:
-                            yield gained
-                    usage = part.usage or usage
+        try:
+            with translated(self._server.name):
+                async with contextlib.aclosing(parts):
+                    async for part in parts:
+                        for choice in part.choices:
+                            if isinstance(choice, ServerChatChoice):
+                                gained = chat_delta(choice, request)
+                            else:
+                                gained = delta(choice, request)
+                                if choice.prompt_token_ids is not None and makes_echo(request):
+                                    if echoed is None:
+                                        echoed = await self._echoed(request, choice.prompt_token_ids, context)
+                                    gained = msgspec.structs.replace(gained, text=echoed + gained.text)
+                            if gained.says_something:
+                                yield gained
+                        usage = part.usage or usage
+        except InvalidRequestError as error:
+            if (
+                blames_form(error)
+                and isinstance(request.prompt, Conversation)
+                and await self._thinks(body, context)
+            ):
+                raise given_up(request, has_thought=True) from error
+            raise
         if usage is None:
             raise BackendFailedError(f"The {self._server.name} server ended its answer too early.")
         yield usage_of(usage, request)
@@ -275,6 +284,23 @@ class VLLMHTTPBackend:
         if self._tokenizer is None or not request.add_special_tokens:
             return None
         return self._tokenizer.count(cast(list[str], inputs))
+
+    async def _thinks(self, body: dict[str, Any], context: RequestContext) -> bool:
+        """Whether a chat with a form, which the server gave up, begins with thinking.
+
+        The server says no more than that it failed. Where no grammar can be made of the form, it fails again
+        before the first token.
+        """
+        kept = {name: value for name, value in body.items() if name not in ("stream_options", "logit_bias")}
+        few = kept | {"max_tokens": 4, "min_tokens": 0, "n": 1, "stream": False}
+        try:
+            content = await self._server.post("/v1/chat/completions", few, context, Asked("messages"))
+            with translated(self._server.name):
+                usage = chat_decoder.decode(content).usage
+        except InferenceError:
+            return False
+        details = usage.completion_tokens_details if usage is not None else None
+        return details is not None and bool(details.reasoning_tokens)
 
     async def _require_forms(self, model: ServerModel, param: str, context: RequestContext) -> None:
         """Raise if the server would pass over a form of a completion's text.

@@ -3,7 +3,8 @@
 import base64
 from typing import Any
 
-from adapters.vllm_body import conversation_fields, sampling_fields
+from adapters.forced_calls import hermes_shapes, whole_calls
+from adapters.vllm_body import conversation_fields, followed_if_possible, sampling_fields
 from adapters.vllm_http.wire import (
     ServerChatChoice,
     ServerChatLogprobs,
@@ -25,8 +26,9 @@ from domain.backend import (
     TokenLogprob,
     ToolCallDelta,
 )
-from domain.conversation import Conversation
+from domain.conversation import FORCED, Conversation
 from domain.errors import BackendFailedError
+from domain.random_id import random_hex
 
 MOST_TOP_LOGPROBS = 20
 """vLLM's own limit unless its server is told otherwise (`--max-logprobs`)."""
@@ -87,6 +89,10 @@ def chat_body(
     """Body of `POST /v1/chat/completions`."""
     body = _generation_body(request, model=model, max_model_len=max_model_len)
     body |= conversation_fields(conversation)
+    for tool in body.get("tools", []):
+        # The server makes its grammar of what it is told, so here the model reads the same.
+        if tool["function"].get("strict"):
+            tool["function"]["parameters"] = followed_if_possible(tool["function"]["parameters"])
     logprobs = request.sampling.logprobs
     if logprobs is not None:
         body["logprobs"] = True
@@ -143,22 +149,37 @@ def chat_delta(choice: ServerChatChoice, request: GenerationRequest) -> Generati
         InferenceError: the engine behind the server gave the choice up.
     """
     message = choice.message or choice.delta or ServerChatMessage()
+    calls = [
+        ToolCallDelta(
+            index=call.index if call.index is not None else position,
+            id=call.id,
+            name=call.function.name,
+            arguments=call.function.arguments or "",
+        )
+        for position, call in enumerate(message.tool_calls or [])
+    ]
+    text = message.content or ""
+    if choice.message is not None and text and not calls:
+        text, calls = _overlooked_calls(text, request)
     return GenerationDelta(
         index=choice.index,
-        text=message.content or "",
+        text=text,
         reasoning=message.reasoning or message.reasoning_content or "",
-        tool_calls=[
-            ToolCallDelta(
-                index=call.index if call.index is not None else position,
-                id=call.id,
-                name=call.function.name,
-                arguments=call.function.arguments or "",
-            )
-            for position, call in enumerate(message.tool_calls or [])
-        ],
+        tool_calls=calls,
         logprobs=_chat_logprobs(choice.logprobs) if choice.logprobs is not None else None,
         finish_reason=_finish_reason(choice.finish_reason, request),
     )
+
+
+def _overlooked_calls(text: str, request: GenerationRequest) -> tuple[str, list[ToolCallDelta]]:
+    """What a server that found no call in a text of nothing but calls has overlooked, and what text is left."""
+    conversation = request.prompt
+    if not isinstance(conversation, Conversation) or conversation.tool_choice not in FORCED:
+        return text, []
+    known = [tool.name for tool in conversation.tools]
+    names = [conversation.tool_name] if conversation.tool_name is not None else known
+    calls = whole_calls(text, hermes_shapes(names), lambda: f"chatcmpl-tool-{random_hex()}")
+    return (text, []) if calls is None else ("", calls)
 
 
 def usage_of(usage: ServerUsage, request: GenerationRequest) -> GenerationUsage:

@@ -242,7 +242,8 @@ class VLLMInProcessBackend:
                         completion_tokens += len(choice.token_ids)
                         delta = rendered.delta(choice, stream=request.stream)
                         logprobs = output_logprobs(choice, count, tokenizer) if count is not None else None
-                        reason = finish_reason(choice, request)
+                        has_thought = rendered.begins_with_thinking and completion_tokens > 0
+                        reason = finish_reason(choice, request, has_thought=has_thought)
                         delta = msgspec.structs.replace(delta, logprobs=logprobs, finish_reason=reason)
                         if delta.says_something:
                             yield delta

@@ -25,7 +25,8 @@ from vllm.renderers.chat_utils import load_chat_template, make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-from adapters.vllm_body import conversation_fields, sampling_fields
+from adapters.forced_calls import CallReader, CallShape, shapes_of_tag, whole_calls
+from adapters.vllm_body import conversation_fields, followed_if_possible, sampling_fields
 from adapters.vllm_inprocess.chat_options import ChatOptions
 from domain.backend import GenerationDelta, GenerationRequest, ToolCallDelta
 from domain.conversation import Conversation
@@ -73,7 +74,7 @@ class Chat:
         rendered = await self._online.render_chat(vllm_request)
         if isinstance(rendered, ErrorResponse):
             raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
-        _bound_whitespace(vllm_request)
+        _mend_grammar(vllm_request)
         _, (engine_input,) = rendered
         return RenderedChat(self, vllm_request, engine_input)
 
@@ -130,8 +131,13 @@ class RenderedChat:
         self._request = request
         # One for each choice, because they keep state; None where text passes through as it is.
         self._parsers: dict[int, Any] = {0: chat.parser(request)}
+        self._shapes = _forced_shapes(request, self._parsers[0])
+        self._readers: dict[int, CallReader] = {}
+        # Where calls are read here, vLLM's parsers tell thinking from text and no more.
+        self._parsed_request = request.model_copy(update={"tool_choice": "none"}) if self._shapes else request
         self._token_ids: dict[int, list[int]] = {}
         self._texts: dict[int, list[str]] = {}
+        self._reasoning_ended: bool | None = None
 
     def sampling_params(self) -> SamplingParams:
         """vLLM's sampling parameters."""
@@ -142,10 +148,13 @@ class RenderedChat:
         parser = self._parsers[0]
         reasons = parser is not None and parser.reasoning_parser is not None
         kwargs = {"chat_template_kwargs": self._chat.template_arguments(self._request)} if reasons else None
-        return {
-            "reasoning_ended": self._request.resolve_reasoning_ended(parser, self.prompt_token_ids),
-            "reasoning_parser_kwargs": kwargs,
-        }
+        self._reasoning_ended = self._request.resolve_reasoning_ended(parser, self.prompt_token_ids)
+        return {"reasoning_ended": self._reasoning_ended, "reasoning_parser_kwargs": kwargs}
+
+    @property
+    def begins_with_thinking(self) -> bool:
+        """Whether the answer begins with what no grammar constrains."""
+        return self._chat.reasons and not self._reasoning_ended
 
     def delta(self, output: CompletionOutput, *, stream: bool) -> GenerationDelta:
         """What a choice gained by an output: text, reasoning and tool calls, told apart."""
@@ -188,12 +197,16 @@ class RenderedChat:
         part = parser.parse_delta(
             output.text,
             list(output.token_ids),
-            self._request,
+            self._parsed_request,
             self.prompt_token_ids,
             finished=output.finish_reason is not None,
         )
         if part is None:
             return GenerationDelta(index=output.index, text="")
+        if self._shapes:
+            reader = self._readers.setdefault(output.index, CallReader(self._shapes, make_tool_call_id))
+            calls = reader.feed(part.content or "")
+            return GenerationDelta(index=output.index, text="", reasoning=part.reasoning or "", tool_calls=calls)
         return GenerationDelta(
             index=output.index,
             text=part.content or "",
@@ -212,8 +225,11 @@ class RenderedChat:
     def _whole(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
         parser.set_prompt_token_ids(self.prompt_token_ids)
         reasoning, content, calls = parser.parse(
-            output.text, self._request, enable_auto_tools=True, model_output_token_ids=output.token_ids
+            output.text, self._parsed_request, enable_auto_tools=True, model_output_token_ids=output.token_ids
         )
+        if self._shapes:
+            read = whole_calls(content or "", self._shapes, make_tool_call_id)
+            return GenerationDelta(index=output.index, text="", reasoning=reasoning or "", tool_calls=read or [])
         return GenerationDelta(
             index=output.index,
             text=content or "",
@@ -259,19 +275,35 @@ def _constructed(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _bound_whitespace(request: ChatCompletionRequest) -> None:
-    """Let JSON inside of tool calls have one character of white space at a time.
+def _forced_shapes(request: ChatCompletionRequest, parser: Any) -> list[CallShape]:
+    """The shapes of the calls that the answer is made of, none if it may be anything else."""
+    form = request.structured_outputs
+    is_forced = bool(request.tools) and request.tool_choice not in (None, "none", "auto")
+    # Parsers that are one engine read thinking and calls together, and their calls are no JSON.
+    if not is_forced or form is None or parser is None or getattr(parser, "_engine_based", True):
+        return []
+    return shapes_of_tag(form.structural_tag)
 
-    Small models that may write more write nothing else.
+
+def _mend_grammar(request: ChatCompletionRequest) -> None:
+    """Let the JSON inside of tool calls be what the client's schemas say.
+
+    Texts of limited length as `domain.openai.json_schema` has them; and one character of white space at a time,
+    because small models that may write more write nothing else. The prompt has the client's own schemas.
 
     Source: xgrammar.structural_tag.JSONSchemaFormat.max_whitespace_cnt.
     """
     form = request.structured_outputs
-    if form is None or form.structural_tag is None or not request.tools:
+    if form is None or not request.tools:
+        return
+    if isinstance(form.json, dict):
+        form.json = followed_if_possible(form.json)
+    if form.structural_tag is None:
         return
     tag = json.loads(form.structural_tag)
-    for schema in _json_schemas(tag):
-        schema["max_whitespace_cnt"] = 1
+    for part in _json_schemas(tag):
+        part["max_whitespace_cnt"] = 1
+        part["json_schema"] = followed_if_possible(part["json_schema"])
     form.structural_tag = json.dumps(tag)
 
 

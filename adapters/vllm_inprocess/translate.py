@@ -43,8 +43,15 @@ def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, 
     )
 
 
-def finish_reason(output: CompletionOutput, request: GenerationRequest) -> FinishReason | None:
+def finish_reason(
+    output: CompletionOutput, request: GenerationRequest, *, has_thought: bool = False
+) -> FinishReason | None:
     """Why a choice ended, or None while it goes on.
+
+    Args:
+        output: vLLM's, of one choice.
+        request: what was asked for.
+        has_thought: whether tokens came that no grammar constrained.
 
     Raises:
         InvalidRequestError: the engine can't follow the form that the request asks for.
@@ -55,7 +62,7 @@ def finish_reason(output: CompletionOutput, request: GenerationRequest) -> Finis
     try:
         return FinishReason(output.finish_reason)
     except ValueError:
-        raise given_up(request) from None
+        raise given_up(request, has_thought=has_thought) from None
 
 
 def output_logprobs(output: CompletionOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:

@@ -9,6 +9,7 @@ import msgspec
 
 from domain.backend import GenerationRequest
 from domain.conversation import (
+    FORCED,
     AssistantMessage,
     Conversation,
     Function,
@@ -20,6 +21,7 @@ from domain.errors import InvalidRequestError
 from domain.openai.common import TextMap
 from domain.openai.field import about
 from domain.openai.form_limits import check_schema
+from domain.openai.json_schema import followed
 from domain.openai.nesting import check_nesting, check_numbers
 from domain.openai.sampling import SamplingFields, TokenCount
 from domain.sampling import StructuredOutputs
@@ -203,14 +205,8 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             check_message(message, f"messages[{position}]")
         check_nesting(self.chat_template_kwargs, "chat_template_kwargs")
         check_numbers(self.chat_template_kwargs, "chat_template_kwargs")
-        tools = [tool.function for tool in self.tools or []]
-        choice, name = self._tool_choice(tools)
-        if choice is ToolChoice.NONE:
-            # What must not be called need not be known either.
-            tools = []
-        if isinstance(self.tool_choice, AllowedChoice):
-            allowed = {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
-            tools = [tool for tool in tools if tool.name in allowed]
+        choice, name = self._tool_choice([tool.function for tool in self.tools or []])
+        tools = self._callable(choice)
         continues = bool(self.continue_final_message)
         opens = (not continues) if self.add_generation_prompt is None else self.add_generation_prompt
         if continues and opens:
@@ -221,7 +217,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         return Conversation(
             messages=self.messages,
-            tools=[_described(tool, is_forced=choice in FORCED) for tool in tools],
+            tools=tools,
             tool_choice=choice,
             tool_name=name,
             parallel_tool_calls=self.parallel_tool_calls is not False,
@@ -232,6 +228,23 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             add_generation_prompt=opens,
             continue_final_message=continues,
         )
+
+    def _callable(self, choice: ToolChoice) -> list[Function]:
+        """The tools that the model may call, and what must not be called need not be known either."""
+        if choice is ToolChoice.NONE:
+            return []
+        allowed = None
+        if isinstance(self.tool_choice, AllowedChoice):
+            allowed = {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
+        tools = []
+        for position, tool in enumerate(self.tools or []):
+            if allowed is None or tool.function.name in allowed:
+                function = _described(tool.function, is_forced=choice in FORCED)
+                if function.strict:
+                    # The model reads the client's own; what the engine follows is made where it is asked for.
+                    followed(function.parameters, f"tools[{position}].function.parameters")
+                tools.append(function)
+        return tools
 
     def _check_refused(self) -> None:
         for name, instead in REFUSED.items():
@@ -303,9 +316,6 @@ REFUSED = {
     "web_search_options": "There is no web search.",
 }
 """Fields of OpenAI's that can't be honoured, and would be missed if they were passed over."""
-
-
-FORCED = (ToolChoice.REQUIRED, ToolChoice.NAMED)
 
 
 def _described(tool: Function, *, is_forced: bool) -> Function:

@@ -40,7 +40,7 @@ def check_form(form: StructuredOutputs, param: str) -> None:
         _check_grammar(form.grammar, param)
     _check_lengths(form.choice or [], param)
     for schema in (form.json, form.structural_tag):
-        check_schema(_decoded(schema), param)
+        check_schema(decoded(schema), param)
 
 
 def check_schema(schema: Any, param: str) -> None:
@@ -55,7 +55,8 @@ def check_schema(schema: Any, param: str) -> None:
             parts += part
 
 
-def _decoded(schema: Any) -> Any:
+def decoded(schema: Any) -> Any:
+    """A schema that may be given as text, or None for a text that is no JSON."""
     if not isinstance(schema, str):
         return schema
     try:

@@ -12,7 +12,8 @@ import msgspec
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId, check_truncation
 from domain.openai.field import about
-from domain.openai.form_limits import check_form
+from domain.openai.form_limits import check_form, decoded
+from domain.openai.json_schema import followed, followed_tag
 from domain.openai.nesting import check_nesting, check_numbers
 from domain.sampling import SamplingParameters, StructuredOutputs
 
@@ -253,7 +254,17 @@ def _one_form(fields: SamplingFields, other: StructuredOutputs | None) -> _Form 
             code="string_above_max_length",
         )
     check_form(form.outputs, form.param)
-    return form
+    return _Form(form.param, _followed(form.outputs, form.param))
+
+
+def _followed(outputs: StructuredOutputs, param: str) -> StructuredOutputs:
+    """The same form with its schemas as the engine follows them."""
+    # What need not change stays the text that it may be.
+    if (schema := decoded(outputs.json)) is not None and (changed := followed(schema, param)) != schema:
+        return msgspec.structs.replace(outputs, json=changed)
+    if (tag := decoded(outputs.structural_tag)) is not None and (changed := followed_tag(tag, param)) != tag:
+        return msgspec.structs.replace(outputs, structural_tag=msgspec.json.encode(changed).decode())
+    return outputs
 
 
 def _of(**form: Any) -> StructuredOutputs | None:

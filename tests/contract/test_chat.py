@@ -18,7 +18,8 @@ from domain.conversation import (
     ToolMessage,
     UserMessage,
 )
-from domain.errors import ContextLengthError, InvalidRequestError
+from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError
+from domain.openai.json_schema import followed
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import Case, generate
 
@@ -176,6 +177,68 @@ async def test_a_call_that_must_be_made_is_made(
     assert answer.text().strip() == ""
 
 
+def noting(arguments: str) -> Conversation:
+    """A conversation in which the model can't but call `note` with these arguments."""
+    text = {"type": "string", "enum": [arguments]}
+    note = {"type": "object", "properties": {"text": text}, "required": ["text"], "additionalProperties": False}
+    tools = [Function(name="note", parameters=note, strict=True)]
+    return conversation(tools=tools, tool_choice=ToolChoice.REQUIRED, parallel_tool_calls=False)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_marks_of_calls_in_arguments_are_text(generator: Case, stream: bool) -> None:
+    if stream and generator.name == "vllm-http":
+        pytest.skip("the server reads its own streams")
+    text = 'a </tool_call> b <tool_call> "c" \\'
+    answer = await generate(
+        generator, noting(text), max_tokens=100, stream=stream, logit_bias=without_white_space(generator)
+    )
+    (call,) = answer.calls()
+    assert (call.name, json.loads(call.arguments), answer.text()) == ("note", {"text": text}, "")
+
+
+@STREAM
+async def test_a_call_that_is_cut_off_is_no_text(generator: Case, stream: bool) -> None:
+    lengths = set()
+    for max_tokens in (1, 3, 20, 24):
+        answer = await generate(
+            generator,
+            noting("The quick brown fox jumps over the lazy dog"),
+            max_tokens=max_tokens,
+            stream=stream,
+            logit_bias=without_white_space(generator),
+        )
+        assert (answer.text(), answer.finish_reason) == ("", FinishReason.LENGTH)
+        for call in answer.calls():
+            assert call.name == "note"
+            assert '{"text": "The quick brown fox jumps over the lazy dog"}'.startswith(
+                call.arguments.replace('{"text":"', '{"text": "')
+            )
+        lengths.add(len(answer.calls()))
+    assert lengths == {0, 1}
+
+
+@STREAM
+async def test_texts_of_limited_length_are_json(generator: Case, stream: bool) -> None:
+    """Control characters have to be escaped, and a model that likes nothing better finds no way to write them."""
+    control = dict.fromkeys(generator.tokenize("\x01"), 100.0)
+    short = {"type": "string", "minLength": 3, "maxLength": 6}
+    schema = {"type": "object", "properties": {"a": short}, "required": ["a"], "additionalProperties": False}
+    followed_schema = followed(schema, "response_format")
+    form = StructuredOutputs(json=followed_schema)
+    answer = await generate(
+        generator, conversation(), structured_outputs=form, max_tokens=60, stream=stream, logit_bias=control
+    )
+    validate(json.loads(answer.text()), schema)
+    tools = [Function(name="f", parameters=schema, strict=True)]
+    asked = conversation(tools=tools, tool_choice=ToolChoice.REQUIRED, parallel_tool_calls=False)
+    answer = await generate(
+        generator, asked, max_tokens=100, stream=stream, logit_bias=without_white_space(generator) | control
+    )
+    (call,) = answer.calls()
+    validate(json.loads(call.arguments), schema)
+
+
 async def test_a_named_tool_is_the_one_that_is_called(generator: Case) -> None:
     asked = conversation(tools=[WEATHER, NOTHING], tool_choice=ToolChoice.NAMED, tool_name="nothing")
     answer = await generate(generator, asked, max_tokens=100, logit_bias=without_white_space(generator))
@@ -214,6 +277,25 @@ async def test_a_schema_that_is_none_is_refused(generator: Case, stream: bool) -
             generator, conversation(), structured_outputs=bad, form_param="response_format", stream=stream
         )
     assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
+
+
+@pytest.mark.integration
+@STREAM
+async def test_a_thought_that_leads_nowhere_is_not_the_forms_fault(generator: Case, stream: bool) -> None:
+    """The parser takes the mark of a call for the end of the thinking, and no form begins with it."""
+    if generator.name in ("fake", "readiness"):
+        pytest.skip("its thinking never ends")
+    (mark,) = generator.tokenize("<tool_call>")
+    with pytest.raises(BackendFailedError, match="try again"):
+        await generate(
+            generator,
+            conversation(thinks=True),
+            structured_outputs=StructuredOutputs(json=PERSON),
+            form_param="response_format",
+            stream=stream,
+            logit_bias={mark: 100.0},
+        )
     assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
 
 

@@ -389,6 +389,31 @@ async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
     assert caught.value.param == "response_format"
 
 
+@pytest.mark.parametrize(
+    ("reasoning_tokens", "error"), [(3, BackendFailedError), (0, InvalidRequestError), (None, InvalidRequestError)]
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_where_a_model_thinks_the_form_is_not_at_fault(stream, reasoning_tokens, error):
+    usage = {"prompt_tokens": 1, "completion_tokens": 4}
+    if reasoning_tokens is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
+    choice = {"index": 0, "message": {"content": "x"}, "finish_reason": "length"}
+
+    class Failing(Server):
+        """Gives up all but what is short, as its form can be followed."""
+
+        async def __call__(self, scope, receive, send):
+            chats = [body for _, body in self.requests if body and "messages" in body]
+            self.answers["completions"] = (500, b"{}") if not chats else (200, json.dumps(short).encode())
+            await super().__call__(scope, receive, send)
+
+    short = {"choices": [choice], "usage": usage}
+    with pytest.raises(error, match="try again" if error is BackendFailedError else "can't follow"):
+        await chatted(
+            Failing(completions=(500, b"{}")), stream=stream, structured_outputs=StructuredOutputs(json={})
+        )
+
+
 async def test_without_a_form_the_same_is_the_servers_fault():
     with pytest.raises(BackendFailedError):
         await chatted(Server(completions=(500, b"{}")))

@@ -40,6 +40,7 @@ from domain.backend import (
 )
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import BackendFailedError, InvalidRequestError
+from domain.openai.json_pattern import of_length
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 PLAIN = GenerationRequest(prompt="x", sampling=SamplingParameters())
@@ -278,6 +279,19 @@ def test_tools_are_sent_with_the_choice_among_them():
     assert asked["tool_choice"] == "auto"
 
 
+def test_strict_tools_are_sent_as_the_engine_follows_them():
+    parameters = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
+    loose, strict = (
+        Function(name="f", parameters=parameters),
+        Function(name="g", parameters=parameters, strict=True),
+    )
+    asked = asked_of_chat(conversation={"tools": [loose, strict], "tool_choice": ToolChoice.AUTO})
+    sent = [tool["function"]["parameters"]["properties"]["a"] for tool in asked["tools"]]
+    assert sent[0] == {"type": "string", "maxLength": 3}
+    assert sent[1] == {"type": "string", "pattern": of_length(0, 3)}
+    assert parameters["properties"]["a"] == {"type": "string", "maxLength": 3}
+
+
 def chat(*, stream: bool = False, logprobs=None, finish_reason=None, **message):
     said = ServerChatMessage(**message)
     choice = ServerChatChoice(
@@ -314,6 +328,39 @@ def test_calls_of_a_whole_message_are_numbered_by_their_place():
 def test_a_part_of_a_call_keeps_its_number():
     part = ServerToolCall(index=2, function=ServerFunction(arguments='{"a'))
     assert chat(stream=True, tool_calls=[part]).tool_calls == [ToolCallDelta(index=2, arguments='{"a')]
+
+
+MARKED = '<tool_call>\n{"name": "f", "arguments": {"a": "</tool_call>"}}\n</tool_call>'
+CUT = '<tool_call>\n{"name": "f", "arguments": {"a": "</to'
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments"), [(MARKED, '{"a": "</tool_call>"}'), (CUT, '{"a": "</to')], ids=["marked", "cut off"]
+)
+@pytest.mark.parametrize("choice", [ToolChoice.REQUIRED, ToolChoice.NAMED])
+def test_a_forced_call_that_the_server_overlooked_is_found(choice, content, arguments):
+    talk = Conversation(
+        messages=[], tools=[TOOL], tool_choice=choice, tool_name="f" if choice is ToolChoice.NAMED else None
+    )
+    said = ServerChatChoice(index=0, message=ServerChatMessage(content=content), finish_reason="length")
+    got = chat_delta(said, request_of(prompt=talk))
+    (call,) = got.tool_calls
+    assert (got.text, call.index, call.name, call.arguments) == ("", 0, "f", arguments)
+    assert call.id
+
+
+def test_a_call_that_has_hardly_begun_leaves_no_markup():
+    talk = Conversation(messages=[], tools=[TOOL], tool_choice=ToolChoice.REQUIRED)
+    said = ServerChatChoice(index=0, message=ServerChatMessage(content='<tool_call>\n{"na'))
+    got = chat_delta(said, request_of(prompt=talk))
+    assert (got.text, got.tool_calls) == ("", [])
+
+
+@pytest.mark.parametrize("choice", [ToolChoice.AUTO, ToolChoice.NONE])
+def test_what_the_client_does_not_insist_on_stays_text(choice):
+    talk = Conversation(messages=[], tools=[TOOL], tool_choice=choice)
+    said = ServerChatChoice(index=0, message=ServerChatMessage(content=CUT))
+    assert chat_delta(said, request_of(prompt=talk)).text == CUT
 
 
 def test_an_engine_that_called_tools_has_stopped():

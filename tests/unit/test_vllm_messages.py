@@ -231,6 +231,12 @@ def test_a_generation_that_was_given_up_for_its_form_is_the_forms_fault():
     assert (error.param, error.code) == ("guided_json", "invalid_value")
 
 
+def test_a_form_that_a_model_does_not_reach_after_its_thinking_is_not_the_forms_fault():
+    error = given_up(asking("response_format"), has_thought=True)
+    assert type(error) is BackendFailedError
+    assert "try again" in error.message
+
+
 def test_a_generation_that_was_given_up_without_a_form_is_the_engines_fault():
     assert type(given_up(asking())) is BackendFailedError
 

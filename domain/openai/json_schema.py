@@ -1,0 +1,339 @@
+"""JSON schemas as the engine follows them: what it would pass over is refused, what it gets wrong is rewritten.
+
+xgrammar 0.2.8 makes a grammar of nearly every schema, and leaves out what it can't express; an answer would not
+follow its schema, and nobody would know. What it does with each keyword was found out by trying it. Texts with a
+length or an expression become expressions of `json_pattern`, because the library's own may not be JSON.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from domain.errors import InvalidRequestError
+from domain.openai.json_pattern import PatternError, of_length, written_anew
+
+# Keywords that constrain, and that the engine passes over.
+PASSED_OVER = frozenset({
+    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "multipleOf",
+    "uniqueItems", "contains", "minContains", "maxContains", "additionalItems", "$dynamicRef", "$recursiveRef",
+})  # fmt: skip
+# By the type that they are about. Those in front name it by themselves, where a schema has no `type`.
+KEYWORDS = {
+    "object": ("properties", "additionalProperties", "unevaluatedProperties",
+               "required", "minProperties", "maxProperties", "propertyNames", "patternProperties"),
+    "array": ("items", "prefixItems", "unevaluatedItems", "minItems", "maxItems"),
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+}  # fmt: skip
+# Each of these is all that the engine looks at; what stands beside it has no effect.
+ALONE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+CONSTRAINTS = frozenset(ALONE) | {keyword for keywords in KEYWORDS.values() for keyword in keywords}
+TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
+
+_DAY = (
+    r"(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    r"|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
+)
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?(?:Z|[+\-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])"
+_POINTER = r"(?:/(?:[^/~]|~[01])*)*"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
+# The formats that the engine knows; with an expression where its own lets through what is none, such as
+# 30 February, 01.2.3.4, or characters that JSON has to escape.
+FORMATS = {
+    "email": rf"^{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+$",
+    "date": f"^{_DAY}$",
+    "date-time": f"^{_DAY}T{_TIME}$",
+    "ipv4": rf"^(?:{_BYTE}\.){{3}}{_BYTE}$",
+    "json-pointer": f"^{_POINTER}$",
+    "relative-json-pointer": f"^(?:0|[1-9][0-9]*)(?:#|{_POINTER})$",
+} | dict.fromkeys(
+    ("time", "duration", "ipv6", "hostname", "uuid", "uri", "uri-reference", "uri-template")
+)  # fmt: skip
+
+# Formats that any text has.
+ANY_TEXT = ("password", "binary")
+
+MAX_COMPARISONS = 5_000
+MAX_DEPTH = 6
+"""How deep branches are compared, through references and properties."""
+
+
+def followed(schema: Any, param: str) -> Any:
+    """A schema for the engine that stands for the same as the client's, or for less.
+
+    Args:
+        schema: the client's; it stays as it is.
+        param: the request field that has it.
+
+    Raises:
+        InvalidRequestError: the engine would pass over a part of it.
+    """
+    return _Schema(schema, param).followed()
+
+
+def followed_tag(tag: Any, param: str) -> Any:
+    """The same for the schemas inside a structural tag, of xgrammar's new kind or the old one."""
+    parts, copied = [tag := copy.deepcopy(tag)], tag
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            # The old kind has no types, and calls it by the shorter name.
+            name = "json_schema" if part.get("type") == "json_schema" else "schema" if "type" not in part else None
+            if name in part:
+                part[name] = followed(part[name], param)
+            parts += [item for key, item in part.items() if key != name]
+    return copied
+
+
+class _Schema:
+    """One schema on its way to the engine."""
+
+    def __init__(self, schema: Any, param: str) -> None:
+        self._root = copy.deepcopy(schema)
+        self._param = param
+        self._seen: set[int] = set()
+        self._comparisons = 0
+
+    def followed(self) -> Any:
+        waiting = [self._root]
+        while waiting:
+            part = waiting.pop()
+            if not isinstance(part, dict) or id(part) in self._seen:
+                continue
+            self._seen.add(id(part))
+            self._check(part)
+            waiting += _parts_of(part)
+            if "$ref" in part:
+                waiting.append(self._target(part["$ref"]))
+            _rewrite(part)
+        return self._root
+
+    def _check(self, part: dict[str, Any]) -> None:
+        for keyword in sorted(PASSED_OVER & part.keys()):
+            # The only value that asks for nothing.
+            if not (keyword == "uniqueItems" and part[keyword] is False):
+                raise self._refusal(f"uses '{keyword}', which the engine can't follow")
+        if "$id" in part and part is not self._root:
+            raise self._refusal("has an '$id' inside, which the engine can't follow")
+        alone = [keyword for keyword in ALONE if keyword in part]
+        if alone:
+            self._check_alone(part, alone[0])
+        else:
+            self._check_type(part)
+
+    def _check_alone(self, part: dict[str, Any], keyword: str) -> None:
+        beside = sorted((CONSTRAINTS & part.keys()) - {keyword})
+        if beside:
+            raise self._refusal(f"has '{beside[0]}' beside '{keyword}', of which the engine can't follow both")
+        branches = part[keyword]
+        if keyword in ("anyOf", "oneOf", "allOf"):
+            if not isinstance(branches, list) or not branches:
+                raise self._refusal(f"has '{keyword}' without branches")
+            if keyword == "allOf" and len(branches) > 1:
+                raise self._refusal("has 'allOf' with several branches, which the engine can't follow")
+            if keyword == "oneOf" and not self._are_disjoint(branches):
+                raise self._refusal(
+                    "has 'oneOf' with branches that may overlap; use 'anyOf', or tell them apart by a constant"
+                )
+        if "type" in part and not self._types({keyword: branches}) <= _named(part["type"]):
+            raise self._refusal(f"has a 'type' that '{keyword}' beside it does not keep to")
+
+    def _check_type(self, part: dict[str, Any]) -> None:
+        about = [kind for kind, keywords in KEYWORDS.items() if any(keyword in part for keyword in keywords)]
+        if "type" not in part:
+            if len(about) > 1:
+                raise self._refusal(
+                    f"needs a 'type' beside '{_first(part, about[0])}' and '{_first(part, about[1])}'"
+                )
+            if about:
+                part["type"] = about[0]
+        elif not _named(part["type"]):
+            raise self._refusal("has a 'type' that names none")
+        kinds = _named(part.get("type"))
+        if "object" in kinds:
+            self._check_object(part)
+        if "string" in kinds:
+            self._check_string(part)
+
+    def _check_object(self, part: dict[str, Any]) -> None:
+        properties = part.get("properties", {})
+        required = part.get("required", [])
+        if isinstance(properties, dict) and isinstance(required, list):
+            for name in required:
+                if isinstance(name, str) and name not in properties:
+                    raise self._refusal(f"requires {_quoted(name)}, which is not among its 'properties'")
+        patterns = part.get("patternProperties")
+        if isinstance(patterns, dict) and ("properties" in part or "propertyNames" in part or len(patterns) > 1):
+            raise self._refusal("has 'patternProperties' beside others, of which the engine can't follow all")
+        if "propertyNames" in part and "properties" in part:
+            raise self._refusal("has 'propertyNames' beside 'properties', of which the engine can't follow both")
+        if isinstance(patterns, dict):
+            part["patternProperties"] = {self._pattern(key): value for key, value in patterns.items()}
+
+    def _check_string(self, part: dict[str, Any]) -> None:
+        if part.get("format") in ANY_TEXT:
+            del part["format"]
+        limits = [part.get(keyword, 0) for keyword in ("minLength", "maxLength")]
+        if not all(isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 for limit in limits):
+            raise self._refusal("has a length that is not a whole number of at least 0")
+        if "maxLength" in part and limits[0] > limits[1]:
+            raise self._refusal("has a 'minLength' above its 'maxLength'")
+        rules = [keyword for keyword in ("pattern", "format") if keyword in part]
+        if rules and (len(rules) > 1 or "minLength" in part or "maxLength" in part):
+            raise self._refusal(
+                f"has '{rules[0]}' beside another rule for the text, of which the engine can't follow both"
+            )
+        if isinstance(part.get("pattern"), str):
+            part["pattern"] = self._pattern(part["pattern"])
+        if isinstance(form := part.get("format"), str) and form not in FORMATS:
+            raise self._refusal(f"has the format {_quoted(form)}, which the engine does not know")
+
+    def _pattern(self, pattern: str) -> str:
+        try:
+            return written_anew(pattern)
+        except PatternError as error:
+            raise self._refusal(f"has a pattern {error}, which the engine can't follow") from None
+
+    def _target(self, reference: Any) -> Any:
+        """What a reference stands for."""
+        found = self._root
+        path = reference.split("/") if isinstance(reference, str) else [""]
+        if path[0] != "#" or "~" in reference or "%" in reference:
+            raise self._refusal(
+                "has a '$ref' to something else than a part of the same schema, such as '#/$defs/name'"
+            )
+        for name in path[1:]:
+            if not isinstance(found, dict) or name not in found:
+                raise self._refusal("has a '$ref' to a part that is not there")
+            found = found[name]
+        return found
+
+    def _are_disjoint(self, branches: list[Any]) -> bool:
+        """Whether no value follows two of the branches, as far as that is easily seen."""
+        return all(
+            self._differ(one, other, MAX_DEPTH)
+            for position, one in enumerate(branches)
+            for other in branches[:position]
+        )
+
+    def _differ(self, one: Any, other: Any, depth: int) -> bool:
+        self._comparisons += 1
+        if self._comparisons > MAX_COMPARISONS:
+            raise self._refusal("has 'oneOf' with too many branches; use 'anyOf'")
+        one, other = self._resolved(one), self._resolved(other)
+        if not isinstance(one, dict) or not isinstance(other, dict) or depth == 0:
+            return False
+        values, others = _values(one), _values(other)
+        if values is not None and others is not None:
+            return not values & others
+        types, other_types = self._types(one), self._types(other)
+        if not types & other_types:
+            return True
+        if not types & other_types <= {"object"}:
+            return False
+        shared = _required(one) & _required(other)
+        return any(self._differ(one["properties"][name], other["properties"][name], depth - 1) for name in shared)
+
+    def _resolved(self, part: Any) -> Any:
+        for _ in range(MAX_DEPTH):
+            if not isinstance(part, dict) or "$ref" not in part:
+                break
+            part = self._target(part["$ref"])
+        return part
+
+    def _types(self, part: Any, *, depth: int = MAX_DEPTH) -> frozenset[str]:
+        """The types that a value may have. "number" stands for those that are no integers."""
+        part = self._resolved(part)
+        if not isinstance(part, dict) or depth == 0:
+            return TYPES
+        values = [part["const"]] if "const" in part else part.get("enum")
+        if isinstance(values, list):
+            return frozenset(map(_type_of, values))
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            if isinstance(branches := part.get(keyword), list):
+                self._comparisons += len(branches)
+                if self._comparisons > MAX_COMPARISONS:
+                    return TYPES
+                return frozenset().union(*(self._types(branch, depth=depth - 1) for branch in branches))
+        if "type" in part:
+            return _named(part["type"])
+        about = [kind for kind, keywords in KEYWORDS.items() if any(keyword in part for keyword in keywords)]
+        return _named(about) if len(about) == 1 else TYPES
+
+    def _refusal(self, what: str) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"The schema in '{self._param}' {what}.", param=self._param, code="invalid_value"
+        )
+
+
+def _parts_of(part: dict[str, Any]) -> Iterator[Any]:
+    """The schemas directly inside of a schema."""
+    for keyword in ("properties", "patternProperties", "$defs", "definitions"):
+        if isinstance(named := part.get(keyword), dict):
+            yield from named.values()
+    for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
+        if isinstance(listed := part.get(keyword), list):
+            yield from listed
+    for keyword in ("additionalProperties", "unevaluatedProperties", "propertyNames", "items", "unevaluatedItems"):
+        yield part.get(keyword)
+
+
+def _rewrite(part: dict[str, Any]) -> None:
+    """Put expressions of JSON in place of what the engine has for lengths and formats."""
+    if "oneOf" in part:
+        # Its branches have been found to exclude each other; the engine would not, and warn.
+        part["anyOf"] = part.pop("oneOf")
+    if "string" not in _named(part.get("type")):
+        return
+    least, most = part.pop("minLength", 0), part.pop("maxLength", None)
+    if least or most is not None:
+        part["pattern"] = of_length(least, most)
+    if isinstance(form := part.get("format"), str) and (pattern := FORMATS.get(form)):
+        del part["format"]
+        part["pattern"] = written_anew(pattern)
+
+
+def _named(kinds: Any) -> frozenset[str]:
+    """The types that the value of `type` names; a number may be an integer."""
+    listed = kinds if isinstance(kinds, list) else [kinds]
+    named = frozenset(kind for kind in listed if isinstance(kind, str))
+    return named | {"integer"} if "number" in named else named
+
+
+def _first(part: dict[str, Any], kind: str) -> str:
+    return next(keyword for keyword in KEYWORDS[kind] if keyword in part)
+
+
+def _required(part: dict[str, Any]) -> set[str]:
+    """The names of properties that a value must have."""
+    properties, required = part.get("properties"), part.get("required")
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return set()
+    return {name for name in required if isinstance(name, str) and name in properties}
+
+
+def _values(part: dict[str, Any]) -> set[bytes] | None:
+    """The values that a schema lists, or None where it lists none."""
+    values = [part["const"]] if "const" in part else part.get("enum")
+    return {msgspec.json.encode(value, order="sorted") for value in values} if isinstance(values, list) else None
+
+
+def _type_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return "integer"
+    names: dict[type, str] = {float: "number", str: "string", list: "array"}
+    return names.get(type(value), "object")
+
+
+def _quoted(value: str) -> str:
+    return f"'{value[:100]}'"

@@ -1,0 +1,39 @@
+"""Expressions are refused where the engine would not follow them;"""
+
+import pytest
+
+from domain.openai.json_pattern import PatternError, of_length, written_anew
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("^a\tb$", "control"), (r"^a\tb$", "control"), ('^"$', "control"), (r"^C:\\", "control"),
+        (r"^(a|\n)$", "control"),
+        (r"^[\t\n]$", "control"), (r"^\cJ$", "control"), (r"^[\b]$", "control"), ("[]", "control"),
+        ("^(?=a)a$", "ahead"), ("^(?!b)a$", "ahead"), ("(?<=a)b", "ahead"), ("(?i:a)", "flag"),
+        (r"\bword\b", r"\\b"),
+        (r"^(a)\1$", r"\\1"), (r"^\p{L}+$", r"\\p"), ("a^b", r"'\^' in the middle"),
+        ("a$b", r"'\$' in the middle"),
+        ("(a$)b", r"'\$' in the middle"), ("(a$)*", r"'\$' in the middle"), ("[a", "not closed"),
+        ("a)", "too many"),
+        ("[z-a]", "wrong order"), ("a\\", "backslash"),
+    ],
+)  # fmt: skip
+def test_what_the_engine_would_not_follow_is_refused(pattern: str, what: str) -> None:
+    with pytest.raises(PatternError, match=what):
+        written_anew(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("", "^$"), ("a", "^a$"), ("^a|b$", "a|b"), ("^(^a$)$", "^(?:a)$"), (r"^\x61\/\u00e9$", r"^a\/é$"),
+        ("^[^a]$", r"^[ -!#-\[\]-`b-\ud7ff\ue000-\u{10ffff}]$"), (".", r"^[ -!#-\[\]-\ud7ff\ue000-\u{10ffff}]$"),
+        (r"^\d{2}\w$", "^[0-9]{2}[0-9A-Z_a-z]$"), ("^[ -~]$", r"^[ -!#-\[\]-~]$"),
+        (of_length(1, 2), of_length(1, 2)),
+    ],
+)  # fmt: skip
+def test_classes_lose_what_json_escapes(pattern: str, wanted: str) -> None:
+    assert written_anew(pattern) == wanted
+    assert written_anew(wanted) == wanted
