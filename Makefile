@@ -2,6 +2,7 @@
 #
 #   make serve                      install, prepare the models, serve on http://127.0.0.1:8200
 #   make test                       install, then every check and every test
+#   make bench                      compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
 #   make serve INSTALL=gateway      without vLLM: serve engines that run elsewhere (EMBED_BACKEND=vllm-http …)
 #   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
 
@@ -14,10 +15,10 @@ INSTALL ?= auto
 BIN := .venv/bin
 REQUIREMENTS := deploy/requirements
 
-.PHONY: help install install-test models serve test check unit pins clean
+.PHONY: help install install-test models serve test check unit bench pins clean
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 install:
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
@@ -43,6 +44,9 @@ check: install-test
 
 unit: install-test
 	$(BIN)/pytest tests/unit
+
+bench: install
+	$(BIN)/memoria bench --compare
 
 # Compile the pin lists anew (needs uv and npm). They are complete: installs use them with --no-deps.
 pins:

@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -67,7 +66,7 @@ def run(options: BenchOptions, *, tiny_models: Callable[[], Models], progress: P
     Raises:
         ConfigurationError: there is nothing to measure, or a server did not start.
     """
-    report = new_report(_title(options), shlex.join(["memoria", *sys.argv[1:]]))
+    report = new_report(_title(options), _command(options))
     uvloop.run(_measured(report, options, tiny_models, progress))
     return report
 
@@ -82,6 +81,20 @@ def tell(report: Report, options: BenchOptions) -> None:
     (options.output / "report.html").write_text(html_report(report))
     print_report(report, console)
     console.print(f"\nWritten to {options.output}/report.json and {options.output}/report.html")
+
+
+def _command(options: BenchOptions) -> str:
+    """What to type for the same; where the reports went is nobody else's business."""
+    words = ["memoria", "bench"]
+    if options.compare:
+        words += ["--compare", "--rounds", f"{options.rounds}"]
+    if options.vllm_flags:
+        words += ["--vllm-flags", options.vllm_flags]
+    if options.soak_minutes:
+        return shlex.join([*words, "--soak", f"{options.soak_minutes:g}"])
+    if options.rate:
+        words += ["--rate", f"{options.rate:g}"]
+    return shlex.join([*words, "--seconds", f"{options.seconds:g}"])
 
 
 def _title(options: BenchOptions) -> str:
