@@ -27,6 +27,8 @@ class Case(msgspec.Struct, kw_only=True):
     lengths: tuple[int, ...]
     """Lengths of vectors that an embedder was trained for, shortest first."""
     max_model_len: int
+    is_fake: bool = False
+    """Whether no engine is behind it: nothing constrains what it writes, and it never ends its thinking."""
     running: Callable[[], Awaitable[int]]
     """Requests that the engine itself says it is working on."""
 

@@ -101,6 +101,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
 
     case = Case(
         name=kind,
+        is_fake=True,
         backend=backend,
         tokenize=lambda text: [ord(character) for character in text],
         vocabulary=VOCABULARY,
