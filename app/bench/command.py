@@ -67,7 +67,10 @@ def run(options: BenchOptions, *, tiny_models: Callable[[], Models], progress: P
         ConfigurationError: there is nothing to measure, or a server did not start.
     """
     report = new_report(_title(options), _command(options))
-    uvloop.run(_measured(report, options, tiny_models, progress))
+    try:
+        uvloop.run(_measured(report, options, tiny_models, progress))
+    except OSError as error:
+        raise ConfigurationError(f"What was being measured is gone: {error}.") from error
     return report
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 import pytest
 
-from app.bench import workloads
+from app.bench import command, workloads
 from app.bench.arrivals import closed_loop, open_loop
 from app.bench.canned import CannedServer, answers
 from app.bench.comparison import _in_turn
@@ -17,6 +17,7 @@ from app.bench.measure import Percentiles, measure, median_of
 from app.bench.results import MemorySample, Report, Row, new_report, ratio
 from app.bench.workloads import Side, Workload
 from domain.backend import Role
+from domain.errors import ConfigurationError
 
 ONE_TOKEN = Workload(name="completions, 4 clients", role=Role.GENERATE, clients=4, tokens=1, requests=40)
 
@@ -182,3 +183,22 @@ async def test_the_file_can_be_read_back():
     written = msgspec.json.encode(report)
     assert msgspec.json.decode(written, type=Report) == report
     assert json.loads(written)["machine"]["cores"] > 0
+
+
+def test_a_server_that_goes_away_is_said_in_a_sentence(monkeypatch, tmp_path):
+    async def gone(*_arguments: object) -> None:
+        raise ConnectionRefusedError("Connection refused")
+
+    monkeypatch.setattr(command, "_measured", gone)
+    options = command.BenchOptions(
+        url="http://127.0.0.1:9",
+        compare=False,
+        vllm_flags="",
+        soak_minutes=None,
+        rate=None,
+        rounds=1,
+        seconds=1.0,
+        output=tmp_path,
+    )
+    with pytest.raises(ConfigurationError, match="gone"):
+        command.run(options, tiny_models=dict, progress=lambda _step, _share: None)
