@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol, with the head of an answer and the beginning of its body in one write.
 
 uvicorn writes them one after the other, and uvloop hands each write to the kernel at once: two system calls for
-every answer, and a client that wakes twice. With small answers that was a tenth of all work here.
+every answer, and a client that wakes twice.
 """
 
 import asyncio

@@ -36,8 +36,6 @@ def event(data: bytes) -> bytes:
 
 
 def _events(chunks: Batch) -> bytes:
-    if len(chunks) == 1:
-        return event(encode(chunks[0]))
     return b"".join([event(encode(chunk)) for chunk in chunks])
 
 

@@ -6,6 +6,7 @@ for a few texts, and its counts only where their sum is the server's. Texts are 
 longer to check lists of token ids than to tokenize.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ async def matching_tokenizer(
         if file is None:
             continue
         try:
-            tokenizer = InputTokenizer(file)
+            tokenizer = await asyncio.to_thread(InputTokenizer, file)
         except Exception as error:
             log.warning("%s of '%s' can't be used: %s", FILE, name, error)
             continue

@@ -56,7 +56,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 status, headers = await connection.ask(head + content, timeouts.get("read"))
             except BaseException as error:
                 self._release(origin, connection)
-                # Closed by the server while nobody used it: nothing was asked, so it may be asked again.
+                # As a rule the server closed it while nobody used it. Inference changes nothing in the server, so
+                # that a request without a byte of an answer may be asked again in any case.
                 if isinstance(error, _ClosedIdleError) and not is_fresh:
                     continue
                 if isinstance(error, _ClosedIdleError):

@@ -61,6 +61,9 @@ INLINE_CHARACTERS = 8192
 """Prompts up to this length together are tokenized where they are, in some 2 ms at the most; handing them to a
 thread and back costs more than that takes for a usual one, and longer ones would hold up everybody else."""
 
+REFUSALS = (VLLMClientError, GracefulHTTPError, ValueError)
+"""What vLLM raises of a request that it does not take; anything else is a failure of the engine."""
+
 
 class VLLMInProcessBackend:
     """One model on an AsyncLLM of this process."""
@@ -352,8 +355,10 @@ class VLLMInProcessBackend:
                 rows += [data.to(torch.float32).contiguous().numpy().tobytes()]
         except EngineDeadError:
             raise
-        except BaseException:
+        except BaseException as error:
             await engine.abort([output.request_id for output in pending[len(rows) :]], internal=True)
+            if isinstance(error, Exception) and not isinstance(error, REFUSALS):
+                raise EngineGenerateError from error
             raise
         return rows
 

@@ -99,7 +99,9 @@ class EngineThread:
     def process_is_up(self) -> None:
         """Told by the log when an engine process has loaded its libraries, in any thread."""
         if not self._built.done():
-            self._process_is_up()
+            # The event loop may have ended meanwhile, and then nobody wants to know.
+            with contextlib.suppress(RuntimeError):
+                self._process_is_up()
 
     def child_ids(self) -> list[int]:
         """Ids of the processes that this thread has spawned and that have not been waited for."""

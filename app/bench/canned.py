@@ -4,6 +4,8 @@ Run as `python -m app.bench.canned PORT MODEL`. It knows as much of vLLM's API a
 """
 
 import asyncio
+import base64
+import struct
 import sys
 from typing import cast
 
@@ -25,8 +27,8 @@ def answers(model: str) -> dict[bytes, bytes]:
     }  # fmt: skip
     chat_choice = {"index": 0, "message": {"role": "assistant", "content": "Paris"}, "finish_reason": "stop"}
     chat = completion | {"object": "chat.completion", "choices": [chat_choice]}
-    item = {"object": "embedding", "index": 0, "embedding": "AACAPwAAAAA" + "A" * (DIMENSIONS * 16 // 3 - 10)}
-    item["embedding"] = "AACAPw" + "A" * 335 + "A=="
+    vector = base64.b64encode(struct.pack(f"<{DIMENSIONS}f", 1.0, *[0.0] * (DIMENSIONS - 1))).decode()
+    item = {"object": "embedding", "index": 0, "embedding": vector}
     embeddings = {"object": "list", "data": [item], "model": model, "usage": usage}
     models = {
         "object": "list",

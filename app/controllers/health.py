@@ -1,10 +1,9 @@
 """How the service is. No answer here waits for an engine."""
 
 from litestar import Controller, get
-from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
-from app.requests import AnyRequest, json_response, service_of
+from app.requests import AnyRequest, JSONAnswer, json_response, service_of
 from domain.health import ServiceHealth
 
 
@@ -24,11 +23,11 @@ class HealthController(Controller):
     @get("/health/live")
     async def live(self) -> ASGIApp:
         """200 for as long as this process answers."""
-        return ASGIResponse(body=b'{"status":"ok"}', media_type="application/json")
+        return JSONAnswer(b'{"status":"ok"}', 200)
 
     @get("/health/ready")
     async def ready(self, request: AnyRequest) -> ASGIApp:
         """200 if all roles take requests, else 503, for load balancers."""
         status = _status(service_of(request).health())
         body = b'{"status":"ok"}' if status == 200 else b'{"status":"unavailable"}'
-        return ASGIResponse(body=body, status_code=status, media_type="application/json")
+        return JSONAnswer(body, status)

@@ -1,10 +1,10 @@
 """`GET /openapi.json`: what this API accepts and answers."""
 
 from litestar import Controller, get
-from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
 from app.openapi import document
+from app.requests import JSONAnswer
 
 
 class OpenAPIController(Controller):
@@ -13,4 +13,4 @@ class OpenAPIController(Controller):
     @get("/openapi.json")
     async def openapi(self) -> ASGIApp:
         """The OpenAPI document."""
-        return ASGIResponse(body=document(), media_type="application/json")
+        return JSONAnswer(document(), 200)

@@ -78,8 +78,10 @@ class ReadinessBackend:
         """
 
         def told(step: str) -> None:
-            self._change(BackendState.STARTING, step)
-            on_step(step)
+            # It may have been on its way from another thread while the service was told to stop.
+            if self._health.state is BackendState.STARTING:
+                self._change(BackendState.STARTING, step)
+                on_step(step)
 
         delay_s = FIRST_RETRY_S
         while True:

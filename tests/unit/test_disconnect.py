@@ -73,6 +73,7 @@ async def test_a_disconnect_cancels_the_work_and_waits_for_its_end():
         await unless_disconnected(work.run(), Client("http.disconnect").receive)
     assert work.was_cancelled
     assert work.has_ended
+    assert asyncio.current_task().cancelling() == 0, "the handler itself goes on"
 
 
 async def test_other_messages_are_no_disconnect():

@@ -438,3 +438,22 @@ def test_what_a_start_is_doing_is_the_reason_for_its_state():
         (BackendState.STARTING, "loading the model"),
         (BackendState.READY, None),
     ]
+
+
+def test_a_step_that_is_told_too_late_changes_nothing():
+    class Remembered(FakeBackend):
+        async def start(self, on_step=nobody):
+            self.tell = on_step
+            return await super().start(on_step)
+
+    async def scenario():
+        fake = Remembered(Role.EMBED)
+        backend = ReadinessBackend(fake, Role.EMBED, model="m")
+        await backend.start()
+        fake.tell("loading the model")
+        after_start = backend.health.state
+        await backend.stop()
+        fake.tell("loading the model")
+        return after_start, backend.health.state
+
+    assert run_instantly(scenario()) == (BackendState.READY, BackendState.STOPPED)

@@ -100,8 +100,9 @@ async def test_a_connection_is_used_again(client):
         b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
     ],
 )
-async def test_a_connection_that_the_server_ends_is_not_used_again(client, answer):
-    async with serving(always(answer, requests=1)) as (server, url):
+@pytest.mark.parametrize("requests", [1, 100], ids=["and does", "and does not yet"])
+async def test_a_connection_that_the_server_will_end_is_not_used_again(client, answer, requests):
+    async with serving(always(answer, requests=requests)) as (server, url):
         for _ in range(2):
             assert (await client.get(url)).text == "ok"
         assert server.connections == 2
