@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from domain.backend import GenerationRequest, Role
+from domain.backend import GenerationRequest, RequestContext, Role
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
 from domain.sampling import SamplingParameters
@@ -121,3 +121,32 @@ async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thin
     assert told == text
     thought = len(tokenizer.encode(text.partition("</think>")[0])) if thinks else 0
     assert (whole.reasoning_tokens(), parts.reasoning_tokens()) == (thought, thought)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("broken"), ValueError("too long")])
+async def test_what_is_left_of_a_failed_embedding_is_aborted(backend: Any, failure: Exception) -> None:
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    class Output:
+        def __init__(self, request_id: str) -> None:
+            self.request_id = request_id
+
+        async def get(self) -> Any:
+            raise failure
+
+    class Engine:
+        def __init__(self) -> None:
+            self.aborted: list[str] = []
+
+        async def add_request(self, request_id: str, _item: Any, _params: Any) -> Output:
+            return Output(request_id)
+
+        async def abort(self, request_ids: list[str], *, internal: bool) -> None:
+            self.aborted += request_ids
+
+    engine = Engine()
+    # A refusal stays one; what nobody foresaw is the engine's failure, and no error of Python's leaves the port.
+    expected = ValueError if isinstance(failure, ValueError) else EngineGenerateError
+    with pytest.raises(expected):
+        await backend._encode(engine, ["a", "b"], None, RequestContext(request_id="x"))
+    assert len(engine.aborted) == 2
