@@ -29,6 +29,8 @@ class Case(msgspec.Struct, kw_only=True):
     max_model_len: int
     is_fake: bool = False
     """Whether no engine is behind it: nothing constrains what it writes, and it never ends its thinking."""
+    abort_s: float = 0.1
+    """What the engine may take to drop cancelled work: far less than it takes to do it."""
     running: Callable[[], Awaitable[int]]
     """Requests that the engine itself says it is working on."""
 

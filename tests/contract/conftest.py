@@ -134,13 +134,16 @@ async def _http(role: Role, engines: dict[str, Any]) -> tuple[Case, Callable[[],
     await backend.start()
 
     async def running() -> int:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             metrics = (await client.get(f"{url}/metrics")).text
         counts = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([\d.]+)$", metrics, re.M)
         assert counts, "the server tells its running count"
         return int(sum(map(float, counts)))
 
-    return _tiny("vllm-http", backend, engines["tiny_models"][NAMES[role]], running), backend.stop
+    case = _tiny("vllm-http", backend, engines["tiny_models"][NAMES[role]], running)
+    # The server has to see that the connection is gone, and its metrics lag behind.
+    case.abort_s = 2
+    return case, backend.stop
 
 
 def _tiny(name: str, backend: InferenceBackend, folder: Path, running: Callable[[], Awaitable[int]]) -> Case:

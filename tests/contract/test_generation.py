@@ -14,7 +14,7 @@ from domain.backend import (
 from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
 from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case, generate
-from tests.contract.waiting import until_busy, until_idle
+from tests.contract.waiting import cancel_under_way, until_idle
 
 PROMPT = "The quick brown fox"
 
@@ -203,12 +203,8 @@ async def test_closing_the_iterator_ends_the_work(generator: Case) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_cancelling_ends_the_work(generator: Case, stream: bool) -> None:
-    task = asyncio.create_task(generate(generator, PROMPT, max_tokens=400, stream=stream, n=4, temperature=1.0))
-    await until_busy(generator)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await until_idle(generator)
+    many = {"max_tokens": 400, "n": 8, "temperature": 1.0, "ignore_eos": True}
+    await cancel_under_way(generator, lambda: generate(generator, PROMPT, stream=stream, **many))
 
 
 async def test_many_at_once_are_all_answered(generator: Case) -> None:
