@@ -113,41 +113,49 @@ def bench(
 
 
 def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
+    from app import processes, server
     from app.asgi import create_app
     from app.bootstrap import build_service
-    from app.server import bind
-    from app.server import serve as run_server
 
     settings = _settings(console, overrides)
-    with bind(settings.host, settings.port) as listener:
+    processes.require_gateway(settings)
+    with server.bind(settings.host, settings.port) as listener:
         if settings.host not in ("127.0.0.1", "localhost", "::1"):
             console.warn(
                 f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key."
             )
         with console.progress() as progress:
+            # With several processes each builds its own; this one shows what can't be built at all.
             service = build_service(settings, progress=progress, on_change=console.health_changed)
         port = listener.getsockname()[1]
         console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
-        app = create_app(service, settings.api)
-        return run_server(app, listener, log_level=settings.log_level)
+        if settings.api_processes == 1:
+            return server.serve(create_app(service, settings.api), listener, log_level=settings.log_level)
+        with processes.share(listener) as address:
+            return processes.serve(settings, address)
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
-    import logging
-
     from app.settings import load_settings, unknown_names
 
     dotenv = Path(".env")
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = load_settings({**os.environ, **given}, dotenv)
+    log_to_console(settings.log_level)
+    for warning in unknown_names(dotenv):
+        console.warn(warning)
+    return settings
+
+
+def log_to_console(level: str) -> None:
+    """Write the service's own log to standard error."""
+    import logging
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log = logging.getLogger("memoria")
     log.addHandler(handler)
-    log.setLevel(settings.log_level.upper())
-    for warning in unknown_names(dotenv):
-        console.warn(warning)
-    return settings
+    log.setLevel(level.upper())
 
 
 def _fail(console: "Console", error: ConfigurationError) -> NoReturn:

@@ -22,9 +22,14 @@ STYLE = {
 class Console:
     """Writes to standard error, so that standard output stays free for answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None = None) -> None:
+        """Make it.
+
+        Args:
+            began: the moment of `time.monotonic` from which times are told; None for now.
+        """
         self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self._started = time.monotonic()
+        self._began = time.monotonic() if began is None else began
 
     def say(self, text: str) -> None:
         """One line."""
@@ -40,7 +45,7 @@ class Console:
 
     def health_changed(self, role: Role, health: BackendHealth) -> None:
         """One line whenever a role changes its state or the reason for it."""
-        passed = f"{time.monotonic() - self._started:5.0f} s"
+        passed = f"{time.monotonic() - self._began:5.0f} s"
         reason = f"  {health.reason}" if health.reason else ""
         line = f"{passed}  {role:<9} {health.state:<11} {health.model or ''}{reason}"
         self._rich.print(line, style=STYLE[health.state], markup=False)

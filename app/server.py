@@ -3,6 +3,7 @@
 import errno
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -11,6 +12,7 @@ from litestar import Litestar
 from app.joined_writes import JoinedWritesProtocol
 from domain.errors import ConfigurationError
 
+AppFactory = Callable[[], Litestar]
 DRAIN_S = 10
 LAST_PORT = 65535
 KEEP_ALIVE_S = 75
@@ -55,8 +57,17 @@ def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
     # has ended everything in good order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)
-    config = uvicorn.Config(
+    server = uvicorn.Server(server_config(app, log_level=log_level))
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def server_config(app: Litestar | AppFactory, *, log_level: str, processes: int = 1) -> uvicorn.Config:
+    """How each process serves its application, or what makes it there."""
+    return uvicorn.Config(
         app,
+        factory=not isinstance(app, Litestar),
+        workers=processes,
         loop="uvloop",
         http=JoinedWritesProtocol,
         lifespan="on",
@@ -66,9 +77,6 @@ def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    server = uvicorn.Server(config)
-    server.run(sockets=[listener])
-    return 0 if server.started else 1
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

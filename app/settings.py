@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     port: int
+    api_processes: int
     log_level: str
     engine_log_level: str
     cache_dir: Path
@@ -273,6 +274,12 @@ SERVICE_VARIABLES = (
     ),
     Variable(name="PORT", default="8200", parse=_port, about="TCP port to listen on; 0 takes any free one."),
     Variable(
+        name="API_PROCESSES",
+        default="1",
+        parse=_positive_int,
+        about=f"Processes that serve the port: more than 1 only for a gateway (both engines over {HTTP}).",
+    ),
+    Variable(
         name="LOG_LEVEL",
         default="info",
         parse=_log_level,
@@ -333,6 +340,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
     return Settings(
         host=values["HOST"],
         port=values["PORT"],
+        api_processes=values["API_PROCESSES"],
         log_level=values["LOG_LEVEL"],
         engine_log_level=values["ENGINE_LOG_LEVEL"],
         cache_dir=values["MEMORIA_CACHE_DIR"],

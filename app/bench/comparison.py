@@ -30,7 +30,8 @@ Progress = Callable[[str, float | None], None]
 T = TypeVar("T")
 Figure = Callable[[Measurement], float | None]
 MEMORIA, OVER_HTTP, VLLM = "memoria, in process", "memoria, over HTTP", "vLLM's own server"
-GATEWAY, LITELLM, ROUTER = "memoria, gateway only", "LiteLLM", "vllm-router"
+GATEWAY, TWO_GATEWAYS = "memoria, gateway only", "memoria, gateway of 2 processes"
+LITELLM, ROUTER = "LiteLLM", "vllm-router"
 CANNED = Workload(name="canned answers, 64 clients", role=Role.GENERATE, clients=64, tokens=1)
 CANNED_1 = CANNED.with_clients(1)
 START_ROUNDS = 5
@@ -107,9 +108,10 @@ async def _compare_gateways(
     canned = servers.canned("canned")
     await _ready(canned, path="/health")
     gateway = servers.memoria(gateway_settings(canned.url, canned.url))
-    await _ready(gateway, path="/health/ready")
-    sides = [_alone(GATEWAY, gateway)]
-    started = [canned, gateway]
+    two = servers.memoria({**gateway_settings(canned.url, canned.url), "API_PROCESSES": "2"})
+    await _ready(gateway, two, path="/health/ready")
+    sides = [_alone(GATEWAY, gateway), _alone(TWO_GATEWAYS, two)]
+    started = [canned, gateway, two]
     direct = _alone("no gateway", canned)
     if program := rival("litellm"):
         started.append(servers.litellm(program, canned, "canned"))
@@ -119,7 +121,7 @@ async def _compare_gateways(
         started.append(servers.vllm_router(program, canned))
         sides.append(_alone(ROUTER, started[-1]))
         report.machine.versions["vllm-router"] = version_of(program)
-    await _ready(*started[2:], path="/health")
+    await _ready(*started[3:], path="/health")
     found = await _rounds(report, [*sides, direct], [CANNED, CANNED_1], rounds, seconds, progress)
     for rival_name in (LITELLM, ROUTER):
         if rival_name not in {each.name for each in sides}:
@@ -211,7 +213,10 @@ def _gateway_ratios(found: dict[str, dict[str, list[Measurement]]]) -> list[Rati
             _ratio(found, CANNED, "resident memory, MiB", _memory, GATEWAY, LITELLM, 90 / 364, "at most"),
         ]
     if ROUTER in sides:
-        ratios.append(_ratio(found, CANNED, "requests/s", _rate, GATEWAY, ROUTER, 0.25, "at least"))
+        ratios += [
+            _ratio(found, CANNED, "requests/s", _rate, mine, ROUTER, 0.25, "at least")
+            for mine in (GATEWAY, TWO_GATEWAYS)
+        ]
     return ratios
 
 

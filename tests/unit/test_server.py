@@ -1,12 +1,16 @@
 import contextlib
 import gc
+import pickle
+import select
 import socket
 import warnings
 from collections.abc import Generator
 
 import pytest
 
+from app.processes import require_gateway, share
 from app.server import bind
+from app.settings import load_settings
 from domain.errors import ConfigurationError
 
 
@@ -77,3 +81,25 @@ def test_a_host_that_cannot_be_a_name_is_told(host):
 def test_an_address_of_another_machine_is_the_hosts_fault():
     # 192.0.2.0/24 is set aside for documentation (RFC 5737).
     assert mistake("192.0.2.1").startswith("HOST")
+
+
+@pytest.mark.parametrize("inside", ["EMBED_BACKEND", "GEN_BACKEND"])
+def test_several_processes_are_for_gateways(inside):
+    gateway = {"EMBED_BACKEND": "vllm-http", "GEN_BACKEND": "vllm-http", "API_PROCESSES": "2"}
+    require_gateway(load_settings(gateway))
+    with pytest.raises(ConfigurationError, match=f"API_PROCESSES is 2, but {inside} says vllm-inprocess"):
+        require_gateway(load_settings(gateway | {inside: "vllm-inprocess"}))
+
+
+def test_one_process_may_have_its_engines_inside():
+    require_gateway(load_settings({}))
+
+
+def test_a_shared_address_gives_every_process_a_listener_of_its_own():
+    with bind("127.0.0.1", 0) as listener, share(listener) as address:
+        copies = [pickle.loads(pickle.dumps(address)) for _ in range(2)]
+        with copies[0], copies[1]:
+            assert {copy.getsockname() for copy in copies} == {address.getsockname()}
+            with socket.create_connection(address.getsockname()):
+                readable, _, _ = select.select(copies, [], [], 5)
+                assert len(readable) == 1

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 OTHER_VALUES = {
     "HOST": "0.0.0.0",
     "PORT": "0",
+    "API_PROCESSES": "2",
     "LOG_LEVEL": "DEBUG",
     "ENGINE_LOG_LEVEL": "warning",
     "MEMORIA_CACHE_DIR": "some/folder",

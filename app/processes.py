@@ -1,0 +1,142 @@
+"""Several processes behind one port, for gateways on machines where one Python process is the limit.
+
+Each process is a whole gateway: connections, readiness, joining and cache are its own. The kernel deals new
+connections out among them (SO_REUSEPORT, socket(7)). uvicorn's supervisor starts them, replaces one that dies,
+and ends them.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from functools import partial
+
+import psutil
+from litestar import Litestar
+from uvicorn.supervisors import Multiprocess
+
+from app.server import server_config
+from app.settings import HTTP, INPROCESS, PREFIX, Settings
+from domain.backend import Role
+from domain.errors import ConfigurationError
+from domain.health import BackendHealth
+
+POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+class SharedAddress(socket.socket):
+    """An address that is taken; each process to which it is sent gets a listener of its own there."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _listen, (self.family, self.getsockname())
+
+
+def share(listener: socket.socket) -> SharedAddress:
+    """The same address for several processes. The listener is closed: it would keep connections to itself."""
+    family, address = listener.family, listener.getsockname()
+    listener.close()
+    return _bind(family, address)
+
+
+def require_gateway(settings: Settings) -> None:
+    """Refuse several processes in front of engines that are inside one.
+
+    Raises:
+        ConfigurationError: an engine runs in process.
+    """
+    inside = [f"{PREFIX[role]}_BACKEND" for role in Role if settings.role(role).backend == INPROCESS]
+    if settings.api_processes > 1 and inside:
+        raise ConfigurationError(
+            f"API_PROCESSES is {settings.api_processes}, but {' and '.join(inside)} says {INPROCESS}, and an "
+            f"engine in process serves that process alone. Set API_PROCESSES=1, or {inside[0]}={HTTP}."
+        )
+
+
+def serve(settings: Settings, address: SharedAddress) -> int:
+    """Serve in several processes until SIGINT or SIGTERM; return the exit code."""
+    application = partial(_application, settings, time.monotonic())
+    config = server_config(application, log_level=settings.log_level, processes=settings.api_processes)
+    group = _Group(config, [address])
+    group.run()
+    return 0 if group.was_told else 1
+
+
+class _Group(Multiprocess):
+    """uvicorn's supervisor, which a second signal hurries, and which knows whether it was told to end."""
+
+    was_told = False
+
+    def handle_signals(self) -> None:
+        """Act on signals that have arrived."""
+        self.was_told = self.was_told or bool({signal.SIGINT, signal.SIGTERM} & set(self.signal_queue))
+        super().handle_signals()
+
+    def join_all(self) -> None:
+        """Wait for all processes to end; let them drop what is under way when a signal comes meanwhile."""
+        while any(process.process.is_alive() for process in self.processes):
+            if self.signal_queue:
+                self.signal_queue.clear()
+                for process in self.processes:
+                    _signal(process.pid)
+            time.sleep(POLL_S)
+        super().join_all()
+
+
+def _signal(pid: int | None) -> None:
+    if pid is not None and psutil.pid_exists(pid):
+        # uvicorn drains on the first signal, and on SIGINT again gives up draining.
+        os.kill(pid, signal.SIGINT)
+
+
+def _application(settings: Settings, began: float) -> Litestar:
+    """What one of the processes serves; made in that process."""
+    from app.asgi import create_app
+    from app.bootstrap import build_service
+    from app.cli import log_to_console
+    from app.console import Console
+
+    _end_with_parent()
+    log_to_console(settings.log_level)
+    console = Console(began)
+
+    def tell(role: Role, health: BackendHealth) -> None:
+        if _speaks():
+            console.health_changed(role, health)
+
+    return create_app(build_service(settings, on_change=tell), settings.api)
+
+
+def _speaks() -> bool:
+    """Whether this process tells how the engines are: one does for all, the oldest that lives."""
+    siblings = psutil.Process(os.getppid()).children()
+    return not any(each.pid < os.getpid() for each in siblings if not _is_helper(each))
+
+
+def _is_helper(process: psutil.Process) -> bool:
+    """Whether it is Python's own, which goes with processes of multiprocessing."""
+    with contextlib.suppress(psutil.Error):
+        return any("resource_tracker" in argument for argument in process.cmdline())
+    return False
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+    listener = _bind(family, address)
+    listener.listen(2048)
+    return listener
+
+
+def _bind(family: int, address: tuple[object, ...]) -> SharedAddress:
+    listener = SharedAddress(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener

@@ -1,0 +1,120 @@
+"""A gateway of several processes behind one port."""
+
+import contextlib
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Generator
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from domain.backend import Role
+from tests.processes import ProcessFailedError, ServiceProcess
+
+pytestmark = pytest.mark.integration
+
+PROCESSES = 3
+PATIENCE_S = 20
+# More than could all land at one process by chance: the kernel deals them out by a hash.
+CONNECTIONS = 90
+
+
+@pytest.fixture
+def service(vllm_servers: dict[Role, str]) -> Generator[ServiceProcess, None, None]:
+    started = ServiceProcess(
+        {
+            "API_PROCESSES": str(PROCESSES),
+            "EMBED_BACKEND": "vllm-http",
+            "GEN_BACKEND": "vllm-http",
+            "VLLM_EMBED_URL": vllm_servers[Role.EMBED],
+            "VLLM_GEN_URL": vllm_servers[Role.GENERATE],
+        }
+    )
+    try:
+        started.wait_until_listening()
+        _wait(lambda: _serving(started) == PROCESSES)
+        started.wait_for_line("generate +ready")
+        started.wait_until_ready_at(started.url)
+        yield started
+    finally:
+        started.end()
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise ProcessFailedError("it never came true")
+
+
+def _port(service: ServiceProcess) -> int:
+    return int(service.url.rpartition(":")[2])
+
+
+def _connections(process: psutil.Process, service: ServiceProcess, status: str) -> int:
+    with contextlib.suppress(psutil.Error):
+        all_of_it = process.net_connections("tcp")
+        return sum(each.laddr.port == _port(service) and each.status == status for each in all_of_it)
+    return 0
+
+
+def _serving(service: ServiceProcess) -> int:
+    return sum(_connections(process, service, psutil.CONN_LISTEN) for process in service.engine_processes())
+
+
+def _client(service: ServiceProcess) -> OpenAI:
+    return OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
+
+
+def _works(service: ServiceProcess) -> bool:
+    with _client(service) as client:
+        return len(client.embeddings.create(model="tiny-embed", input="x").data) == 1
+
+
+def test_connections_are_dealt_out_and_all_are_answered(service: ServiceProcess) -> None:
+    with contextlib.ExitStack() as opened:
+        for _ in range(CONNECTIONS):
+            opened.enter_context(socket.create_connection(("127.0.0.1", _port(service))))
+        processes = service.engine_processes()
+        counts = [_connections(process, service, psutil.CONN_ESTABLISHED) for process in processes]
+        assert len(counts) == PROCESSES
+        assert min(counts) > 0
+    assert all(_works(service) for _ in range(20))
+    assert len(re.findall("embed +ready", service.output)) == 1, "one process tells it for all"
+
+
+def test_one_that_dies_is_replaced(service: ServiceProcess) -> None:
+    before = {process.pid for process in service.engine_processes()}
+    lost = min(before)
+    psutil.Process(lost).kill()
+    _wait(lambda: _serving(service) == PROCESSES and lost not in {each.pid for each in service.engine_processes()})
+    service.wait_until_ready_at(service.url)
+    after = {process.pid for process in service.engine_processes()}
+    assert len(after & before) == PROCESSES - 1
+    assert all(_works(service) for _ in range(20))
+
+
+def test_it_drains_and_ends_with_all_its_processes(service: ServiceProcess) -> None:
+    processes = service.engine_processes()
+    with _client(service) as client:
+        stream = client.completions.create(
+            model="tiny-gen", prompt="x", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
+        )
+        first = next(stream)
+        service.signal(signal.SIGTERM)
+        rest = list(stream)
+    assert first.choices[0].finish_reason is None
+    assert rest[-1].choices[0].finish_reason == "length", "what is under way is answered whole"
+    assert service.wait() == 0
+    assert psutil.wait_procs(processes, timeout=PATIENCE_S)[1] == []
+
+
+def test_nothing_is_left_when_it_is_killed(service: ServiceProcess) -> None:
+    processes = service.engine_processes()
+    service.signal(signal.SIGKILL)
+    assert psutil.wait_procs(processes, timeout=PATIENCE_S)[1] == []
