@@ -9,6 +9,7 @@ from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.api_options import ApiOptions
+from app.controllers.admin import AdminController
 from app.controllers.chat import ChatController
 from app.controllers.completions import CompletionsController
 from app.controllers.embeddings import EmbeddingsController
@@ -28,6 +29,7 @@ CONTROLLERS = [
     ModelsController,
     TokenizeController,
     HealthController,
+    AdminController,
     OpenAPIController,
 ]
 

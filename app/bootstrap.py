@@ -2,10 +2,12 @@
 
 Each role's stack, outermost first:
 
-    ReadinessBackend        turns requests away until the engine has answered one, watches it
-    └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
-        └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: waiting requests travel together
-            └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
+    ReadinessBackend                turns requests away until the engine has answered one; watches and restarts it
+    └── DeadlineBackend             aborts what takes too long, waiting included
+        └── AdmissionBackend        bounds what the engine has to do at a time and what waits; refuses the rest
+            └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
+                └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: waiting requests travel together
+                    └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
 """
 
 import asyncio
@@ -27,6 +29,8 @@ from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Setti
 from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
+from domain.policies.admission import AdmissionBackend
+from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
 from domain.policies.readiness import ReadinessBackend, StateListener
@@ -62,17 +66,27 @@ def build_service(
     engines = backends or _backends(settings, progress)
     name, embedder = engines[Role.EMBED]
     embedder, cache = _with_policies(embedder, settings)
+    engines = engines | {Role.EMBED: (name, embedder)}
+    admissions = {
+        role: AdmissionBackend(backend, settings.role(role).bounds) for role, (_name, backend) in engines.items()
+    }
     models = [
         ServedModel(
-            ReadinessBackend(backend, role, model=name, on_change=on_change),
+            ReadinessBackend(
+                DeadlineBackend(admissions[role], timeout_s=settings.request_timeout_s),
+                role,
+                model=name,
+                on_change=on_change,
+            ),
             name=name,
             aliases=settings.role(role).aliases,
         )
-        for role, (name, backend) in (engines | {Role.EMBED: (name, embedder)}).items()
+        for role, (name, _backend) in engines.items()
     ]
     return Service(
         {model.role: model.backend for model in models},
         ModelCatalog(models, created=int(time.time())),
+        admissions=admissions,
         cache=cache,
     )
 
@@ -167,7 +181,9 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             flags=settings.role(role).args,
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )
-        backend = VLLMInProcessBackend(role=role, name=model.name, setup=setup, start_lock=start_lock)
+        backend = VLLMInProcessBackend(
+            role=role, name=model.name, setup=setup, start_lock=start_lock, hang_s=settings.hang_timeout_s
+        )
         built[role] = (model.name, backend)
     return built
 

@@ -130,7 +130,13 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
         port = listener.getsockname()[1]
         console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
-            return server.serve(create_app(service, settings.api), listener, log_level=settings.log_level)
+            return server.serve(
+                create_app(service, settings.api),
+                listener,
+                log_level=settings.log_level,
+                drain_s=settings.drain_timeout_s,
+                on_drain=service.drain,
+            )
         with processes.share(listener) as address:
             return processes.serve(settings, address)
 

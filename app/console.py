@@ -13,7 +13,11 @@ from domain.health import BackendHealth, BackendState
 STYLE = {
     BackendState.STARTING: "cyan",
     BackendState.READY: "green",
+    BackendState.BUSY: "green",
     BackendState.UNAVAILABLE: "yellow",
+    BackendState.DEAD: "red",
+    BackendState.HUNG: "red",
+    BackendState.DRAINING: "dim",
     BackendState.FAILED: "red",
     BackendState.STOPPED: "dim",
 }

@@ -61,6 +61,9 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, error.retry_after_s))
+    if error.should_retry is not None:
+        # openai-python and openai-node look at it before they look at the status.
+        headers["x-should-retry"] = str(error.should_retry).lower()
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
         # Which methods the path has, as RFC 9110 (15.5.6) wants it.
         headers |= exception.headers

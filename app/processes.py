@@ -59,7 +59,12 @@ def require_gateway(settings: Settings) -> None:
 def serve(settings: Settings, address: SharedAddress) -> int:
     """Serve in several processes until SIGINT or SIGTERM; return the exit code."""
     application = partial(_application, settings, time.monotonic())
-    config = server_config(application, log_level=settings.log_level, processes=settings.api_processes)
+    config = server_config(
+        application,
+        log_level=settings.log_level,
+        drain_s=settings.drain_timeout_s,
+        processes=settings.api_processes,
+    )
     group = _Group(config, [address])
     group.run()
     return 0 if group.was_told else 1

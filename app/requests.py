@@ -1,5 +1,6 @@
 """The body of a request and the answer around it, the same for every endpoint."""
 
+import re
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -13,12 +14,13 @@ from app.errors import ClientDisconnectedError
 from app.response_headers import request_id
 from app.service import Service
 from domain.backend import RequestContext
-from domain.errors import UnsupportedMediaTypeError
+from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
 
 T = TypeVar("T", bound=msgspec.Struct)
 AnyRequest = Request[Any, Any, Any]
 
 
+_SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
 SERVICE, OPTIONS = "service", "options"
 """Where the application's state keeps what the controllers work with."""
 
@@ -34,8 +36,26 @@ def options_of(request: AnyRequest) -> ApiOptions:
 
 
 def context_of(request: AnyRequest) -> RequestContext:
-    """What travels with the request to the engine."""
-    return RequestContext(request_id=request_id(request.scope))
+    """What travels with the request to the engine.
+
+    Raises:
+        InvalidRequestError: the client's own deadline is no time.
+    """
+    return RequestContext(request_id=request_id(request.scope), timeout_s=_client_timeout_s(request))
+
+
+def _client_timeout_s(request: AnyRequest) -> float | None:
+    """Seconds that the client gives this request, from its header `x-request-timeout`."""
+    for name, value in request.scope["headers"]:
+        if name == b"x-request-timeout":
+            if not _SECONDS.fullmatch(value) or not float(value):
+                raise InvalidRequestError(
+                    "The header 'x-request-timeout' must be a number of seconds above 0, such as 30 or 0.5.",
+                    param="x-request-timeout",
+                    code="invalid_value",
+                )
+            return float(value)
+    return None
 
 
 async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:

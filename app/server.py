@@ -1,6 +1,8 @@
 """The web server around the application, and how the process ends."""
 
+import asyncio
 import errno
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -13,9 +15,9 @@ from app.joined_writes import JoinedWritesProtocol
 from domain.errors import ConfigurationError
 
 AppFactory = Callable[[], Litestar]
-DRAIN_S = 10
 LAST_PORT = 65535
 KEEP_ALIVE_S = 75
+POLL_S = 0.05
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -48,7 +50,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
+def serve(
+    app: Litestar, listener: socket.socket, *, log_level: str, drain_s: float, on_drain: Callable[[], None]
+) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     The first signal stops accepting and lets running requests finish for a while, the second hurries.
@@ -57,13 +61,56 @@ def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
     # has ended everything in good order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)
-    server = uvicorn.Server(server_config(app, log_level=log_level))
+    server = DrainingServer(server_config(app, log_level=log_level, drain_s=drain_s), on_drain=on_drain)
     server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-def server_config(app: Litestar | AppFactory, *, log_level: str, processes: int = 1) -> uvicorn.Config:
-    """How each process serves its application, or what makes it there."""
+class DrainingServer(uvicorn.Server):
+    """uvicorn, which tells when it stops, and which a second signal of any kind hurries.
+
+    uvicorn's own way to hurry leaves out the application's end, and engines with it.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, on_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_drain = on_drain
+        self._signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come; runs between any two instructions, so it only takes note."""
+        self._signals += 1
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let requests under way end, then end the application."""
+        self._on_drain()
+        await super().shutdown(sockets)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        waiting = asyncio.create_task(super()._wait_tasks_to_complete())
+        try:
+            while not waiting.done():
+                if self._signals > 1:
+                    # What uvicorn waits for no longer than this is cancelled.
+                    raise TimeoutError
+                await asyncio.wait([waiting], timeout=POLL_S)
+            await waiting
+        finally:
+            waiting.cancel()
+
+
+def server_config(
+    app: Litestar | AppFactory, *, log_level: str, drain_s: float, processes: int = 1
+) -> uvicorn.Config:
+    """How each process serves its application, or what makes it there.
+
+    Args:
+        app: the application, or its factory.
+        log_level: of uvicorn's own log.
+        drain_s: seconds that requests under way have after the first signal.
+        processes: how many serve.
+    """
     return uvicorn.Config(
         app,
         factory=not isinstance(app, Litestar),
@@ -75,7 +122,7 @@ def server_config(app: Litestar | AppFactory, *, log_level: str, processes: int 
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=math.ceil(drain_s),
     )
 
 

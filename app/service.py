@@ -7,7 +7,8 @@ import logging
 from domain.backend import Role
 from domain.catalog import ModelCatalog
 from domain.errors import InferenceError
-from domain.health import ServiceHealth, service_health
+from domain.health import ServiceHealth, service_health, with_load
+from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
 
@@ -22,10 +23,12 @@ class Service:
         backends: dict[Role, ReadinessBackend],
         catalog: ModelCatalog,
         *,
+        admissions: dict[Role, AdmissionBackend],
         cache: CachingBackend | None = None,
     ) -> None:
         self.catalog = catalog
         self._cache = cache
+        self._admissions = admissions
         self._backends = backends
         self._starts: list[asyncio.Task[None]] = []
         self._settling: asyncio.Task[None] | None = None
@@ -37,6 +40,15 @@ class Service:
             for role, backend in self._backends.items()
         ]
         self._settling = asyncio.create_task(self._settle(), name="settle")
+
+    def drain(self) -> None:
+        """Take nothing new from now on; what is under way goes on."""
+        for backend in self._backends.values():
+            backend.drain()
+
+    def restart(self, role: Role) -> bool:
+        """Start a failed engine again now; False if it has not failed."""
+        return self._backends[role].restart()
 
     async def stop(self) -> None:
         """End all backends, those still starting included."""
@@ -52,7 +64,10 @@ class Service:
     def health(self) -> ServiceHealth:
         """The state of all roles. Costs nothing."""
         return service_health(
-            {role: backend.health for role, backend in self._backends.items()},
+            {
+                role: with_load(backend.health, self._admissions[role].load)
+                for role, backend in self._backends.items()
+            },
             tasks=len(asyncio.all_tasks()),
             embedding_cache=self._cache.stats if self._cache is not None else None,
         )

@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from app.api_options import ApiOptions
 from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.policies.admission import Bounds
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
@@ -43,6 +44,7 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     args: str
     gpu_memory: GpuMemory | None
+    bounds: Bounds
     tokenizer: str | None = None
     """Folder, file or hub name, for the embedding role over HTTP."""
 
@@ -68,6 +70,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiOptions
     embed: RoleSettings
     generate: RoleSettings
+    request_timeout_s: float
+    drain_timeout_s: float
+    hang_timeout_s: float
     embedding_policies: EmbeddingPolicies
 
     def role(self, role: Role) -> RoleSettings:
@@ -110,10 +115,22 @@ def _positive_int(value: str) -> int:
     return int(value)
 
 
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError("must be a whole number, 0 for none")
+    return int(value)
+
+
 def _seconds(value: str) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII):
         raise ValueError("must be a number of seconds, such as 15, or 0 for never")
     return float(value)
+
+
+def _positive_seconds(value: str) -> float:
+    if not _seconds(value):
+        raise ValueError("must be a number of seconds above 0, such as 30")
+    return _seconds(value)
 
 
 def _bytes(value: str) -> int:
@@ -192,7 +209,7 @@ def _gpu_memory(value: str) -> GpuMemory | None:
     raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
 
 
-def _role_variables(role: Role, port: int, what: str) -> tuple[Variable, ...]:
+def _role_variables(role: Role, port: int, what: str, running: int) -> tuple[Variable, ...]:
     r = PREFIX[role]
     return (
         Variable(
@@ -238,6 +255,30 @@ def _role_variables(role: Role, port: int, what: str) -> tuple[Variable, ...]:
             parse=_gpu_memory,
             about=f"GPU memory of the {what.lower()} engine: a share (0.25) or a size (6GiB); {INPROCESS} only.",
         ),
+        Variable(
+            name=f"{r}_MAX_RUNNING",
+            default=str(running),
+            parse=_positive_int,
+            about=f"Requests that the {what.lower()} engine is given at a time; more wait.",
+        ),
+        Variable(
+            name=f"{r}_MAX_WAITING",
+            default="1024",
+            parse=_count,
+            about=f"Requests that may wait for the {what.lower()} engine; one more gets status 429.",
+        ),
+        Variable(
+            name=f"{r}_MAX_RUNNING_TOKENS",
+            default="1000000",
+            parse=_positive_int,
+            about=f"Tokens, estimated, that the {what.lower()} engine is given at a time, answers included.",
+        ),
+        Variable(
+            name=f"{r}_MAX_WAITING_TOKENS",
+            default="4000000",
+            parse=_positive_int,
+            about=f"Tokens, estimated, that may wait for the {what.lower()} engine.",
+        ),
     )
 
 
@@ -262,8 +303,8 @@ EMBED_VARIABLES = (
     ),
 )
 ROLE_VARIABLES = {
-    Role.EMBED: _role_variables(Role.EMBED, 8100, "Embedding") + EMBED_VARIABLES,
-    Role.GENERATE: _role_variables(Role.GENERATE, 8101, "Generation"),
+    Role.EMBED: _role_variables(Role.EMBED, 8100, "Embedding", 512) + EMBED_VARIABLES,
+    Role.GENERATE: _role_variables(Role.GENERATE, 8101, "Generation", 256),
 }
 SERVICE_VARIABLES = (
     Variable(
@@ -316,7 +357,27 @@ SERVICE_VARIABLES = (
         about="Silence in seconds after which a stream gets a comment, so that proxies keep it open; 0 for never.",
     ),
 )
-VARIABLES = SERVICE_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
+LIFE_VARIABLES = (
+    Variable(
+        name="REQUEST_TIMEOUT_S",
+        default="600",
+        parse=_seconds,
+        about="Longest time of a request in seconds, waiting included; clients may ask for less. 0 for no limit.",
+    ),
+    Variable(
+        name="DRAIN_TIMEOUT_S",
+        default="30",
+        parse=_seconds,
+        about="Seconds that requests under way have to end after SIGTERM; a second signal ends them at once.",
+    ),
+    Variable(
+        name="HANG_TIMEOUT_S",
+        default="30",
+        parse=_positive_seconds,
+        about=f"Seconds without a sign of life after which an engine with work is restarted; {INPROCESS} only.",
+    ),
+)
+VARIABLES = SERVICE_VARIABLES + LIFE_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
 
 
 def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
@@ -351,6 +412,9 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         ),
         embed=_role_settings(Role.EMBED, values),
         generate=_role_settings(Role.GENERATE, values),
+        request_timeout_s=values["REQUEST_TIMEOUT_S"],
+        drain_timeout_s=values["DRAIN_TIMEOUT_S"],
+        hang_timeout_s=values["HANG_TIMEOUT_S"],
         embedding_policies=EmbeddingPolicies(join=values["EMBED_JOIN"], cache_bytes=values["EMBED_CACHE"]),
     )
 
@@ -385,6 +449,12 @@ def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
         api_key=values[f"VLLM_{r}_API_KEY"],
         args=values[f"VLLM_{r}_ARGS"],
         gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],
+        bounds=Bounds(
+            max_running=values[f"{r}_MAX_RUNNING"],
+            max_waiting=values[f"{r}_MAX_WAITING"],
+            max_running_tokens=values[f"{r}_MAX_RUNNING_TOKENS"],
+            max_waiting_tokens=values[f"{r}_MAX_WAITING_TOKENS"],
+        ),
         tokenizer=values.get(f"VLLM_{r}_TOKENIZER"),
     )
 

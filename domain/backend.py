@@ -45,6 +45,8 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     """What travels with a request besides its content."""
 
     request_id: str
+    timeout_s: float | None = None
+    """Seconds that the client gives the request; None leaves it to the service."""
 
 
 MAX_EMBEDDING_TOKENS = 300_000

@@ -143,3 +143,15 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     """Go on with the last message instead of beginning a new one."""
+
+    @property
+    def characters(self) -> int:
+        """Length of all that is said in it, tools aside: what its tokens can be estimated from."""
+        return sum(_characters(message) for message in self.messages)
+
+
+def _characters(message: Message) -> int:
+    content = message.content
+    if content is None or isinstance(content, str):
+        return len(content or "")
+    return sum(len(part.text if isinstance(part, TextPart) else part.refusal) for part in content)

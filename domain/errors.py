@@ -10,8 +10,12 @@ InferenceError
 │   ├── MethodNotAllowedError      405  the path exists, but not with this method
 │   ├── PayloadTooLargeError       413  more bytes than the service accepts
 │   └── UnsupportedMediaTypeError  415  the body is not declared as plain JSON
+├── OverloadedError                429  more work waits already than the role takes
 ├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
+│   ├── EngineDiedError            503  the engine's process has ended; a new one is started
+│   └── EngineHungError            503  the engine's process has stopped working; a new one is started
 ├── BackendTimeoutError            504  the engine did not answer in time
+│   └── DeadlineError              504  the request took longer than it may; it has been given up
 ├── BackendFailedError             500  the engine failed on this request
 └── InternalError                  500  a fault of the service itself
 
@@ -36,6 +40,8 @@ class InferenceError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
+    should_retry: ClassVar[bool | None] = None
+    """What OpenAI's client libraries are told of asking again; None leaves it to them and the status."""
 
     def __init__(
         self,
@@ -134,11 +140,38 @@ class BackendUnavailableError(InferenceError):
     default_code = "model_not_ready"
 
 
+class EngineDiedError(BackendUnavailableError):
+    """The engine's process has ended while it was needed."""
+
+    default_code = "engine_died"
+
+
+class EngineHungError(BackendUnavailableError):
+    """The engine's process is there and does nothing, although work waits."""
+
+    default_code = "engine_hung"
+
+
+class OverloadedError(InferenceError):
+    """As much work waits for the engine as may wait; told at once, so that nobody waits in vain."""
+
+    status = 429
+    type = "overloaded_error"
+    default_code = "queue_full"
+
+
 class BackendTimeoutError(InferenceError):
     """The engine did not answer in time; the work there has been given up."""
 
     status = 504
     default_code = "timeout"
+
+
+class DeadlineError(BackendTimeoutError):
+    """The time that the request may take is over; its work has been aborted."""
+
+    # The same again would take as long again.
+    should_retry = False
 
 
 class BackendFailedError(InferenceError):

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from domain.backend import Role
+from domain.policies.admission import Load
 
 
 class BackendState(enum.StrEnum):
@@ -13,11 +14,31 @@ class BackendState(enum.StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    BUSY = "busy"
+    """It serves, and more waits than it works on: not a sick one."""
     UNAVAILABLE = "unavailable"
     """It was ready and is out of reach, or has not been reached yet; it is tried again."""
+    DEAD = "dead"
+    """Its process has ended; a new one is started."""
+    HUNG = "hung"
+    """Its process is there and does nothing; a new one is started."""
     FAILED = "failed"
-    """It can't start, or it ended; it will not come back by itself."""
+    """It can't start, or was lost too often; it is tried again after a long while, or when told to."""
+    DRAINING = "draining"
+    """The service is ending: what is under way is answered, and nothing new is taken."""
     STOPPED = "stopped"
+
+
+SERVING = (BackendState.READY, BackendState.BUSY)
+"""The states in which requests are taken."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that went wrong with an engine."""
+
+    message: str
+    at: str
+    """ISO 8601, UTC, whole seconds."""
 
 
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +50,17 @@ class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     since: str
     """When this state began: ISO 8601, UTC, whole seconds."""
+    restarts: int = 0
+    """How often the engine was lost and started again."""
+    last_error: Fault | None = None
+    """The latest reason for a state in which requests were not taken; it stays when all is well again."""
+    queue: Load | None = None
+
+
+def with_load(health: BackendHealth, load: Load) -> BackendHealth:
+    """The state of a role with what it has to do."""
+    is_busy = health.state is BackendState.READY and load.waiting > 0
+    return msgspec.structs.replace(health, queue=load, state=BackendState.BUSY if is_busy else health.state)
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +92,7 @@ def service_health(
     backends: dict[Role, BackendHealth], *, tasks: int, embedding_cache: CacheStats | None = None
 ) -> ServiceHealth:
     """The sum of all roles."""
-    ready = all(health.state is BackendState.READY for health in backends.values())
+    ready = all(health.state in SERVING for health in backends.values())
     return ServiceHealth(
         status="ok" if ready else "unavailable", backends=backends, tasks=tasks, embedding_cache=embedding_cache
     )

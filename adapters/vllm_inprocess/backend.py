@@ -30,6 +30,7 @@ from adapters.vllm_inprocess.engine import EngineThread
 from adapters.vllm_inprocess.engine_args import EngineSetup
 from adapters.vllm_inprocess.quick_tokenizer import QuickTokenizer, quick_tokenizer
 from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, sampling_params
+from adapters.vllm_inprocess.watchdog import Watchdog
 from adapters.vllm_messages import form_param, not_a_chat_model, refusal
 from domain.backend import (
     MAX_EMBEDDING_TOKENS,
@@ -52,11 +53,18 @@ from domain.errors import (
     BackendFailedError,
     BackendUnavailableError,
     ContextLengthError,
+    EngineDiedError,
+    EngineHungError,
     InferenceError,
     TooManyTokensError,
     WrongEndpointError,
 )
+from domain.sampling import SamplingParameters
 
+RETRY_AFTER_S = 10
+CANARY = RequestContext(request_id="canary")
+CANARY_AFTER_S = 15.0
+CANARY_PATIENCE_S = 1.0
 INLINE_CHARACTERS = 8192
 """Prompts up to this length together are tokenized where they are, in some 2 ms at the most; handing them to a
 thread and back costs more than that takes for a usual one, and longer ones would hold up everybody else."""
@@ -69,7 +77,13 @@ class VLLMInProcessBackend:
     """One model on an AsyncLLM of this process."""
 
     def __init__(
-        self, *, role: Role, name: str, setup: EngineSetup, start_lock: asyncio.Lock | None = None
+        self,
+        *,
+        role: Role,
+        name: str,
+        setup: EngineSetup,
+        start_lock: asyncio.Lock | None = None,
+        hang_s: float = 30.0,
     ) -> None:
         """Make the backend; nothing starts yet.
 
@@ -79,6 +93,7 @@ class VLLMInProcessBackend:
             setup: vLLM's configuration (`engine_args.engine_setup`).
             start_lock: shared by engines that must start one after the other, because each measures the
                 free memory of the same card; None lets this one start at any time.
+            hang_s: seconds without a sign of work after which the engine hangs, if it has work.
         """
         self._role = role
         self._name = name
@@ -86,20 +101,26 @@ class VLLMInProcessBackend:
         self._chat_options = setup.chat
         self._max_model_len = int(setup.config.model_config.max_model_len)
         self._start_lock = start_lock
-        self._thread = EngineThread(setup.config, name=name)
+        self._hang_s = hang_s
+        self._thread: EngineThread | None = None
+        self._watchdog: Watchdog | None = None
         self._engine: AsyncLLM | None = None
         self._chat: Chat | None = None
         self._tokenizer: QuickTokenizer | None = None
         self._sampling_defaults: dict[str, Any] = {}
         # vLLM wants ids that are unique among running requests; a client's own id need not be.
         self._sequence = itertools.count()
+        self._canaries: set[asyncio.Task[None]] = set()
 
     async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port."""
         if self._start_lock is not None and self._start_lock.locked():
             on_step("waiting for the other engine")
         async with self._start_lock or contextlib.nullcontext():
-            self._engine = await self._thread.start(on_step)
+            # A thread of its own for each engine, however often one is lost.
+            thread = self._thread = EngineThread(self._config, name=self._name)
+            self._engine = await thread.start(on_step)
+        self._watchdog = Watchdog(thread.processes, hang_s=self._hang_s)
         on_step("warming up")
         # What vLLM reads of the environment no longer changes; looking it up costs something for each token.
         enable_envs_cache()
@@ -119,13 +140,50 @@ class VLLMInProcessBackend:
 
     async def stop(self) -> None:
         """See the port."""
-        self._engine = self._chat = None
-        await self._thread.stop()
+        engine, thread = self._engine, self._thread
+        self._engine = self._chat = self._watchdog = self._thread = None
+        if thread is not None:
+            await thread.stop()
+        if engine is not None:
+            # Who still waits for an engine that was given up waits for nothing.
+            engine.output_processor.propagate_error(EngineDeadError())
 
     async def probe(self) -> None:
-        """See the port."""
+        """See the port. An engine that hangs is killed, so that whoever waits for it hears of it.
+
+        Raises:
+            EngineDiedError: its process has ended.
+            EngineHungError: its process is there and does nothing.
+        """
+        engine, watchdog, thread = self._running(), self._watchdog, self._thread
+        if watchdog is None or thread is None:
+            return
         with self._translated("input"):
-            await self._running().check_health()
+            await engine.check_health()
+            if time.monotonic() - watchdog.last_progress > CANARY_AFTER_S and not self.unfinished_requests():
+                await self._ask_something()
+        reason = watchdog.hangs(has_work=self.unfinished_requests() > 0)
+        if reason is not None:
+            await asyncio.to_thread(thread.kill)
+            raise EngineHungError(f"The engine of '{self._name}' hangs: {reason}.", retry_after_s=RETRY_AFTER_S)
+
+    async def _ask_something(self) -> None:
+        """A canary: one token through an engine that nobody has asked anything for a while."""
+        work = asyncio.create_task(self._canary())
+        self._canaries.add(work)
+        work.add_done_callback(self._canaries.discard)
+        # If it takes longer it is work that is not done, which is the watchdog's to judge.
+        await asyncio.wait([work], timeout=CANARY_PATIENCE_S)
+
+    async def _canary(self) -> None:
+        with contextlib.suppress(InferenceError):
+            if self._role is Role.EMBED:
+                await self.embed(EmbeddingRequest(inputs=[[0]]), CANARY)
+                return
+            request = GenerationRequest(prompt=[0], sampling=SamplingParameters(max_tokens=1))
+            async with contextlib.aclosing(self.generate(request, CANARY)) as events:
+                async for _ in events:
+                    pass
 
     def unfinished_requests(self) -> int:
         """Requests that the engine is working on."""
@@ -218,6 +276,7 @@ class VLLMInProcessBackend:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     progress.has_output = True
+                    self._progressed()
                     for delta in choices.deltas(output):
                         yield delta
             yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
@@ -241,6 +300,7 @@ class VLLMInProcessBackend:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     progress.has_output = True
+                    self._progressed()
                     for choice in output.outputs:
                         completion_tokens += len(choice.token_ids)
                         delta = rendered.delta(choice, stream=request.stream)
@@ -255,6 +315,10 @@ class VLLMInProcessBackend:
                 completion_tokens=completion_tokens,
                 reasoning_tokens=rendered.reasoning_tokens(),
             )
+
+    def _progressed(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.progress()
 
     def _running(self) -> AsyncLLM:
         if self._engine is None:
@@ -352,6 +416,7 @@ class VLLMInProcessBackend:
                 pending += [await engine.add_request(self._request_id(context), item, params)]
             for output in pending:
                 data = (await output.get()).outputs.data
+                self._progressed()
                 rows += [data.to(torch.float32).contiguous().numpy().tobytes()]
         except EngineDeadError:
             raise
@@ -371,7 +436,10 @@ class VLLMInProcessBackend:
         except InferenceError:
             raise
         except EngineDeadError as error:
-            raise BackendFailedError(f"The engine of '{self._name}' has ended unexpectedly.") from error
+            raise EngineDiedError(
+                f"The engine of '{self._name}' has ended unexpectedly and is started again. Try again soon.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
         except GracefulHTTPError as error:
             raise BackendUnavailableError(
                 f"The engine of '{self._name}' is overloaded. Please try again.", retry_after_s=1

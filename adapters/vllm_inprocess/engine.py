@@ -154,6 +154,10 @@ class EngineThread:
         del engine
         _kill(processes)
 
+    def kill(self) -> None:
+        """End the engine's processes at once; vLLM then tells everybody who waits for it. Blocks for a moment."""
+        self._kill_processes()
+
     def _kill_processes(self) -> None:
         _kill(self.processes())
 

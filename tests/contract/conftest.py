@@ -10,6 +10,8 @@ import pytest
 from adapters.models import tiny
 from adapters.vllm_http.backend import VLLMHTTPBackend
 from domain.backend import InferenceBackend, Role
+from domain.policies.admission import AdmissionBackend, Bounds
+from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
 from domain.policies.readiness import ReadinessBackend
@@ -21,7 +23,9 @@ REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),
     pytest.param("vllm-http", marks=pytest.mark.integration),
 ]
-KINDS = ["fake", "readiness", "joining", "caching", *REAL_KINDS]
+KINDS = ["fake", "readiness", "joining", "caching", "admission", "deadline", *REAL_KINDS]
+# So few at a time that most requests of a crowd wait.
+NARROW = Bounds(max_running=2, max_waiting=100, max_running_tokens=10**6, max_waiting_tokens=10**9)
 NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
 
 
@@ -92,6 +96,8 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
         "readiness": lambda: ReadinessBackend(fake, role, model="fake"),
         "joining": lambda: JoiningBackend(fake),
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
+        "admission": lambda: AdmissionBackend(fake, NARROW),
+        "deadline": lambda: DeadlineBackend(fake, timeout_s=60),
     }
     backend = wrapped[kind]() if kind in wrapped else fake
     await backend.start()

@@ -468,3 +468,48 @@ async def test_one_backend_that_does_not_stop_in_order_keeps_no_other_from_stopp
     await build_service(load_settings({}), backends=backends).stop()
     assert writer.stops == 1
     assert "did not stop in good order" in caplog.text
+
+
+async def test_an_operator_can_start_a_failed_engine_again():
+    broken = Api()
+    broken.embedder.fail_start = [BackendFailedError("No memory.")]
+    async with serving(broken) as api:
+        await until(lambda: api.service.health().backends[Role.EMBED].state == "failed")
+        response = await api.http.post("/admin/engines/embed/restart")
+        assert response.status_code == 202
+        await until(lambda: api.is_ready)
+        assert (await api.http.post("/admin/engines/embed/restart")).status_code == 409
+
+
+async def test_there_is_no_engine_of_another_name(api):
+    response = await api.http.post("/admin/engines/rerank/restart")
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "There is no engine 'rerank'. Engines are: embed, generate."
+
+
+async def test_a_clients_own_deadline_ends_its_request(api):
+    api.embedder.delay_s = NEVER_S
+    response = await api.http.post(EMBED, json=BODIES[EMBED], headers={"x-request-timeout": "0.05"})
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "timeout"
+    assert response.headers["x-should-retry"] == "false"
+    assert api.embedder.running == 0
+
+
+@pytest.mark.parametrize("written", ["soon", "-1", "0", "1e3", "", "nan"])
+async def test_a_deadline_that_is_no_time_is_refused(api, written):
+    response = await api.http.post(EMBED, json=BODIES[EMBED], headers={"x-request-timeout": written})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "x-request-timeout"
+
+
+async def test_health_tells_what_there_is_to_do(api):
+    health = (await api.http.get("/health")).json()["backends"]
+    assert health["embed"]["queue"]["bounds"]["max_running"] == 512
+    assert health["generate"]["queue"] == {
+        "running": 0,
+        "waiting": 0,
+        "running_tokens": 0,
+        "waiting_tokens": 0,
+        "bounds": health["generate"]["queue"]["bounds"],
+    }

@@ -25,6 +25,9 @@ OTHER_VALUES = {
     "MAX_BODY_BYTES": "1",
     "ALLOW_UNKNOWN_FIELDS": "true",
     "SSE_KEEP_ALIVE_S": "0.5",
+    "REQUEST_TIMEOUT_S": "5",
+    "DRAIN_TIMEOUT_S": "5",
+    "HANG_TIMEOUT_S": "5",
     "MODEL_EMBED_NAME": "org/model",
     "MODEL_EMBED_ALIASES": "a,b",
     "EMBED_BACKEND": "vllm-http",
@@ -32,6 +35,10 @@ OTHER_VALUES = {
     "VLLM_EMBED_API_KEY": "key",
     "VLLM_EMBED_ARGS": "--seed 1",
     "VLLM_EMBED_GPU_MEMORY": "0.5",
+    "EMBED_MAX_RUNNING": "7",
+    "EMBED_MAX_WAITING": "0",
+    "EMBED_MAX_RUNNING_TOKENS": "7000",
+    "EMBED_MAX_WAITING_TOKENS": "7000",
     "VLLM_EMBED_TOKENIZER": "some/folder",
     "EMBED_JOIN": "true",
     "EMBED_CACHE": "256MiB",
@@ -42,6 +49,10 @@ OTHER_VALUES = {
     "VLLM_GEN_API_KEY": "key",
     "VLLM_GEN_ARGS": "--seed 1",
     "VLLM_GEN_GPU_MEMORY": "6GiB",
+    "GEN_MAX_RUNNING": "7",
+    "GEN_MAX_WAITING": "0",
+    "GEN_MAX_RUNNING_TOKENS": "7000",
+    "GEN_MAX_WAITING_TOKENS": "7000",
 }
 
 

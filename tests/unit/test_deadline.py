@@ -1,0 +1,100 @@
+"""No request takes longer than it may."""
+
+import asyncio
+
+import pytest
+
+from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role
+from domain.errors import DeadlineError
+from domain.policies.deadline import DeadlineBackend
+from domain.sampling import SamplingParameters
+from tests.fakes import FakeBackend
+from tests.unit.waiting import now, run_instantly
+
+REQUEST = EmbeddingRequest(inputs=["text"])
+STREAM = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=10), stream=True)
+
+
+def deadline(role: Role, *, takes_s: float, timeout_s: float) -> tuple[FakeBackend, DeadlineBackend]:
+    engine = FakeBackend(role, delay_s=takes_s)
+    engine.started = True
+    return engine, DeadlineBackend(engine, timeout_s=timeout_s)
+
+
+def context(timeout_s: float | None = None) -> RequestContext:
+    return RequestContext(request_id="test", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(("service_s", "client_s"), [(5, None), (0, 5), (5, 60), (60, 5)])
+def test_the_smaller_of_both_limits_ends_the_work(service_s, client_s):
+    async def scenario():
+        engine, backend = deadline(Role.EMBED, takes_s=30, timeout_s=service_s)
+        with pytest.raises(DeadlineError, match="longer than the 5 seconds"):
+            await backend.embed(REQUEST, context(client_s))
+        assert (now(), engine.running) == (5, 0)
+
+    run_instantly(scenario())
+
+
+def test_what_is_done_in_time_is_answered():
+    async def scenario():
+        _, backend = deadline(Role.EMBED, takes_s=4, timeout_s=5)
+        assert (await backend.embed(REQUEST, context())).prompt_tokens == 4
+
+    run_instantly(scenario())
+
+
+def test_without_limits_everything_may_take_as_long_as_it_likes():
+    async def scenario():
+        _, embedder = deadline(Role.EMBED, takes_s=10_000, timeout_s=0)
+        _, writer = deadline(Role.GENERATE, takes_s=10_000, timeout_s=0)
+        assert await embedder.embed(REQUEST, context())
+        assert len([event async for event in writer.generate(STREAM, context())]) == 11
+
+    run_instantly(scenario())
+
+
+def test_a_stream_that_begins_too_late_is_ended_in_time():
+    async def scenario():
+        engine, backend = deadline(Role.GENERATE, takes_s=30, timeout_s=5)
+        with pytest.raises(DeadlineError):
+            await anext(backend.generate(STREAM, context()))
+        assert (now(), engine.running) == (5, 0)
+
+    run_instantly(scenario())
+
+
+def test_a_stream_that_takes_too_long_breaks_off_with_what_it_has():
+    async def scenario():
+        engine, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=4.5)
+        events = backend.generate(STREAM, context())
+        heard = [await anext(events) for _ in range(4)]
+        assert all(event.text for event in heard)
+        with pytest.raises(DeadlineError):
+            await anext(events)
+        assert (now(), engine.running) == (5, 0)
+
+    run_instantly(scenario())
+
+
+def test_a_stream_in_time_is_whole():
+    async def scenario():
+        _, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=100)
+        assert len([event async for event in backend.generate(STREAM, context())]) == 11
+
+    run_instantly(scenario())
+
+
+def test_a_timeout_of_the_engine_is_not_taken_for_the_deadline():
+    class Slow(FakeBackend):
+        async def embed(self, request, context):
+            raise TimeoutError
+
+    async def scenario():
+        backend = DeadlineBackend(Slow(Role.EMBED), timeout_s=5)
+        with pytest.raises(TimeoutError) as caught:
+            await backend.embed(REQUEST, context())
+        assert not isinstance(caught.value, DeadlineError)
+        assert asyncio.get_running_loop().time() == 0
+
+    run_instantly(scenario())
