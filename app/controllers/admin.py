@@ -1,6 +1,7 @@
 """What an operator can do to a running service."""
 
 from litestar import Controller, post
+from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from app.requests import AnyRequest, json_response, service_of
@@ -12,7 +13,7 @@ class AdminController(Controller):
     """Engines."""
 
     @post("/admin/engines/{role:str}/restart", status_code=202)
-    async def restart(self, request: AnyRequest, role: str) -> ASGIApp:
+    async def restart(self, request: AnyRequest, role: FromPath[str]) -> ASGIApp:
         """Try an engine that was given up again now: 202 with the health as it is, 409 if it was not given up."""
         if role not in set(Role):
             raise InvalidRequestError(

@@ -100,7 +100,8 @@ class ReadinessBackend:
 
     def restart(self) -> bool:
         """Try a failed engine again now, and not only after a long while; False if it has not failed."""
-        self._start_now.set()
+        if self._is_given_up:
+            self._start_now.set()
         return self._is_given_up
 
     def drain(self) -> None:
@@ -252,7 +253,6 @@ class ReadinessBackend:
 
     async def _come_back(self, delay_s: float) -> None:
         """Start again after a while, or when told to."""
-        self._start_now.clear()
         await _wait(self._start_now, delay_s)
         self._change(BackendState.STARTING, "starting again")
         with contextlib.suppress(Exception):

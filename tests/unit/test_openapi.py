@@ -57,7 +57,7 @@ def properties(body_type: type[msgspec.Struct]) -> dict[str, dict]:
 def handlers() -> set[tuple[str, str]]:
     """What the application itself answers, in the document's spelling."""
     return {
-        (re.sub(r"\{\w+:path\}", "{model}", path), method.lower())
+        (re.sub(r"\{(\w+):\w+\}", r"{\1}", path.replace("{model_id:", "{model:")), method.lower())
         for controller in CONTROLLERS
         for handler in vars(controller).values()
         if hasattr(handler, "http_methods")
