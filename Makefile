@@ -2,6 +2,7 @@
 #
 #   make serve                      install, prepare the models, serve on http://127.0.0.1:8200
 #   make test                       install, then every check and every test
+#   make chaos                      faults under load for 15 minutes, every answer checked
 #   make bench                      compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
 #   make serve INSTALL=gateway      without vLLM: serve engines that run elsewhere (EMBED_BACKEND=vllm-http …)
 #   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
@@ -15,10 +16,10 @@ INSTALL ?= auto
 BIN := .venv/bin
 REQUIREMENTS := deploy/requirements
 
-.PHONY: help install install-test models serve test check unit bench pins clean
+.PHONY: help install install-test models serve test check unit bench chaos pins clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 install:
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
@@ -47,6 +48,9 @@ unit: install-test
 
 bench: install
 	$(BIN)/memoria bench --compare
+
+chaos: install-test
+	$(BIN)/python -m tests.chaos
 
 # Compile the pin lists anew (needs uv and npm). They are complete: installs use them with --no-deps.
 pins:

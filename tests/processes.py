@@ -127,10 +127,10 @@ class LoggedProcess:
 
 
 class ServiceProcess(LoggedProcess):
-    """`memoria serve` on a free port."""
+    """`memoria serve`, on any free port unless told which."""
 
-    def __init__(self, environment: dict[str, str], folder: Path = ROOT) -> None:
-        super().__init__([str(MEMORIA), "serve", "--port", "0"], environment, folder)
+    def __init__(self, environment: dict[str, str], folder: Path = ROOT, *, port: int = 0) -> None:
+        super().__init__([str(MEMORIA), "serve", "--port", str(port)], environment, folder)
 
     def wait_until_listening(self) -> str:
         """The base address, once the port is open; the engines may still be starting."""

@@ -1,0 +1,36 @@
+"""`python -m tests.chaos`: faults under load for a set time; exits with 1 if an answer was wrong or lost."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from adapters.models.tiny import make_tiny_models
+from tests.chaos.run import run, table
+
+
+def main() -> int:
+    """Run, print the table, and tell whether all was well."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=15.0, help="how long; each fault comes at least once")
+    parser.add_argument("--clients", type=int, default=4, help="of each of the four kinds of request")
+    parser.add_argument("--output", type=Path, help="also write the table there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = make_tiny_models(Path(folder))
+        rows = asyncio.run(
+            run(models, minutes=options.minutes, clients=options.clients, say=lambda text: print(text, flush=True))
+        )
+    found = table(rows)
+    print(found)
+    for row in rows:
+        for note in row.notes:
+            print(f"{row.fault}: {note}")
+    if options.output:
+        options.output.write_text(found)
+    return 1 if any(row.hit.wrong or row.hit.lost for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

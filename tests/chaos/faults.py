@@ -1,0 +1,272 @@
+"""The faults: each harms something for real, and returns when all of it is well again."""
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from tests.chaos.load import PROMPTS, Load, RefusedError
+from tests.conftest import free_port
+from tests.processes import ServiceProcess, VLLMServerProcess, tiny_environment
+
+RECOVERY_S = 150.0
+POLL_S = 0.05
+
+
+class Stage(msgspec.Struct, kw_only=True):
+    """A service under load, and what stands behind it."""
+
+    service: ServiceProcess
+    load: Load
+    start_service: Callable[[], ServiceProcess]
+    servers: dict[str, VLLMServerProcess] = {}
+    start_server: Callable[[str], VLLMServerProcess] | None = None
+    """For a gateway: vLLM's servers by role, and how one is started again at its own port."""
+
+    async def recovered(self, *roles: str) -> None:
+        """Until the roles are ready and have answered a request of their own."""
+        deadline = time.monotonic() + RECOVERY_S
+        for role in roles:
+            while not await self._answers(role):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{role} did not come back:\n{self.service.output[-3000:]}")
+                await asyncio.sleep(POLL_S)
+
+    async def _answers(self, role: str) -> bool:
+        tally = self.load.tallies[role]
+        before = tally.right
+        await (self.load.embed() if role == "embed" else self.load.complete())
+        return tally.right > before
+
+    def engine(self, role: str) -> psutil.Process:
+        """The process of an engine inside the service: they start in the order of their roles.
+
+        After one was replaced it is the younger one, so the load's own answers tell: see `find_engines`.
+        """
+        return self.engines[role]
+
+    engines: dict[str, psutil.Process] = {}
+
+    async def find_engines(self) -> None:
+        """Tell the two engine processes apart by which of them works for an embedding."""
+        processes = await asyncio.to_thread(self.service.engine_processes)
+        known = {role: process for role, process in self.engines.items() if process in processes}
+        if len(known) == 1 and len(processes) == 2:
+            (role,) = known
+            (other,) = [process for process in processes if process not in known.values()]
+            self.engines = known | {"generate" if role == "embed" else "embed": other}
+            return
+        before = [sum(process.cpu_times()[:2]) for process in processes]
+        for number in range(200):
+            await self.load.embed(number)
+        worked = [sum(process.cpu_times()[:2]) - cpu for process, cpu in zip(processes, before, strict=True)]
+        embed = processes[worked.index(max(worked))]
+        self.engines = {"embed": embed, "generate": next(each for each in processes if each != embed)}
+
+
+Fault = Callable[[Stage], Awaitable[None]]
+
+
+def _signalled(role: str, number: signal.Signals) -> Fault:
+    async def fault(stage: Stage) -> None:
+        lost = stage.engine(role)
+        lost.send_signal(number)
+        # It is noticed before it is recovered from: a stopped engine answers nobody meanwhile.
+        while psutil.pid_exists(lost.pid) and lost.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(POLL_S)
+        await stage.recovered(role)
+        await stage.find_engines()
+
+    return fault
+
+
+async def flood(stage: Stage) -> None:
+    """500 connections at once, 64 of them streaming: all are answered, or refused at once."""
+    load = stage.load
+    streams = [load.stream(number) for number in range(64)]
+    embeddings = [load.embed(number) for number in range(300)]
+    completions = [load.complete(number) for number in range(136)]
+    await asyncio.gather(*streams, *embeddings, *completions)
+    await stage.recovered("embed", "generate")
+
+
+async def leavers(stage: Stage) -> None:
+    """Clients that send a request and go away, before and in the middle of the answer."""
+    body = {"model": "tiny-gen", "prompt": PROMPTS[0], "max_tokens": 400, "ignore_eos": True}
+    for number in range(100):
+        request = _raw("/v1/completions", body | {"stream": number % 2 == 0})
+        async with _connection(stage) as (reader, writer):
+            writer.write(request)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            if number % 2 == 0:
+                await reader.read(200)
+            await asyncio.sleep(random.uniform(0, 0.02))
+    await _idle(stage)
+    await stage.recovered("generate")
+
+
+async def garbage(stage: Stage) -> None:
+    """Bytes that are no HTTP, no JSON, or not what the API takes."""
+    bodies = [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"model": NaN}', b'{"model":"tiny-gen","prompt":[[-1]]}']
+    for number in range(200):
+        async with _connection(stage) as (reader, writer):
+            if number % 10 == 0:
+                writer.write(random.randbytes(300) + b"\r\n\r\n")
+            else:
+                body = bodies[number % len(bodies)]
+                writer.write(
+                    b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+                )
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(20):
+                    status = (await reader.readline()).split(b" ")
+                    if len(status) > 1 and status[1] >= b"500":
+                        stage.load.tallies["generate"].wrong += 1
+                        stage.load.tallies["generate"].note(f"garbage got {status[1]!r}")
+    await stage.recovered("generate")
+
+
+async def slow_clients(stage: Stage) -> None:
+    """60 that send a byte a second, and 20 that never read the stream they asked for, for a while."""
+    async with contextlib.AsyncExitStack() as opened:
+        slow = [await opened.enter_async_context(_connection(stage)) for _ in range(60)]
+        deaf = [await opened.enter_async_context(_connection(stage)) for _ in range(20)]
+        body = {"model": "tiny-gen", "prompt": "x", "max_tokens": 400, "ignore_eos": True, "stream": True}
+        for _, writer in deaf:
+            writer.write(_raw("/v1/completions", body))
+        request = _raw("/v1/embeddings", {"model": "tiny-embed", "input": "slow"})
+        for sent in range(8):
+            for _, writer in slow:
+                with contextlib.suppress(ConnectionError):
+                    writer.write(request[sent : sent + 1])
+            await asyncio.sleep(1)
+    await stage.recovered("embed", "generate")
+
+
+async def drain(stage: Stage) -> None:
+    """SIGTERM under load: what is under way is answered, and a new service takes over."""
+    stage.load.is_service_there = False
+    stage.service.signal(signal.SIGTERM)
+    code = await asyncio.to_thread(stage.service.wait, 90)
+    if code != 0:
+        stage.load.tallies["generate"].wrong += 1
+        stage.load.tallies["generate"].note(f"a service that was told to end ended with {code}")
+    await _start_again(stage)
+
+
+async def kill_service(stage: Stage) -> None:
+    """kill -9 of the service itself: nothing of it is left, and a new one starts at the same port."""
+    stage.load.is_service_there = False
+    engines = await asyncio.to_thread(stage.service.engine_processes)
+    stage.service.signal(signal.SIGKILL)
+    await asyncio.to_thread(stage.service.wait, 30)
+    left = (await asyncio.to_thread(psutil.wait_procs, engines, 20))[1]
+    if left:
+        stage.load.tallies["generate"].wrong += 1
+        stage.load.tallies["generate"].note(f"engines outlive their service: {left}")
+    await _start_again(stage)
+
+
+async def _start_again(stage: Stage) -> None:
+    stage.service = await asyncio.to_thread(stage.start_service)
+    stage.load.is_service_there = True
+    await stage.recovered("embed", "generate")
+    if not stage.servers:
+        await stage.find_engines()
+
+
+def server_signalled(role: str, number: signal.Signals) -> Fault:
+    """A vLLM server behind a gateway that dies, or stops and goes on after a while."""
+
+    async def fault(stage: Stage) -> None:
+        server = stage.servers[role]
+        server.signal(number)
+        if number is signal.SIGSTOP:
+            await asyncio.sleep(5)
+            server.signal(signal.SIGCONT)
+        else:
+            await asyncio.to_thread(server.wait, 30)
+            await asyncio.to_thread(server.end)
+            assert stage.start_server is not None
+            stage.servers[role] = await asyncio.to_thread(stage.start_server, role)
+        await stage.recovered(role)
+
+    return fault
+
+
+IN_PROCESS: dict[str, Fault] = {
+    "generation engine: kill -9": _signalled("generate", signal.SIGKILL),
+    "embedding engine: kill -9": _signalled("embed", signal.SIGKILL),
+    "generation engine: stopped (SIGSTOP)": _signalled("generate", signal.SIGSTOP),
+    "embedding engine: stopped (SIGSTOP)": _signalled("embed", signal.SIGSTOP),
+    "500 connections at once, 64 streaming": flood,
+    "100 clients that leave": leavers,
+    "200 times garbage": garbage,
+    "slow and deaf clients": slow_clients,
+    "SIGTERM of the service, and a new one": drain,
+    "kill -9 of the service, and a new one": kill_service,
+}
+GATEWAY: dict[str, Fault] = {
+    "embedding server: kill -9, and a new one": server_signalled("embed", signal.SIGKILL),
+    "generation server: stopped for 5 s": server_signalled("generate", signal.SIGSTOP),
+    "gateway: 500 connections at once": flood,
+    "gateway: 100 clients that leave": leavers,
+}
+
+
+def inprocess_stage(models: dict[str, Path]) -> Callable[[], ServiceProcess]:
+    """Starts a service with both engines inside, always at the same port."""
+    port = free_port()
+
+    def start() -> ServiceProcess:
+        # The same bounds for everybody, small enough to be met by a flood.
+        environment = tiny_environment(models) | {"HANG_TIMEOUT_S": "5", "GEN_MAX_WAITING": "100"}
+        service = ServiceProcess(environment, port=port)
+        service.wait_until_ready()
+        return service
+
+    return start
+
+
+def _raw(path: str, body: dict) -> bytes:
+    content = json.dumps(body).encode()
+    return (
+        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % (path.encode(), len(content))
+        + content
+    )
+
+
+@contextlib.asynccontextmanager
+async def _connection(
+    stage: Stage,
+) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    port = int(stage.load.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def _idle(stage: Stage) -> None:
+    """Until nothing runs but what the load itself asks for."""
+    allowed = stage.load.under_way["generate"]
+    deadline = time.monotonic() + 10
+    while True:
+        response = await stage.load.http.get("/health")
+        queue = response.json()["backends"]["generate"]["queue"]
+        if queue["running"] + queue["waiting"] <= max(allowed, stage.load.under_way["generate"]):
+            return
+        if time.monotonic() > deadline:
+            raise RefusedError("the work of clients that left goes on")
+        await asyncio.sleep(POLL_S)
