@@ -19,7 +19,7 @@ from typing import cast
 
 import psutil
 
-from adapters.models.hardware import usable_gpu_gib
+from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.vllm_http.backend import VLLMHTTPBackend
@@ -88,6 +88,7 @@ def build_service(
         ModelCatalog(models, created=int(time.time())),
         admissions=admissions,
         cache=cache,
+        gpu=gpu_memory if usable_gpu_gib() is not None else None,
     )
 
 

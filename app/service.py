@@ -3,15 +3,17 @@
 import asyncio
 import gc
 import logging
+from collections.abc import Callable
 
 from domain.backend import Role
 from domain.catalog import ModelCatalog
 from domain.errors import InferenceError
-from domain.health import ServiceHealth, service_health, with_load
+from domain.health import GpuMemory, ServiceHealth, service_health, with_load
 from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
 
+GPU_INTERVAL_S = 5.0
 log = logging.getLogger("memoria")
 
 
@@ -25,13 +27,26 @@ class Service:
         *,
         admissions: dict[Role, AdmissionBackend],
         cache: CachingBackend | None = None,
+        gpu: Callable[[], GpuMemory | None] | None = None,
     ) -> None:
+        """Make it; nothing starts yet.
+
+        Args:
+            backends: by role, each with all its policies.
+            catalog: which model names lead to them.
+            admissions: the policies that know what each has to do.
+            cache: the cache of embeddings, if there is one.
+            gpu: reads the card's memory, in some ten milliseconds; None without a card.
+        """
         self.catalog = catalog
         self._cache = cache
         self._admissions = admissions
         self._backends = backends
         self._starts: list[asyncio.Task[None]] = []
         self._settling: asyncio.Task[None] | None = None
+        self._gpu = gpu
+        self._gpu_memory: GpuMemory | None = None
+        self._watching_gpu: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to bring all backends up, and return at once: the API answers meanwhile."""
@@ -40,6 +55,8 @@ class Service:
             for role, backend in self._backends.items()
         ]
         self._settling = asyncio.create_task(self._settle(), name="settle")
+        if self._gpu is not None:
+            self._watching_gpu = asyncio.create_task(self._watch_gpu(self._gpu), name="watch-gpu")
 
     def drain(self) -> None:
         """Take nothing new from now on; what is under way goes on."""
@@ -52,8 +69,9 @@ class Service:
 
     async def stop(self) -> None:
         """End all backends, those still starting included."""
-        if self._settling is not None:
-            self._settling.cancel()
+        for helper in (self._settling, self._watching_gpu):
+            if helper is not None:
+                helper.cancel()
         for task in self._starts:
             task.cancel()
         stops = [backend.stop() for backend in self._backends.values()]
@@ -70,7 +88,13 @@ class Service:
             },
             tasks=len(asyncio.all_tasks()),
             embedding_cache=self._cache.stats if self._cache is not None else None,
+            gpu_memory=self._gpu_memory,
         )
+
+    async def _watch_gpu(self, read: Callable[[], GpuMemory | None]) -> None:
+        while True:
+            self._gpu_memory = await asyncio.to_thread(read)
+            await asyncio.sleep(GPU_INTERVAL_S)
 
     async def _settle(self) -> None:
         """When all have started, keep the garbage collector from what is there to stay.

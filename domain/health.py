@@ -77,6 +77,13 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
 
 
+class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of the card, whoever uses it."""
+
+    used_gib: float
+    total_gib: float
+
+
 class ServiceHealth(msgspec.Struct, frozen=True, kw_only=True):
     """State of the service: ok only if every role serves."""
 
@@ -86,13 +93,23 @@ class ServiceHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks of the service's event loop: some for each request under way, and a few that stay."""
     embedding_cache: CacheStats | None = None
     """None where there is no cache."""
+    gpu_memory: GpuMemory | None = None
+    """As it was some seconds ago; None without a GPU."""
 
 
 def service_health(
-    backends: dict[Role, BackendHealth], *, tasks: int, embedding_cache: CacheStats | None = None
+    backends: dict[Role, BackendHealth],
+    *,
+    tasks: int,
+    embedding_cache: CacheStats | None = None,
+    gpu_memory: GpuMemory | None = None,
 ) -> ServiceHealth:
     """The sum of all roles."""
     ready = all(health.state in SERVING for health in backends.values())
     return ServiceHealth(
-        status="ok" if ready else "unavailable", backends=backends, tasks=tasks, embedding_cache=embedding_cache
+        status="ok" if ready else "unavailable",
+        backends=backends,
+        tasks=tasks,
+        embedding_cache=embedding_cache,
+        gpu_memory=gpu_memory,
     )

@@ -1,15 +1,18 @@
 """What is read from the machine, and what is set for vLLM before it is imported."""
 
+import asyncio
 import ctypes
 import os
 from pathlib import Path
 
 import pytest
 
-from adapters.models.hardware import gpu_memory_gib
+from adapters.models.hardware import gpu_memory, gpu_memory_gib
 from adapters.models.locate import GPU_DEFAULT_CONTEXT, GPU_DEFAULTS
 from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
 from adapters.vllm_inprocess.owner import OWNER, bind_to_owner
+from domain.health import GpuMemory
+from tests.unit.serving import Api, serving
 
 PR_GET_PDEATHSIG = 2
 
@@ -38,14 +41,32 @@ def test_without_the_tool_there_is_no_gpu(nvidia_smi):
     assert gpu_memory_gib() is None
 
 
-@pytest.mark.parametrize(("said", "gib"), [("24576", 24.0), ("24576\n8192", 24.0), ("[N/A]", None), ("", None)])
+@pytest.mark.parametrize(
+    ("said", "gib"),
+    [("512, 24576", 24.0), ("512, 24576\n0, 8192", 24.0), ("[N/A], [N/A]", None), ("24576", None), ("", None)],
+)
 def test_the_first_gpus_memory_is_told_in_gib(nvidia_smi, said, gib):
     nvidia_smi(said)
     assert gpu_memory_gib() == gib
 
 
+def test_used_memory_is_told_too(nvidia_smi):
+    nvidia_smi("1536, 24576")
+    assert gpu_memory() == GpuMemory(used_gib=1.5, total_gib=24.0)
+
+
+async def test_health_tells_the_memory_of_the_card(nvidia_smi, monkeypatch):
+    nvidia_smi("1536, 24576")
+    monkeypatch.setattr("app.bootstrap.usable_gpu_gib", gpu_memory_gib)
+    api = Api()
+    async with serving(api):
+        while api.service.health().gpu_memory is None:
+            await asyncio.sleep(0.01)
+        assert (await api.http.get("/health")).json()["gpu_memory"] == {"used_gib": 1.5, "total_gib": 24.0}
+
+
 def test_a_tool_that_fails_means_no_gpu(nvidia_smi):
-    nvidia_smi("24576", status=9)
+    nvidia_smi("512, 24576", status=9)
     assert gpu_memory_gib() is None
 
 
