@@ -11,6 +11,8 @@ InferenceError
 │   ├── PayloadTooLargeError       413  more bytes than the service accepts
 │   └── UnsupportedMediaTypeError  415  the body is not declared as plain JSON
 ├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
+│   ├── BackendUnreachableError    503  nothing of an answer came: no connection, or it was reset
+│   └── BackendBusyError           503  its server took nothing on, and said when to come again
 ├── BackendTimeoutError            504  the engine did not answer in time
 ├── BackendFailedError             500  the engine failed on this request
 └── InternalError                  500  a fault of the service itself
@@ -132,6 +134,14 @@ class BackendUnavailableError(InferenceError):
     status = 503
     type = "service_unavailable_error"
     default_code = "model_not_ready"
+
+
+class BackendUnreachableError(BackendUnavailableError):
+    """No connection, or one that was reset before a byte of an answer: the request can safely go elsewhere."""
+
+
+class BackendBusyError(BackendUnavailableError):
+    """The server turned the request away without work on it; `retry_after_s` is what it asked for itself."""
 
 
 class BackendTimeoutError(InferenceError):

@@ -20,6 +20,32 @@ class BackendState(enum.StrEnum):
     STOPPED = "stopped"
 
 
+class BreakerState(enum.StrEnum):
+    """Whether requests are let through to a server."""
+
+    CLOSED = "closed"
+    """All are."""
+    OPEN = "open"
+    """None are: too many have failed."""
+    HALF_OPEN = "half-open"
+    """One is, to see whether it is well again."""
+
+
+class MemberHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one of the servers behind a role."""
+
+    address: str
+    """Host and port."""
+    state: BackendState
+    """Only a ready one gets requests; an unavailable one has been ejected and is readmitted when it answers."""
+    breaker: BreakerState
+    outstanding: int
+    """Work under way: inputs to embed, choices to write."""
+    ejections: int
+    last_error: str | None
+    """What went wrong last, though it may be long ago; None if nothing did."""
+
+
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     """State of one role."""
 
@@ -29,6 +55,8 @@ class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     since: str
     """When this state began: ISO 8601, UTC, whole seconds."""
+    members: list[MemberHealth] | None = None
+    """The servers behind it, in the order of the setting; None for an engine that is no server."""
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):

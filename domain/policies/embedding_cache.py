@@ -72,7 +72,7 @@ class CachingBackend(BackendWrapper):
 
     async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port. What was kept is dropped: the model may be another one."""
-        self._forget()
+        self.forget()
         card = await self._backend.start(on_step)
         self._tells_input_tokens = card.tells_input_tokens
         return card
@@ -82,7 +82,7 @@ class CachingBackend(BackendWrapper):
         try:
             await self._backend.probe()
         except Exception:
-            self._forget()
+            self.forget()
             raise
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
@@ -148,7 +148,8 @@ class CachingBackend(BackendWrapper):
         while self._bytes > self._max_bytes:
             self._bytes -= _size(*self._rows.popitem(last=False))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop all vectors: the engine may have become another one."""
         self._rows.clear()
         self._bytes = 0
         # Who waits for these still gets them; nobody joins them any more.

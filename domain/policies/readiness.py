@@ -28,9 +28,10 @@ from domain.backend import (
 )
 from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError, InferenceError
 from domain.health import BackendHealth, BackendState
-from domain.sampling import SamplingParameters
+from domain.policies.member import ServerGroup
+from domain.policies.warm_up import warm_up
+from domain.policies.wrapper import layer
 
-WARM_UP = RequestContext(request_id="warm-up")
 RETRY_AFTER_S = 5
 FIRST_RETRY_S = 0.25
 LONGEST_RETRY_S = 5.0
@@ -58,11 +59,14 @@ class ReadinessBackend:
         self._probe_now = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self._card: ModelCard | None = None
+        self._servers = layer(backend, ServerGroup)
         self._health = self._new_health(BackendState.STARTING, None)
 
     @property
     def health(self) -> BackendHealth:
         """The state now. Costs nothing and touches no engine."""
+        if self._servers is not None:
+            return msgspec.structs.replace(self._health, members=self._servers.members())
         return self._health
 
     @property
@@ -162,14 +166,7 @@ class ReadinessBackend:
 
     async def _warm_up(self, card: ModelCard) -> ModelCard:
         """Put one request through the engine; learn the length of its vectors on the way."""
-        if self.role is Role.EMBED:
-            result = await self._backend.embed(EmbeddingRequest(inputs=["warm up"]), WARM_UP)
-            return msgspec.structs.replace(card, dimensions=result.dimensions)
-        request = GenerationRequest(prompt="Warm up", sampling=SamplingParameters(max_tokens=2, temperature=0.0))
-        async with contextlib.aclosing(self._backend.generate(request, WARM_UP)) as events:
-            async for _ in events:
-                pass
-        return card
+        return (await warm_up(self._backend, card)).card
 
     async def _watch(self) -> None:
         """Probe from time to time, and at once when a request met trouble."""
