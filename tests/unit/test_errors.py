@@ -8,9 +8,11 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 import domain.errors
 from app.errors import as_inference_error, error_body
 from domain.errors import (
+    BackendBusyError,
     BackendFailedError,
     BackendTimeoutError,
     BackendUnavailableError,
+    BackendUnreachableError,
     ContextLengthError,
     InferenceError,
     InternalError,
@@ -36,6 +38,8 @@ SEEN_BY_CLIENTS = {
     PayloadTooLargeError: (413, "invalid_request_error", "payload_too_large"),
     UnsupportedMediaTypeError: (415, "invalid_request_error", "unsupported_media_type"),
     BackendUnavailableError: (503, "service_unavailable_error", "model_not_ready"),
+    BackendUnreachableError: (503, "service_unavailable_error", "model_not_ready"),
+    BackendBusyError: (503, "service_unavailable_error", "model_not_ready"),
     BackendTimeoutError: (504, "server_error", "timeout"),
     BackendFailedError: (500, "server_error", None),
     InternalError: (500, "server_error", None),
