@@ -240,6 +240,7 @@ class BalancingBackend(ServerGroup):
 
     async def _readmit(self, member: Member) -> None:
         """Let a member serve (again), if it serves the model that the others do."""
+        await member.probe()
         found = await self._meet(member)
         model = self._model
         difference = _difference(model, found) if model is not None else None

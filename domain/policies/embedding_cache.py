@@ -23,6 +23,7 @@ from domain.backend import (
     nobody,
 )
 from domain.errors import InvalidRequestError, TooManyTokensError
+from domain.gather import gather_all
 from domain.health import CacheStats
 from domain.policies.wrapper import BackendWrapper
 
@@ -125,6 +126,10 @@ class CachingBackend(BackendWrapper):
     ) -> dict[Key, Row]:
         inputs: list[Prompt] = [key[0] if isinstance(key[0], str) else list(key[0]) for key in keys]
         result = await self._backend.embed(msgspec.structs.replace(request, inputs=inputs), context)
+        if result.input_tokens is None and len(keys) > 1:
+            # A server that tells less than the one at the start did: the sum can't be told apart.
+            parts = await gather_all([self._compute([key], request, context) for key in keys])
+            return {key: row for part in parts for key, row in part.items()}
         counts = result.input_tokens or [result.prompt_tokens]
         size = 4 * result.dimensions
         vectors = [result.vectors[start : start + size] for start in range(0, len(result.vectors), size)]

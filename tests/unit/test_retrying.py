@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 
 import pytest
 
@@ -73,9 +74,7 @@ class Stage:
     def __init__(self, role: Role = Role.EMBED, *, retries: int = 2, has_free: bool = False) -> None:
         self.engine = Failing(role)
         self.budget = RetryBudget(now, share=0.2)
-        self.backend = RetryingBackend(
-            self.engine, retries=retries, budget=self.budget, has_free=lambda: has_free
-        )
+        self.backend = RetryingBackend(self.engine, retries=retries, budget=self.budget, has_free=lambda: has_free)
 
     @property
     def attempts(self) -> int:
@@ -169,7 +168,7 @@ def test_waits_are_random_and_grow_and_end_somewhere():
         stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(12)), retries=12)
         await stage.backend.embed(TEXT, CONTEXT)
         times = stage.engine.asked_at
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]
 
     several = [run_instantly(waits()) for _ in range(20)]
     longest = [max(wait) for wait in zip(*several, strict=True)]
