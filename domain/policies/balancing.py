@@ -92,7 +92,7 @@ class BalancingBackend(ServerGroup):
         met = await self._meet_those_who_are_up()
         first, model = next(iter(met.items()))
         for member, other in met.items():
-            if difference := _difference(model, other):
+            if member is not first and (difference := _difference(model, other)):
                 raise BackendFailedError(
                     f"{self._setting} lists servers of different models: {self._name(first)} serves "
                     f"'{model.card.name}', and {self._name(member)} {difference}. All have to serve one model."

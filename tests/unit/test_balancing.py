@@ -229,6 +229,19 @@ def test_a_probe_may_be_late_once():
     run_instantly(scenario())
 
 
+def test_and_once_more_if_it_has_answered_meanwhile():
+    async def scenario():
+        async with started(*embedders(2)) as stage:
+            for _ in range(3):
+                stage.engines[1].fail_probe = BackendTimeoutError("Silent.")
+                await asyncio.sleep(5.1)
+                stage.engines[1].fail_probe = None
+                await asyncio.sleep(SOON)
+            assert [member.ejections for member in stage.backend.members()] == [0, 0]
+
+    run_instantly(scenario())
+
+
 def test_a_request_that_was_not_answered_makes_look_at_once():
     async def scenario():
         async with started(*embedders(2)) as stage:
