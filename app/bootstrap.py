@@ -8,6 +8,9 @@ Each role's stack, outermost first:
             └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
                 └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: waiting requests travel together
                     └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
+
+Over HTTP the adapter is a stack too (`adapters.vllm_http.servers`): RetryingBackend, BalancingBackend if there are
+several servers, and for each server a Member with its circuit breaker around VLLMHTTPBackend.
 """
 
 import asyncio
@@ -22,7 +25,8 @@ import psutil
 from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
-from adapters.vllm_http.backend import VLLMHTTPBackend
+from adapters.vllm_http.server import Timeouts
+from adapters.vllm_http.servers import ServerOptions, servers
 from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
@@ -30,10 +34,13 @@ from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
 from domain.policies.admission import AdmissionBackend
+from domain.policies.balancing import BalancingBackend
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
+from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
+from domain.policies.wrapper import layer
 
 # Shares of the card for an engine that no setting gives one.
 DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
@@ -127,10 +134,15 @@ def _with_policies(
     """The embedding engine with what was chosen to stand before it, and the cache, if there is one."""
     policies = settings.embedding_policies
     if policies.join or (policies.join is None and settings.embed.backend == HTTP):
-        backend = JoiningBackend(backend)
+        # One flight for each server, or all but one of them would stand idle.
+        servers_ = layer(backend, ServerGroup)
+        backend = JoiningBackend(backend, max_under_way=len(servers_.members()) if servers_ is not None else 1)
     if not policies.cache_bytes:
         return backend, None
     cache = CachingBackend(backend, max_bytes=policies.cache_bytes)
+    balancer = layer(backend, BalancingBackend)
+    if balancer is not None:
+        balancer.on_return = cache.forget
     return cache, cache
 
 
@@ -140,13 +152,25 @@ def _backends(settings: Settings, progress: Progress) -> dict[Role, Named]:
     for role in Role:
         own = settings.role(role)
         if own.backend == HTTP:
-            server = VLLMHTTPBackend(
-                role=role, base_url=own.url, model=own.model, api_key=own.api_key, tokenizer=own.tokenizer
-            )
-            built[role] = (own.model, server)
+            built[role] = (own.model, _servers(role, settings))
         elif own.backend != INPROCESS:
             built[role] = (own.model, _load_factory(role, own)(role, settings))
     return {role: built[role] for role in Role}
+
+
+def _servers(role: Role, settings: Settings) -> InferenceBackend:
+    own, http = settings.role(role), settings.http
+    options = ServerOptions(
+        model=own.model,
+        api_key=own.api_key,
+        tokenizer=own.tokenizer,
+        timeouts=Timeouts(http.connect_timeout_s, http.read_timeout_s),
+        retries=http.retries,
+        retry_share=http.retry_share,
+        breaker_failures=http.breaker_failures,
+        breaker_cool_down_s=http.breaker_cool_down_s,
+    )
+    return servers(role, own.urls, options, setting=f"VLLM_{PREFIX[role]}_URL")
 
 
 def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progress) -> dict[Role, Named]:

@@ -40,13 +40,24 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     model: str | None
     aliases: tuple[str, ...]
-    url: str
+    urls: tuple[str, ...]
     api_key: str | None
     args: str
     gpu_memory: GpuMemory | None
     bounds: Bounds
     tokenizer: str | None = None
     """Folder, file or hub name, for the embedding role over HTTP."""
+
+
+class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How servers are dealt with that are reached over HTTP."""
+
+    connect_timeout_s: float
+    read_timeout_s: float
+    retries: int
+    retry_share: float
+    breaker_failures: int
+    breaker_cool_down_s: float
 
 
 class EmbeddingPolicies(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float
     hang_timeout_s: float
     embedding_policies: EmbeddingPolicies
+    http: HttpOptions
 
     def role(self, role: Role) -> RoleSettings:
         """The part for one engine."""
@@ -179,9 +191,32 @@ def _backend(value: str) -> str:
     raise ValueError(f"must be {INPROCESS}, {HTTP} or the dotted path of a factory{meant}")
 
 
+def _whole(value: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", value, re.ASCII):
+        raise ValueError("must be a whole number from 0 to 9999")
+    return int(value)
+
+
+def _time_limit(value: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII) or float(value) <= 0:
+        raise ValueError("must be a number of seconds above 0, such as 5 or 0.5")
+    return float(value)
+
+
+def _share(value: str) -> float:
+    if not re.fullmatch(r"[01](\.\d{1,4})?", value, re.ASCII) or float(value) > 1:
+        raise ValueError("must be a share from 0 to 1, such as 0.2")
+    return float(value)
+
+
+def _urls(value: str) -> tuple[str, ...]:
+    urls = tuple(_url(url.strip()) for url in value.split(","))
+    if len({url.removesuffix("/v1") for url in urls}) < len(urls):
+        raise ValueError("must not list one server twice")
+    return urls
+
+
 def _url(value: str) -> str:
-    if "," in value:
-        raise ValueError("must be one address; several servers for one role are not supported")
     try:
         parts = urlsplit(value)
         is_usable = bool(parts.hostname) and parts.port != 0
@@ -189,7 +224,9 @@ def _url(value: str) -> str:
         # A port that is no number, or brackets that do not close.
         is_usable = False
     if not is_usable or not re.fullmatch(r"https?://[^\s/?#]+(/v1)?/?", value):
-        raise ValueError("must be an address such as http://127.0.0.1:8100, with nothing behind it but /v1")
+        raise ValueError(
+            "must be an address such as http://127.0.0.1:8100, with nothing behind it but /v1, or a list of them"
+        )
     return value.rstrip("/")
 
 
@@ -233,8 +270,8 @@ def _role_variables(role: Role, port: int, what: str, running: int) -> tuple[Var
         Variable(
             name=f"VLLM_{r}_URL",
             default=f"http://127.0.0.1:{port}",
-            parse=_url,
-            about=f"Address of the {what.lower()} vLLM server, for {r}_BACKEND={HTTP}.",
+            parse=_urls,
+            about=f"Address of the {what.lower()} vLLM server, or several with commas, for {r}_BACKEND={HTTP}.",
         ),
         Variable(
             name=f"VLLM_{r}_API_KEY",
@@ -377,7 +414,51 @@ LIFE_VARIABLES = (
         about=f"Seconds without a sign of life after which an engine with work is restarted; {INPROCESS} only.",
     ),
 )
-VARIABLES = SERVICE_VARIABLES + LIFE_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
+HTTP_VARIABLES = (
+    Variable(
+        name="HTTP_CONNECT_TIMEOUT_S",
+        default="5",
+        parse=_time_limit,
+        about=f"Seconds that a connection to a server may take, over {HTTP}.",
+    ),
+    Variable(
+        name="HTTP_READ_TIMEOUT_S",
+        default="600",
+        parse=_time_limit,
+        about=f"Longest silence in seconds of a server at work, over {HTTP}; then its request gets status 504.",
+    ),
+    Variable(
+        name="HTTP_RETRIES",
+        default="2",
+        parse=_whole,
+        about=f"Retries of a request that no server has begun to answer, over {HTTP}; 0 for none.",
+    ),
+    Variable(
+        name="HTTP_RETRY_SHARE",
+        default="0.2",
+        parse=_share,
+        about=f"Retries of all requests together, as a share of the requests, over {HTTP}.",
+    ),
+    Variable(
+        name="HTTP_BREAKER_FAILURES",
+        default="5",
+        parse=_positive_int,
+        about=f"Failures of a server to answer, one after the other, after which it is left alone, over {HTTP}.",
+    ),
+    Variable(
+        name="HTTP_BREAKER_COOL_DOWN_S",
+        default="5",
+        parse=_time_limit,
+        about=f"Seconds for which it is left alone at first, over {HTTP}.",
+    ),
+)
+VARIABLES = (
+    SERVICE_VARIABLES
+    + LIFE_VARIABLES
+    + ROLE_VARIABLES[Role.EMBED]
+    + ROLE_VARIABLES[Role.GENERATE]
+    + HTTP_VARIABLES
+)
 
 
 def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
@@ -416,6 +497,14 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         drain_timeout_s=values["DRAIN_TIMEOUT_S"],
         hang_timeout_s=values["HANG_TIMEOUT_S"],
         embedding_policies=EmbeddingPolicies(join=values["EMBED_JOIN"], cache_bytes=values["EMBED_CACHE"]),
+        http=HttpOptions(
+            connect_timeout_s=values["HTTP_CONNECT_TIMEOUT_S"],
+            read_timeout_s=values["HTTP_READ_TIMEOUT_S"],
+            retries=values["HTTP_RETRIES"],
+            retry_share=values["HTTP_RETRY_SHARE"],
+            breaker_failures=values["HTTP_BREAKER_FAILURES"],
+            breaker_cool_down_s=values["HTTP_BREAKER_COOL_DOWN_S"],
+        ),
     )
 
 
@@ -445,7 +534,7 @@ def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
         backend=values[f"{r}_BACKEND"],
         model=values[f"MODEL_{r}_NAME"],
         aliases=values[f"MODEL_{r}_ALIASES"],
-        url=values[f"VLLM_{r}_URL"],
+        urls=values[f"VLLM_{r}_URL"],
         api_key=values[f"VLLM_{r}_API_KEY"],
         args=values[f"VLLM_{r}_ARGS"],
         gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],

@@ -13,7 +13,9 @@ InferenceError
 ├── OverloadedError                429  more work waits already than the role takes
 ├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
 │   ├── EngineDiedError            503  the engine's process has ended; a new one is started
-│   └── EngineHungError            503  the engine's process has stopped working; a new one is started
+│   ├── EngineHungError            503  the engine's process has stopped working; a new one is started
+│   ├── BackendUnreachableError    503  nothing of an answer came: no connection, or it was reset
+│   └── BackendBusyError           503  its server took nothing on, and said when to come again
 ├── BackendTimeoutError            504  the engine did not answer in time
 │   └── DeadlineError              504  the request took longer than it may; it has been given up
 ├── BackendFailedError             500  the engine failed on this request
@@ -158,6 +160,14 @@ class OverloadedError(InferenceError):
     status = 429
     type = "overloaded_error"
     default_code = "queue_full"
+
+
+class BackendUnreachableError(BackendUnavailableError):
+    """No connection, or one that was reset before a byte of an answer: the request can safely go elsewhere."""
+
+
+class BackendBusyError(BackendUnavailableError):
+    """The server turned the request away without work on it; `retry_after_s` is what it asked for itself."""
 
 
 class BackendTimeoutError(InferenceError):

@@ -41,6 +41,32 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """ISO 8601, UTC, whole seconds."""
 
 
+class BreakerState(enum.StrEnum):
+    """Whether requests are let through to a server."""
+
+    CLOSED = "closed"
+    """All are."""
+    OPEN = "open"
+    """None are: too many have failed."""
+    HALF_OPEN = "half-open"
+    """One is, to see whether it is well again."""
+
+
+class MemberHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one of the servers behind a role."""
+
+    address: str
+    """Host and port."""
+    state: BackendState
+    """Only a ready one gets requests; an unavailable one has been ejected and is readmitted when it answers."""
+    breaker: BreakerState
+    outstanding: int
+    """Work under way: inputs to embed, choices to write."""
+    ejections: int
+    last_error: str | None
+    """What went wrong last, though it may be long ago; None if nothing did."""
+
+
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     """State of one role."""
 
@@ -55,6 +81,8 @@ class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_error: Fault | None = None
     """The latest reason for a state in which requests were not taken; it stays when all is well again."""
     queue: Load | None = None
+    members: list[MemberHealth] | None = None
+    """The servers behind it, in the order of the setting; None for an engine that is no server."""
 
 
 def with_load(health: BackendHealth, load: Load) -> BackendHealth:

@@ -13,7 +13,7 @@ from adapters import fill_in_the_middle
 from adapters.fill_in_the_middle import Markers
 from adapters.vllm_body import is_cut
 from adapters.vllm_http.errors import translated
-from adapters.vllm_http.server import Asked, ServerPart, VLLMServer
+from adapters.vllm_http.server import Asked, ServerPart, Timeouts, VLLMServer
 from adapters.vllm_http.tokenizer import InputTokenizer, matching_tokenizer
 from adapters.vllm_http.translate import (
     chat_body,
@@ -87,6 +87,7 @@ class VLLMHTTPBackend:
         model: str | None = None,
         api_key: str | None = None,
         tokenizer: str | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - immutable
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Make the backend; nothing is sent yet.
@@ -98,12 +99,15 @@ class VLLMHTTPBackend:
             api_key: sent to the server as a bearer token.
             tokenizer: folder, file or hub name of an embedding model's tokenizer; None looks where the server
                 says its model is.
+            timeouts: what is waited for.
             transport: replaces `PooledTransport`.
         """
         self._role = role
         self._tokenizer_name = tokenizer
         self._tokenizer: InputTokenizer | None = None
-        self._server = VLLMServer(SERVER_NAMES[role], base_url, api_key=api_key, transport=transport)
+        self._server = VLLMServer(
+            SERVER_NAMES[role], base_url, api_key=api_key, timeouts=timeouts, transport=transport
+        )
         self._wanted_model = model
         self._model: ServerModel | None = None
         self._native_dimensions: int | None = None
@@ -114,7 +118,7 @@ class VLLMHTTPBackend:
         """See the port: one look at `GET /v1/models`."""
         response = await self._server.get("/v1/models")
         if response.status_code != httpx.codes.OK:
-            raise self._server.refused(response.status_code, response.content, Asked("model"))
+            raise self._server.refused(response, response.content, Asked("model"))
         with translated(self._server.name):
             served = models_decoder.decode(response.content).data
         self._model = self._pick(served)

@@ -7,20 +7,30 @@ from typing import Any, NamedTuple, cast
 import httpx
 import msgspec
 
-from adapters.vllm_http.errors import from_status, message_of, translated
+from adapters.vllm_http.errors import from_status, message_of, retry_after_of, translated
 from adapters.vllm_http.sse import EventReader
 from adapters.vllm_http.transport import PooledTransport
 from adapters.vllm_http.wire import ServerChatCompletion, ServerCompletion, ServerError
 from domain.backend import GenerationRequest, RequestContext
 from domain.errors import BackendFailedError, InferenceError
 
-# Long answers arrive in many parts, so the read timeout is about silence, not about the whole.
-TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
+LOOK_TIMEOUT_S = 10.0
+"""Longest silence of a server that is asked for nothing but a sign of life or what it serves."""
 DONE = b"[DONE]"
 
 ServerPart = ServerCompletion | ServerChatCompletion
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Timeouts(NamedTuple):
+    """What is waited for, in seconds."""
+
+    connect_s: float = 5.0
+    """For a connection."""
+    read_s: float = 600.0
+    """For a sign of life of a server at work: long answers arrive in many parts, so this is about silence, and
+    not about the whole."""
 
 
 class Asked(NamedTuple):
@@ -35,7 +45,13 @@ class VLLMServer:
     """Speaks HTTP; raises only the domain's errors, save from a stream that is being read."""
 
     def __init__(
-        self, name: str, base_url: str, *, api_key: str | None, transport: httpx.AsyncBaseTransport | None
+        self,
+        name: str,
+        base_url: str,
+        *,
+        api_key: str | None,
+        timeouts: Timeouts,
+        transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         """Make the client; nothing is sent yet.
 
@@ -43,6 +59,7 @@ class VLLMServer:
             name: how to call the server in a message: its role, never its address.
             base_url: its address, with or without `/v1`.
             api_key: sent as a bearer token.
+            timeouts: what is waited for.
             transport: replaces httpx's own.
         """
         self.name = name
@@ -61,7 +78,8 @@ class VLLMServer:
         ]
         self._urls: dict[str, httpx.URL] = {}
         self._transport = transport if transport is not None else PooledTransport()
-        self._extensions = {"timeout": TIMEOUT.as_dict()}
+        self._at_work = _extensions(timeouts.connect_s, timeouts.read_s)
+        self._at_a_look = _extensions(timeouts.connect_s, min(timeouts.read_s, LOOK_TIMEOUT_S))
         self.is_closed = False
         """Whether no request can be sent any more."""
 
@@ -87,7 +105,7 @@ class VLLMServer:
             async with self._sent("POST", path, body, context) as response:
                 content = await _content(response)
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response.status_code, content, asked)
+                raise self.refused(response, content, asked)
             return content
 
     async def parts(
@@ -99,7 +117,7 @@ class VLLMServer:
         """
         async with self._sent("POST", path, body, context) as response:
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response.status_code, await _content(response), asked)
+                raise self.refused(response, await _content(response), asked)
             if not body["stream"]:
                 yield decoder.decode(await _content(response))
                 return
@@ -124,21 +142,22 @@ class VLLMServer:
         if context is not None:
             headers = [*headers, (b"x-request-id", context.request_id.encode())]
         content = b""
+        extensions = self._at_a_look if body is None else self._at_work
         if body is not None:
             content = _encode(body)
             headers = [*headers, (b"content-length", b"%d" % len(content))]
         # With a stream of its own httpx adds no headers, which it does slowly.
         stream = httpx.ByteStream(content)
-        request = httpx.Request(method, url, headers=headers, stream=stream, extensions=self._extensions)
+        request = httpx.Request(method, url, headers=headers, stream=stream, extensions=extensions)
         response = await self._transport.handle_async_request(request)
         try:
             yield response
         finally:
             await response.aclose()
 
-    def refused(self, status: int, content: bytes, asked: Asked) -> InferenceError:
+    def refused(self, response: httpx.Response, content: bytes, asked: Asked) -> InferenceError:
         """The domain's error for an answer that is not 200."""
-        return self._error(status, message_of(content), asked)
+        return self._error(response.status_code, message_of(content), asked, retry_after_of(response.headers))
 
     async def _events(
         self, response: httpx.Response, decoder: Any, asked: Asked
@@ -173,7 +192,7 @@ class VLLMServer:
             status = max(status, 500)
         return self._error(status, told.message, asked)
 
-    def _error(self, status: int, message: str, asked: Asked) -> InferenceError:
+    def _error(self, status: int, message: str, asked: Asked, retry_after_s: int | None = None) -> InferenceError:
         return from_status(
             status,
             message,
@@ -182,7 +201,12 @@ class VLLMServer:
             request=asked.request,
             model=self.model,
             max_model_len=self.max_model_len,
+            retry_after_s=retry_after_s,
         )
+
+
+def _extensions(connect_s: float, read_s: float) -> dict[str, Any]:
+    return {"timeout": httpx.Timeout(connect=connect_s, read=read_s, write=60.0, pool=60.0).as_dict()}
 
 
 async def _content(response: httpx.Response) -> bytes:

@@ -25,11 +25,16 @@ Origin = tuple[str, str, int]
 """Scheme, host and port."""
 
 
+class NoAnswerError(httpx.RemoteProtocolError):
+    """The connection ended before any of an answer's content came."""
+
+
 class PooledTransport(httpx.AsyncBaseTransport):
     """Keep-alive connections by origin, last used first.
 
     Raises, as httpx's own transport does: ConnectError, ConnectTimeout, ReadError, ReadTimeout,
-    WriteTimeout, RemoteProtocolError. There is no wait for a place: connections are opened as they are needed.
+    RemoteProtocolError (NoAnswerError if nothing of the answer's content came). There is no wait for a place:
+    connections are opened as they are needed.
     """
 
     def __init__(self, *, max_idle: int = 256) -> None:
@@ -61,7 +66,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 if isinstance(error, _ClosedIdleError) and not is_fresh:
                     continue
                 if isinstance(error, _ClosedIdleError):
-                    raise httpx.RemoteProtocolError("Server disconnected without sending a response.") from error
+                    raise NoAnswerError("Server disconnected without sending a response.") from error
                 raise
             return httpx.Response(
                 status,
@@ -157,6 +162,7 @@ class _Connection(asyncio.Protocol):
         self._unread = 0
         self._is_paused = False
         self._has_head = False
+        self._has_content = False
         self._is_complete = True
         self._keeps_alive = False
         self._failure: Exception | None = None
@@ -183,7 +189,7 @@ class _Connection(asyncio.Protocol):
             raise _ClosedIdleError
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._parts, self._unread = [], [], 0
-        self._has_head = self._is_complete = False
+        self._has_head = self._has_content = self._is_complete = False
         self._transport.write(request)
         while not self._has_head:
             if self._failure is not None:
@@ -255,6 +261,8 @@ class _Connection(asyncio.Protocol):
         elif self._ends_with_connection():
             self._is_complete = True
             self._wake()
+        elif not self._has_content:
+            self._fail(NoAnswerError("The server closed the connection before the content of its answer."))
         else:
             self._fail(httpx.RemoteProtocolError("The server closed the connection in the middle of its answer."))
 
@@ -276,6 +284,7 @@ class _Connection(asyncio.Protocol):
             self._headers = []
 
     def on_body(self, body: bytes) -> None:
+        self._has_content = True
         self._parts.append(body)
         self._unread += len(body)
         if self._unread > READ_AHEAD_BYTES and not self._is_paused and self._transport is not None:

@@ -23,6 +23,7 @@ from domain.backend import (
     nobody,
 )
 from domain.errors import InvalidRequestError, TooManyTokensError
+from domain.gather import gather_all
 from domain.health import CacheStats
 from domain.policies.wrapper import BackendWrapper
 
@@ -72,7 +73,7 @@ class CachingBackend(BackendWrapper):
 
     async def start(self, on_step: StepListener = nobody) -> ModelCard:
         """See the port. What was kept is dropped: the model may be another one."""
-        self._forget()
+        self.forget()
         card = await self._backend.start(on_step)
         self._tells_input_tokens = card.tells_input_tokens
         return card
@@ -82,7 +83,7 @@ class CachingBackend(BackendWrapper):
         try:
             await self._backend.probe()
         except Exception:
-            self._forget()
+            self.forget()
             raise
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
@@ -125,6 +126,10 @@ class CachingBackend(BackendWrapper):
     ) -> dict[Key, Row]:
         inputs: list[Prompt] = [key[0] if isinstance(key[0], str) else list(key[0]) for key in keys]
         result = await self._backend.embed(msgspec.structs.replace(request, inputs=inputs), context)
+        if result.input_tokens is None and len(keys) > 1:
+            # A server that tells less than the one at the start did: the sum can't be told apart.
+            parts = await gather_all([self._compute([key], request, context) for key in keys])
+            return {key: row for part in parts for key, row in part.items()}
         counts = result.input_tokens or [result.prompt_tokens]
         size = 4 * result.dimensions
         vectors = [result.vectors[start : start + size] for start in range(0, len(result.vectors), size)]
@@ -148,7 +153,8 @@ class CachingBackend(BackendWrapper):
         while self._bytes > self._max_bytes:
             self._bytes -= _size(*self._rows.popitem(last=False))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop all vectors: the engine may have become another one."""
         self._rows.clear()
         self._bytes = 0
         # Who waits for these still gets them; nobody joins them any more.

@@ -36,10 +36,11 @@ from domain.errors import (
     InferenceError,
 )
 from domain.health import SERVING, BackendHealth, BackendState, Fault
+from domain.policies.member import ServerGroup
 from domain.policies.restarts import DEFAULT_RULES, RestartRules, Restarts
-from domain.sampling import SamplingParameters
+from domain.policies.warm_up import warm_up
+from domain.policies.wrapper import layer
 
-WARM_UP = RequestContext(request_id="warm-up")
 RETRY_AFTER_S = 5
 FIRST_RETRY_S = 0.25
 LONGEST_RETRY_S = 5.0
@@ -74,11 +75,14 @@ class ReadinessBackend:
         self._is_given_up = False
         self._last_error: Fault | None = None
         self._card: ModelCard | None = None
+        self._servers = layer(backend, ServerGroup)
         self._health = self._new_health(BackendState.STARTING, None)
 
     @property
     def health(self) -> BackendHealth:
         """The state now. Costs nothing and touches no engine."""
+        if self._servers is not None:
+            return msgspec.structs.replace(self._health, members=self._servers.members())
         return self._health
 
     @property
@@ -170,14 +174,7 @@ class ReadinessBackend:
 
     async def _warm_up(self, card: ModelCard) -> ModelCard:
         """Put one request through the engine; learn the length of its vectors on the way."""
-        if self.role is Role.EMBED:
-            result = await self._backend.embed(EmbeddingRequest(inputs=["warm up"]), WARM_UP)
-            return msgspec.structs.replace(card, dimensions=result.dimensions)
-        request = GenerationRequest(prompt="Warm up", sampling=SamplingParameters(max_tokens=2, temperature=0.0))
-        async with contextlib.aclosing(self._backend.generate(request, WARM_UP)) as events:
-            async for _ in events:
-                pass
-        return card
+        return (await warm_up(self._backend, card)).card
 
     async def _bring_up(self, on_step: StepListener) -> ModelCard:
         def told(step: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import TypeVar
 
 from domain.backend import (
     EmbeddingRequest,
@@ -16,6 +17,18 @@ from domain.backend import (
     TokenizeRequest,
     nobody,
 )
+
+T = TypeVar("T")
+
+
+def layer(backend: InferenceBackend, kind: type[T]) -> T | None:
+    """The outermost layer of a stack that is of a kind, if there is one."""
+    found: object = backend
+    while not isinstance(found, kind):
+        if not isinstance(found, BackendWrapper):
+            return None
+        found = found._backend
+    return found
 
 
 class BackendWrapper:

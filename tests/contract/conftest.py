@@ -1,5 +1,6 @@
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,18 @@ import httpx
 import pytest
 
 from adapters.models import tiny
+from adapters.retrying import RetryingBackend
 from adapters.vllm_http.backend import VLLMHTTPBackend
 from domain.backend import InferenceBackend, Role
 from domain.policies.admission import AdmissionBackend, Bounds
+from domain.policies.balancing import BalancingBackend
+from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
+from domain.policies.member import LoneMember, Member
 from domain.policies.readiness import ReadinessBackend
+from domain.policies.retry_budget import RetryBudget
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 from tests.processes import ENGINE_FLAGS
@@ -23,7 +29,17 @@ REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),
     pytest.param("vllm-http", marks=pytest.mark.integration),
 ]
-KINDS = ["fake", "readiness", "joining", "caching", "admission", "deadline", *REAL_KINDS]
+KINDS = [
+    "fake",
+    "readiness",
+    "joining",
+    "caching",
+    "admission",
+    "deadline",
+    "lone-server",
+    "balancing",
+    *REAL_KINDS,
+]
 # So few at a time that most requests of a crowd wait.
 NARROW = Bounds(max_running=2, max_waiting=100, max_running_tokens=10**6, max_waiting_tokens=10**9)
 NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
@@ -91,19 +107,22 @@ async def _make(kind: Kind, role: Role) -> tuple[Case, Callable[[], Awaitable[No
 
 
 async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[None]]]:
-    fake = FakeBackend(role, delay_s=0.001)
+    fakes = [FakeBackend(role, delay_s=0.001) for _ in range(3 if kind == "balancing" else 1)]
+    fake = fakes[0]
     wrapped = {
         "readiness": lambda: ReadinessBackend(fake, role, model="fake"),
         "joining": lambda: JoiningBackend(fake),
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
         "admission": lambda: AdmissionBackend(fake, NARROW),
         "deadline": lambda: DeadlineBackend(fake, timeout_s=60),
+        "lone-server": lambda: _retrying(_member(fake, LoneMember)),
+        "balancing": lambda: _retrying(BalancingBackend([_member(one) for one in fakes], setting="URLS")),
     }
     backend = wrapped[kind]() if kind in wrapped else fake
     await backend.start()
 
     async def running() -> int:
-        return fake.running
+        return sum(one.running for one in fakes)
 
     case = Case(
         name=kind,
@@ -116,6 +135,14 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
         running=running,
     )
     return case, backend.stop
+
+
+def _member(fake: FakeBackend, kind: type[Member] = Member) -> Member:
+    return kind(fake, address="host:1", breaker=CircuitBreaker(time.monotonic), clock=time.monotonic)
+
+
+def _retrying(backend: InferenceBackend) -> RetryingBackend:
+    return RetryingBackend(backend, retries=2, budget=RetryBudget(time.monotonic))
 
 
 def _tokenizer(folder: Path) -> Callable[[str], list[int]]:

@@ -8,9 +8,11 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 import domain.errors
 from app.errors import as_inference_error, error_body
 from domain.errors import (
+    BackendBusyError,
     BackendFailedError,
     BackendTimeoutError,
     BackendUnavailableError,
+    BackendUnreachableError,
     ContextLengthError,
     DeadlineError,
     EngineDiedError,
@@ -44,6 +46,8 @@ SEEN_BY_CLIENTS = {
     EngineHungError: (503, "service_unavailable_error", "engine_hung"),
     OverloadedError: (429, "overloaded_error", "queue_full"),
     DeadlineError: (504, "server_error", "timeout"),
+    BackendUnreachableError: (503, "service_unavailable_error", "model_not_ready"),
+    BackendBusyError: (503, "service_unavailable_error", "model_not_ready"),
     BackendTimeoutError: (504, "server_error", "timeout"),
     BackendFailedError: (500, "server_error", None),
     InternalError: (500, "server_error", None),

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from adapters.vllm_http.backend import BATCH, VLLMHTTPBackend
+from adapters.vllm_http.server import Timeouts
 from domain.backend import (
     MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,
@@ -26,6 +27,7 @@ from domain.backend import (
 )
 from domain.conversation import Conversation, UserMessage
 from domain.errors import (
+    BackendBusyError,
     BackendFailedError,
     BackendUnavailableError,
     ContextLengthError,
@@ -618,3 +620,36 @@ async def test_any_other_model_is_asked_for_the_length():
     server = Embedder()
     await asked(server, ["0"], dimensions=2)
     assert server.bodies[0]["dimensions"] == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_when_a_busy_server_wants_to_be_asked_again_is_told(status):
+    engine = backend(Server(embeddings=(status, b"{}"), tokenize=(404, b"")), Role.EMBED)
+    await engine.start()
+    engine._server._transport = httpx.MockTransport(
+        lambda _request: httpx.Response(status, headers={"retry-after": "7"}, content=b"{}")
+    )
+    with pytest.raises(BackendBusyError) as caught:
+        await engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+    assert caught.value.retry_after_s == 7
+
+
+async def test_limits_of_time_are_those_that_were_set_and_a_look_is_short():
+    seen = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen[request.url.path] = request.extensions["timeout"]
+        return httpx.Response(200, json=MODELS if request.url.path.endswith("models") else {})
+
+    engine = VLLMHTTPBackend(
+        role=Role.GENERATE,
+        base_url="http://server",
+        timeouts=Timeouts(connect_s=2, read_s=300),
+        transport=httpx.MockTransport(answer),
+    )
+    await engine.start()
+    await engine.probe()
+    with pytest.raises(InferenceError):
+        await engine.tokenize(TokenizeRequest(prompt="x"), CONTEXT)
+    limits = {path: (one["connect"], one["read"]) for path, one in seen.items()}
+    assert limits == {"/v1/models": (2, 10), "/health": (2, 10), "/tokenize": (2, 300)}

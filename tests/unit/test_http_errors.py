@@ -1,14 +1,20 @@
+import email.utils
+import time
+
 import httpx
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.vllm_http.errors import from_status, message_of, translated
+from adapters.vllm_http.errors import from_status, message_of, retry_after_of, translated
+from adapters.vllm_http.transport import NoAnswerError
 from domain.errors import (
+    BackendBusyError,
     BackendFailedError,
     BackendTimeoutError,
     BackendUnavailableError,
+    BackendUnreachableError,
     ContextLengthError,
     InferenceError,
     InvalidRequestError,
@@ -18,21 +24,30 @@ from domain.errors import (
 NO_WORDS = "The request was refused by the engine."
 
 
-def refused(status: int, message: str = "No.") -> InferenceError:
-    return from_status(status, message, server="generation", param="prompt", model="m", max_model_len=256)
+def refused(status: int, message: str = "No.", retry_after_s: int | None = None) -> InferenceError:
+    return from_status(
+        status,
+        message,
+        server="generation",
+        param="prompt",
+        model="m",
+        max_model_len=256,
+        retry_after_s=retry_after_s,
+    )
 
 
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (httpx.ConnectTimeout("secret"), BackendUnavailableError),
-        (httpx.PoolTimeout("secret"), BackendUnavailableError),
+        (httpx.ConnectTimeout("secret"), BackendUnreachableError),
+        (httpx.PoolTimeout("secret"), BackendUnreachableError),
         (httpx.ReadTimeout("secret"), BackendTimeoutError),
         (httpx.WriteTimeout("secret"), BackendTimeoutError),
-        (httpx.ConnectError("secret"), BackendUnavailableError),
-        (httpx.UnsupportedProtocol("secret"), BackendUnavailableError),
+        (httpx.ConnectError("secret"), BackendUnreachableError),
+        (httpx.UnsupportedProtocol("secret"), BackendUnreachableError),
         (httpx.ReadError("secret"), BackendUnavailableError),
         (httpx.RemoteProtocolError("secret"), BackendUnavailableError),
+        (NoAnswerError("secret"), BackendUnreachableError),
         (httpx.DecodingError("secret"), BackendUnavailableError),
         (msgspec.DecodeError("secret"), BackendFailedError),
         (msgspec.ValidationError("secret"), BackendFailedError),
@@ -93,6 +108,34 @@ def test_a_server_without_the_model_is_told():
 @pytest.mark.parametrize("status", [429, 503])
 def test_an_overloaded_server_is_worth_a_retry(status):
     assert refused(status).retry_after_s == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_says_when_to_come_again_is_busy(status):
+    error = refused(status, retry_after_s=7)
+    assert (type(error), error.retry_after_s) == (BackendBusyError, 7)
+
+
+def test_only_a_refusal_for_now_is_one():
+    assert type(refused(500, retry_after_s=7)) is BackendFailedError
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("7", 7), (" 0 ", 0), ("", None), ("soon", None), ("-1", None), ("1.5", None), ("\u0667", None)],
+)
+def test_when_to_come_again_is_in_whole_seconds(written, seconds):
+    assert retry_after_of(httpx.Headers({"retry-after": written.encode()})) == seconds
+
+
+@pytest.mark.parametrize(("ahead_s", "low", "high"), [(100, 98, 101), (-100, 0, 0)])
+def test_or_it_is_a_date(ahead_s, low, high):
+    date = email.utils.formatdate(time.time() + ahead_s, usegmt=True)
+    assert low <= retry_after_of(httpx.Headers({"retry-after": date})) <= high
+
+
+def test_or_it_is_not_said():
+    assert retry_after_of(httpx.Headers()) is None
 
 
 def test_a_refusal_is_read_as_vllms():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api_options import ApiOptions
-from app.settings import VARIABLES, GpuMemory, Settings, env_example, load_settings, unknown_names
+from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, env_example, load_settings, unknown_names
 from domain.backend import Role
 from domain.errors import ConfigurationError
 
@@ -53,6 +53,12 @@ OTHER_VALUES = {
     "GEN_MAX_WAITING": "0",
     "GEN_MAX_RUNNING_TOKENS": "7000",
     "GEN_MAX_WAITING_TOKENS": "7000",
+    "HTTP_CONNECT_TIMEOUT_S": "0.5",
+    "HTTP_READ_TIMEOUT_S": "30",
+    "HTTP_RETRIES": "0",
+    "HTTP_RETRY_SHARE": "0.1",
+    "HTTP_BREAKER_FAILURES": "3",
+    "HTTP_BREAKER_COOL_DOWN_S": "1.5",
 }
 
 
@@ -80,7 +86,7 @@ def test_defaults():
     assert loaded.cache_dir == platformdirs.user_cache_path("memoria-vllm")
     for role, url in ((Role.EMBED, "http://127.0.0.1:8100"), (Role.GENERATE, "http://127.0.0.1:8101")):
         own = loaded.role(role)
-        assert (own.backend, own.model, own.aliases, own.url) == ("vllm-inprocess", None, (), url)
+        assert (own.backend, own.model, own.aliases, own.urls) == ("vllm-inprocess", None, (), (url,))
         assert (own.api_key, own.args, own.gpu_memory) == (None, "", None)
 
 
@@ -97,7 +103,7 @@ def test_every_variable_has_an_effect_of_its_own(name):
 
 def test_all_of_them_together_are_usable():
     loaded = load_settings(OTHER_VALUES)
-    assert loaded.embed.url == "https://host/v1"
+    assert loaded.embed.urls == ("https://host/v1",)
     assert loaded.generate.gpu_memory == GpuMemory(gib=6)
     assert (loaded.log_level, loaded.cache_dir) == ("debug", Path("some/folder"))
 
@@ -143,7 +149,6 @@ def test_spaces_around_a_value_do_not_count():
         ("VLLM_EMBED_URL", "http://host/v1/embeddings"),
         ("VLLM_EMBED_URL", "ftp://host"),
         ("VLLM_GEN_URL", "http://host?x=1"),
-        ("VLLM_GEN_URL", "http://a:1,http://b:2"),
         ("VLLM_EMBED_GPU_MEMORY", "0"),
         ("VLLM_EMBED_GPU_MEMORY", "1"),
         ("VLLM_EMBED_GPU_MEMORY", "1.5"),
@@ -176,11 +181,47 @@ def test_an_address_that_no_client_can_use_is_named(url):
     "url", ["http://127.0.0.1:8100", "https://host", "http://[::1]:8000/v1", "http://a-b.c:1/"]
 )
 def test_an_address_that_is_accepted_can_be_used(url):
-    assert httpx.URL(load_settings({"VLLM_GEN_URL": url}).generate.url).host
+    assert httpx.URL(load_settings({"VLLM_GEN_URL": url}).generate.urls[0]).host
 
 
-def test_several_servers_for_one_role_are_told_to_be_unsupported():
-    assert "several servers" in mistake(VLLM_GEN_URL="http://a:1,http://b:2")
+def test_several_servers_for_one_role_are_a_list():
+    assert load_settings({"VLLM_GEN_URL": "http://a:1, http://b:2/v1/"}).generate.urls == (
+        "http://a:1",
+        "http://b:2/v1",
+    )
+
+
+@pytest.mark.parametrize(
+    "urls", ["http://a:1,", "http://a:1,,http://b:2", "http://a:1,b:2", "http://a:1;http://b:2"]
+)
+def test_each_of_several_addresses_has_to_be_one(urls):
+    assert "must be an address" in mistake(VLLM_GEN_URL=urls)
+
+
+def test_one_server_counts_once():
+    assert "list one server twice" in mistake(VLLM_GEN_URL="http://a:1,http://b:2,http://a:1/v1")
+
+
+@pytest.mark.parametrize("name", ["HTTP_CONNECT_TIMEOUT_S", "HTTP_READ_TIMEOUT_S", "HTTP_BREAKER_COOL_DOWN_S"])
+@pytest.mark.parametrize("written", ["0", "-1", "0.0", "x", "1e3"])
+def test_a_limit_of_time_is_more_than_nothing(name, written):
+    assert f"{name} is '{written}'" in mistake(**{name: written})
+
+
+@pytest.mark.parametrize("written", ["1.1", "2", "-0.1", "20%"])
+def test_a_share_is_at_most_all(written):
+    assert "HTTP_RETRY_SHARE" in mistake(HTTP_RETRY_SHARE=written)
+
+
+def test_what_can_be_set_for_servers():
+    assert load_settings(OTHER_VALUES).http == HttpOptions(
+        connect_timeout_s=0.5,
+        read_timeout_s=30,
+        retries=0,
+        retry_share=0.1,
+        breaker_failures=3,
+        breaker_cool_down_s=1.5,
+    )
 
 
 @pytest.mark.parametrize("written", ["vllm-htp", "vllm_http"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import httpx
 import pytest
 
-from adapters.vllm_http.transport import READ_AHEAD_BYTES, PooledTransport
+from adapters.vllm_http.transport import READ_AHEAD_BYTES, NoAnswerError, PooledTransport
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -217,8 +217,10 @@ async def test_interim_answers_are_passed_over(client):
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (b"", httpx.RemoteProtocolError),
-        (b"HTTP/1.1 200 OK\r\ncontent-le", httpx.RemoteProtocolError),
+        (b"", NoAnswerError),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", NoAnswerError),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", NoAnswerError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n", NoAnswerError),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab", httpx.RemoteProtocolError),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", httpx.RemoteProtocolError),
         (b"hello\r\n\r\n", httpx.RemoteProtocolError),
@@ -226,8 +228,9 @@ async def test_interim_answers_are_passed_over(client):
 )
 async def test_a_broken_answer_is_an_error(client, answer, error):
     async with serving(always(answer, requests=1)) as (_, url):
-        with pytest.raises(error):
+        with pytest.raises(error) as caught:
             await client.get(url)
+    assert type(caught.value) is error
 
 
 async def test_silence_is_a_timeout():

@@ -1,0 +1,154 @@
+"""Retries of what can safely be asked again: nothing of an answer has come, and no server is at work on it.
+
+A wrapper around the port that hands failures to tenacity. What succeeds at once never meets it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from domain.backend import (
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationEvent,
+    GenerationRequest,
+    InferenceBackend,
+    RequestContext,
+    Tokenization,
+    TokenizeRequest,
+)
+from domain.errors import BackendBusyError, BackendUnreachableError
+from domain.policies.retry_budget import RetryBudget
+from domain.policies.wrapper import BackendWrapper
+
+T = TypeVar("T")
+
+SAFE = (BackendUnreachableError, BackendBusyError)
+"""What no server is at work on. One that is silent may be at work still; one that failed may fail again."""
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 2.0
+LONGEST_RETRY_AFTER_S = 5
+"""A server that wants to be left alone for longer is: the client is told, and decides."""
+
+
+class RetryingBackend(BackendWrapper):
+    """Asks again, a few times and after a random while, as long as the budget lasts."""
+
+    def __init__(
+        self,
+        backend: InferenceBackend,
+        *,
+        retries: int,
+        budget: RetryBudget,
+        has_free: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Make the policy.
+
+        Args:
+            backend: the backend inside.
+            retries: most retries of one request.
+            budget: the bound on those of all requests together.
+            has_free: whether another server would take the request now, so that the busy one need not be waited
+                for.
+        """
+        super().__init__(backend)
+        self._retries = retries
+        self._budget = budget
+        self._has_free = has_free
+        self._backoff = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
+        self._policy = AsyncRetrying(
+            sleep=asyncio.sleep,
+            stop=self._gives_up,
+            wait=self._wait_s,
+            retry=retry_if_exception_type(SAFE),
+            reraise=True,
+        )
+        self.retries = 0
+        """Retries made."""
+        self.given_up = 0
+        """Requests that failed although they could have been asked again: too often, too late or too dear."""
+
+    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+        """See the port."""
+        self._budget.earn()
+        try:
+            return await self._backend.embed(request, context)
+        except SAFE as error:
+            return await self._again(error, lambda: self._backend.embed(request, context))
+
+    async def generate(
+        self, request: GenerationRequest, context: RequestContext
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """See the port. Once the first event is there, failures are the caller's."""
+        self._budget.earn()
+        events = self._backend.generate(request, context)
+        try:
+            first = await anext(events)
+        except SAFE as error:
+            events, first = await self._again(error, lambda: self._begun(request, context))
+        async with contextlib.aclosing(events):
+            yield first
+            async for event in events:
+                yield event
+
+    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+        """See the port."""
+        self._budget.earn()
+        try:
+            return await self._backend.tokenize(request, context)
+        except SAFE as error:
+            return await self._again(error, lambda: self._backend.tokenize(request, context))
+
+    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
+        """See the port."""
+        self._budget.earn()
+        try:
+            return await self._backend.detokenize(token_ids, context)
+        except SAFE as error:
+            return await self._again(error, lambda: self._backend.detokenize(token_ids, context))
+
+    async def _begun(
+        self, request: GenerationRequest, context: RequestContext
+    ) -> tuple[AsyncGenerator[GenerationEvent, None], GenerationEvent]:
+        events = self._backend.generate(request, context)
+        return events, await anext(events)
+
+    async def _again(self, failure: Exception, ask: Callable[[], Awaitable[T]]) -> T:
+        """Go on after a first failure, which tenacity is told as the outcome of its first attempt."""
+        failures = [failure]
+
+        async def attempt() -> T:
+            if failures:
+                raise failures.pop()
+            return await ask()
+
+        # A copy, because a policy at work keeps its state in itself.
+        return await self._policy.copy()(attempt)
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        error = _error_of(state)
+        is_too_late = (
+            isinstance(error, BackendBusyError)
+            and (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S
+            and not self._has_free()
+        )
+        if state.attempt_number > self._retries or is_too_late or not self._budget.spend():
+            self.given_up += 1
+            return True
+        self.retries += 1
+        return False
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        error = _error_of(state)
+        wait_s = self._backoff(state)
+        if isinstance(error, BackendBusyError) and not self._has_free():
+            # Jitter on top, so that not all come back at the same moment.
+            return wait_s + (error.retry_after_s or 0)
+        return wait_s
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None

@@ -1,0 +1,162 @@
+import pytest
+
+from domain.health import BreakerState
+from domain.policies.circuit_breaker import LONGEST_COOL_DOWN, WINDOW, CircuitBreaker
+from domain.policies.retry_budget import FLOOR_PER_S, MOST, RetryBudget
+
+COOL_DOWN_S = 4.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock) -> CircuitBreaker:
+    return CircuitBreaker(clock, failures=3, cool_down_s=COOL_DOWN_S)
+
+
+def fail(breaker: CircuitBreaker, times: int = 3, *, is_silent: bool = True) -> None:
+    for _ in range(times):
+        assert breaker.enter()
+        breaker.failed(is_silent=is_silent)
+
+
+def test_it_opens_after_so_many_failures_in_a_row(breaker):
+    fail(breaker, 2)
+    assert breaker.state is BreakerState.CLOSED
+    fail(breaker, 1)
+    assert breaker.state is BreakerState.OPEN
+    assert not breaker.allows()
+    assert not breaker.enter()
+    assert breaker.openings == 1
+
+
+def test_an_answer_between_failures_begins_the_count_anew(breaker):
+    for _ in range(5):
+        fail(breaker, 2)
+        assert breaker.enter()
+        breaker.succeeded()
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_half_of_the_last_outcomes_being_failures_opens_it(breaker):
+    for outcome in range(WINDOW - 1):
+        assert breaker.enter()
+        breaker.failed(is_silent=False) if outcome % 2 else breaker.succeeded()
+    assert breaker.state is BreakerState.CLOSED
+    assert breaker.enter()
+    breaker.failed(is_silent=False)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_fewer_failures_than_half_do_not(breaker):
+    for outcome in range(10 * WINDOW):
+        assert breaker.enter()
+        breaker.succeeded() if outcome % 3 else breaker.failed(is_silent=False)
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_after_a_while_one_may_try(breaker, clock):
+    fail(breaker)
+    clock.seconds += COOL_DOWN_S - 0.1
+    assert breaker.state is BreakerState.OPEN
+    clock.seconds += 0.1
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.enter()
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert not breaker.allows()
+    assert not breaker.enter()
+
+
+def test_if_that_one_is_answered_all_may(breaker, clock):
+    fail(breaker)
+    clock.seconds += COOL_DOWN_S
+    assert breaker.enter()
+    breaker.succeeded()
+    assert breaker.state is BreakerState.CLOSED
+    fail(breaker, 2)
+    assert breaker.state is BreakerState.CLOSED, "what was before is forgotten"
+
+
+def test_if_it_fails_the_next_one_waits_longer_but_not_for_ever(breaker, clock):
+    fail(breaker)
+    waits = []
+    for _ in range(10):
+        waits.append(breaker.retry_after_s)
+        clock.seconds += breaker.retry_after_s
+        fail(breaker, 1)
+    assert waits[:4] == [4, 8, 16, 32]
+    assert waits[-1] == COOL_DOWN_S * LONGEST_COOL_DOWN
+    assert breaker.openings == 11
+
+
+def test_if_it_leaves_the_place_is_free_again(breaker, clock):
+    fail(breaker)
+    clock.seconds += COOL_DOWN_S
+    assert breaker.enter()
+    breaker.left()
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.enter()
+
+
+def test_outcomes_of_requests_from_before_change_nothing_while_it_is_open(breaker, clock):
+    fail(breaker)
+    clock.seconds += 1
+    breaker.failed(is_silent=True)
+    breaker.succeeded()
+    assert breaker.state is BreakerState.OPEN
+    assert (breaker.openings, breaker.retry_after_s) == (1, 3)
+
+
+def test_a_sign_of_life_shortens_the_wait(breaker):
+    fail(breaker)
+    breaker.cool_down()
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.enter()
+    assert not breaker.enter()
+
+
+def test_what_it_tells_is_at_least_a_second(breaker, clock):
+    fail(breaker)
+    clock.seconds += COOL_DOWN_S - 0.01
+    assert breaker.retry_after_s == 1
+
+
+def test_a_budget_begins_full_and_ends(clock):
+    budget = RetryBudget(clock, share=0.2)
+    assert sum(budget.spend() for _ in range(1000)) == MOST
+
+
+def test_requests_pay_for_a_share_of_retries(clock):
+    budget = RetryBudget(clock, share=0.2)
+    while budget.spend():
+        pass
+    for _ in range(51):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(1000)) == 10
+
+
+def test_a_few_are_there_without_requests(clock):
+    budget = RetryBudget(clock, share=0.2)
+    while budget.spend():
+        pass
+    clock.seconds += 5
+    assert sum(budget.spend() for _ in range(1000)) == 5 * FLOOR_PER_S
+
+
+def test_what_can_be_saved_up_is_bounded(clock):
+    budget = RetryBudget(clock, share=0.2)
+    for _ in range(10_000):
+        budget.earn()
+    clock.seconds += 10_000
+    assert sum(budget.spend() for _ in range(1000)) == MOST

@@ -1,0 +1,244 @@
+import asyncio
+
+import pytest
+
+from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, TokenizeRequest
+from domain.errors import (
+    BackendBusyError,
+    BackendFailedError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    BackendUnreachableError,
+    ContextLengthError,
+)
+from domain.health import BackendState, BreakerState
+from domain.policies.circuit_breaker import CircuitBreaker
+from domain.policies.member import LONGEST_REST_S, LoneMember
+from domain.policies.readiness import ReadinessBackend
+from domain.policies.wrapper import BackendWrapper, layer
+from domain.sampling import SamplingParameters
+from tests.fakes import FakeBackend
+from tests.unit.waiting import now, run_instantly
+
+CONTEXT = RequestContext(request_id="test")
+TEXTS = EmbeddingRequest(inputs=["one", "two", "three"])
+PROMPT = GenerationRequest(
+    prompt="x", stream=True, sampling=SamplingParameters(max_tokens=3, temperature=0.0, n=2)
+)
+COOL_DOWN_S = 4.0
+
+
+async def started(role: Role = Role.EMBED, **options) -> tuple[FakeBackend, LoneMember]:
+    engine = FakeBackend(role, **options)
+    breaker = CircuitBreaker(now, failures=2, cool_down_s=COOL_DOWN_S)
+    member = LoneMember(engine, address="host:1", breaker=breaker, clock=now)
+    await member.start()
+    return engine, member
+
+
+async def fails(engine: FakeBackend, member: LoneMember, error: Exception) -> None:
+    engine.fail_next = error
+    with pytest.raises(type(error)):
+        await member.embed(TEXTS, CONTEXT)
+
+
+async def opened() -> tuple[FakeBackend, LoneMember]:
+    engine, member = await started()
+    for _ in range(2):
+        await fails(engine, member, BackendUnreachableError("Gone."))
+    assert member.breaker.state is BreakerState.OPEN
+    return engine, member
+
+
+def test_work_under_way_is_counted_in_inputs():
+    async def scenario():
+        _, member = await started(delay_s=1)
+        tasks = [asyncio.create_task(member.embed(TEXTS, CONTEXT)) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        assert member.health().outstanding == 6
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert member.health().outstanding == 3
+        await tasks[1]
+        assert member.health().outstanding == 0
+
+    run_instantly(scenario())
+
+
+def test_or_in_choices():
+    async def scenario():
+        _, member = await started(Role.GENERATE)
+        events = member.generate(PROMPT, CONTEXT)
+        assert member.outstanding == 0
+        await anext(events)
+        assert member.outstanding == 2
+        await events.aclose()
+        assert member.outstanding == 0
+
+    run_instantly(scenario())
+
+
+@pytest.mark.parametrize(
+    "error", [BackendUnreachableError("Gone."), BackendTimeoutError("Silent.")], ids=lambda error: error.message
+)
+def test_a_server_that_does_not_answer_is_left_alone(error):
+    async def scenario():
+        engine, member = await started()
+        for _ in range(2):
+            await fails(engine, member, error)
+        seen = len(engine.seen)
+        for ask in (
+            member.embed(TEXTS, CONTEXT),
+            member.tokenize(TokenizeRequest(prompt="x"), CONTEXT),
+            member.detokenize([65], CONTEXT),
+        ):
+            with pytest.raises(BackendUnavailableError, match="left alone") as caught:
+                await ask
+            assert caught.value.retry_after_s == COOL_DOWN_S
+        assert len(engine.seen) == seen
+        assert member.outstanding == 0
+        assert member.health().last_error == error.message
+
+    run_instantly(scenario())
+
+
+def test_streams_are_too():
+    async def scenario():
+        engine, member = await started(Role.GENERATE)
+        for _ in range(2):
+            engine.fail_next = BackendTimeoutError("Silent.")
+            with pytest.raises(BackendTimeoutError):
+                [event async for event in member.generate(PROMPT, CONTEXT)]
+        with pytest.raises(BackendUnavailableError, match="left alone"):
+            [event async for event in member.generate(PROMPT, CONTEXT)]
+        await asyncio.sleep(COOL_DOWN_S)
+        assert len([event async for event in member.generate(PROMPT, CONTEXT)]) == 7
+        assert member.breaker.state is BreakerState.CLOSED
+
+    run_instantly(scenario())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendFailedError("Failed on this one."),
+        BackendBusyError("Busy.", retry_after_s=1),
+        ContextLengthError(256, param="input"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_that_answers_with_a_no_is_not(error):
+    async def scenario():
+        engine, member = await started()
+        for _ in range(5):
+            await fails(engine, member, error)
+        assert member.breaker.state is BreakerState.CLOSED
+
+    run_instantly(scenario())
+
+
+@pytest.mark.parametrize(("asked_for_s", "rest_s"), [(3, 3), (3000, LONGEST_REST_S)])
+def test_one_that_is_busy_rests(asked_for_s, rest_s):
+    async def scenario():
+        engine, member = await started()
+        await fails(engine, member, BackendBusyError("Busy.", retry_after_s=asked_for_s))
+        await asyncio.sleep(rest_s - 0.1)
+        assert member.rests
+        await asyncio.sleep(0.2)
+        assert not member.rests
+
+    run_instantly(scenario())
+
+
+def test_a_client_that_leaves_says_nothing_of_a_half_open_server():
+    async def scenario():
+        engine, member = await opened()
+        await asyncio.sleep(COOL_DOWN_S)
+        engine.delay_s = 1
+        task = asyncio.create_task(member.embed(TEXTS, CONTEXT))
+        await asyncio.sleep(0.5)
+        with pytest.raises(BackendUnavailableError, match="left alone"):
+            await member.embed(TEXTS, CONTEXT)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert member.breaker.state is BreakerState.HALF_OPEN
+        await member.embed(TEXTS, CONTEXT)
+        assert member.breaker.state is BreakerState.CLOSED
+
+    run_instantly(scenario())
+
+
+def test_a_client_that_leaves_an_answer_that_has_begun_says_that_the_server_works():
+    async def scenario():
+        engine, member = await started(Role.GENERATE)
+        for _ in range(2):
+            engine.fail_next = BackendTimeoutError("Silent.")
+            with pytest.raises(BackendTimeoutError):
+                [event async for event in member.generate(PROMPT, CONTEXT)]
+        await asyncio.sleep(COOL_DOWN_S)
+        events = member.generate(PROMPT, CONTEXT)
+        await anext(events)
+        await events.aclose()
+        assert member.breaker.state is BreakerState.CLOSED
+
+    run_instantly(scenario())
+
+
+def test_a_server_that_is_back_is_asked_at_once():
+    async def scenario():
+        engine, member = await opened()
+        engine.fail_probe = BackendUnreachableError("Gone.")
+        with pytest.raises(BackendUnreachableError):
+            await member.probe()
+        assert (member.health().state, member.health().ejections) == (BackendState.UNAVAILABLE, 1)
+        engine.fail_probe = None
+        await member.probe()
+        assert member.health().state is BackendState.READY
+        assert member.breaker.state is BreakerState.HALF_OPEN
+        await member.embed(TEXTS, CONTEXT)
+        assert member.breaker.state is BreakerState.CLOSED
+
+    run_instantly(scenario())
+
+
+def test_one_that_was_never_away_by_its_probes_cools_down():
+    # Its probes answer, and its requests do not.
+    async def scenario():
+        _, member = await opened()
+        await member.probe()
+        assert member.breaker.state is BreakerState.OPEN
+
+    run_instantly(scenario())
+
+
+def test_its_life_is_told():
+    async def scenario():
+        engine, member = await started()
+        assert [one.state for one in member.members()] == [BackendState.READY]
+        await member.stop()
+        assert (engine.stops, member.health().state) == (1, BackendState.STOPPED)
+        engine.fail_start = [BackendUnavailableError("Not yet.")]
+        with pytest.raises(BackendUnavailableError):
+            await member.start()
+        assert member.health().last_error == "Not yet."
+
+    run_instantly(scenario())
+
+
+def test_the_health_of_a_role_shows_its_servers():
+    async def scenario():
+        engine, member = await started()
+        role = ReadinessBackend(BackendWrapper(member), Role.EMBED, model=None)
+        assert role.health.members == [member.health()]
+        assert ReadinessBackend(engine, Role.EMBED, model=None).health.members is None
+
+    run_instantly(scenario())
+
+
+def test_a_layer_of_a_stack_is_found_by_its_kind():
+    engine = FakeBackend(Role.EMBED)
+    inner = BackendWrapper(engine)
+    assert layer(BackendWrapper(inner), FakeBackend) is engine
+    assert layer(inner, BackendWrapper) is inner
+    assert layer(inner, LoneMember) is None
