@@ -8,6 +8,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from app.codec import encode
 from domain.errors import (
+    AuthenticationError,
     InferenceError,
     InternalError,
     InvalidRequestError,
@@ -53,14 +54,23 @@ def error_body(error: InferenceError) -> bytes:
     return encode(error_response(error))
 
 
+def error_headers(error: InferenceError) -> dict[str, str]:
+    """What the head of an answer tells of an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, error.retry_after_s))
+    if isinstance(error, AuthenticationError):
+        # RFC 9110 (11.6.1) wants it with every 401.
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
 def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
     """Litestar's handler for every exception of every route, unknown routes included."""
     if isinstance(exception, ClientDisconnectedError):
         return Response(b"", status_code=STATUS_CLIENT_GONE)
     error = as_inference_error(exception, method=request.method, path=request.url.path)
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, error.retry_after_s))
+    headers = error_headers(error)
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
         # Which methods the path has, as RFC 9110 (15.5.6) wants it.
         headers |= exception.headers

@@ -9,7 +9,8 @@ from types import FrameType
 import uvicorn
 from litestar import Litestar
 
-from app.joined_writes import JoinedWritesProtocol
+from app.connection_limits import ConnectionLimits, LimitedProtocol, ServerConfig
+from app.settings import SecuritySettings
 from domain.errors import ConfigurationError
 
 AppFactory = Callable[[], Litestar]
@@ -48,7 +49,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
+def serve(app: Litestar, listener: socket.socket, *, log_level: str, security: SecuritySettings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     The first signal stops accepting and lets running requests finish for a while, the second hurries.
@@ -57,26 +58,33 @@ def serve(app: Litestar, listener: socket.socket, *, log_level: str) -> int:
     # has ended everything in good order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)
-    server = uvicorn.Server(server_config(app, log_level=log_level))
+    server = uvicorn.Server(server_config(app, log_level=log_level, security=security))
     server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-def server_config(app: Litestar | AppFactory, *, log_level: str, processes: int = 1) -> uvicorn.Config:
+def server_config(
+    app: Litestar | AppFactory, *, log_level: str, security: SecuritySettings, processes: int = 1
+) -> uvicorn.Config:
     """How each process serves its application, or what makes it there."""
-    return uvicorn.Config(
+    config = ServerConfig(
         app,
         factory=not isinstance(app, Litestar),
         workers=processes,
         loop="uvloop",
-        http=JoinedWritesProtocol,
+        http=LimitedProtocol,
+        ws="none",
         lifespan="on",
         log_level="warning" if log_level == "info" else log_level,
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
+        ssl_certfile=security.tls_cert_file,
+        ssl_keyfile=security.tls_key_file,
     )
+    config.limits = ConnectionLimits(max_connections=security.max_connections, timeout_s=security.client_timeout_s)
+    return config
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

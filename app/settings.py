@@ -23,6 +23,7 @@ from domain.errors import ConfigurationError
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
 YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by commas"
 PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}
 
 
@@ -56,6 +57,26 @@ class EmbeddingPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """0 for no cache."""
 
 
+class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may use the service, and how much of it."""
+
+    api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
+    requests_per_minute: int = 0
+    """Of one key that has no limit of its own; 0 for none."""
+    tokens_per_minute: int = 0
+    cors_origins: tuple[str, ...] = ()
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    max_connections: int = 1000
+    client_timeout_s: float = 30.0
+    """0 for never."""
+
+    def __repr__(self) -> str:
+        """Without the keys, wherever it is printed."""
+        return f"SecuritySettings({len(self.api_keys)} keys)"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -69,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     embed: RoleSettings
     generate: RoleSettings
     embedding_policies: EmbeddingPolicies
+    security: SecuritySettings = SecuritySettings()
 
     def role(self, role: Role) -> RoleSettings:
         """The part for one engine."""
@@ -107,6 +129,12 @@ def _port(value: str) -> int:
 def _positive_int(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise ValueError("must be a whole number of at least 1")
+    return int(value)
+
+
+def _limit(value: str) -> int:
+    if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
+        raise ValueError("must be a whole number, or 0 for no limit")
     return int(value)
 
 
@@ -178,6 +206,32 @@ def _url(value: str) -> str:
 
 def _names(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+
+def _keys(value: str) -> tuple[str, ...]:
+    keys = _names(value)
+    if not all(is_usable_key(key) for key in keys):
+        raise ValueError(KEY_RULE)
+    return keys
+
+
+def is_usable_key(key: str) -> bool:
+    """Whether it can be a key: it has to fit in a header, and not be guessed."""
+    return re.fullmatch(r"[!-~]{8,256}", key) is not None
+
+
+def _file(value: str) -> Path | None:
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError:
+        raise ValueError("must be a file on this machine") from None
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = _names(value)
+    if not all(re.fullmatch(r"\*|https?://[A-Za-z0-9.\[\]:-]+", origin) for origin in origins):
+        raise ValueError("must be origins such as https://app.example.com, separated by commas, or * for all")
+    return origins
 
 
 def _gpu_memory(value: str) -> GpuMemory | None:
@@ -270,7 +324,7 @@ SERVICE_VARIABLES = (
         name="HOST",
         default="127.0.0.1",
         parse=_host,
-        about="Address to listen on. 0.0.0.0 opens the service to the network, without authentication.",
+        about="Address to listen on. 0.0.0.0 opens the service to the network: set API_KEYS then.",
     ),
     Variable(name="PORT", default="8200", parse=_port, about="TCP port to listen on; 0 takes any free one."),
     Variable(
@@ -316,7 +370,64 @@ SERVICE_VARIABLES = (
         about="Silence in seconds after which a stream gets a comment, so that proxies keep it open; 0 for never.",
     ),
 )
-VARIABLES = SERVICE_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
+SECURITY_VARIABLES = (
+    Variable(
+        name="API_KEYS",
+        default="",
+        parse=_keys,
+        is_secret=True,
+        about="Keys that clients must have one of, separated by commas. Unset, with no API_KEYS_FILE: open to all.",
+    ),
+    Variable(
+        name="API_KEYS_FILE",
+        default="",
+        parse=_file,
+        about="File with one key a line, and optionally its name and limits: alice KEY rpm=60 tpm=100000.",
+    ),
+    Variable(
+        name="KEY_REQUESTS_PER_MINUTE",
+        default="0",
+        parse=_limit,
+        about="Requests a minute for each key that has no limit of its own; 0 for no limit.",
+    ),
+    Variable(
+        name="KEY_TOKENS_PER_MINUTE",
+        default="0",
+        parse=_limit,
+        about="Tokens a minute, of prompts and answers, for each key that has no limit of its own; 0 for no limit.",
+    ),
+    Variable(
+        name="CORS_ORIGINS",
+        default="",
+        parse=_origins,
+        about="Web sites whose pages may use the service, such as https://app.example.com, or * for all.",
+    ),
+    Variable(
+        name="TLS_CERT_FILE",
+        default="",
+        parse=_file,
+        about="Certificate chain in PEM, to serve https; needs TLS_KEY_FILE.",
+    ),
+    Variable(
+        name="TLS_KEY_FILE",
+        default="",
+        parse=_file,
+        about="Private key of TLS_CERT_FILE in PEM, without a password.",
+    ),
+    Variable(
+        name="MAX_CONNECTIONS",
+        default="1000",
+        parse=_positive_int,
+        about="Connections that each process takes at a time; further clients get status 503.",
+    ),
+    Variable(
+        name="CLIENT_TIMEOUT_S",
+        default="30",
+        parse=_seconds,
+        about="Seconds for a client to send its request, and to take what waits to be read; 0 for no limit.",
+    ),
+)
+VARIABLES = SERVICE_VARIABLES + SECURITY_VARIABLES + ROLE_VARIABLES[Role.EMBED] + ROLE_VARIABLES[Role.GENERATE]
 
 
 def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
@@ -352,6 +463,17 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         embed=_role_settings(Role.EMBED, values),
         generate=_role_settings(Role.GENERATE, values),
         embedding_policies=EmbeddingPolicies(join=values["EMBED_JOIN"], cache_bytes=values["EMBED_CACHE"]),
+        security=SecuritySettings(
+            api_keys=values["API_KEYS"],
+            api_keys_file=values["API_KEYS_FILE"],
+            requests_per_minute=values["KEY_REQUESTS_PER_MINUTE"],
+            tokens_per_minute=values["KEY_TOKENS_PER_MINUTE"],
+            cors_origins=values["CORS_ORIGINS"],
+            tls_cert_file=values["TLS_CERT_FILE"],
+            tls_key_file=values["TLS_KEY_FILE"],
+            max_connections=values["MAX_CONNECTIONS"],
+            client_timeout_s=values["CLIENT_TIMEOUT_S"],
+        ),
     )
 
 
