@@ -4,6 +4,8 @@ Source: OpenAI's API reference, "Authentication" and "Rate limits in headers"; t
 openai-python turns into `AuthenticationError` and `RateLimitError`.
 """
 
+import time
+
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -14,6 +16,7 @@ from app.rate_limits import ACCOUNT, Account
 from app.requests import AnyRequest
 from app.settings import Settings
 from domain.errors import AuthenticationError, InferenceError, RequestRateError
+from domain.policies.rate_limit import Clock
 
 OPEN = {"/health", "/health/live", "/health/ready"}
 """What load balancers ask, who have no key."""
@@ -25,15 +28,16 @@ class Gate(ASGIMiddleware):
 
     scopes = (ScopeType.HTTP,)
 
-    def __init__(self, keys: KeyRing, *, processes: int = 1) -> None:
+    def __init__(self, keys: KeyRing, *, processes: int = 1, clock: Clock = time.monotonic) -> None:
         """Make it.
 
         Args:
             keys: those that open it.
             processes: how many processes share the keys' limits evenly.
+            clock: tells the time.
         """
         self._keys = keys
-        self._accounts = {key.name: Account(key, shares=processes) for key in keys.keys}
+        self._accounts = {key.name: Account(key, shares=processes, clock=clock) for key in keys.keys}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Let a request through, or answer it with 401 or 429."""
@@ -77,14 +81,16 @@ class Gate(ASGIMiddleware):
         return self._accounts[key.name]
 
 
-def build_gate(settings: Settings) -> Gate | None:
+def build_gate(settings: Settings, *, clock: Clock = time.monotonic) -> Gate | None:
     """The gate that the settings ask for, or None where they name no key.
 
     Raises:
         ConfigurationError: the keys can't be used.
     """
     keys = read_keys(settings.security)
-    return Gate(keys, processes=settings.api_processes) if keys is not None else None
+    if keys is None:
+        return None
+    return Gate(keys, processes=settings.api_processes, clock=clock)
 
 
 def is_stranger(request: AnyRequest) -> bool:

@@ -138,8 +138,8 @@ class LimitedProtocol(JoinedWritesProtocol):
         elif self._is_surplus and scope["path"] not in OPEN:
             app = _refusing(
                 TooManyConnectionsError(
-                    f"All {self._limits.max_connections} connections that the service takes are in use. Please try "
-                    "again later.",
+                    f"All {self._limits.max_connections} connections that the service takes are in use. Please "
+                    "try again later.",
                     retry_after_s=1,
                 )
             )
@@ -207,7 +207,7 @@ class LimitedProtocol(JoinedWritesProtocol):
 
 def _head_too_large() -> HeadersTooLargeError:
     return HeadersTooLargeError(
-        f"The request's headers are too large: at most {MAX_HEADERS}, of {MAX_HEAD_BYTES} bytes together, are read."
+        f"The request's headers are too large: send at most {MAX_HEADERS}, of {MAX_HEAD_BYTES} bytes together."
     )
 
 

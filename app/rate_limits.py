@@ -1,13 +1,12 @@
 """What each key has left of its minute, and what a request takes of it.
 
-Tokens are estimated before the engine begins, as a quarter of the body's bytes plus the most that may be generated,
-and corrected to what the engine counted. A request that fails costs no tokens; one whose client leaves costs what
-was estimated, because nobody counts what was thrown away.
+Tokens are estimated before the engine begins, as a quarter of the body's bytes plus the most that may be
+generated, and corrected to what the engine counted. A request that fails costs no tokens; one whose client leaves
+costs what was estimated, because nobody counts what was thrown away.
 """
 
 import contextlib
 import math
-import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ UNBOUNDED_COMPLETION_TOKENS = 256
 class Account:
     """What one key has left."""
 
-    def __init__(self, key: ApiKey, *, shares: int = 1, clock: Clock = time.monotonic) -> None:
+    def __init__(self, key: ApiKey, *, shares: int, clock: Clock) -> None:
         """Make it.
 
         Args:

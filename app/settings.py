@@ -376,7 +376,7 @@ SECURITY_VARIABLES = (
         default="",
         parse=_keys,
         is_secret=True,
-        about="Keys that clients must have one of, separated by commas. Unset, with no API_KEYS_FILE: open to all.",
+        about="Keys that clients must have one of, separated by commas. Unset, as API_KEYS_FILE: open to all.",
     ),
     Variable(
         name="API_KEYS_FILE",
@@ -394,7 +394,7 @@ SECURITY_VARIABLES = (
         name="KEY_TOKENS_PER_MINUTE",
         default="0",
         parse=_limit,
-        about="Tokens a minute, of prompts and answers, for each key that has no limit of its own; 0 for no limit.",
+        about="Tokens a minute, prompts and answers, for each key that has no limit of its own; 0 for no limit.",
     ),
     Variable(
         name="CORS_ORIGINS",

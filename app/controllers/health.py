@@ -21,7 +21,10 @@ class HealthController(Controller):
 
     @get("/health")
     async def health(self, request: AnyRequest) -> ASGIApp:
-        """Every role's state and reason: 200 if all serve, else 503. Without a key, where there are keys, as ready."""
+        """Every role's state and reason: 200 if all serve, else 503.
+
+        Where there are keys, whoever has none gets the status alone.
+        """
         health = service_of(request).health()
         if is_stranger(request):
             return _short(health)

@@ -1,8 +1,8 @@
 """How much one API key may use in a minute: arithmetic alone, on a clock that is given.
 
-A bucket holds a minute's worth and refills steadily, so that a key may use its share in one burst or evenly, and
-never more than twice a minute's worth in any minute. What a request will cost is not known before it ends: it takes
-an estimate, and puts the difference back, or takes it, when it is known.
+A bucket holds a minute's worth and refills steadily, so that a key may use its share in one burst or evenly,
+and never more than twice a minute's worth in any minute. What a request will cost is not known before it ends: it
+takes an estimate, and puts the difference back, or takes it, when it is known.
 """
 
 import math
