@@ -15,7 +15,7 @@ INSTALL ?= auto
 BIN := .venv/bin
 REQUIREMENTS := deploy/requirements
 
-.PHONY: help install install-test models serve test check unit bench pins clean
+.PHONY: help install install-test models serve test check audit unit bench pins clean
 
 help:
 	@sed -n '1,7s/^# \{0,1\}//p' Makefile
@@ -32,7 +32,7 @@ serve: install
 models: install
 	@$(BIN)/memoria models
 
-test: install-test check
+test: install-test check audit
 	$(BIN)/memoria models
 	$(BIN)/pytest
 
@@ -41,6 +41,10 @@ check: install-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of what is pinned; skipped, aloud, where their database can't be reached.
+audit: install-test
+	$(BIN)/python deploy/audit.py
 
 unit: install-test
 	$(BIN)/pytest tests/unit
