@@ -2,6 +2,7 @@
 #
 #   make serve                      install, prepare the models, serve on http://127.0.0.1:8200
 #   make test                       install, then every check and every test
+#   make audit                      look the pinned dependencies up in a database of known vulnerabilities
 #   make bench                      compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
 #   make serve INSTALL=gateway      without vLLM: serve engines that run elsewhere (EMBED_BACKEND=vllm-http …)
 #   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
@@ -18,7 +19,7 @@ REQUIREMENTS := deploy/requirements
 .PHONY: help install install-test models serve test check audit unit bench pins clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 install:
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)

@@ -1,6 +1,7 @@
 """One place where any exception becomes an answer in OpenAI's error shape."""
 
 import logging
+import traceback
 from typing import Any
 
 from litestar import Request, Response
@@ -45,8 +46,15 @@ def as_inference_error(exception: Exception, *, method: str = "", path: str = ""
             return PayloadTooLargeError("The request body is too large. Send fewer or shorter inputs at a time.")
         if exception.status_code < 500:
             return InvalidRequestError(f"The request could not be read: {exception.detail}.")
-    log.error("unexpected failure on %s %s", method, path, exc_info=exception)
+    _log_unexpected(exception, method, path)
     return InternalError("The server had an error while processing your request. Please try again.")
+
+
+def _log_unexpected(exception: Exception, method: str, path: str) -> None:
+    """Where it came from, but not what it says: that may repeat a prompt. On the level debug, all of it."""
+    frames = "".join(traceback.format_tb(exception.__traceback__)).rstrip()
+    log.error("unexpected failure on %s %r: %s\n%s", method, path, type(exception).__name__, frames)
+    log.debug("what the failure said", exc_info=exception)
 
 
 def error_body(error: InferenceError) -> bytes:

@@ -63,7 +63,8 @@ def main(client: httpx.Client | None = None) -> int:
             found = findings(asking, pinned)
     except (httpx.HTTPError, ValueError, KeyError) as error:
         print(
-            f"AUDIT SKIPPED: {OSV} can't be reached or read ({type(error).__name__}). {len(pinned)} pins unchecked."
+            f"AUDIT SKIPPED: {OSV} can't be reached or read ({type(error).__name__}); {len(pinned)} pins are not "
+            "looked at."
         )
         return 0
     bad = 0

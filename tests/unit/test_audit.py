@@ -32,8 +32,8 @@ def database(known: dict[str, list[str]]) -> httpx.Client:
 def test_pins_are_read_with_marks_extras_and_hashes(audit, tmp_path):
     path = tmp_path / "pins.txt"
     path.write_text(
-        "# a==1\n--index-url x\nHttpx==0.28.1 ; sys_platform == 'x'\nuvicorn[standard]==1.0 \\\n    --hash=sha256:0\n"
-        "torch==2.0+cpu\nhttpx==0.28.1\n"
+        "# a==1\n--index-url x\nHttpx==0.28.1 ; sys_platform == 'x'\n"
+        "uvicorn[standard]==1.0 \\\n    --hash=sha256:0\ntorch==2.0+cpu\nhttpx==0.28.1\n"
     )
     assert audit.pins([path]) == [("httpx", "0.28.1"), ("torch", "2.0+cpu"), ("uvicorn", "1.0")]
 

@@ -152,4 +152,19 @@ def test_what_is_not_foreseen_is_logged_and_hidden_from_the_client(failure, capl
         error = as_inference_error(failure, method="POST", path="/v1/completions")
     assert isinstance(error, InternalError)
     assert "secret" not in error.message
-    assert caplog.records[0].exc_info[1] is failure
+    (record,) = caplog.records
+    assert type(failure).__name__ in record.getMessage()
+    assert "secret" not in caplog.text
+
+
+def test_what_a_failure_said_is_logged_where_debug_is_asked_for(caplog):
+    failure = KeyError("secret prompt")
+    with caplog.at_level(logging.DEBUG, logger="memoria"):
+        as_inference_error(failure, method="POST", path="/v1/completions")
+    assert caplog.records[1].exc_info[1] is failure
+
+
+def test_a_path_cannot_begin_a_line_of_the_log_by_itself(caplog):
+    with caplog.at_level(logging.ERROR, logger="memoria"):
+        as_inference_error(KeyError("x"), method="GET", path="/a\nERROR forged")
+    assert "\nERROR forged" not in caplog.text
