@@ -1,8 +1,8 @@
 """From settings to vLLM's own configuration, checked by vLLM's own parser before anything starts."""
 
 import os
-import sys
 import shlex
+import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options

@@ -48,8 +48,8 @@ def test_a_key_opens_and_is_told_what_is_left(url: str) -> None:
     raw = client.completions.with_raw_response.create(model=model, prompt="hello", max_tokens=8)
     usage = raw.parse().usage
     assert usage is not None
-    assert 0 < usage.total_tokens
-    assert int(raw.headers["x-ratelimit-remaining-tokens"]) <= 100000
+    assert usage.total_tokens > 0
+    assert raw.headers["x-ratelimit-limit-tokens"] == "100000"
     with pytest.raises(AuthenticationError):
         OpenAI(base_url=f"{url}/v1", api_key="sk-wrong-0123456789", max_retries=0).models.list()
 
