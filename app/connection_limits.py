@@ -87,7 +87,7 @@ class LimitedProtocol(JoinedWritesProtocol):
         super().data_received(data)
         if self._is_receiving:
             self._still_receiving(len(data))
-        elif self.cycle.response_complete:
+        elif self._is_answered():
             # An empty line, which begins no message, and has ended the wait for the next one.
             self._is_receiving = True
             self._since = self.loop.time()
@@ -147,6 +147,8 @@ class LimitedProtocol(JoinedWritesProtocol):
 
     def _still_receiving(self, size: int) -> None:
         """A message that did not come in one piece."""
+        if self.transport.is_closing():
+            return
         if self._has_begun:
             # What came before it in the same piece was another message's.
             self._has_begun = False
@@ -154,7 +156,7 @@ class LimitedProtocol(JoinedWritesProtocol):
             self._wire_bytes += size
         if self._wire_bytes > MAX_HEAD_BYTES + CHUNK_OVERHEAD * self._body_bytes and not self._is_answered():
             self._refuse(_head_too_large())
-        elif self._receive_timer is None and self._limits.timeout_s and not self.transport.is_closing():
+        elif self._receive_timer is None and self._limits.timeout_s:
             self._receive_timer = self.loop.call_later(self._limits.timeout_s, self._is_late)
 
     def _is_late(self) -> None:
