@@ -3,6 +3,7 @@
 #   make serve                      install, prepare the models, serve on http://127.0.0.1:8200
 #   make test                       install, then every check and every test
 #   make chaos                      faults under load for 15 minutes, every answer checked
+#   make audit                      look the pinned dependencies up in a database of known vulnerabilities
 #   make bench                      compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
 #   make serve INSTALL=gateway      without vLLM: serve engines that run elsewhere (EMBED_BACKEND=vllm-http …)
 #   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
@@ -16,10 +17,10 @@ INSTALL ?= auto
 BIN := .venv/bin
 REQUIREMENTS := deploy/requirements
 
-.PHONY: help install install-test models serve test check unit bench chaos pins clean
+.PHONY: help install install-test models serve test check audit unit bench chaos pins clean
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 install:
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
@@ -33,7 +34,7 @@ serve: install
 models: install
 	@$(BIN)/memoria models
 
-test: install-test check
+test: install-test check audit
 	$(BIN)/memoria models
 	$(BIN)/pytest
 
@@ -42,6 +43,10 @@ check: install-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of what is pinned; skipped, aloud, where their database can't be reached.
+audit: install-test
+	$(BIN)/python deploy/audit.py
 
 unit: install-test
 	$(BIN)/pytest tests/unit

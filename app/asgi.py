@@ -1,6 +1,6 @@
 """The web application around a service."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from litestar import Litestar
@@ -9,6 +9,7 @@ from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.api_options import ApiOptions
+from app.authentication import Gate
 from app.controllers.admin import AdminController
 from app.controllers.chat import ChatController
 from app.controllers.completions import CompletionsController
@@ -17,6 +18,7 @@ from app.controllers.health import HealthController
 from app.controllers.models import ModelsController
 from app.controllers.openapi import OpenAPIController
 from app.controllers.tokenize import TokenizeController
+from app.cors import cors
 from app.errors import handle
 from app.requests import OPTIONS, SERVICE
 from app.response_headers import stamped
@@ -49,12 +51,16 @@ class Application(Litestar):
         await super().__call__(scope, receive, send)
 
 
-def create_app(service: Service, options: ApiOptions) -> Litestar:
+def create_app(
+    service: Service, options: ApiOptions, *, gate: Gate | None = None, cors_origins: Sequence[str] = ()
+) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
 
     Args:
         service: what the controllers work with.
         options: what can be set about the API.
+        gate: lets in those who have a key; None lets in everybody.
+        cors_origins: web sites whose pages may use the API.
     """
 
     @asynccontextmanager
@@ -71,6 +77,9 @@ def create_app(service: Service, options: ApiOptions) -> Litestar:
         state=State({SERVICE: service, OPTIONS: options}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
+        middleware=[gate] if gate is not None else [],
+        # Outside of the gate: a browser asks without a key whether it may ask with one.
+        cors_config=cors(cors_origins) if cors_origins else None,
         request_max_body_size=options.max_body_bytes,
         openapi_config=None,
         logging_config=None,

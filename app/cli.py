@@ -115,28 +115,29 @@ def bench(
 def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
     from app import processes, server
     from app.asgi import create_app
+    from app.authentication import build_gate
     from app.bootstrap import build_service
+    from app.tls import require_pair
 
     settings = _settings(console, overrides)
     processes.require_gateway(settings)
+    require_pair(settings.security)
+    gate = build_gate(settings)
     with server.bind(settings.host, settings.port) as listener:
-        if settings.host not in ("127.0.0.1", "localhost", "::1"):
+        if gate is None and settings.host not in ("127.0.0.1", "localhost", "::1"):
             console.warn(
-                f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key."
+                f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key. Set "
+                "API_KEYS to ask for one."
             )
         with console.progress() as progress:
             # With several processes each builds its own; this one shows what can't be built at all.
             service = build_service(settings, progress=progress, on_change=console.health_changed)
         port = listener.getsockname()[1]
-        console.say(f"Listening on http://{settings.host}:{port}/v1 (both engines are starting)")
+        scheme = "https" if settings.security.tls_cert_file is not None else "http"
+        console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
-            return server.serve(
-                create_app(service, settings.api),
-                listener,
-                log_level=settings.log_level,
-                drain_s=settings.drain_timeout_s,
-                on_drain=service.drain,
-            )
+            app = create_app(service, settings.api, gate=gate, cors_origins=settings.security.cors_origins)
+            return server.serve(app, listener, settings, on_drain=service.drain)
         with processes.share(listener) as address:
             return processes.serve(settings, address)
 

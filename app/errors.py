@@ -1,6 +1,7 @@
 """One place where any exception becomes an answer in OpenAI's error shape."""
 
 import logging
+import traceback
 from typing import Any
 
 from litestar import Request, Response
@@ -8,6 +9,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from app.codec import encode
 from domain.errors import (
+    AuthenticationError,
     InferenceError,
     InternalError,
     InvalidRequestError,
@@ -44,8 +46,15 @@ def as_inference_error(exception: Exception, *, method: str = "", path: str = ""
             return PayloadTooLargeError("The request body is too large. Send fewer or shorter inputs at a time.")
         if exception.status_code < 500:
             return InvalidRequestError(f"The request could not be read: {exception.detail}.")
-    log.error("unexpected failure on %s %s", method, path, exc_info=exception)
+    _log_unexpected(exception, method, path)
     return InternalError("The server had an error while processing your request. Please try again.")
+
+
+def _log_unexpected(exception: Exception, method: str, path: str) -> None:
+    """Where it came from, but not what it says: that may repeat a prompt. On the level debug, all of it."""
+    frames = "".join(traceback.format_tb(exception.__traceback__)).rstrip()
+    log.error("unexpected failure on %s %r: %s\n%s", method, path, type(exception).__name__, frames)
+    log.debug("what the failure said", exc_info=exception)
 
 
 def error_body(error: InferenceError) -> bytes:
@@ -53,17 +62,26 @@ def error_body(error: InferenceError) -> bytes:
     return encode(error_response(error))
 
 
-def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
-    """Litestar's handler for every exception of every route, unknown routes included."""
-    if isinstance(exception, ClientDisconnectedError):
-        return Response(b"", status_code=STATUS_CLIENT_GONE)
-    error = as_inference_error(exception, method=request.method, path=request.url.path)
+def error_headers(error: InferenceError) -> dict[str, str]:
+    """What the head of an answer tells of an error."""
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, error.retry_after_s))
     if error.should_retry is not None:
         # openai-python and openai-node look at it before they look at the status.
         headers["x-should-retry"] = str(error.should_retry).lower()
+    if isinstance(error, AuthenticationError):
+        # RFC 9110 (11.6.1) wants it with every 401.
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
+    """Litestar's handler for every exception of every route, unknown routes included."""
+    if isinstance(exception, ClientDisconnectedError):
+        return Response(b"", status_code=STATUS_CLIENT_GONE)
+    error = as_inference_error(exception, method=request.method, path=request.url.path)
+    headers = error_headers(error)
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
         # Which methods the path has, as RFC 9110 (15.5.6) wants it.
         headers |= exception.headers

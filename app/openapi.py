@@ -20,9 +20,13 @@ REF = "#/components/schemas/{name}"
 STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
 ERRORS = {
     "400": "The request can't be served as it is; `param` names what is wrong.",
+    "401": "There are keys, and the request has none of them.",
     "404": "There is no such model, or it can't do this.",
+    "408": "The request took too long to arrive.",
     "413": "The body is too large.",
     "415": "The body is not declared as JSON, or is compressed.",
+    "429": "The key's minute is used up; `Retry-After` says when to try again.",
+    "431": "The headers are too large.",
     "500": "A failure of the engine or of the service.",
     "503": "The engine is not ready; `Retry-After` says when to try again.",
     "504": "The engine did not answer in time.",
@@ -82,10 +86,8 @@ def _path(endpoint: Endpoint) -> dict[str, Any]:
         # Not an error: the same answer, when not all models serve.
         operation["responses"]["503"] = {"description": "Not all models serve.", "content": content}
         return {"get": operation}
-    errors = ERRORS if endpoint.body else {"404": ERRORS["404"], "503": ERRORS["503"]}
-    if endpoint.path != "/v1/models":
-        for status, meaning in errors.items():
-            operation["responses"][status] = {"description": meaning, "content": _json(ErrorResponse)}
+    for status in _statuses(endpoint):
+        operation["responses"][status] = {"description": ERRORS[status], "content": _json(ErrorResponse)}
     if "{model}" in endpoint.path:
         operation["parameters"] = [
             {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -94,6 +96,13 @@ def _path(endpoint: Endpoint) -> dict[str, Any]:
         return {"get": operation}
     operation["requestBody"] = {"required": True, "content": _json(endpoint.body)}
     return {"post": operation}
+
+
+def _statuses(endpoint: Endpoint) -> tuple[str, ...]:
+    """The errors that an endpoint knows."""
+    if endpoint.body is not None:
+        return tuple(ERRORS)
+    return ("401",) if endpoint.path == "/v1/models" else ("401", "404", "503")
 
 
 def _json(kind: type[msgspec.Struct]) -> dict[str, Any]:

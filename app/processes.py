@@ -59,12 +59,7 @@ def require_gateway(settings: Settings) -> None:
 def serve(settings: Settings, address: SharedAddress) -> int:
     """Serve in several processes until SIGINT or SIGTERM; return the exit code."""
     application = partial(_application, settings, time.monotonic())
-    config = server_config(
-        application,
-        log_level=settings.log_level,
-        drain_s=settings.drain_timeout_s,
-        processes=settings.api_processes,
-    )
+    config = server_config(application, settings)
     group = _Group(config, [address])
     group.run()
     return 0 if group.was_told else 1
@@ -100,6 +95,7 @@ def _signal(pid: int | None) -> None:
 def _application(settings: Settings, began: float) -> Litestar:
     """What one of the processes serves; made in that process."""
     from app.asgi import create_app
+    from app.authentication import build_gate
     from app.bootstrap import build_service
     from app.cli import log_to_console
     from app.console import Console
@@ -112,7 +108,12 @@ def _application(settings: Settings, began: float) -> Litestar:
         if _speaks():
             console.health_changed(role, health)
 
-    return create_app(build_service(settings, on_change=tell), settings.api)
+    return create_app(
+        build_service(settings, on_change=tell),
+        settings.api,
+        gate=build_gate(settings),
+        cors_origins=settings.security.cors_origins,
+    )
 
 
 def _speaks() -> bool:

@@ -11,7 +11,8 @@ from types import FrameType
 import uvicorn
 from litestar import Litestar
 
-from app.joined_writes import JoinedWritesProtocol
+from app.connection_limits import ConnectionLimits, LimitedProtocol, ServerConfig
+from app.settings import Settings
 from domain.errors import ConfigurationError
 
 AppFactory = Callable[[], Litestar]
@@ -50,9 +51,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(
-    app: Litestar, listener: socket.socket, *, log_level: str, drain_s: float, on_drain: Callable[[], None]
-) -> int:
+def serve(app: Litestar, listener: socket.socket, settings: Settings, *, on_drain: Callable[[], None]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     The first signal stops accepting and lets running requests finish for a while, the second hurries.
@@ -61,7 +60,7 @@ def serve(
     # has ended everything in good order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)
-    server = DrainingServer(server_config(app, log_level=log_level, drain_s=drain_s), on_drain=on_drain)
+    server = DrainingServer(server_config(app, settings), on_drain=on_drain)
     server.run(sockets=[listener])
     return 0 if server.started else 1
 
@@ -100,30 +99,27 @@ class DrainingServer(uvicorn.Server):
             waiting.cancel()
 
 
-def server_config(
-    app: Litestar | AppFactory, *, log_level: str, drain_s: float, processes: int = 1
-) -> uvicorn.Config:
-    """How each process serves its application, or what makes it there.
-
-    Args:
-        app: the application, or its factory.
-        log_level: of uvicorn's own log.
-        drain_s: seconds that requests under way have after the first signal.
-        processes: how many serve.
-    """
-    return uvicorn.Config(
+def server_config(app: Litestar | AppFactory, settings: Settings) -> uvicorn.Config:
+    """How each process serves its application, or what makes it there."""
+    security = settings.security
+    config = ServerConfig(
         app,
         factory=not isinstance(app, Litestar),
-        workers=processes,
+        workers=settings.api_processes,
         loop="uvloop",
-        http=JoinedWritesProtocol,
+        http=LimitedProtocol,
+        ws="none",
         lifespan="on",
-        log_level="warning" if log_level == "info" else log_level,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(drain_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
+        ssl_certfile=security.tls_cert_file,
+        ssl_keyfile=security.tls_key_file,
     )
+    config.limits = ConnectionLimits(max_connections=security.max_connections, timeout_s=security.client_timeout_s)
+    return config
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

@@ -24,6 +24,7 @@ from domain.policies.admission import Bounds
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
 YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by commas"
 PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}
 
 
@@ -69,6 +70,26 @@ class EmbeddingPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """0 for no cache."""
 
 
+class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may use the service, and how much of it."""
+
+    api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
+    requests_per_minute: int = 0
+    """Of one key that has no limit of its own; 0 for none."""
+    tokens_per_minute: int = 0
+    cors_origins: tuple[str, ...] = ()
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    max_connections: int = 1000
+    client_timeout_s: float = 30.0
+    """0 for never."""
+
+    def __repr__(self) -> str:
+        """Without the keys, wherever it is printed."""
+        return f"SecuritySettings({len(self.api_keys)} keys)"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -86,6 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hang_timeout_s: float
     embedding_policies: EmbeddingPolicies
     http: HttpOptions
+    security: SecuritySettings = SecuritySettings()
 
     def role(self, role: Role) -> RoleSettings:
         """The part for one engine."""
@@ -127,9 +149,9 @@ def _positive_int(value: str) -> int:
     return int(value)
 
 
-def _count(value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise ValueError("must be a whole number, 0 for none")
+def _limit(value: str) -> int:
+    if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
+        raise ValueError("must be a whole number, or 0 for no limit")
     return int(value)
 
 
@@ -234,6 +256,32 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
 
 
+def _keys(value: str) -> tuple[str, ...]:
+    keys = _names(value)
+    if not all(is_usable_key(key) for key in keys):
+        raise ValueError(KEY_RULE)
+    return keys
+
+
+def is_usable_key(key: str) -> bool:
+    """Whether it can be a key: it has to fit in a header, and not be guessed."""
+    return re.fullmatch(r"[!-~]{8,256}", key) is not None
+
+
+def _file(value: str) -> Path | None:
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError:
+        raise ValueError("must be a file on this machine") from None
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = _names(value)
+    if not all(re.fullmatch(r"\*|https?://[A-Za-z0-9.\[\]:-]+", origin) for origin in origins):
+        raise ValueError("must be origins such as https://app.example.com, separated by commas, or * for all")
+    return origins
+
+
 def _gpu_memory(value: str) -> GpuMemory | None:
     if not value:
         return None
@@ -301,7 +349,7 @@ def _role_variables(role: Role, port: int, what: str, running: int) -> tuple[Var
         Variable(
             name=f"{r}_MAX_WAITING",
             default="1024",
-            parse=_count,
+            parse=_whole,
             about=f"Requests that may wait for the {what.lower()} engine; one more gets status 429.",
         ),
         Variable(
@@ -348,7 +396,7 @@ SERVICE_VARIABLES = (
         name="HOST",
         default="127.0.0.1",
         parse=_host,
-        about="Address to listen on. 0.0.0.0 opens the service to the network, without authentication.",
+        about="Address to listen on. 0.0.0.0 opens the service to the network: set API_KEYS then.",
     ),
     Variable(name="PORT", default="8200", parse=_port, about="TCP port to listen on; 0 takes any free one."),
     Variable(
@@ -452,9 +500,67 @@ HTTP_VARIABLES = (
         about=f"Seconds for which it is left alone at first, over {HTTP}.",
     ),
 )
+SECURITY_VARIABLES = (
+    Variable(
+        name="API_KEYS",
+        default="",
+        parse=_keys,
+        is_secret=True,
+        about="Keys that clients must have one of, separated by commas. Unset, as API_KEYS_FILE: open to all.",
+    ),
+    Variable(
+        name="API_KEYS_FILE",
+        default="",
+        parse=_file,
+        about="File with one key a line, and optionally its name and limits: alice KEY rpm=60 tpm=100000.",
+    ),
+    Variable(
+        name="KEY_REQUESTS_PER_MINUTE",
+        default="0",
+        parse=_limit,
+        about="Requests a minute for each key that has no limit of its own; 0 for no limit.",
+    ),
+    Variable(
+        name="KEY_TOKENS_PER_MINUTE",
+        default="0",
+        parse=_limit,
+        about="Tokens a minute, prompts and answers, for each key that has no limit of its own; 0 for no limit.",
+    ),
+    Variable(
+        name="CORS_ORIGINS",
+        default="",
+        parse=_origins,
+        about="Web sites whose pages may use the service, such as https://app.example.com, or * for all.",
+    ),
+    Variable(
+        name="TLS_CERT_FILE",
+        default="",
+        parse=_file,
+        about="Certificate chain in PEM, to serve https; needs TLS_KEY_FILE.",
+    ),
+    Variable(
+        name="TLS_KEY_FILE",
+        default="",
+        parse=_file,
+        about="Private key of TLS_CERT_FILE in PEM, without a password.",
+    ),
+    Variable(
+        name="MAX_CONNECTIONS",
+        default="1000",
+        parse=_positive_int,
+        about="Connections that each process takes at a time; further clients get status 503.",
+    ),
+    Variable(
+        name="CLIENT_TIMEOUT_S",
+        default="30",
+        parse=_seconds,
+        about="Seconds for a client to send its request, and to take what waits to be read; 0 for no limit.",
+    ),
+)
 VARIABLES = (
     SERVICE_VARIABLES
     + LIFE_VARIABLES
+    + SECURITY_VARIABLES
     + ROLE_VARIABLES[Role.EMBED]
     + ROLE_VARIABLES[Role.GENERATE]
     + HTTP_VARIABLES
@@ -504,6 +610,17 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
             retry_share=values["HTTP_RETRY_SHARE"],
             breaker_failures=values["HTTP_BREAKER_FAILURES"],
             breaker_cool_down_s=values["HTTP_BREAKER_COOL_DOWN_S"],
+        ),
+        security=SecuritySettings(
+            api_keys=values["API_KEYS"],
+            api_keys_file=values["API_KEYS_FILE"],
+            requests_per_minute=values["KEY_REQUESTS_PER_MINUTE"],
+            tokens_per_minute=values["KEY_TOKENS_PER_MINUTE"],
+            cors_origins=values["CORS_ORIGINS"],
+            tls_cert_file=values["TLS_CERT_FILE"],
+            tls_key_file=values["TLS_KEY_FILE"],
+            max_connections=values["MAX_CONNECTIONS"],
+            client_timeout_s=values["CLIENT_TIMEOUT_S"],
         ),
     )
 

@@ -2,15 +2,22 @@
 
 InferenceError
 ├── InvalidRequestError            400  the request itself is wrong
+│   ├── AuthenticationError        401  no API key, or one that is not known
 │   ├── ContextLengthError         400  more tokens than the model's context holds
 │   ├── TooManyTokensError         400  more tokens than one embedding request may have
 │   ├── ModelNotFoundError         404  no model of that name is served
 │   ├── WrongEndpointError         404  the model exists, but not for this endpoint
 │   ├── UnknownUrlError            404  no such path
 │   ├── MethodNotAllowedError      405  the path exists, but not with this method
+│   ├── RequestTimeoutError        408  the client took too long to send its request
 │   ├── PayloadTooLargeError       413  more bytes than the service accepts
-│   └── UnsupportedMediaTypeError  415  the body is not declared as plain JSON
+│   ├── UnsupportedMediaTypeError  415  the body is not declared as plain JSON
+│   └── HeadersTooLargeError       431  more headers, or longer ones, than the service reads
+├── RateLimitError                 429  the API key has used up its share of this minute
+│   ├── RequestRateError           429  of requests
+│   └── TokenRateError             429  of tokens
 ├── OverloadedError                429  more work waits already than the role takes
+├── TooManyConnectionsError        503  as many clients as the service takes are connected
 ├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
 │   ├── EngineDiedError            503  the engine's process has ended; a new one is started
 │   ├── EngineHungError            503  the engine's process has stopped working; a new one is started
@@ -93,6 +100,12 @@ class TooManyTokensError(InvalidRequestError):
         )
 
 
+class AuthenticationError(InvalidRequestError):
+    """The request has no API key, or one that is not known."""
+
+    status = 401
+
+
 class ModelNotFoundError(InvalidRequestError):
     """No model of that name is served here."""
 
@@ -132,6 +145,46 @@ class UnsupportedMediaTypeError(InvalidRequestError):
 
     status = 415
     default_code = "unsupported_media_type"
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The client took too long to send its request."""
+
+    status = 408
+    default_code = "request_timeout"
+
+
+class HeadersTooLargeError(InvalidRequestError):
+    """The head of the request has more or longer headers than the service reads."""
+
+    status = 431
+    default_code = "headers_too_large"
+
+
+class RateLimitError(InferenceError):
+    """The API key has used up what it may use in a minute."""
+
+    status = 429
+    type = "requests"
+    default_code = "rate_limit_exceeded"
+
+
+class RequestRateError(RateLimitError):
+    """Too many requests in a minute."""
+
+
+class TokenRateError(RateLimitError):
+    """Too many tokens in a minute."""
+
+    type = "tokens"
+
+
+class TooManyConnectionsError(InferenceError):
+    """As many clients as the service takes are connected."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "too_many_connections"
 
 
 class BackendUnavailableError(InferenceError):

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
@@ -36,6 +37,10 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
         # vLLM waits this long for workers that, on the CPU, never end before they are told to (seconds).
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
     }
+    if sys.platform == "linux":
+        # PyTorch's process groups listen where the host's name points, which may be the network, and ask nobody
+        # who connects for anything. Engines here have all their processes on this machine.
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
     if log_level != "debug":
         # Said by PyTorch and tqdm in every process of an engine, and of no use to anybody who is not debugging.
         defaults |= {

@@ -9,6 +9,7 @@ from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
+from app.rate_limits import counted, reserve
 from app.requests import AnyRequest, context_of, json_response, options_of, read_body, service_of
 from app.streaming import stream_response
 from domain.backend import GenerationDelta, GenerationUsage, Role
@@ -30,7 +31,9 @@ class ChatController(Controller):
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/chat/completions")
         conversation = body.to_conversation()
-        events = generate_all(model.backend, [body.to_request(conversation)], context_of(request))
+        generations = [body.to_request(conversation)]
+        reservation = await reserve(request, generations)
+        events = counted(generate_all(model.backend, generations, context_of(request)), reservation)
         presenter = ChatPresenter(
             completion_id=new_id("chatcmpl"),
             created=int(time.time()),

@@ -9,6 +9,7 @@ from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
+from app.rate_limits import counted, reserve
 from app.requests import AnyRequest, context_of, json_response, options_of, read_body, service_of
 from app.streaming import stream_response
 from domain.backend import GenerationDelta, GenerationUsage, Role
@@ -29,7 +30,9 @@ class CompletionsController(Controller):
         """Continue all prompts."""
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
-        events = generate_all(model.backend, body.to_requests(), context_of(request))
+        generations = body.to_requests()
+        reservation = await reserve(request, generations)
+        events = counted(generate_all(model.backend, generations, context_of(request)), reservation)
         presenter = CompletionPresenter(
             completion_id=new_id("cmpl"),
             created=int(time.time()),

@@ -5,6 +5,7 @@ from litestar.types import ASGIApp
 
 from app.codec import BodyDecoder
 from app.disconnect import unless_disconnected
+from app.rate_limits import counted_embedding, reserve
 from app.requests import AnyRequest, context_of, json_response, read_body, service_of
 from domain.backend import Role
 from domain.openai.embeddings import EmbeddingBody, embedding_response
@@ -20,6 +21,8 @@ class EmbeddingsController(Controller):
         """Embed all inputs."""
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
-        work = model.backend.embed(body.to_request(), context_of(request))
+        inputs = body.to_request()
+        reservation = await reserve(request)
+        work = counted_embedding(model.backend.embed(inputs, context_of(request)), reservation)
         result = await unless_disconnected(work, request.receive)
         return json_response(embedding_response(result, model.name or body.model, body.encoding_format))

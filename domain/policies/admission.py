@@ -123,13 +123,13 @@ class AdmissionBackend(BackendWrapper):
         try:
             await place.turn
         except asyncio.CancelledError:
-            if place.turn.done() and not place.turn.cancelled():
-                # Its turn had come at the same moment.
-                self._give_back(tokens)
-            else:
+            if place.is_waiting:
                 self._queue.remove(place)
                 self._waiting_tokens -= tokens
                 self._let_in()
+            elif not place.turn.cancelled():
+                # Its turn had come at the same moment.
+                self._give_back(tokens)
             raise
 
     def _leave(self, tokens: int, began: float) -> None:
@@ -143,11 +143,14 @@ class AdmissionBackend(BackendWrapper):
         self._let_in()
 
     def _let_in(self) -> None:
-        while self._queue and self._has_room(self._queue[0].tokens):
+        while self._queue and (self._queue[0].turn.cancelled() or self._has_room(self._queue[0].tokens)):
             place = self._queue.popleft()
+            place.is_waiting = False
             self._waiting_tokens -= place.tokens
-            self._take(place.tokens)
-            place.turn.set_result(None)
+            # One that has just been cancelled has not yet had the time to leave.
+            if not place.turn.cancelled():
+                self._take(place.tokens)
+                place.turn.set_result(None)
 
     def _take(self, tokens: int) -> None:
         self._running += 1
@@ -171,6 +174,7 @@ class _Place:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
+        self.is_waiting = True
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 

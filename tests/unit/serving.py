@@ -9,6 +9,7 @@ import httpx
 
 from app.api_options import ApiOptions
 from app.asgi import create_app
+from app.authentication import build_gate
 from app.bootstrap import build_service
 from app.settings import load_settings
 from domain.backend import Role
@@ -38,12 +39,19 @@ SILENT = {"chat_template_kwargs": {"enable_thinking": False}}
 class Api:
     """The application on fake engines, and a client of it."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, *, settings: dict[str, str] | None = None, **options) -> None:
         self.embedder = FakeBackend(Role.EMBED, name="fake-embed")
         self.writer = FakeBackend(Role.GENERATE, name="fake-write")
         backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
-        self.service = build_service(load_settings(ALIASES), backends=backends)
-        self.app = create_app(self.service, ApiOptions(**{"max_body_bytes": MAX_BODY_BYTES, **options}))
+        loaded = load_settings(ALIASES | (settings or {}))
+        self.service = build_service(loaded, backends=backends)
+        self.app = create_app(
+            self.service,
+            ApiOptions(**{"max_body_bytes": MAX_BODY_BYTES, **options}),
+            # Where time stands still, what is left of a minute is exact.
+            gate=build_gate(loaded, clock=lambda: 0.0),
+            cors_origins=loaded.security.cors_origins,
+        )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")
 
     @property
@@ -106,6 +114,7 @@ class Leaving:
         self._parts = [{"type": "http.request", "body": content, "more_body": not is_whole}]
         self.leave = asyncio.Event()
         self.sent: list[dict] = []
+        self.headers = [(b"content-type", b"application/json")]
 
     async def receive(self) -> dict:
         if self._parts:
@@ -127,7 +136,7 @@ class Leaving:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": self.headers,
             "client": ("client", 1),
             "server": ("api", 80),
             "state": {},

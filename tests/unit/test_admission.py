@@ -135,6 +135,22 @@ def test_a_place_given_to_who_leaves_at_that_moment_is_not_lost():
     run_instantly(scenario())
 
 
+def test_all_may_leave_at_the_same_moment():
+    async def scenario():
+        stage = Stage(max_running=2, max_waiting=10)
+        crowd = [stage.ask(7) for _ in range(8)]
+        await settle()
+        for task in crowd:
+            task.cancel()
+        ends = await asyncio.gather(*crowd, return_exceptions=True)
+        assert {type(end) for end in ends} == {asyncio.CancelledError}
+        load = stage.admission.load
+        assert (load.running, load.waiting, load.running_tokens, load.waiting_tokens) == (0, 0, 0, 0)
+        await stage.ask()
+
+    run_instantly(scenario())
+
+
 def test_a_failed_request_gives_its_place_back():
     async def scenario():
         stage = Stage(max_running=1)

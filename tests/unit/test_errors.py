@@ -8,6 +8,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 import domain.errors
 from app.errors import as_inference_error, error_body
 from domain.errors import (
+    AuthenticationError,
     BackendBusyError,
     BackendFailedError,
     BackendTimeoutError,
@@ -17,6 +18,7 @@ from domain.errors import (
     DeadlineError,
     EngineDiedError,
     EngineHungError,
+    HeadersTooLargeError,
     InferenceError,
     InternalError,
     InvalidRequestError,
@@ -24,6 +26,11 @@ from domain.errors import (
     ModelNotFoundError,
     OverloadedError,
     PayloadTooLargeError,
+    RateLimitError,
+    RequestRateError,
+    RequestTimeoutError,
+    TokenRateError,
+    TooManyConnectionsError,
     TooManyTokensError,
     UnknownUrlError,
     UnsupportedMediaTypeError,
@@ -35,12 +42,19 @@ SEEN_BY_CLIENTS = {
     InvalidRequestError: (400, "invalid_request_error", None),
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
     TooManyTokensError: (400, "max_tokens_per_request", "max_tokens_per_request"),
+    AuthenticationError: (401, "invalid_request_error", None),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
     WrongEndpointError: (404, "invalid_request_error", None),
     UnknownUrlError: (404, "invalid_request_error", "unknown_url"),
     MethodNotAllowedError: (405, "invalid_request_error", "method_not_supported"),
     PayloadTooLargeError: (413, "invalid_request_error", "payload_too_large"),
     UnsupportedMediaTypeError: (415, "invalid_request_error", "unsupported_media_type"),
+    RequestTimeoutError: (408, "invalid_request_error", "request_timeout"),
+    HeadersTooLargeError: (431, "invalid_request_error", "headers_too_large"),
+    RateLimitError: (429, "requests", "rate_limit_exceeded"),
+    RequestRateError: (429, "requests", "rate_limit_exceeded"),
+    TokenRateError: (429, "tokens", "rate_limit_exceeded"),
+    TooManyConnectionsError: (503, "service_unavailable_error", "too_many_connections"),
     BackendUnavailableError: (503, "service_unavailable_error", "model_not_ready"),
     EngineDiedError: (503, "service_unavailable_error", "engine_died"),
     EngineHungError: (503, "service_unavailable_error", "engine_hung"),
@@ -150,4 +164,19 @@ def test_what_is_not_foreseen_is_logged_and_hidden_from_the_client(failure, capl
         error = as_inference_error(failure, method="POST", path="/v1/completions")
     assert isinstance(error, InternalError)
     assert "secret" not in error.message
-    assert caplog.records[0].exc_info[1] is failure
+    (record,) = caplog.records
+    assert type(failure).__name__ in record.getMessage()
+    assert "secret" not in caplog.text
+
+
+def test_what_a_failure_said_is_logged_where_debug_is_asked_for(caplog):
+    failure = KeyError("secret prompt")
+    with caplog.at_level(logging.DEBUG, logger="memoria"):
+        as_inference_error(failure, method="POST", path="/v1/completions")
+    assert caplog.records[1].exc_info[1] is failure
+
+
+def test_a_path_cannot_begin_a_line_of_the_log_by_itself(caplog):
+    with caplog.at_level(logging.ERROR, logger="memoria"):
+        as_inference_error(KeyError("x"), method="GET", path="/a\nERROR forged")
+    assert "\nERROR forged" not in caplog.text

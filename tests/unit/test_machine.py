@@ -80,6 +80,11 @@ def test_vllm_is_kept_quiet_and_its_engines_owned(environment):
     assert "HF_HUB_OFFLINE" not in environment
 
 
+def test_no_engine_opens_a_port_beyond_this_machine(environment):
+    prepare_environment(log_level="error", offline=False)
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+
+
 def test_who_debugs_hears_everything(environment):
     prepare_environment(log_level="debug", offline=False)
     assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"

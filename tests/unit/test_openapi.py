@@ -136,7 +136,8 @@ def test_every_failure_that_a_client_may_see_is_told(path):
     responses = DOCUMENT["paths"][path]["post"]["responses"]
     told = {status: response["content"] for status, response in responses.items() if status != "200"}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
-    assert told == dict.fromkeys(["400", "404", "413", "415", "500", "503", "504"], error)
+    statuses = ["400", "401", "404", "408", "413", "415", "429", "431", "500", "503", "504"]
+    assert told == dict.fromkeys(statuses, error)
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETE])

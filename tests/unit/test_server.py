@@ -8,8 +8,9 @@ from collections.abc import Generator
 
 import pytest
 
+from app.connection_limits import ConnectionLimits
 from app.processes import require_gateway, share
-from app.server import bind
+from app.server import bind, server_config
 from app.settings import load_settings
 from domain.errors import ConfigurationError
 
@@ -22,6 +23,10 @@ def occupied(port: int = 0) -> Generator[int, None, None]:
             other.bind(("127.0.0.1", port))
             other.listen()
         yield port or other.getsockname()[1]
+
+
+def _no_application():
+    raise AssertionError("never made")
 
 
 def mistake(host: str, port: int = 0) -> str:
@@ -93,6 +98,16 @@ def test_several_processes_are_for_gateways(inside):
 
 def test_one_process_may_have_its_engines_inside():
     require_gateway(load_settings({}))
+
+
+def test_each_of_several_processes_gets_the_same_limits_and_files():
+    limits = {"MAX_CONNECTIONS": "7", "CLIENT_TIMEOUT_S": "3", "TLS_CERT_FILE": "a", "API_PROCESSES": "2"}
+    settings = load_settings(limits)
+    config = server_config(_no_application, settings)
+    assert config.workers == 2
+    sent = pickle.loads(pickle.dumps(config))
+    assert sent.limits == config.limits == ConnectionLimits(max_connections=7, timeout_s=3)
+    assert sent.ssl_certfile == settings.security.tls_cert_file
 
 
 def test_a_shared_address_gives_every_process_a_listener_of_its_own():

@@ -28,6 +28,15 @@ OTHER_VALUES = {
     "REQUEST_TIMEOUT_S": "5",
     "DRAIN_TIMEOUT_S": "5",
     "HANG_TIMEOUT_S": "5",
+    "API_KEYS": "sk-first-key,sk-second-key",
+    "API_KEYS_FILE": "some/keys",
+    "KEY_REQUESTS_PER_MINUTE": "60",
+    "KEY_TOKENS_PER_MINUTE": "100000",
+    "CORS_ORIGINS": "https://app.example.com,http://localhost:3000",
+    "TLS_CERT_FILE": "some/cert.pem",
+    "TLS_KEY_FILE": "some/key.pem",
+    "MAX_CONNECTIONS": "64",
+    "CLIENT_TIMEOUT_S": "0",
     "MODEL_EMBED_NAME": "org/model",
     "MODEL_EMBED_ALIASES": "a,b",
     "EMBED_BACKEND": "vllm-http",
@@ -143,6 +152,12 @@ def test_spaces_around_a_value_do_not_count():
         ("SSE_KEEP_ALIVE_S", "1e3"),
         ("SSE_KEEP_ALIVE_S", "15s"),
         ("SSE_KEEP_ALIVE_S", "\u0661"),
+        ("KEY_REQUESTS_PER_MINUTE", "-1"),
+        ("KEY_TOKENS_PER_MINUTE", "1e5"),
+        ("CORS_ORIGINS", "app.example.com"),
+        ("CORS_ORIGINS", "https://app.example.com/"),
+        ("MAX_CONNECTIONS", "0"),
+        ("CLIENT_TIMEOUT_S", "30s"),
         ("EMBED_BACKEND", "vllm http"),
         ("GEN_BACKEND", "factory"),
         ("VLLM_EMBED_URL", "127.0.0.1:8100"),
@@ -245,7 +260,8 @@ def test_any_text_gives_settings_or_one_line_for_each_mistake(environ):
         assert isinstance(load_settings(environ), Settings)
     except ConfigurationError as error:
         lines = f"\n{error}"
-        told = [name for name in environ if f"\n{name} is '" in lines]
+        # Of a secret only the name is told.
+        told = [name for name in environ if f"\n{name} is '" in lines or f"\n{name} must" in lines]
         assert told
         for name in told:
             with pytest.raises(ConfigurationError):
@@ -277,6 +293,20 @@ def test_no_can_be_written_in_several_ways(written):
 @pytest.mark.parametrize(("written", "seconds"), [("0", 0.0), ("0.5", 0.5), ("30", 30.0)])
 def test_the_silence_before_a_comment_is_in_seconds(written, seconds):
     assert load_settings({"SSE_KEEP_ALIVE_S": written}).api.keep_alive_s == seconds
+
+
+@pytest.mark.parametrize("written", ["short", "sk-has a space", "sk-naïve-key", "x" * 257])
+def test_a_key_that_cannot_be_used_is_told_without_the_key(written):
+    said = mistake(API_KEYS=f"sk-good-key,{written}")
+    assert said.startswith("API_KEYS must be keys")
+    assert written not in said
+    assert "sk-good-key" not in said
+
+
+def test_keys_are_not_in_what_settings_print():
+    loaded = load_settings({"API_KEYS": "sk-first-key"})
+    assert loaded.security.api_keys == ("sk-first-key",)
+    assert "sk-first-key" not in f"{loaded.security!r}{loaded.security}{loaded}"
 
 
 def test_aliases_are_trimmed_and_told_once():
@@ -352,6 +382,7 @@ def test_joining_is_on_off_or_left_to_the_service(written, meaning):
 
 def test_secrets_are_marked():
     assert {variable.name for variable in VARIABLES if variable.is_secret} == {
+        "API_KEYS",
         "VLLM_EMBED_API_KEY",
         "VLLM_GEN_API_KEY",
     }
