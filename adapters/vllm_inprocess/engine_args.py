@@ -1,8 +1,12 @@
 """From settings to vLLM's own configuration, checked by vLLM's own parser before anything starts."""
 
+import atexit
+import functools
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
@@ -37,6 +41,8 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
         # vLLM waits this long for workers that, on the CPU, never end before they are told to (seconds).
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
     }
+    if "VLLM_RPC_BASE_PATH" not in os.environ:
+        defaults["VLLM_RPC_BASE_PATH"] = _socket_folder()
     if sys.platform == "linux":
         # PyTorch's process groups listen where the host's name points, which may be the network, and ask nobody
         # who connects for anything. Engines here have all their processes on this machine.
@@ -55,6 +61,18 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
         defaults |= _cpu_threads()
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+@functools.cache
+def _socket_folder() -> str:
+    """A folder for the sockets between the service and its engines, which nobody else can enter.
+
+    vLLM puts them where all temporary files are, and those of an engine that was killed stay there for good. This
+    folder goes with the service.
+    """
+    folder = tempfile.mkdtemp(prefix="memoria-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _cpu_threads() -> dict[str, str]:

@@ -8,6 +8,7 @@ hangs, is ended and started again (`restarts.py` says when), while whatever else
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 
@@ -40,6 +41,8 @@ from domain.policies.member import ServerGroup
 from domain.policies.restarts import DEFAULT_RULES, RestartRules, Restarts
 from domain.policies.warm_up import warm_up
 from domain.policies.wrapper import layer
+
+log = logging.getLogger("memoria")
 
 RETRY_AFTER_S = 5
 FIRST_RETRY_S = 0.25
@@ -212,11 +215,15 @@ class ReadinessBackend:
     async def _watch(self) -> None:
         """Probe from time to time, and at once when a request met trouble; bring back what was lost."""
         while True:
-            if self._is_given_up:
-                await self._come_back(self._restarts.rules.slow_s)
-                continue
-            await _wait(self._probe_now, self._probe_interval_s)
-            await self._look()
+            try:
+                if self._is_given_up:
+                    await self._come_back(self._restarts.rules.slow_s)
+                else:
+                    await _wait(self._probe_now, self._probe_interval_s)
+                    await self._look()
+            except Exception:
+                # Whoever is told of changes may fail, a console whose pipe is closed for one; the watch goes on.
+                log.exception("watching the %s backend met trouble", self.role)
 
     async def _look(self) -> None:
         """One probe, and what follows from it."""
@@ -239,7 +246,7 @@ class ReadinessBackend:
         is_dead = isinstance(error, EngineDiedError)
         self._change(BackendState.DEAD if is_dead else BackendState.HUNG, error.message)
         delay_s = self._restarts.lost(asyncio.get_running_loop().time())
-        await self._backend.stop()
+        await self._end_lost()
         if self._restarts.is_crash_loop:
             rules = self._restarts.rules
             self._give_up(
@@ -252,10 +259,15 @@ class ReadinessBackend:
         """Start again after a while, or when told to."""
         await _wait(self._start_now, delay_s)
         self._change(BackendState.STARTING, "starting again")
+        await self._end_lost()
         with contextlib.suppress(Exception):
             # What went wrong is told by the state; the next attempt follows from it.
-            await self._backend.stop()
             await self._bring_up(nobody)
+
+    async def _end_lost(self) -> None:
+        with contextlib.suppress(Exception):
+            # Whatever keeps it from ending in good order must not keep the next one from starting.
+            await self._backend.stop()
 
     def _change(self, state: BackendState, reason: str | None) -> None:
         before = self._health

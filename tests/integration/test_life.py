@@ -1,6 +1,7 @@
 """From start to end: health tells the truth on the way, and no engine process is left at the end of any."""
 
 import signal
+import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -17,8 +18,15 @@ PATIENCE_S = 20
 
 
 @pytest.fixture
-def service(tiny_models: dict[str, Path]) -> Generator[ServiceProcess, None, None]:
-    service = ServiceProcess(tiny_environment(tiny_models))
+def temporary() -> Generator[Path, None, None]:
+    """Where the service has its temporary files; short, because names of sockets are."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def service(tiny_models: dict[str, Path], temporary: Path) -> Generator[ServiceProcess, None, None]:
+    service = ServiceProcess(tiny_environment(tiny_models) | {"TMPDIR": str(temporary)})
     yield service
     service.end()
 
@@ -56,7 +64,7 @@ def _wait_for_engines(service: ServiceProcess, count: int) -> list[psutil.Proces
     ids=["ctrl-c", "sigterm", "kill-9"],
 )
 def test_nothing_is_left_of_a_service_that_ends(
-    service: ServiceProcess, number: signal.Signals, code: int
+    service: ServiceProcess, temporary: Path, number: signal.Signals, code: int
 ) -> None:
     url = service.wait_until_listening()
     first = httpx.get(f"{url}/health", trust_env=False)
@@ -78,6 +86,8 @@ def test_nothing_is_left_of_a_service_that_ends(
     assert service.wait() == code
     _assert_all_end(processes)
     assert "Traceback" not in service.output
+    if number is not signal.SIGKILL:
+        assert list(temporary.iterdir()) == [], "no sockets, no files"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "kill-9"])

@@ -70,6 +70,20 @@ def test_a_tool_that_fails_means_no_gpu(nvidia_smi):
     assert gpu_memory_gib() is None
 
 
+def test_engines_sockets_have_a_folder_that_nobody_else_can_enter(environment):
+    prepare_environment(log_level="error", offline=False)
+    folder = Path(environment["VLLM_RPC_BASE_PATH"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    prepare_environment(log_level="error", offline=False)
+    assert environment["VLLM_RPC_BASE_PATH"] == str(folder), "both engines use the same"
+
+
+def test_another_folder_for_sockets_may_be_chosen(environment):
+    environment["VLLM_RPC_BASE_PATH"] = "/somewhere"
+    prepare_environment(log_level="error", offline=False)
+    assert environment["VLLM_RPC_BASE_PATH"] == "/somewhere"
+
+
 def test_vllm_is_kept_quiet_and_its_engines_owned(environment):
     prepare_environment(log_level="error", offline=False)
     assert environment[OWNER] == str(os.getpid())

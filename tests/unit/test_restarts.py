@@ -32,8 +32,9 @@ class MortalBackend(FakeBackend):
 
 
 class Stage:
-    def __init__(self) -> None:
-        self.engine = MortalBackend(Role.EMBED, name="fake")
+    def __init__(self, engine: type[MortalBackend] = MortalBackend) -> None:
+        self.engine = engine(Role.EMBED, name="fake")
+        self.fails = False
         self.told: list[tuple[float, BackendState]] = []
         self.backend = ReadinessBackend(
             self.engine,
@@ -41,8 +42,13 @@ class Stage:
             model="fake",
             probe_interval_s=PROBE_INTERVAL_S,
             restart_rules=RULES,
-            on_change=lambda _role, health: self.told.append((now(), health.state)),
+            on_change=self._heard,
         )
+
+    def _heard(self, _role, health) -> None:
+        if self.fails:
+            raise BrokenPipeError
+        self.told.append((now(), health.state))
 
     @property
     def states(self) -> list[BackendState]:
@@ -156,6 +162,38 @@ def test_a_new_engine_that_cannot_start_is_tried_again_after_a_long_while():
         await asyncio.sleep(RULES.slow_s)
         assert stage.states[-1] is BackendState.READY
         await stage.backend.stop()
+
+    run_instantly(scenario())
+
+
+def test_a_listener_that_fails_does_not_end_the_watch():
+    async def scenario():
+        stage = Stage()
+        await stage.backend.start()
+        stage.fails = True
+        stage.engine.lost = EngineDiedError("It ended.")
+        await asyncio.sleep(PROBE_INTERVAL_S + 1)
+        stage.fails = False
+        await asyncio.sleep(3 * PROBE_INTERVAL_S)
+        assert stage.backend.health.state is BackendState.READY
+        await stage.backend.stop()
+
+    run_instantly(scenario())
+
+
+def test_an_engine_that_does_not_end_in_good_order_is_replaced_all_the_same():
+    class Stuck(MortalBackend):
+        async def stop(self):
+            await super().stop()
+            raise OSError("It does not end.")
+
+    async def scenario():
+        stage = Stage(Stuck)
+        await stage.backend.start()
+        stage.engine.lost = EngineHungError("It hangs.")
+        await asyncio.sleep(PROBE_INTERVAL_S + 2)
+        assert stage.backend.health.state is BackendState.READY
+        assert stage.backend.health.restarts == 1
 
     run_instantly(scenario())
 
