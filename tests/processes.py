@@ -120,9 +120,10 @@ class LoggedProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(line)
-            self._fresh.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self.lines.append(line)
+                self._fresh.put(line)
         self._fresh.put(None)
 
 
