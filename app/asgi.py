@@ -1,5 +1,7 @@
 """The web application around a service."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
@@ -23,6 +25,8 @@ from app.errors import handle
 from app.requests import OPTIONS, SERVICE
 from app.response_headers import stamped
 from app.service import Service
+
+log = logging.getLogger("memoria")
 
 CONTROLLERS = [
     ChatController,
@@ -48,7 +52,12 @@ class Application(Litestar):
         """The entry point of ASGI."""
         if scope["type"] == ScopeType.HTTP:
             send = stamped(scope, send)  # type: ignore[arg-type]
-        await super().__call__(scope, receive, send)
+        try:
+            await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            # The server does not wait any longer at the end of the service; this task is over in any case, and
+            # the client sees its connection close in the middle of the answer.
+            log.warning("a request was given up, because the service is ending")
 
 
 def create_app(
