@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from domain.backend import Role
 from tests.chaos.load import PROMPTS, Load, RefusedError
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess, tiny_environment
@@ -34,16 +35,10 @@ class Stage(msgspec.Struct, kw_only=True):
         """Until the roles are ready and have answered a request of their own."""
         deadline = time.monotonic() + RECOVERY_S
         for role in roles:
-            while not await self._answers(role):
+            while not await self.load.answers(role):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{role} did not come back:\n{self.service.output[-3000:]}")
                 await asyncio.sleep(POLL_S)
-
-    async def _answers(self, role: str) -> bool:
-        tally = self.load.tallies[role]
-        before = tally.right
-        await (self.load.embed() if role == "embed" else self.load.complete())
-        return tally.right > before
 
     def engine(self, role: str) -> psutil.Process:
         """The process of an engine inside the service: they start in the order of their roles.
@@ -56,7 +51,9 @@ class Stage(msgspec.Struct, kw_only=True):
 
     async def find_engines(self) -> None:
         """Tell the two engine processes apart by which of them works for an embedding."""
-        processes = await asyncio.to_thread(self.service.engine_processes)
+        # While one starts there are helpers beside it, and for a moment it can't be looked at.
+        while len(processes := await asyncio.to_thread(self.service.engine_processes)) != len(Role):
+            await asyncio.sleep(POLL_S)
         known = {role: process for role, process in self.engines.items() if process in processes}
         if len(known) == 1 and len(processes) == 2:
             (role,) = known
@@ -189,12 +186,17 @@ def server_signalled(role: str, number: signal.Signals) -> Fault:
 
     async def fault(stage: Stage) -> None:
         server = stage.servers[role]
+        below = await asyncio.to_thread(server.engine_processes)
         server.signal(number)
         if number is signal.SIGSTOP:
             await asyncio.sleep(5)
             server.signal(signal.SIGCONT)
         else:
             await asyncio.to_thread(server.wait, 30)
+            # vLLM's own server leaves its engine behind when it is killed.
+            for process in below:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             await asyncio.to_thread(server.end)
             assert stage.start_server is not None
             stage.servers[role] = await asyncio.to_thread(stage.start_server, role)

@@ -96,6 +96,16 @@ class Load:
         """Close all connections."""
         await self.http.aclose()
 
+    async def answers(self, role: str) -> bool:
+        """Whether a request of our own, which nobody counts, is answered, and right."""
+        assert self.truth is not None
+        try:
+            if role == "embed":
+                return cosine(await self._vector(TEXTS[0]), self.truth.vectors[TEXTS[0]]) > 0.9999
+            return await self._completion(PROMPTS[0]) == self.truth.texts[PROMPTS[0]]
+        except (RefusedError, httpx.HTTPError, OSError):
+            return False
+
     # Each asks once, and counts what comes of it.
 
     async def embed(self, number: int = 0) -> None:
