@@ -1,3 +1,4 @@
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,8 @@ def test_no_json_raises_anything_but_a_refusal(name, value):
 @given(body=st.binary(max_size=60))
 @settings(max_examples=20, deadline=None)
 def test_no_bytes_raise_anything_but_a_refusal(name, body):
-    with pytest.raises(InvalidRequestError):
+    # Some are good requests: Hypothesis also tries what it finds in the source code around.
+    with contextlib.suppress(InvalidRequestError):
         ENDPOINTS[name].take(body)
 
 
