@@ -50,10 +50,11 @@ class Application(Litestar):
         send: Send | LifeSpanSend,
     ) -> None:
         """The entry point of ASGI."""
-        if scope["type"] == ScopeType.HTTP:
-            send = stamped(scope, send)  # type: ignore[arg-type]
-        try:
+        if scope["type"] != ScopeType.HTTP:
             await super().__call__(scope, receive, send)
+            return
+        try:
+            await super().__call__(scope, receive, stamped(scope, send))  # type: ignore[arg-type]
         except asyncio.CancelledError:
             # The server does not wait any longer at the end of the service; this task is over in any case, and
             # the client sees its connection close in the middle of the answer.

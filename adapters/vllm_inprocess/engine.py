@@ -80,7 +80,7 @@ class EngineThread:
             # The thread is deep inside the constructor, waiting for processes that are still starting:
             # their end is what ends the wait.
             while self._thread.is_alive() and not self._built.done():
-                await asyncio.to_thread(self._kill_processes)
+                await asyncio.to_thread(self.kill)
                 await asyncio.sleep(0.1)
         await asyncio.to_thread(self._thread.join, SHUTDOWN_TIMEOUT_S + 2 * KILL_TIMEOUT_S)
 
@@ -139,7 +139,7 @@ class EngineThread:
                 log_requests=False,
             )
         except BaseException as error:
-            self._kill_processes()
+            self.kill()
             # What it said last, the reason as a rule, may still be on its way.
             engine_log().wait_for_end(self._name, LOG_TIMEOUT_S)
             self._built.set_exception(error)
@@ -156,9 +156,6 @@ class EngineThread:
 
     def kill(self) -> None:
         """End the engine's processes at once; vLLM then tells everybody who waits for it. Blocks for a moment."""
-        self._kill_processes()
-
-    def _kill_processes(self) -> None:
         _kill(self.processes())
 
 

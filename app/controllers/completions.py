@@ -31,8 +31,10 @@ class CompletionsController(Controller):
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
         generations = body.to_requests()
+        context = context_of(request)
+        # Whatever can be refused has been by now: what is reserved is given back by the work alone.
         reservation = await reserve(request, generations)
-        events = counted(generate_all(model.backend, generations, context_of(request)), reservation)
+        events = counted(generate_all(model.backend, generations, context), reservation)
         presenter = CompletionPresenter(
             completion_id=new_id("cmpl"),
             created=int(time.time()),

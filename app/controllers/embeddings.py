@@ -22,7 +22,9 @@ class EmbeddingsController(Controller):
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
         inputs = body.to_request()
+        context = context_of(request)
+        # Whatever can be refused has been by now: what is reserved is given back by the work alone.
         reservation = await reserve(request)
-        work = counted_embedding(model.backend.embed(inputs, context_of(request)), reservation)
+        work = counted_embedding(model.backend.embed(inputs, context), reservation)
         result = await unless_disconnected(work, request.receive)
         return json_response(embedding_response(result, model.name or body.model, body.encoding_format))

@@ -32,7 +32,7 @@ from domain.errors import (
     BackendUnreachableError,
     InferenceError,
 )
-from domain.health import BackendState, MemberHealth
+from domain.health import BackendState
 from domain.policies.member import Member, ServerGroup
 from domain.policies.warm_up import Warmth, warm_up
 
@@ -59,22 +59,18 @@ class BalancingBackend(ServerGroup):
             setting: the variable that lists them, for messages.
             probe_interval_s: how often a member that serves is looked at; at once when it met trouble.
         """
-        self._members = list(members)
+        self._group = list(members)
         self._setting = setting
         self._probe_interval_s = probe_interval_s
         self._serving: list[Member] = []
         self._turn = 0
         self._model: Warmth | None = None
-        self._look_now = {member: asyncio.Event() for member in self._members}
+        self._look_now = {member: asyncio.Event() for member in self._group}
         self._watchers: list[asyncio.Task[None]] = []
         self.on_return: Callable[[], None] = lambda: None
         """Called before a member that was away serves again: its engine may be a new one."""
-        for member in self._members:
+        for member in self._group:
             member.on_trouble = self._trouble_of(member)
-
-    def members(self) -> list[MemberHealth]:
-        """See `ServerGroup`."""
-        return [member.health() for member in self._members]
 
     def has_free(self) -> bool:
         """Whether a member would take a request that has not just said it is busy."""
@@ -101,7 +97,7 @@ class BalancingBackend(ServerGroup):
         for member in met:
             self._admit(member)
         self._watchers = [
-            asyncio.create_task(self._watch(member), name=f"watch-{member.address}") for member in self._members
+            asyncio.create_task(self._watch(member), name=f"watch-{member.address}") for member in self._group
         ]
         tells = all(other.card.tells_input_tokens for other in met.values())
         return msgspec.structs.replace(model.card, tells_input_tokens=tells)
@@ -110,9 +106,9 @@ class BalancingBackend(ServerGroup):
         """See the port."""
         await self._end_watches()
         self._serving.clear()
-        for member in self._members:
+        for member in self._group:
             member.state = BackendState.STOPPED
-        await asyncio.gather(*(member.stop() for member in self._members))
+        await asyncio.gather(*(member.stop() for member in self._group))
 
     async def probe(self) -> None:
         """See the port: raises if no member serves. They are looked at all the time anyway."""
@@ -157,7 +153,7 @@ class BalancingBackend(ServerGroup):
         return best
 
     def _nobody_serves(self) -> BackendUnavailableError:
-        if not self._members or not self._serving:
+        if not self._group or not self._serving:
             # No connection is made for this, and one of them may be back in a moment.
             return BackendUnreachableError("None of the model's servers can be reached.", retry_after_s=1)
         return BackendUnavailableError(
@@ -178,7 +174,7 @@ class BalancingBackend(ServerGroup):
 
     async def _meet_those_who_are_up(self) -> dict[Member, Warmth]:
         """Those that answer, in the order of the setting: all that do soon after the first."""
-        meetings = {member: asyncio.create_task(self._meet(member)) for member in self._members}
+        meetings = {member: asyncio.create_task(self._meet(member)) for member in self._group}
         pending: set[asyncio.Task[Warmth]] = set(meetings.values())
         try:
             while pending and all(_failure(task) is not None for task in set(meetings.values()) - pending):
@@ -272,7 +268,7 @@ class BalancingBackend(ServerGroup):
             member.last_error = reason
 
     def _name(self, member: Member) -> str:
-        return f"number {self._members.index(member) + 1} ({member.address})"
+        return f"number {self._group.index(member) + 1} ({member.address})"
 
     async def _end_watches(self) -> None:
         for watcher in self._watchers:

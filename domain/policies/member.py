@@ -1,7 +1,7 @@
 """One server behind a role: what it has to do, how it failed last, and a circuit breaker before it."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from domain.backend import (
@@ -38,9 +38,11 @@ LONGEST_REST_S = 10.0
 class ServerGroup:
     """A layer that knows the servers behind a role."""
 
+    _group: Sequence["Member"]
+
     def members(self) -> list[MemberHealth]:
         """Their states now. Costs nothing."""
-        raise NotImplementedError
+        return [member.health() for member in self._group]
 
 
 class Member(BackendWrapper):

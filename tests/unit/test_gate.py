@@ -148,6 +148,14 @@ async def test_a_streams_tokens_are_counted_too(guarded):
     assert remaining(after) == 200 - 151
 
 
+@pytest.mark.parametrize("path", [EMBED, COMPLETE, CHAT])
+async def test_what_is_refused_for_its_deadline_costs_no_tokens(guarded, path):
+    headers = bearer(TOKENS) | {"x-request-timeout": "soon"}
+    assert (await guarded.http.post(path, json=BODIES[path], headers=headers)).status_code == 400
+    after = await guarded.http.get("/v1/models", headers=bearer(TOKENS))
+    assert remaining(after) == 200
+
+
 async def test_too_many_tokens_are_refused_before_the_engine_sees_them(guarded):
     ask = BODIES[COMPLETE] | {"max_tokens": 120}
     guarded.writer.delay_s = NEVER_S
