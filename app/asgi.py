@@ -62,7 +62,12 @@ class Application(Litestar):
 
 
 def create_app(
-    service: Service, options: ApiOptions, *, gate: Gate | None = None, cors_origins: Sequence[str] = ()
+    service: Service,
+    options: ApiOptions,
+    *,
+    gate: Gate | None = None,
+    cors_origins: Sequence[str] = (),
+    wait_s: float = 0.0,
 ) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
 
@@ -71,12 +76,15 @@ def create_app(
         options: what can be set about the API.
         gate: lets in those who have a key; None lets in everybody.
         cors_origins: web sites whose pages may use the API.
+        wait_s: how long at most to wait for the backends before connections are taken.
     """
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
         service.start()
         try:
+            if wait_s:
+                await service.wait_started(wait_s)
             yield
         finally:
             await service.stop()

@@ -25,14 +25,23 @@ from domain.errors import ConfigurationError
 from domain.health import BackendHealth
 
 POLL_S = 0.05
+# uvicorn takes a process that has not begun to answer it within so long for a hung one, and kills it. On a busy
+# machine several of them take long to start at once, and killing them would only make it busier.
+START_PATIENCE_S = 60
+# How long one waits for its engines before it takes connections: others may be serving already, and a client
+# dealt out to this one shall not be told that the service is starting.
+ENGINES_PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
 class SharedAddress(socket.socket):
-    """An address that is taken; each process to which it is sent gets a listener of its own there."""
+    """An address that is taken; each process to which it is sent gets a socket of its own there.
+
+    The server listens on it when the application has started, and only then are connections dealt out to it.
+    """
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _listen, (self.family, self.getsockname())
+        return _bind, (self.family, self.getsockname())
 
 
 def share(listener: socket.socket) -> SharedAddress:
@@ -60,6 +69,7 @@ def serve(settings: Settings, address: SharedAddress) -> int:
     """Serve in several processes until SIGINT or SIGTERM; return the exit code."""
     application = partial(_application, settings, time.monotonic())
     config = server_config(application, settings)
+    config.timeout_worker_healthcheck = START_PATIENCE_S
     group = _Group(config, [address])
     group.run()
     return 0 if group.was_told else 1
@@ -113,6 +123,7 @@ def _application(settings: Settings, began: float) -> Litestar:
         settings.api,
         gate=build_gate(settings),
         cors_origins=settings.security.cors_origins,
+        wait_s=ENGINES_PATIENCE_S,
     )
 
 
@@ -132,12 +143,6 @@ def _is_helper(process: psutil.Process) -> bool:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
-    listener = _bind(family, address)
-    listener.listen(2048)
-    return listener
 
 
 def _bind(family: int, address: tuple[object, ...]) -> SharedAddress:

@@ -58,6 +58,10 @@ class Service:
         if self._gpu is not None:
             self._watching_gpu = asyncio.create_task(self._watch_gpu(self._gpu), name="watch-gpu")
 
+    async def wait_started(self, longest_s: float) -> None:
+        """Until all backends have started or can't, but no longer than a while."""
+        await asyncio.wait(self._starts, timeout=longest_s)
+
     def drain(self) -> None:
         """Take nothing new from now on; what is under way goes on."""
         for backend in self._backends.values():
