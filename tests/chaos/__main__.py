@@ -19,10 +19,10 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = make_tiny_models(Path(folder))
-        rows = asyncio.run(
+        rows, health = asyncio.run(
             run(models, minutes=options.minutes, clients=options.clients, say=lambda text: print(text, flush=True))
         )
-    found = table(rows)
+    found = table(rows) + "\n" + "\n".join(health) + "\n"
     print(found)
     for row in rows:
         for note in row.notes:

@@ -94,6 +94,26 @@ async def flood(stage: Stage) -> None:
     await stage.recovered("embed", "generate")
 
 
+async def embedding_flood(stage: Stage) -> None:
+    """3,000 embeddings, 500 at a time, beside clients of the other model: none of those is refused or starved."""
+    load = stage.load
+    generate = load.tallies["generate"]
+    refused, right = generate.refused, generate.right
+
+    async def one_after_another(first: int) -> None:
+        for number in range(6):
+            await load.embed(first + number)
+
+    await asyncio.gather(*(one_after_another(number) for number in range(500)))
+    if generate.refused > refused:
+        generate.wrong += 1
+        generate.note(f"{generate.refused - refused} refused by a model that nobody flooded")
+    if generate.right == right:
+        generate.wrong += 1
+        generate.note("nothing was answered by the model that nobody flooded")
+    await stage.recovered("embed", "generate")
+
+
 async def leavers(stage: Stage) -> None:
     """Clients that send a request and go away, before and in the middle of the answer."""
     body = {"model": "tiny-gen", "prompt": PROMPTS[0], "max_tokens": 400, "ignore_eos": True}
@@ -211,6 +231,7 @@ IN_PROCESS: dict[str, Fault] = {
     "generation engine: stopped (SIGSTOP)": _signalled("generate", signal.SIGSTOP),
     "embedding engine: stopped (SIGSTOP)": _signalled("embed", signal.SIGSTOP),
     "500 connections at once, 64 streaming": flood,
+    "3,000 embeddings, 500 at a time, beside generation": embedding_flood,
     "100 clients that leave": leavers,
     "200 times garbage": garbage,
     "slow and deaf clients": slow_clients,

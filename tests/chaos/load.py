@@ -15,6 +15,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import httpx
 import msgspec
 
+from tests.chaos.health_watch import HealthWatch
+
 TEXTS = [f"The quick brown fox number {number} jumps over the lazy dog." for number in range(8)]
 PROMPTS = ["The quick brown", "A service that runs", "Paris is the capital", "Numbers such as"]
 TOKENS = 24
@@ -64,13 +66,22 @@ class Load:
         self.tallies: dict[str, Tally] = {"embed": Tally(), "generate": Tally()}
         self.statuses: Counter[str] = Counter()
         self.under_way: dict[str, int] = {"embed": 0, "generate": 0}
+        self.health = HealthWatch()
         self.is_service_there = True
-        """False while the service itself is being ended or started: then nobody is there to answer."""
         self._embed_model, self._gen_model = embed_model, gen_model
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
         self.http = httpx.AsyncClient(base_url=url, timeout=LOST_AFTER_S, limits=limits, trust_env=False)
         self.truth: Truth | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_service_there(self) -> bool:
+        """False while the service itself is being ended or started: then nobody is there to answer."""
+        return self.health.service_url is not None
+
+    @is_service_there.setter
+    def is_service_there(self, is_there: bool) -> None:
+        self.health.service_url = self.url if is_there else None
 
     async def learn(self) -> None:
         """Ask for everything once."""
@@ -85,9 +96,11 @@ class Load:
         self._tasks = [
             asyncio.create_task(self._again(kind, number)) for kind in kinds for number in range(clients)
         ]
+        self.health.start()
         try:
             yield
         finally:
+            self.health.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -138,16 +138,19 @@ async def gateway(models: dict[str, Path]) -> AsyncGenerator[Stage, None]:
             await asyncio.to_thread(server.end)
 
 
-async def run(models: dict[str, Path], *, minutes: float, clients: int, say: Say) -> list[Row]:
-    """All faults, inside and behind a gateway, for so long."""
+async def run(models: dict[str, Path], *, minutes: float, clients: int, say: Say) -> tuple[list[Row], list[str]]:
+    """All faults, inside and behind a gateway, for so long; and how health answered in each of both."""
     began = time.monotonic()
     rows: list[Row] = []
+    health: list[str] = []
     # The gateway's few faults get a quarter of the time.
-    for stage_of, faults, share in ((inprocess, IN_PROCESS, 0.75), (gateway, GATEWAY, 1.0)):
+    stages = (("Engines in process", inprocess, IN_PROCESS, 0.75), ("Gateway", gateway, GATEWAY, 1.0))
+    for name, stage_of, faults, share in stages:
         async with stage_of(models) as stage:
             until = began + share * minutes * 60
             rows += await run_faults(stage, faults, until=until, clients=clients, say=say)
-    return rows
+            health.append(f"{name}: {stage.load.health.summary()}")
+    return rows, health
 
 
 def table(rows: list[Row]) -> str:
