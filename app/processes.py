@@ -136,7 +136,7 @@ def _speaks() -> bool:
 def _is_helper(process: psutil.Process) -> bool:
     """Whether it is Python's own, which goes with processes of multiprocessing."""
     with contextlib.suppress(psutil.Error):
-        return any("resource_tracker" in argument for argument in process.cmdline())
+        return any("resource_tracker import main" in argument for argument in process.cmdline())
     return False
 
 

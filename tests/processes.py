@@ -96,7 +96,7 @@ class LoggedProcess:
         for process in psutil.Process(self.pid).children(recursive=True):
             # Engines also run small programs of a moment, which may be gone when they are looked at.
             with contextlib.suppress(psutil.Error):
-                if "resource_tracker" not in " ".join(process.cmdline()):
+                if "resource_tracker import main" not in " ".join(process.cmdline()):
                     found.append(process)
         return found
 

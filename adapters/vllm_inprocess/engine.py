@@ -91,7 +91,7 @@ class EngineThread:
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
                 # Python's resource tracker is everybody's; it ends by itself when this process does.
-                if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
+                if "resource_tracker import main" not in " ".join(process.cmdline()):
                     found.append(process)
                     found += process.children(recursive=True)
         return found

@@ -32,6 +32,8 @@ def service(vllm_servers: dict[Role, str]) -> Generator[ServiceProcess, None, No
             "GEN_BACKEND": "vllm-http",
             "VLLM_EMBED_URL": vllm_servers[Role.EMBED],
             "VLLM_GEN_URL": vllm_servers[Role.GENERATE],
+            # Whoever sets it has the name of Python's helper in the command line of every process.
+            "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
         }
     )
     try:
