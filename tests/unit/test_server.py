@@ -114,6 +114,11 @@ def test_a_shared_address_gives_every_process_a_listener_of_its_own():
     with bind("127.0.0.1", 0) as listener, share(listener) as address:
         copies = [pickle.loads(pickle.dumps(address)) for _ in range(2)]
         with copies[0], copies[1]:
+            with pytest.raises(ConnectionRefusedError):
+                # Until an application is there that answers.
+                socket.create_connection(address.getsockname())
+            for copy in copies:
+                copy.listen()
             assert {copy.getsockname() for copy in copies} == {address.getsockname()}
             with socket.create_connection(address.getsockname()):
                 readable, _, _ = select.select(copies, [], [], 5)
