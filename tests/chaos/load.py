@@ -68,11 +68,15 @@ class Load:
         self.under_way: dict[str, int] = {"embed": 0, "generate": 0}
         self.health = HealthWatch()
         self.is_service_there = True
+        self.clients = 0
+        """Of each kind, at the moment."""
         self._embed_model, self._gen_model = embed_model, gen_model
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
         self.http = httpx.AsyncClient(base_url=url, timeout=LOST_AFTER_S, limits=limits, trust_env=False)
         self.truth: Truth | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._may_ask = asyncio.Event()
+        self._may_ask.set()
 
     @property
     def is_service_there(self) -> bool:
@@ -93,6 +97,7 @@ class Load:
     async def running(self, clients: int = 4) -> AsyncGenerator[None, None]:
         """Load from so many clients of each kind for as long as the block runs."""
         kinds = (self.embed, self.complete, self.stream, self.chat)
+        self.clients = clients
         self._tasks = [
             asyncio.create_task(self._again(kind, number)) for kind in kinds for number in range(clients)
         ]
@@ -104,6 +109,17 @@ class Load:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None, None]:
+        """Nobody asks anything for as long as the block runs."""
+        self._may_ask.clear()
+        try:
+            while any(self.under_way.values()):
+                await asyncio.sleep(0.05)
+            yield
+        finally:
+            self._may_ask.set()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -167,6 +183,7 @@ class Load:
 
     async def _again(self, ask: Callable[[int], Awaitable[None]], first: int) -> None:
         for number in itertools.count(first):
+            await self._may_ask.wait()
             before = self.refusals
             await ask(number)
             # Who hears no waits a little, as clients do.

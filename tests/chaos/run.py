@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class Row(msgspec.Struct, kw_only=True):
     """Requests under way at the moment of the fault."""
     hit: Tally
     """Of the roles that the fault concerns, or of all."""
+    refusals: Counter[str]
+    """By role, status and code."""
     recovery_s: float
     notes: list[str]
 
@@ -55,7 +58,7 @@ async def run_faults(
                 rows.append(await _run_one(stage, name, fault))
                 last = rows[-1]
                 say(f"{name}: {last.hit.right} right, {last.hit.refused} refused, {last.hit.wrong} wrong, "
-                    f"{last.hit.lost} lost, well again after {last.recovery_s:.1f} s")  # fmt: skip
+                    f"{last.hit.lost} lost, well again after {last.recovery_s:.1f} s {dict(last.refusals)}")  # fmt: skip
             is_first = False
     return rows
 
@@ -64,6 +67,8 @@ async def _run_one(stage: Stage, name: str, fault: Fault) -> Row:
     before = {role: msgspec.structs.replace(tally) for role, tally in stage.load.tallies.items()}
     noted = {role: len(tally.notes) for role, tally in stage.load.tallies.items()}
     under_way = sum(stage.load.under_way.values())
+    stage.load.health.meanwhile = name
+    statuses = stage.load.statuses.copy()
     began = time.monotonic()
     await fault(stage)
     recovery_s = time.monotonic() - began
@@ -77,6 +82,7 @@ async def _run_one(stage: Stage, name: str, fault: Fault) -> Row:
             wrong=sum(tally.wrong for tally in hit),
             lost=sum(tally.lost for tally in hit),
         ),
+        refusals=stage.load.statuses - statuses,
         recovery_s=recovery_s,
         notes=[note for role, count in noted.items() for note in stage.load.tallies[role].notes[count:]],
     )
@@ -166,7 +172,19 @@ def table(rows: list[Row]) -> str:
     for fault, same in by_fault.items():
         times = sorted(row.recovery_s for row in same)
         took = f"{times[0]:.1f}" if len(times) == 1 else f"{times[0]:.1f} to {times[-1]:.1f}"
-        counts = [sum(getattr(row.hit, name) for row in same) for name in ("right", "refused", "wrong", "lost")]
+        counts: list[object] = [
+            sum(getattr(row.hit, name) for row in same) for name in ("right", "refused", "wrong", "lost")
+        ]
+        refusals = sum((row.refusals for row in same), Counter[str]())
+        counts[1] = f"{counts[1]} ({_told(refusals)})" if refusals else counts[1]
         under_way = sum(row.under_way for row in same)
         lines.append(f"| {fault} | {len(same)} | {under_way} | {' | '.join(map(str, counts))} | {took} |")
     return "\n".join(lines) + "\n"
+
+
+def _told(refusals: Counter[str]) -> str:
+    """What clients were told, whichever model said it."""
+    by_code: Counter[str] = Counter()
+    for said, count in refusals.items():
+        by_code[said.partition(" ")[2]] += count
+    return ", ".join(f"{count} × {said}" for said, count in by_code.most_common())

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.integration
 def test_nothing_is_wrong_and_nothing_is_lost(tiny_models: dict[str, Path], stage_of, faults) -> None:
     async def scenario() -> list[Row]:
         async with stage_of(tiny_models) as stage:
-            return await run_faults(stage, faults, until=None, clients=2, say=print)
+            rows = await run_faults(stage, faults, until=None, clients=2, say=print)
+            assert stage.load.health.answers_s, "health was answered meanwhile"
+            return rows
 
     rows = asyncio.run(scenario())
     assert [row.fault for row in rows] == list(faults)
