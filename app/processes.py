@@ -16,6 +16,7 @@ from functools import partial
 
 import psutil
 from litestar import Litestar
+from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
 from app.server import server_config
@@ -25,8 +26,10 @@ from domain.errors import ConfigurationError
 from domain.health import BackendHealth
 
 POLL_S = 0.05
-# uvicorn takes a process that has not begun to answer it within so long for a hung one, and kills it. On a busy
-# machine several of them take long to start at once, and killing them would only make it busier.
+# uvicorn takes a process that does not answer it within so long for a hung one, and kills it.
+HANG_S = 5
+# One that starts answers when its libraries are loaded. On a busy machine that takes several of them long at once,
+# and killing them would only make it busier.
 START_PATIENCE_S = 60
 # How long one waits for its engines before it takes connections: others may be serving already, and a client
 # dealt out to this one shall not be told that the service is starting.
@@ -69,16 +72,31 @@ def serve(settings: Settings, address: SharedAddress) -> int:
     """Serve in several processes until SIGINT or SIGTERM; return the exit code."""
     application = partial(_application, settings, time.monotonic())
     config = server_config(application, settings)
-    config.timeout_worker_healthcheck = START_PATIENCE_S
     group = _Group(config, [address])
     group.run()
     return 0 if group.was_told else 1
 
 
 class _Group(Multiprocess):
-    """uvicorn's supervisor, which a second signal hurries, and which knows whether it was told to end."""
+    """uvicorn's supervisor, which a second signal hurries, and which knows whether it was told to end.
+
+    It has more patience while a process is young.
+    """
 
     was_told = False
+
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._known: list[int | None] = []
+        self._grown_up_at = 0.0
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace processes that have ended or hang."""
+        now, known = time.monotonic(), [process.pid for process in self.processes]
+        if known != self._known:
+            self._known, self._grown_up_at = known, now + START_PATIENCE_S
+        self.config.timeout_worker_healthcheck = START_PATIENCE_S if now < self._grown_up_at else HANG_S
+        super().keep_subprocess_alive()
 
     def handle_signals(self) -> None:
         """Act on signals that have arrived."""

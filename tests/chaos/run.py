@@ -56,11 +56,17 @@ async def run_faults(
                     break
                 await asyncio.sleep(SETTLE_S)
                 rows.append(await _run_one(stage, name, fault))
-                last = rows[-1]
-                say(f"{name}: {last.hit.right} right, {last.hit.refused} refused, {last.hit.wrong} wrong, "
-                    f"{last.hit.lost} lost, well again after {last.recovery_s:.1f} s {dict(last.refusals)}")  # fmt: skip
+                say(_line(rows[-1]))
             is_first = False
     return rows
+
+
+def _line(row: Row) -> str:
+    hit = row.hit
+    return (
+        f"{row.fault}: {hit.right} right, {hit.refused} refused ({_told(row.refusals)}), {hit.wrong} wrong, "
+        f"{hit.lost} lost, well again after {row.recovery_s:.1f} s"
+    )
 
 
 async def _run_one(stage: Stage, name: str, fault: Fault) -> Row:

@@ -1,0 +1,62 @@
+"""The group of gateway processes: how long it waits for one that does not answer."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+from uvicorn import Config
+
+from app import processes
+
+
+class Answering:
+    """A process that notes how long it would have been waited for."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.waited: list[float] = []
+
+    def is_alive(self, timeout: float) -> bool:
+        self.waited.append(timeout)
+        return True
+
+
+@pytest.fixture
+def group(monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(processes.time, "monotonic", lambda: clock.now)
+    made = processes._Group(Config("unused:app", workers=2), [])
+    made.clock = clock
+    made.processes = [Answering(1), Answering(2)]
+    yield made
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_young_processes_have_longer_to_answer_than_those_that_have_served(group):
+    for passed in (0, processes.START_PATIENCE_S - 1, processes.START_PATIENCE_S):
+        group.clock.now = 1000.0 + passed
+        group.keep_subprocess_alive()
+    young, old = processes.START_PATIENCE_S, processes.HANG_S
+    assert group.processes[0].waited == [young, young, old]
+
+
+def test_a_replacement_is_young_again(group):
+    group.keep_subprocess_alive()
+    group.clock.now += processes.START_PATIENCE_S
+    group.keep_subprocess_alive()
+    group.processes[1] = Answering(3)
+    group.keep_subprocess_alive()
+    assert group.processes[1].waited == [processes.START_PATIENCE_S]
+
+
+@pytest.mark.parametrize(
+    ("command", "is_helper"),
+    [
+        (["python", "-c", "from multiprocessing.resource_tracker import main;main(5)"], True),
+        (["python", "-Wignore::UserWarning:multiprocessing.resource_tracker", "-c", "spawn_main()"], False),
+    ],
+)
+def test_pythons_helper_is_told_by_what_it_runs(command, is_helper):
+    assert processes._is_helper(SimpleNamespace(cmdline=lambda: command)) is is_helper
