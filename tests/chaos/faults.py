@@ -83,10 +83,10 @@ def _signalled(role: str, number: signal.Signals) -> Fault:
         while psutil.pid_exists(lost.pid) and lost.status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(POLL_S)
         await stage.recovered(role)
+        await stage.find_engines()
         if other.refused > refused:
             other.wrong += 1
             other.note(f"{other.refused - refused} refused by the model whose engine was left alone")
-        await stage.find_engines()
 
     return fault
 
