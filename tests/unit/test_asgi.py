@@ -1,0 +1,56 @@
+"""When the application takes connections: at once, or when its engines are known."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.api_options import ApiOptions
+from app.asgi import create_app
+from app.bootstrap import build_service
+from app.settings import load_settings
+from domain.backend import Role
+from tests.fakes import FakeBackend
+
+NEVER_S = 60.0
+
+
+class SlowBackend(FakeBackend):
+    """Starts when it is told to."""
+
+    def __init__(self, role: Role, may_start: asyncio.Event) -> None:
+        super().__init__(role, name=f"slow-{role}")
+        self._may_start = may_start
+
+    async def start(self, *args):
+        await self._may_start.wait()
+        return await super().start(*args)
+
+
+@pytest.fixture
+def may_start() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+def service(may_start: asyncio.Event):
+    backends = {role: (f"slow-{role}", SlowBackend(role, may_start)) for role in Role}
+    return build_service(load_settings({}), backends=backends)
+
+
+async def test_without_a_wait_it_answers_while_its_engines_start(service):
+    async with asyncio.timeout(5), create_app(service, ApiOptions()).lifespan():
+        assert service.health().status == "unavailable"
+
+
+async def test_with_a_wait_it_takes_connections_when_its_engines_serve(service, may_start):
+    asyncio.get_running_loop().call_later(0.1, may_start.set)
+    async with asyncio.timeout(5), create_app(service, ApiOptions(), wait_s=NEVER_S).lifespan():
+        assert service.health().status == "ok"
+
+
+async def test_it_waits_no_longer_than_it_may(service):
+    began = time.monotonic()
+    async with asyncio.timeout(5), create_app(service, ApiOptions(), wait_s=0.1).lifespan():
+        assert time.monotonic() - began >= 0.1
+        assert service.health().status == "unavailable"
