@@ -1,4 +1,4 @@
-"""What is known of a request when it is over: the one source of the log's line, the metrics and the page's list."""
+"""What is known of a request when it is over: the one source of log, metrics and page."""
 
 import msgspec
 
