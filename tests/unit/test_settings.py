@@ -403,4 +403,5 @@ def test_secrets_are_marked():
         "API_KEYS",
         "VLLM_EMBED_API_KEY",
         "VLLM_GEN_API_KEY",
+        "OTEL_EXPORTER_OTLP_HEADERS",
     }
