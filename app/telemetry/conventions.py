@@ -1,4 +1,4 @@
-"""OpenTelemetry's names that this service emits, pinned to one version: 1.41.0, the last with GenAI and HTTP in one.
+"""OpenTelemetry's names that this service emits, pinned to one version: 1.41.0, the last with GenAI and HTTP both.
 
 Names and buckets of other versions differ, and dashboards are built on them; whoever moves this service to another
 version does it here. Source: https://github.com/open-telemetry/semantic-conventions/tree/v1.41.0, docs/gen-ai/
