@@ -15,7 +15,7 @@ from app.errors import error_body, error_headers
 from app.rate_limits import ACCOUNT, Account
 from app.requests import AnyRequest
 from app.settings import Settings
-from app.telemetry.request import note_error
+from app.telemetry.request import note_error, note_key
 from domain.errors import AuthenticationError, InferenceError, RequestRateError
 from domain.policies.rate_limit import Clock
 
@@ -55,6 +55,7 @@ class Gate(ASGIMiddleware):
             await next_app(scope, receive, send)
             return
         scope["state"][ACCOUNT] = account
+        note_key(scope, account.name)
         send = account.announced(send)
         if scope["method"] == "POST":
             # Only these are work for an engine.

@@ -12,7 +12,7 @@ import msgspec
 from litestar.types import HTTPScope, Scope
 
 from app.telemetry.record import CANCELLED, PROBES, UNMATCHED, Listener, OperationRecord, RequestRecord
-from domain.backend import RequestContext
+from domain.backend import RequestContext, Role
 from domain.errors import InferenceError
 from domain.observation import Phase
 
@@ -46,7 +46,7 @@ class RequestObservation:
         # From moments of the monotonic clock to Unix time.
         self.unix_offset = self.record.began - self._began
         self.listeners = listeners
-        self.tracing = tracing if scope["path"] not in PROBES else None
+        self.tracing = tracing if (scope["path"].rstrip("/") or "/") not in PROBES else None
         self._scope = scope
         self._context = self.tracing.begin_request(scope, self.record) if self.tracing else None
 
@@ -55,6 +55,10 @@ class RequestObservation:
 
     def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
         """Nothing, as `waited`."""
+
+    def asks(self, model: str | None, role: Role) -> None:
+        """It is for this model, whether that is ready or not."""
+        self.record.model, self.record.role = model, role
 
     def answers(self, status: int) -> None:
         """The answer's head goes out."""
@@ -196,6 +200,13 @@ def observation_of(scope: Scope) -> RequestObservation | None:
     """What watches a request, if anything does."""
     state = scope.get("state")
     return None if state is None else state.get(OBSERVATION)
+
+
+def note_key(scope: Scope, name: str) -> None:
+    """Whose request it is."""
+    observation = observation_of(scope)
+    if observation is not None:
+        observation.record.key = name
 
 
 def note_error(scope: Scope, error: InferenceError) -> None:
