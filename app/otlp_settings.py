@@ -29,10 +29,10 @@ FOR_THE_SDK = {
         "ENDPOINT", "PROTOCOL", "HEADERS", "TIMEOUT", "COMPRESSION", "CERTIFICATE", "CLIENT_CERTIFICATE",
         "CLIENT_KEY", "INSECURE",
     )
-} | {"OTEL_LOGS_EXPORTER", "OTEL_METRIC_EXPORT_TIMEOUT"}  # fmt: skip
+} | {"OTEL_LOGS_EXPORTER", "OTEL_METRIC_EXPORT_TIMEOUT", "OTEL_METRICS_EXEMPLAR_FILTER"}  # fmt: skip
 """Names that are close to those of the service's own, and no mistakes."""
 # What the SDK's exporters take; what they do not take they leave out, and say so with the value.
-_HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+\s*=[ !#-+--:<-\[\]-~]*")
+_HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~\-]+\s*=[ !#-+\--:<-\[\]-~]*")
 
 
 class OtlpSignal(msgspec.Struct, frozen=True, kw_only=True):

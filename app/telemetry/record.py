@@ -46,6 +46,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     began: float
     """Unix time."""
     method: str
+    """One of `conventions.METHODS`, or OTHER: a client may write anything."""
     route: str = UNMATCHED
     """The path's template, such as /v1/models/{model_id}; UNMATCHED for an unknown path."""
     key: str | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from litestar.types import HTTPScope, Scope
 
+from app.telemetry.conventions import METHODS, OTHER
 from app.telemetry.record import CANCELLED, PROBES, UNMATCHED, Listener, OperationRecord, RequestRecord
 from domain.backend import RequestContext, Role
 from domain.errors import InferenceError
@@ -42,7 +43,8 @@ class RequestObservation:
             tracing: makes spans; None where nobody wants them.
         """
         self._began = time.monotonic()
-        self.record = RequestRecord(request_id=request_id, began=time.time(), method=scope["method"])
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        self.record = RequestRecord(request_id=request_id, began=time.time(), method=method)
         # From moments of the monotonic clock to Unix time.
         self.unix_offset = self.record.began - self._began
         self.listeners = listeners

@@ -219,7 +219,7 @@ def _links(carrier: Mapping[str, str] | None, *, but: Span) -> list[Link]:
 
 
 def _method(method: str) -> str:
-    return method if method in names.METHODS else "HTTP"
+    return "HTTP" if method == names.OTHER else method
 
 
 def _headers(scope: HTTPScope) -> dict[str, str]:
@@ -235,16 +235,15 @@ def _headers(scope: HTTPScope) -> dict[str, str]:
 
 
 def _request_attributes(scope: HTTPScope, record: RequestRecord) -> dict[str, AttributeValue]:
-    method = record.method if record.method in names.METHODS else names.OTHER
     attributes: dict[str, AttributeValue] = {
-        names.HTTP_REQUEST_METHOD: method,
+        names.HTTP_REQUEST_METHOD: record.method,
         names.URL_PATH: scope["path"],
         names.URL_SCHEME: scope["scheme"],
         names.NETWORK_PROTOCOL_VERSION: scope["http_version"],
         names.REQUEST_ID: record.request_id,
     }
-    if method == names.OTHER:
-        attributes[names.HTTP_REQUEST_METHOD_ORIGINAL] = record.method
+    if record.method == names.OTHER:
+        attributes[names.HTTP_REQUEST_METHOD_ORIGINAL] = scope["method"]
     if scope["server"] is not None:
         attributes[names.SERVER_ADDRESS] = scope["server"][0]
         if scope["server"][1] is not None:

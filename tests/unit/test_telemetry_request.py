@@ -230,6 +230,19 @@ async def test_a_browsers_question_before_its_request_is_a_record_of_no_odd_rout
         assert api.heard.request.route in (EMBED, "unmatched")
 
 
+@pytest.mark.parametrize(("sent", "told"), [("DELETE", "DELETE"), ("PURGE", "_OTHER"), ("get", "_OTHER")])
+async def test_methods_are_those_that_there_are(api, sent, told):
+    # httpx writes methods in capitals.
+    client = Leaving({})
+    scope_method = sent
+
+    async def call(scope, receive, send):
+        await api.app(scope | {"method": scope_method}, receive, send)
+
+    await client.call(call, EMBED)
+    assert (api.heard.request.method, api.heard.request.route) == (told, EMBED)
+
+
 @pytest.mark.parametrize("path", ["/health", "/health/", "/health/live", "/health/ready", "/health/ready/"])
 async def test_probes_are_known_as_such(api, path):
     await api.http.get(path)
