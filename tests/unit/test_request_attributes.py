@@ -99,7 +99,7 @@ def test_a_conversation_is_told_message_by_message():
         {"role": "user", "parts": [{"type": "text", "content": "And now?"}]},
     ]
     (tool,) = json.loads(generation_attributes(request, content=True)["gen_ai.tool.definitions"])
-    assert tool == {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    assert tool == {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
 
 
 def test_without_tools_none_are_told():
