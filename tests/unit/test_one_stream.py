@@ -48,7 +48,7 @@ def look(app, listener, settings, *, on_drain):
 server.serve = look
 cli.main(["serve"])
 """
-OF_LITESTAR = ("opentelemetry", "opentelemetry.instrumentation", "opentelemetry.semconv")
+OF_LITESTAR = {"opentelemetry", "opentelemetry.instrumentation", "opentelemetry.semconv"}
 """Litestar looks whether its own plugin can be had: names of attributes, and nothing that does anything."""
 
 

@@ -9,6 +9,7 @@ from domain.errors import ConfigurationError
 
 A = "OTEL_EXPORTER_OTLP"
 URL = "http://collector:4318"
+TRACES, METRICS = (f"{URL}/v1/traces", HTTP_PROTOBUF), (f"{URL}/v1/metrics", HTTP_PROTOBUF)
 
 
 def telemetry(**given: str):
@@ -19,25 +20,37 @@ def telemetry(**given: str):
     ("given", "traces", "metrics"),
     [
         ({}, None, None),
-        ({f"{A}_ENDPOINT": URL}, (f"{URL}/v1/traces", HTTP_PROTOBUF), (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
-        ({f"{A}_ENDPOINT": f"{URL}/"}, (f"{URL}/v1/traces", HTTP_PROTOBUF), (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
-        ({f"{A}_ENDPOINT": f"{URL}/a"}, (f"{URL}/a/v1/traces", HTTP_PROTOBUF), (f"{URL}/a/v1/metrics", HTTP_PROTOBUF)),
+        ({f"{A}_ENDPOINT": URL}, TRACES, METRICS),
+        ({f"{A}_ENDPOINT": f"{URL}/"}, TRACES, METRICS),
+        (
+            {f"{A}_ENDPOINT": f"{URL}/a"},
+            (f"{URL}/a/v1/traces", HTTP_PROTOBUF),
+            (f"{URL}/a/v1/metrics", HTTP_PROTOBUF),
+        ),
         # The address of one signal is taken as it is.
         ({f"{A}_TRACES_ENDPOINT": URL}, (URL, HTTP_PROTOBUF), None),
         ({f"{A}_METRICS_ENDPOINT": f"{URL}/x"}, None, (f"{URL}/x", HTTP_PROTOBUF)),
-        ({f"{A}_ENDPOINT": URL, f"{A}_TRACES_ENDPOINT": "https://other"}, ("https://other", HTTP_PROTOBUF), (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
+        (
+            {f"{A}_ENDPOINT": URL, f"{A}_TRACES_ENDPOINT": "https://other"},
+            ("https://other", HTTP_PROTOBUF),
+            METRICS,
+        ),
         # gRPC knows no paths.
         ({f"{A}_ENDPOINT": URL, f"{A}_PROTOCOL": "grpc"}, (URL, GRPC), (URL, GRPC)),
         ({f"{A}_ENDPOINT": URL, f"{A}_PROTOCOL": "GRPC"}, (URL, GRPC), (URL, GRPC)),
-        ({f"{A}_ENDPOINT": URL, f"{A}_TRACES_PROTOCOL": "grpc"}, (URL, GRPC), (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
-        ({f"{A}_ENDPOINT": URL, f"{A}_PROTOCOL": "grpc", f"{A}_METRICS_PROTOCOL": "http/protobuf"}, (URL, GRPC), (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
-        ({f"{A}_ENDPOINT": URL, "OTEL_TRACES_EXPORTER": "none"}, None, (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
-        ({f"{A}_ENDPOINT": URL, "OTEL_METRICS_EXPORTER": "None"}, (f"{URL}/v1/traces", HTTP_PROTOBUF), None),
+        ({f"{A}_ENDPOINT": URL, f"{A}_TRACES_PROTOCOL": "grpc"}, (URL, GRPC), METRICS),
+        (
+            {f"{A}_ENDPOINT": URL, f"{A}_PROTOCOL": "grpc", f"{A}_METRICS_PROTOCOL": "http/protobuf"},
+            (URL, GRPC),
+            METRICS,
+        ),
+        ({f"{A}_ENDPOINT": URL, "OTEL_TRACES_EXPORTER": "none"}, None, METRICS),
+        ({f"{A}_ENDPOINT": URL, "OTEL_METRICS_EXPORTER": "None"}, TRACES, None),
         ({f"{A}_ENDPOINT": URL, "OTEL_SDK_DISABLED": "TRUE"}, None, None),
-        ({f"{A}_ENDPOINT": URL, "OTEL_SDK_DISABLED": "false"}, (f"{URL}/v1/traces", HTTP_PROTOBUF), (f"{URL}/v1/metrics", HTTP_PROTOBUF)),
+        ({f"{A}_ENDPOINT": URL, "OTEL_SDK_DISABLED": "false"}, TRACES, METRICS),
         ({f"{A}_ENDPOINT": " "}, None, None),
     ],
-)  # fmt: skip
+)
 def test_where_signals_are_sent(given, traces, metrics):
     found = telemetry(**given)
     for signal, wanted in ((found.traces, traces), (found.metrics_export, metrics)):

@@ -1,4 +1,4 @@
-"""Spans as OpenTelemetry's conventions want them, made with the SDK itself, over the application on fake engines."""
+"""Spans as OpenTelemetry's conventions want them, made with its SDK, over the application on fake engines."""
 
 import asyncio
 import json
