@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
-from litestar.types import Method
+from litestar.types import Method, Scope, Send
 from litestar.utils import normalize_path
 
 from app.codec import encode
@@ -25,6 +25,8 @@ from domain.openai.error import error_response
 log = logging.getLogger("memoria")
 
 STATUS_TOO_LARGE = 413
+REFUSAL = "refusal"
+"""Where a request's state keeps the error with which it is to be answered, whatever it asks for."""
 
 
 class ClientDisconnectedError(Exception):
@@ -75,6 +77,28 @@ def error_headers(error: InferenceError) -> dict[str, str]:
         # RFC 9110 (11.6.1) wants it with every 401.
         headers["www-authenticate"] = "Bearer"
     return headers
+
+
+async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -> None:
+    """Answer a request with an error, in front of all handlers.
+
+    Args:
+        error: the answer.
+        scope: the request's.
+        send: takes the answer.
+        more: headers besides those that the error has.
+    """
+    note_error(scope, error)
+    body = error_body(error)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **more,
+        **error_headers(error),
+    }
+    head = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def note_route(request: Request[Any, Any, Any], allowed: str) -> None:

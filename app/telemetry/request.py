@@ -63,17 +63,18 @@ class RequestObservation:
         self.record.model, self.record.role = model, role
 
     def answers(self, status: int) -> None:
-        """The answer's head goes out."""
-        self.record.status = status
+        """The answer's head goes out; what comes after one does not."""
+        self.record.status = self.record.status or status
 
     def failed(self, error: InferenceError) -> None:
         """An error is the answer, or the end of a stream."""
         self.record.error_type = type_of(error)
 
     def client_left(self) -> None:
-        """The client has gone before its answer was whole."""
-        self.record.client_gone = True
-        self.record.error_type = CANCELLED
+        """The client has gone before its answer was whole; one that was sent away did not leave."""
+        if self.record.error_type is None:
+            self.record.client_gone = True
+            self.record.error_type = CANCELLED
 
     def given_up(self) -> None:
         """The service ends and does not wait for it any longer."""

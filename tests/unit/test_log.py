@@ -136,9 +136,7 @@ def test_who_listens_already_goes_on_listening(caplog):
     assert "y" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "name", [f"{name}.below" for name in TELLTALES]
-)
+@pytest.mark.parametrize("name", [f"{name}.below" for name in TELLTALES])
 def test_who_repeats_what_clients_sent_or_a_secret_is_not_heard(said, name):
     set_up("debug", JSON)
     logging.getLogger(name).warning("Invalid entry: `%s`", "secret")

@@ -1,16 +1,21 @@
 """Every way in which a request can end is one record, and says what happened."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncGenerator
 
 import pytest
+from uvicorn.server import ServerState
 
 import app.disconnect
-from app.telemetry.record import PROBES, Listener
-from app.telemetry.request import OBSERVATION
+from app.connection_limits import MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
+from app.telemetry.record import PROBES, Listener, OperationRecord
+from app.telemetry.request import OBSERVATION, RequestObservation
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 from domain.backend import Role
-from domain.errors import BackendFailedError, EngineDiedError
+from domain.errors import BackendFailedError, EngineDiedError, RequestTimeoutError
+from domain.observation import Phase
 from tests.unit.observed import Heard, WatchedApi, watched
 from tests.unit.serving import (
     BODIES,
@@ -250,6 +255,69 @@ async def test_probes_are_known_as_such(api, path):
     assert api.heard.request.route in PROBES
 
 
+# Before the application: what the server itself refuses
+
+
+@contextlib.asynccontextmanager
+async def listening(api: WatchedApi, **limits) -> AsyncGenerator[int, None]:
+    config = ServerConfig(api.app, log_config=None, lifespan="off", ws="none")
+    config.limits = ConnectionLimits(**limits)
+    config.load()
+    state = ServerState()
+    make = lambda: LimitedProtocol(config=config, server_state=state, app_state={})  # noqa: E731
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+
+
+async def answer_to(port: int, *lines: str) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write("\r\n".join([*lines, "host: a", "", ""]).encode())
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    return answer.decode()
+
+
+async def test_too_many_headers_are_a_record(api):
+    async with listening(api) as port:
+        answer = await answer_to(
+            port, "GET /v1/models HTTP/1.1", *(f"x-{number}: 1" for number in range(MAX_HEADERS))
+        )
+    assert answer.startswith("HTTP/1.1 431")
+    record = api.heard.request
+    assert (record.status, record.error_type, record.client_gone) == (431, "headers_too_large", False)
+    # As every answer, this one tells the id under which the log has it.
+    assert f"x-request-id: {record.request_id}" in answer
+    assert "connection: close" in answer
+
+
+async def test_too_many_connections_are_a_record(api):
+    async with listening(api, max_connections=1) as port:
+        _, other = await asyncio.open_connection("127.0.0.1", port)
+        answer = await answer_to(port, "GET /v1/models HTTP/1.1")
+        other.close()
+    assert answer.startswith("HTTP/1.1 503")
+    record = api.heard.request
+    assert (record.status, record.error_type, record.method) == (503, "too_many_connections", "GET")
+
+
+async def test_a_request_that_takes_too_long_to_arrive_was_not_left_by_its_client(api):
+    async with listening(api, timeout_s=0.1) as port:
+        answer = await answer_to(
+            port, f"POST {COMPLETE} HTTP/1.1", "content-type: application/json", "content-length: 9"
+        )
+        assert answer.startswith("HTTP/1.1 408")
+        await until(lambda: bool(api.heard.requests))
+    record = api.heard.request
+    assert (record.status, record.error_type, record.route) == (408, "request_timeout", COMPLETE)
+    assert not record.client_gone
+
+
 # Waiting
 
 
@@ -388,6 +456,67 @@ async def test_a_request_that_is_given_up_when_the_service_ends(api, stream):
     record = api.heard.request
     assert (record.status, record.error_type, record.client_gone) == (200 * stream, "service_stopping", False)
     assert api.heard.operation.error_type == "cancelled"
+
+
+# One request, step by step
+
+
+def observed(heard: Heard) -> RequestObservation:
+    scope = {"type": "http", "method": "POST", "path": COMPLETE, "state": {}}
+    return RequestObservation(scope, "id", [heard], None)
+
+
+def operation() -> OperationRecord:
+    return OperationRecord(name="chat", role=Role.GENERATE, model="m")
+
+
+def test_the_first_of_several_first_tokens_counts_in_whatever_order_they_end():
+    for first in (0, 1):
+        heard = Heard()
+        observation = observed(heard)
+        operations = [observation.begin(operation(), {}) for _ in range(2)]
+        operations[0].first_token()
+        time.sleep(0.002)
+        operations[1].first_token()
+        for index in (first, 1 - first):
+            operations[index].end()
+        observation.end()
+        assert heard.request.first_token_s < max(each.first_token_s for each in heard.operations)
+
+
+def test_waits_of_one_kind_add_up_in_a_call_and_the_longest_counts_for_the_request():
+    heard = Heard()
+    observation = observed(heard)
+    for seconds in (3, 1):
+        call = observation.begin(operation(), {})
+        for phase in Phase:
+            call.waited(phase, 10.0, 10.0 + seconds)
+            call.waited(phase, 20.0, 20.5)
+        call.end()
+    observation.end()
+    assert [(each.queue_s, each.join_s) for each in heard.operations] == [(3.5, 3.5), (1.5, 1.5)]
+    assert (heard.request.queue_s, heard.request.join_s) == (3.5, 3.5)
+    assert [seconds for _, _, seconds in heard.waits] == [3, 0.5, 3, 0.5, 1, 0.5, 1, 0.5]
+
+
+def test_a_client_that_left_without_any_answer_has_the_status_for_that():
+    heard = Heard()
+    observation = observed(heard)
+    observation.client_left()
+    observation.end()
+    assert (heard.request.status, heard.request.client_gone) == (499, True)
+
+
+def test_one_that_was_sent_away_did_not_leave():
+    heard = Heard()
+    observation = observed(heard)
+    observation.answers(408)
+    observation.failed(RequestTimeoutError("Too slow."))
+    observation.client_left()
+    observation.answers(499)
+    observation.end()
+    assert (heard.request.status, heard.request.client_gone) == (408, False)
+    assert heard.request.error_type == "request_timeout"
 
 
 # Nobody watches
