@@ -36,11 +36,13 @@ def export_environment(settings: TelemetrySettings) -> None:
 
 
 def _sentence(settings: TelemetrySettings, said: str) -> str:
-    # As a rule what it says holds the value, and not the name; headers are secret.
-    meant = [
-        f"{name} is '{value}'"
-        for name, value in settings.environment.items()
-        if value in said and "HEADERS" not in name
-    ]
+    # As a rule what it says holds the value, and not the name.
+    meant = []
+    for name, value in settings.environment.items():
+        if "HEADERS" in name:
+            # Keys, as a rule.
+            said = said.replace(value, "…")
+        elif value in said:
+            meant.append(f"{name} is '{value}'")
     subject = ", ".join(meant) or "One of the variables OTEL_… can't be used"
     return f"{subject}: OpenTelemetry says: {said.rstrip('.')}. Correct it, or leave it out."

@@ -76,6 +76,15 @@ def test_whatever_is_said_is_one_line_that_parses(said, field):
     assert "field" in line
 
 
+@pytest.mark.parametrize("field", [object(), {1, 2}, 2**70, Role])
+def test_what_is_no_json_is_told_as_text(said, field):
+    set_up("info", JSON)
+    logging.getLogger("memoria").info("sane", extra={FIELDS: {"field": field}})
+    (line,) = parsed(said())
+    assert line["message"] == "sane"
+    assert line["field"] is not None
+
+
 def test_an_exception_is_in_its_line(said):
     set_up("info", JSON)
     try:

@@ -82,7 +82,11 @@ def test_a_conversation_is_told_message_by_message():
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]},
         {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "sun"}]},
+        {
+            "role": "tool",
+            "tool_call_id": "call_1",
+            "content": [{"type": "text", "text": "s"}, {"type": "text", "text": "un"}],
+        },
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         {"role": "user", "content": "And now?"},
         tools=[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],

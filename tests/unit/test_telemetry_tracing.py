@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
@@ -17,8 +18,11 @@ import app.disconnect
 from app.bootstrap import build_tracing
 from app.otlp_settings import GRPC, OtlpSignal
 from app.settings import load_settings
-from app.telemetry.environment import export_environment
+from app.telemetry.environment import export_environment, opentelemetry
+from app.telemetry.record import OperationRecord
+from app.telemetry.request import RequestObservation
 from app.telemetry.tracing import Tracing
+from domain.backend import Role
 from domain.errors import BackendFailedError, ConfigurationError
 from tests.unit.observed import WatchedApi, watched
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED, NEVER_S, SILENT, Leaving
@@ -172,6 +176,22 @@ async def test_the_call_says_with_what_it_was_asked(traced):
     assert told["gen_ai.request.stream"] is True
     assert told["gen_ai.response.finish_reasons"] == ("length", "length")
     assert told["gen_ai.usage.output_tokens"] == 6
+
+
+def test_reasons_are_told_in_the_order_of_the_choices():
+    spans = Spans()
+    scope = {"type": "http", "method": "POST", "path": CHAT, "state": {}, "headers": [], "scheme": "http"}
+    scope |= {"http_version": "1.1", "server": ("api", 80), "client": None}
+    observation = RequestObservation(scope, "id", [], Tracing(spans.provider))
+    call = observation.begin(OperationRecord(name="chat", role=Role.GENERATE, model="m"), {})
+    for index, reason in ((1, "stop"), (0, "length")):
+        call.finished(index, reason)
+    call.end()
+    observation.end()
+    assert spans.one("chat m").attributes["gen_ai.response.finish_reasons"] == ("length", "stop")
+    told = spans.one("POST").attributes
+    assert (told["server.address"], told["server.port"]) == ("api", 80)
+    assert "client.address" not in told
 
 
 async def test_a_streams_spans_end_with_it_and_carry_the_time_to_the_first_chunk(traced):
@@ -627,12 +647,52 @@ def test_a_mistake_in_a_variable_that_only_the_sdk_reads_is_a_sentence(built, na
     assert "\n" not in str(caught.value)
 
 
-async def test_stopping_sends_what_is_left(built):
+async def test_stopping_sends_what_is_left():
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1e6))
+    async with watched(tracing=Tracing(provider)) as api:
+        await api.complete()
+        assert exporter.get_finished_spans() == ()
+        await api.app.telemetry.stop()
+        assert len(exporter.get_finished_spans()) == 2
+        # Afterwards nothing is sent, and nothing fails.
+        assert (await api.complete()).status_code == 200
+        assert len(exporter.get_finished_spans()) == 2
+
+
+def test_spans_of_the_past_are_as_long_as_they_were():
     spans = Spans()
     tracing = Tracing(spans.provider)
-    async with watched(tracing=tracing) as api:
-        await api.complete()
-        await api.app.telemetry.stop()
-        # Afterwards nothing is sent, and nothing fails.
-        spans.forget()
-        assert (await api.complete()).status_code == 200
+    call = OperationRecord(name="chat", role=Role.GENERATE, model="m")
+    context = tracing.begin_operation(Context(), call, {})
+    tracing.child(context, "queue", 10.0, 12.5, company=0, link=None)
+    tracing.end_operation(context, call, [], {})
+    # What is over has nothing below it any more.
+    tracing.child(context, "late", 10.0, 12.5, company=0, link=None)
+    queue = spans.one("queue")
+    assert (queue.start_time, queue.end_time) == (10_000_000_000, 12_500_000_000)
+    assert spans.named("late") == []
+
+
+async def test_the_requests_span_begins_when_its_record_does(traced):
+    await traced.api.complete()
+    assert traced.spans.one(f"POST {COMPLETE}").start_time == int(traced.api.heard.request.began * 1_000_000_000)
+
+
+@pytest.mark.usefixtures("_own_environment")
+def test_what_the_sdk_says_names_the_variable_and_never_shows_headers():
+    given = load_settings(
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "lots", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret"}
+    ).telemetry
+    with (
+        pytest.raises(ConfigurationError, match=r"^OTEL_BSP_MAX_QUEUE_SIZE is 'lots': .*leave it out\.$"),
+        opentelemetry(given),
+    ):
+        raise ValueError("invalid literal: 'lots'.")
+    with pytest.raises(ConfigurationError) as caught, opentelemetry(given):
+        raise RuntimeError("Something with key=secret")
+    assert str(caught.value).startswith("One of the variables OTEL_… can't be used")
+    assert "secret" not in str(caught.value)
+    # There already while the libraries are loaded.
+    with opentelemetry(given):
+        assert os.environ["OTEL_BSP_MAX_QUEUE_SIZE"] == "lots"
