@@ -18,7 +18,9 @@ class ComposeVariable(NamedTuple):
 
 COMPOSE_VARIABLES = (
     ComposeVariable(
-        "PUBLISH_ADDRESS", "127.0.0.1", "Host's address of the service's port. 0.0.0.0 opens it: set API_KEYS then."
+        "PUBLISH_ADDRESS",
+        "127.0.0.1",
+        "Host's address of the service's port. 0.0.0.0 opens it: set API_KEYS then.",
     ),
     ComposeVariable(
         "MEMORIA_IMAGE", "memoria-vllm:0.1.0", "Name of the image without vLLM; built if it is not there."
@@ -34,9 +36,7 @@ COMPOSE_VARIABLES = (
         "STOP_GRACE_PERIOD", "45s", "Time to end before Docker kills the service; longer than DRAIN_TIMEOUT_S."
     ),
     ComposeVariable("VLLM_IMAGE", "vllm/vllm-openai:v0.32.0", "Image of the two vLLM servers."),
-    ComposeVariable(
-        "VLLM_EMBED_PORT", "8100", "Port on the host's own 127.0.0.1 of the embedding vLLM server."
-    ),
+    ComposeVariable("VLLM_EMBED_PORT", "8100", "Port on the host's own 127.0.0.1 of the embedding vLLM server."),
     ComposeVariable("VLLM_GEN_PORT", "8101", "Port on the host's own 127.0.0.1 of the generation vLLM server."),
     ComposeVariable(
         "VLLM_EMBED_MEMORY_ARGS",
@@ -62,9 +62,7 @@ COMPOSE_VARIABLES = (
     ),
     ComposeVariable("VLLM_LOGGING_LEVEL", "INFO", "Level of the vLLM servers' own logs."),
     ComposeVariable("ENGINE_SHM_SIZE", "2gb", "Shared memory of each container with an engine."),
-    ComposeVariable(
-        "ENGINE_START_PERIOD", "30m", "Time that an engine may take to start, its download included."
-    ),
+    ComposeVariable("ENGINE_START_PERIOD", "30m", "Time that an engine may take to start, its download included."),
     ComposeVariable("GPU_DEVICE", "0", "Index or UUID of the card for both engines."),
     ComposeVariable("HF_CACHE", "hub", "Folder of the hub's cache on the host, or the name of a volume."),
     ComposeVariable("HF_TOKEN", "", "Token for models that the hub gives only to those who have one."),

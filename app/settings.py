@@ -825,7 +825,11 @@ def env_example() -> str:
     lines = ["# Copy to .env and change what you need. The environment wins over this file."]
     for variable in VARIABLES:
         lines += ["", f"# {variable.about}", f"#{variable.name}={variable.default}"]
-    lines += ["", "", "# Only for containers: what deploy/compose*.yaml read besides. The service reads none of these."]
+    lines += [
+        "",
+        "",
+        "# Only for containers: what deploy/compose*.yaml read besides. The service reads none of these.",
+    ]
     for extra in COMPOSE_VARIABLES:
         lines += ["", f"# {extra.about}", f"#{extra.name}={extra.default}"]
     return "\n".join(lines) + "\n"

@@ -14,7 +14,8 @@ ENTRIES = re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE)
 VALUES = dict(ENTRIES)
 
 needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine: the unit is not verified"
+    shutil.which("systemd-analyze") is None,
+    reason="systemd-analyze is not on this machine: the unit is not verified",
 )
 
 
@@ -37,7 +38,7 @@ def test_systemd_finds_nothing_wrong(installed):
 
 @needs_systemd
 def test_the_service_is_exposed_to_little(installed):
-    # Tenths of systemd's scale from 0 to 10; what it calls OK ends at 4.0 or so. Without hardening it is 9 and more.
+    # Tenths of systemd's scale from 0 to 10; a unit without any of it is at 9 and more.
     result = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", "--threshold=40", str(installed)],
         capture_output=True,
