@@ -782,7 +782,7 @@ def _otel_environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def unknown_names(dotenv: Path) -> list[str]:
     """Warnings for names in a .env file that look like ours, misspelled. Other programs' names are theirs."""
-    known = [variable.name for variable in (*VARIABLES, *COMPOSE_VARIABLES)]
+    known = [variable.name for variable in VARIABLES] + [variable.name for variable in COMPOSE_VARIABLES]
     warnings: list[str] = []
     for name in _read_dotenv(dotenv):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -3,7 +3,7 @@
     python health_check.py http://127.0.0.1:8200/health/ready
 
 Standard library only. Ends with 0 if the answer is 200, else with 1. Where the service speaks TLS the same address
-is asked over https: the certificate is for the service's public name, and this is a question to itself, so it is not
+is asked over https. The certificate is for the service's public name, and this is a question to itself: it is not
 checked.
 """
 

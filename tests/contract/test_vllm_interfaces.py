@@ -88,7 +88,8 @@ CALLS: dict[str, list[str]] = {
     "vllm.renderers.chat_utils.load_chat_template": ["chat_template"],
     "vllm.renderers.online_renderer.OnlineRenderer": [
         "model_config", "renderer", "request_logger", "chat_template", "chat_template_content_format",
-        "enable_auto_tools", "tool_parser", "reasoning_parser", "tool_strict_level", "default_chat_template_kwargs",
+        "enable_auto_tools", "tool_parser", "reasoning_parser", "tool_strict_level",
+        "default_chat_template_kwargs",
     ],
     "vllm.renderers.online_renderer.OnlineRenderer.render_chat": ["request"],
     "vllm.renderers.online_renderer.OnlineRenderer.warmup": [],

@@ -26,12 +26,13 @@ def service(file: str, name: str, *set_variables: tuple[str, str]) -> Mapping[st
 
 
 def uses() -> list[tuple[str, str, str]]:
-    """Every (file, variable, default) of an interpolation; all have the form ${NAME:-default}."""
+    """Every (file, variable, default) of what is filled in, as ${NAME:-default} or ${NAME-default}."""
     found = []
     for file, text in TEXTS.items():
         code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-        assert code.count("${") == len(re.findall(r"\$\{[A-Z_]+:-[^}]*\}", code)), f"{file}: one without a default"
-        found += [(file, name, default) for name, default in re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", code)]
+        pairs = re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", code)
+        assert code.count("${") == len(pairs), f"{file}: one has no default"
+        found += [(file, name, default) for name, default in pairs]
     return found
 
 
@@ -189,6 +190,15 @@ def test_flags_of_ones_own_come_last_and_keep_their_quotes():
     mine = ("VLLM_GEN_ARGS", """--max-model-len 4096 --structured-outputs-config '{"backend": "xgrammar"}'""")
     command = service("compose.yaml", "generate", mine)["command"]
     assert command[-4:] == ["--max-model-len", "4096", "--structured-outputs-config", '{"backend": "xgrammar"}']
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("embed", "VLLM_EMBED_MODEL_ARGS"), ("generate", "VLLM_GEN_MODEL_ARGS")]
+)
+def test_a_model_that_needs_no_flags_can_have_none(name, variable):
+    flags = {"--hf-overrides.is_matryoshka", "--tool-call-parser", "--reasoning-parser"}
+    assert flags & set(service("compose.yaml", name)["command"])
+    assert not flags & set(service("compose.yaml", name, (variable, ""))["command"])
 
 
 def test_a_key_for_the_servers_is_one_for_both_sides():
