@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters.models.locate import HUB_TIMEOUT_S, locate
+from adapters.models.locate import HUB_TIMEOUT_S, LocatedModel, locate
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -45,8 +45,14 @@ def inspect_model(name: str, *, setting: str, cache: Path) -> InspectedModel:
     """
     if name in PACKAGED_MODELS:
         return _package(name, cache / "models", setting)
-    found = locate(name, setting=setting, cache=cache, progress=lambda _step, _share: None)
-    return _folder(found.name, Path(found.source), setting) if found.is_local else _hub(found.name, setting)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        return _hub(name, setting, cache)
+    found = _located(name, setting, cache)
+    return _folder(found.name, Path(found.source), setting)
+
+
+def _located(name: str, setting: str, cache: Path) -> LocatedModel:
+    return locate(name, setting=setting, cache=cache, progress=lambda _step, _share: None)
 
 
 def _package(name: str, cache: Path, setting: str) -> InspectedModel:
@@ -78,11 +84,28 @@ def _folder(name: str, folder: Path, setting: str) -> InspectedModel:
     return _described(name, files, _weight_bytes_of(files), setting=setting, origin="folder")
 
 
-def _hub(name: str, setting: str) -> InspectedModel:
-    from huggingface_hub import constants, try_to_load_from_cache
+def _hub(name: str, setting: str, cache: Path) -> InspectedModel:
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        _located(name, setting, cache)  # says what is missing
+        raise
 
-    sizes = _sizes_on_hub(name)
+    try:
+        sizes = _sizes_on_hub(name)
+    except (HfHubHTTPError, HFValidationError):
+        # Says why, unless what is in the cache will do.
+        _located(name, setting, cache)
+        sizes = None
+    if sizes is None and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        # Not asked for as a start does it, which tries for half a minute.
+        raise ConfigurationError(
+            f"{setting}: '{name}' is not in the model cache of this machine, and the hub can't be reached. "
+            "Connect the machine (HF_ENDPOINT names a mirror), or set the name to a local folder."
+        )
     if sizes is not None:
+        _located(name, setting, cache)
         for file in SMALL_FILES:
             if file in sizes:
                 _fetch(name, file)
@@ -106,28 +129,29 @@ def _hub(name: str, setting: str) -> InspectedModel:
 
 
 def _sizes_on_hub(name: str) -> dict[str, int] | None:
-    """Size of every file of a model, or None if the hub does not answer."""
+    """Size of every file of a model, or None if the hub does not answer.
+
+    Raises:
+        HfHubHTTPError: it answers that there is no such model, or that it is not for everybody.
+    """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # What the hub's client throws without a connection comes from its HTTP library, whichever that is.
-    with contextlib.suppress(HfHubHTTPError, OfflineModeIsEnabled, OSError, _transport_error()):
+    try:
         info = HfApi().model_info(name, files_metadata=True, timeout=HUB_TIMEOUT_S)
-        return {file.rfilename: file.size or 0 for file in info.siblings or []}
-    return None
-
-
-def _transport_error() -> type[Exception]:
-    import httpx
-
-    return httpx.HTTPError
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception:
+        # Whatever its HTTP library throws without a connection: which library that is changes with versions.
+        return None
+    return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
 def _fetch(name: str, file: str) -> None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    with contextlib.suppress(HfHubHTTPError, OSError, _transport_error()):
+    # It is small and only helps to know more.
+    with contextlib.suppress(Exception):
         hf_hub_download(name, file, etag_timeout=HUB_TIMEOUT_S)
 
 

@@ -130,7 +130,8 @@ class _World:
             if model.fetch_bytes:
                 needs[model.fetch_into] = needs.get(model.fetch_into, 0) + model.fetch_bytes
                 variables[model.fetch_into] = CACHE_VARIABLE[model.origin]
-        yield from machine.check_disk(needs, variables)
+        if needs or len(self._found) == len(self.roles):
+            yield from machine.check_disk(needs, variables)
 
 
 def _packages() -> Iterator[Finding]:

@@ -176,7 +176,7 @@ def check_gpu_memory(card: Card, shares: dict[str, float], weights: dict[str, in
         found.append(
             failure(
                 "gpu memory",
-                f"the engines ask for {size(wanted)}; {size(card.free_bytes)} of {size(card.total_bytes)} are free",
+                f"the engines ask for {size(wanted)}, {size(card.free_bytes)} of {size(card.total_bytes)} free",
                 f"See who uses the card (nvidia-smi), or lower {settings}",
             )
         )

@@ -7,7 +7,6 @@ import msgspec
 from app.doctor.finding import Finding, failure, ok, size, warning
 from domain.backend import Role
 
-
 Kind = Literal["generate", "embed", "classify"]
 
 

@@ -1,0 +1,49 @@
+"""What the doctor knows of vLLM without loading it, held against vLLM itself."""
+
+import pytest
+
+from app.doctor.gpu import BF16, NATIVE_FP8, OLDEST_CARD_FOR
+from app.doctor.machine import SHM_NEEDED
+from app.doctor.models import KINDS
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("method", OLDEST_CARD_FOR)
+def test_the_oldest_card_for_a_quantisation_is_vllms(method: str) -> None:
+    from vllm.model_executor.layers.quantization import get_quantization_config
+
+    major, minor = OLDEST_CARD_FOR[method]
+    assert get_quantization_config(method).get_min_capability() == 10 * major + minor
+
+
+def test_what_an_architecture_does_is_decided_as_vllm_does() -> None:
+    from vllm.config.model import iter_architecture_defaults
+
+    kinds = {"generate": "generate", "pooling": "embed"}
+    wanted = [
+        (suffix, "classify" if convert == "classify" else kinds[runner])
+        for suffix, (runner, convert) in iter_architecture_defaults()
+    ]
+    assert list(KINDS) == wanted
+
+
+def test_shared_memory_for_an_engine_is_what_its_largest_queue_takes() -> None:
+    import inspect
+
+    from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+    defaults = inspect.signature(MessageQueue.__init__).parameters
+    assert defaults["max_chunk_bytes"].default * defaults["max_chunks"].default == SHM_NEEDED
+
+
+def test_fp8_and_bf16_begin_where_vllm_says() -> None:
+    import inspect
+
+    from vllm.platforms import cuda
+
+    def number(capability: tuple[int, int]) -> str:
+        return f"has_device_capability({10 * capability[0] + capability[1]})"
+
+    assert number(NATIVE_FP8) in inspect.getsource(cuda.CudaPlatformBase.supports_fp8)
+    assert number(BF16) in inspect.getsource(cuda.CudaPlatformBase.check_if_supports_dtype)
