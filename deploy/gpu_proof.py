@@ -1,11 +1,11 @@
 """Prove on a GPU that both engines fit as planned: one script that needs no model hub.
 
-Makes the Qwen3 pair in its real shapes without weights, starts the service on them with vLLM's dummy weights, compares
-the memory that was planned with the memory that is used, measures with `memoria bench`, and writes report.json and
-report.md. Ends what it started, and ends by itself.
+Makes the Qwen3 pair in its real shapes without weights, starts the service on them with vLLM's dummy weights,
+compares the memory that was planned with the memory that is used, measures with `memoria bench`, and writes
+report.json and report.md. Ends what it started, and ends by itself.
 
     .venv/bin/python deploy/gpu_proof.py --output docs/gpu-proof
-    .venv/bin/python deploy/gpu_proof.py --shape tiny      the same on a CPU, with two tiny models, to try the script
+    .venv/bin/python deploy/gpu_proof.py --shape tiny      the same on a CPU, with two tiny models, to try it
 
 Ends with 0 if all fits and every request was answered, 1 if not, and 2 if there is nothing to prove it on.
 """
@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from gpu_proof_report import memory_by_role, report_text
 
 from adapters.models.cards import first_card
+from adapters.models.hardware import usable_gpu_gib
 from adapters.models.real_shapes import make_real_shapes
 from adapters.models.tiny import make_tiny_models
 from app.bench.processes import Server, servers
@@ -35,13 +37,10 @@ from app.bench.results import this_machine
 from app.settings import PREFIX, VARIABLES
 from domain.backend import Role
 
-GIB = 2**30
 POLL_S = 0.5
 SAY_EVERY_S = 15.0
 # Two engines that are small enough for two cores and compute what the large ones compute.
 TINY_FLAGS = "--kv-cache-memory-bytes 67108864 --max-num-seqs 64"
-# The plan has to agree with what vLLM reports of its cache, which is exact, and with what is used at most.
-CACHE_TOLERANCE = 0.02
 
 
 class ProofError(Exception):
@@ -108,8 +107,9 @@ def prove(shape: str, output: Path, *, minutes: float, seconds: float) -> dict[s
         ProofError: there is no GPU, or no room for the report.
     """
     clock, card = Clock(minutes), first_card()
-    if shape == "qwen3" and card is None:
-        raise ProofError("there is no NVIDIA GPU here. To try the script itself on a CPU: --shape tiny")
+    if shape == "qwen3" and (card is None or usable_gpu_gib() is None):
+        why = "there is no NVIDIA GPU here" if card is None else "this install computes on the CPU (INSTALL=gpu)"
+        raise ProofError(f"{why}. To try the script itself on a CPU: --shape tiny")
     output = output.resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,9 @@ def prove(shape: str, output: Path, *, minutes: float, seconds: float) -> dict[s
             clock.say(f"memoria {command}")
             report[command] = _asked(command, environment, output, clock)
         _serve(report, environment, output, clock, seconds=seconds)
-    report["memory"] = _memory(report)
+    report["memory"] = memory_by_role(report["health"])
+    for role, compared in report["memory"].items():
+        report["failures"] += [f"{role}: {complaint}" for complaint in compared["complaints"]]
     report["passed"] = not report["failures"]
     (output / "report.json").write_text(json.dumps(report, indent=2))
     (output / "report.md").write_text(report_text(report))
@@ -205,10 +207,8 @@ def _wait(service: Server, clock: Clock) -> float | None:
             return time.monotonic() - began
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
-            states = [
-                f"{role} {one['state']} ({one['reason']})"
-                for role, one in (health or {}).get("backends", {}).items()
-            ]
+            backends = (health or {}).get("backends", {})
+            states = [f"{role} {one['state']} ({one['reason'] or 'well'})" for role, one in backends.items()]
             clock.say(f"waiting: {', '.join(states) or 'the service does not listen yet'}")
         time.sleep(POLL_S)
     return None
@@ -278,107 +278,6 @@ def _json_of(read: Callable[[], bytes]) -> Any:
 def _card_now() -> dict[str, Any] | None:
     card = first_card()
     return None if card is None else msgspec.to_builtins(card)
-
-
-def _memory(report: dict[str, Any]) -> dict[str, Any]:
-    """By role: what was planned, what is used, and whether that is well. Empty where nothing was planned."""
-    health = report.get("health", {})
-    last = health.get("after") or health.get("ready") or {"backends": {}}
-    found: dict[str, Any] = {}
-    for role, backend in last["backends"].items():
-        memory = backend.get("memory")
-        if memory is None:
-            continue
-        found[role] = compared = compare_memory(memory)
-        report["failures"] += [f"{role}: {complaint}" for complaint in compared["complaints"]]
-    return found
-
-
-def compare_memory(memory: dict[str, Any]) -> dict[str, Any]:
-    """The plan of one engine against what it holds, from its part of /health."""
-    planned = sum(part["bytes"] for part in memory["planned"])
-    measured, cache = memory.get("measured_bytes"), memory.get("kv_cache_bytes")
-    planned_cache = memory["kv_cache_planned_bytes"]
-    complaints = []
-    if measured is not None and measured > planned:
-        complaints.append(f"uses {measured / GIB:.2f} GiB, and {planned / GIB:.2f} GiB were planned.")
-    if cache is not None and abs(cache - planned_cache) > CACHE_TOLERANCE * planned_cache:
-        complaints.append(
-            f"has a KV cache of {cache / GIB:.2f} GiB, and {planned_cache / GIB:.2f} GiB were planned."
-        )
-    return {
-        "planned": memory["planned"],
-        "planned_bytes": planned,
-        "measured_bytes": measured,
-        "kv_cache_planned_bytes": planned_cache,
-        "kv_cache_bytes": cache,
-        "complaints": complaints,
-    }
-
-
-def report_text(report: dict[str, Any]) -> str:
-    """The report for a person, in Markdown."""
-    card, machine = report["card"], report["machine"]
-    where = (
-        "a CPU"
-        if card is None
-        else f"{card['name']}, {card['total_bytes'] / GIB:.1f} GiB, driver {card['driver']}"
-    )
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if "vllm" in name)
-    lines = [
-        f"# Proof on {where}",
-        "",
-        f"{report['began']}, shape `{report['shape']}`, {machine['processor']}, {machine['cores']} cores, {versions}.",
-        "",
-        "**Passed.**" if not report["failures"] else "**Failed:**",
-        *(f"- {failure}" for failure in report["failures"]),
-        "",
-    ]
-    if "ready_after_s" in report:
-        lines += [f"Both models were ready after {report['ready_after_s']:g} s.", ""]
-    if report["card"] and report.get("card_after"):
-        used = [(one["total_bytes"] - one["free_bytes"]) / GIB for one in _cards(report)]
-        lines += ["The whole card: " + ", ".join(
-            f"{what} {amount:.2f} GiB" for what, amount in zip(("before", "ready", "after load"), used, strict=True)
-        ) + ".", ""]  # fmt: skip
-    lines += _memory_lines(report.get("memory", {})) + _bench_lines(report.get("bench"))
-    return "\n".join(lines) + "\n"
-
-
-def _cards(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [report["card"], report["card_ready"], report["card_after"]]
-
-
-def _memory_lines(memory: dict[str, Any]) -> list[str]:
-    if not memory:
-        return ["No memory was planned, so nothing can be compared.", ""]
-    lines = ["| engine | planned | of it | used | KV cache planned | KV cache |", "|---|---|---|---|---|---|"]
-    for role, one in memory.items():
-        parts = ", ".join(f"{part['name']} {_gib(part['bytes'])}" for part in one["planned"])
-        amounts = [
-            _gib(one[key])
-            for key in ("planned_bytes", "measured_bytes", "kv_cache_planned_bytes", "kv_cache_bytes")
-        ]
-        lines.append(f"| {role} | {amounts[0]} | {parts} | {' | '.join(amounts[1:])} |")
-    return [*lines, ""]
-
-
-def _bench_lines(measurements: list[dict[str, Any]] | None) -> list[str]:
-    if not measurements:
-        return []
-    lines = ["| load | requests/s | tokens/s | p50 | p95 | failed |", "|---|---|---|---|---|---|"]
-    for each in measurements:
-        latency = each.get("latency_ms") or {}
-        times = [f"{latency[name]:.1f} ms" if latency.get(name) is not None else "" for name in ("p50", "p95")]
-        tokens = f"{each['tokens_per_s']:.0f}" if each.get("tokens_per_s") else ""
-        lines.append(
-            f"| {each['workload']} | {each['requests_per_s']:.1f} | {tokens} | {' | '.join(times)} | {each['failed']} |"
-        )
-    return [*lines, ""]
-
-
-def _gib(amount: int | None) -> str:
-    return "" if amount is None else f"{amount / GIB:.2f} GiB"
 
 
 if __name__ == "__main__":

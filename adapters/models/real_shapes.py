@@ -1,10 +1,10 @@
 """The Qwen3 pair in its real shapes and without its weights: to measure memory on machines without a hub.
 
-The folders hold real configurations, and files of weights whose headers name every tensor and whose data are holes: they
-take no room on the disk. `--load-format dummy` makes vLLM fill the tensors with small random numbers.
+The folders hold real configurations, and files of weights whose headers name every tensor and whose data are holes,
+so that they take no room on the disk. `--load-format dummy` makes vLLM fill the tensors with small random numbers.
 
-Source: config.json of Qwen/Qwen3-8B-FP8 and Qwen/Qwen3-Embedding-0.6B. Tests hold the numbers of parameters against
-published ones.
+Source: config.json of Qwen/Qwen3-8B-FP8 and Qwen/Qwen3-Embedding-0.6B. Tests hold the numbers of parameters
+against published ones.
 """
 
 import json
