@@ -1,7 +1,7 @@
 """The Qwen3 pair in its real shapes and without its weights: to measure memory on machines without a hub.
 
-The folders hold real configurations, and files of weights whose headers name every tensor and whose data are holes,
-so that they take no room on the disk. `--load-format dummy` makes vLLM fill the tensors with small random numbers.
+The folders hold real configurations, and files of weights whose headers name every tensor and whose data are holes
+that take no room on the disk. `--load-format dummy` makes vLLM fill the tensors with small random numbers.
 
 Source: config.json of Qwen/Qwen3-8B-FP8 and Qwen/Qwen3-Embedding-0.6B. Tests hold the numbers of parameters
 against published ones.
@@ -33,6 +33,8 @@ _COMMON = {
     "rope_theta": 1000000,
     "sliding_window": None,
     "torch_dtype": "bfloat16",
+    # Without it transformers takes a large vocabulary of unknown age for one of Mistral's, and warns.
+    "transformers_version": "5.0.0",
     "use_cache": True,
 }
 CONFIGS: dict[Role, dict[str, Any]] = {
