@@ -17,7 +17,7 @@ from adapters.models.inspection import InspectedModel, inspect_model
 from adapters.models.locate import default_model
 from app.api_keys import read_keys
 from app.bootstrap import CPU_ENGINE_GIB, _gpu_share
-from app.doctor import configuration, gpu, machine, models, packages, servers
+from app.doctor import configuration, gpu, machine, models, numbers, packages, servers
 from app.doctor.finding import GIB, Finding, Report, failure, ok, report, warning
 from app.processes import require_gateway
 from app.server import bind
@@ -98,10 +98,18 @@ class _World:
         yield models.check_presence(role, facts)
         if (finding := models.check_role(role, facts)) is not None:
             yield finding
-        if card is not None and (finding := gpu.check_numbers(f"{role} weights", found.config, card)) is not None:
+        flags = shlex.split(own.args)
+        if (finding := self._check_numbers(role, found.config, flags)) is not None:
             yield finding
         if role is Role.GENERATE:
-            yield models.check_chat_template(facts, flags=shlex.split(own.args))
+            yield models.check_chat_template(facts, flags=flags)
+
+    @staticmethod
+    def _check_numbers(role: Role, config: dict[str, object], flags: list[str]) -> Finding | None:
+        check, card = f"{role} weights", _usable_card()
+        if card is not None:
+            return numbers.check_numbers_on_card(check, config, card)
+        return numbers.check_numbers_on_cpu(check, config, flags=flags, variable=f"VLLM_{PREFIX[role]}_ARGS")
 
     def check_memory(self) -> Iterator[Finding]:
         """Of the machine, and of the card."""

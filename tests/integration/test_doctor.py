@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.doctor.gpu import BF16, NATIVE_FP8, OLDEST_CARD_FOR
 from app.doctor.machine import SHM_NEEDED
 from app.doctor.models import KINDS
+from app.doctor.numbers import BF16, FLOAT32, NATIVE_FP8, OLDEST_CARD_FOR
 
 pytestmark = pytest.mark.integration
 
@@ -18,6 +18,20 @@ def test_the_oldest_card_for_a_quantisation_is_vllms(method: str) -> None:
 
     major, minor = OLDEST_CARD_FOR[method]
     assert get_quantization_config(method).get_min_capability() == 10 * major + minor
+
+
+@pytest.mark.parametrize("method", OLDEST_CARD_FOR)
+def test_what_is_computed_with_in_float32_is_vllms(method: str) -> None:
+    import inspect
+
+    import torch
+    from vllm.model_executor.layers.quantization import get_quantization_config
+
+    ask = get_quantization_config(method).get_supported_act_dtypes
+    # Of some it is a method of the class, of others of what has not been made; none looks at itself.
+    needs_self = bool(inspect.signature(ask).parameters)
+    dtypes = ask(None) if needs_self else ask()
+    assert (torch.float32 in dtypes) == (method in FLOAT32)
 
 
 def test_what_an_architecture_does_is_decided_as_vllm_does() -> None:

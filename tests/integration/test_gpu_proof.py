@@ -76,7 +76,8 @@ def test_vllm_takes_the_real_shapes_for_what_they_are(tmp_path: Path) -> None:
             model=str(folder),
             served_name=folder.name,
             defaults=default_flags(on_gpu=False),
-            flags="--load-format dummy",
+            # In float32, the service's own default on the CPU, vLLM has no FP8.
+            flags="--load-format dummy --dtype bfloat16",
             setting="ARGS",
         ).config
         assert config.model_config.max_model_len == CONFIGS[role]["max_position_embeddings"]

@@ -127,8 +127,12 @@ def test_the_report_of_a_start_that_failed():
 def test_without_a_gpu_the_script_says_what_to_do(tmp_path):
     answer = subprocess.run(
         [sys.executable, str(ROOT / "deploy" / "gpu_proof.py"), "--output", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=60, check=False, env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    )
     assert answer.returncode == 2
     assert "--shape tiny" in answer.stderr
     assert "Traceback" not in answer.stderr

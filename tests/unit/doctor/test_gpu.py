@@ -2,10 +2,9 @@ import msgspec
 import pytest
 
 from app.doctor.finding import GIB, Verdict
-from app.doctor.gpu import Card, check_card, check_gpu_memory, check_numbers, quantisation
+from app.doctor.gpu import Card, check_card, check_gpu_memory
 
 CARD = Card(name="RTX 4090", driver="580.95.05", capability=(8, 9), total_bytes=24 * GIB, free_bytes=23 * GIB)
-FP8 = {"quantization_config": {"quant_method": "fp8"}}
 
 
 def card(**changes):
@@ -47,36 +46,6 @@ def test_the_driver_is_held_against_cuda(driver, verdict):
 def test_nothing_is_asked_of_a_driver_for_a_cuda_that_is_not_known():
     findings = check_card(card(driver="1.0", capability=(1, 0)), flavour="gpu", cuda=None, has_engine=True)
     assert {finding.verdict for finding in findings} == {Verdict.OK}
-
-
-@pytest.mark.parametrize(
-    ("config", "capability", "verdict"),
-    [
-        (FP8, (8, 9), Verdict.OK),
-        (FP8, (9, 0), Verdict.OK),
-        (FP8, (8, 0), Verdict.WARNING),
-        (FP8, (7, 5), Verdict.WARNING),
-        (FP8, (7, 0), Verdict.FAILURE),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, (7, 5), Verdict.FAILURE),
-        ({"quantization_config": {"quant_method": "awq"}}, (8, 0), Verdict.OK),
-        ({"quantization_config": {"quant_method": "brand-new"}}, (7, 5), Verdict.OK),
-        ({"dtype": "bfloat16"}, (7, 5), Verdict.WARNING),
-        ({"torch_dtype": "bfloat16"}, (7, 5), Verdict.WARNING),
-        ({"dtype": "bfloat16"}, (8, 0), None),
-        ({}, (7, 5), None),
-        (FP8, None, None),
-    ],
-)
-def test_the_numbers_of_a_model_are_held_against_the_card(config, capability, verdict):
-    finding = check_numbers("generate weights", config, card(capability=capability))
-    assert (finding and finding.verdict) is verdict
-
-
-@pytest.mark.parametrize(
-    "config", [{}, {"quantization_config": None}, {"quantization_config": {"quant_method": 8}}]
-)
-def test_plain_weights_have_no_quantisation(config):
-    assert quantisation(config) is None
 
 
 @pytest.mark.parametrize(
