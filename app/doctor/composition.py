@@ -29,6 +29,7 @@ from domain.errors import ConfigurationError
 PACKAGE = "memoria-vllm"
 PIN_LISTS = Path(__file__).parents[2] / "deploy" / "requirements"
 SHM = Path("/dev/shm")
+Check = Callable[[], Iterable[Finding]]
 CACHE_VARIABLE = {"package": "MEMORIA_CACHE_DIR", "hub": "HF_HOME"}
 
 
@@ -42,16 +43,9 @@ def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str
     """
     findings: list[Finding] = []
 
-    def look(what: str, check: Callable[[], Iterable[Finding]]) -> None:
+    def look(what: str, check: Check) -> None:
         progress(f"looking at {what}")
-        try:
-            findings.extend(check())
-        except ConfigurationError as error:
-            findings.extend(failure(what, line) for line in str(error).splitlines())
-        except Exception as error:
-            findings.append(
-                warning(what, f"could not be looked at ({type(error).__name__}: {error})", "Look at it by hand")
-            )
+        findings.extend(judged(what, check))
 
     look("packages", _packages)
     try:
@@ -78,6 +72,21 @@ def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str
         if settings.role(role).backend == HTTP:
             look(f"{role} server", lambda role=role: _servers(role, settings))  # type: ignore[misc]
     return report(findings)
+
+
+def judged(what: str, check: Check) -> list[Finding]:
+    """What a check finds until it ends or fails; that it failed is a finding too."""
+    found: list[Finding] = []
+    try:
+        # One by one, so that what was found before a failure is told.
+        for finding in check():
+            found.append(finding)  # noqa: PERF402
+    except ConfigurationError as error:
+        found += [failure(what, line) for line in str(error).splitlines()]
+    except Exception as error:
+        said = f"could not be looked at ({type(error).__name__}: {error})"
+        found.append(warning(what, said, "Look at it by hand"))
+    return found
 
 
 class _World:

@@ -6,10 +6,13 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from app.doctor.composition import judged
+from app.doctor.finding import Finding, Verdict, ok
 from app.settings import VARIABLES
 from tests.unit.doctor.stand_in import answering
 
@@ -24,7 +27,7 @@ HUB_MODEL = {
     "siblings": [
         {"rfilename": "model.safetensors", "size": 3 * 2**30},
         {"rfilename": "pytorch_model.bin", "size": 9 * 2**30},
-        {"rfilename": "original/consolidated.00.pth", "size": 9 * 2**30},
+        {"rfilename": "original/model.safetensors", "size": 9 * 2**30},
         *({"rfilename": name, "size": len(text)} for name, text in HUB_FILES.items()),
     ],
 }
@@ -177,7 +180,19 @@ def test_without_the_hub_nothing_is_waited_for(doctor):
     assert answer.stderr == ""
 
 
-def test_a_check_that_fails_itself_is_a_line(doctor):
+def test_a_name_that_no_model_can_have_is_a_line(doctor):
     answer = doctor("--json", MODEL_GEN_NAME="a\\0/b")
     assert answer.returncode == 1
     assert lines(answer)["generate model"] == ["failure"]
+
+
+def test_a_check_that_fails_itself_is_a_line_after_what_it_found():
+    def breaks() -> Iterator[Finding]:
+        yield ok("thing", "is there")
+        raise ZeroDivisionError("no such number")
+
+    told = [(finding.verdict, finding.found) for finding in judged("thing", breaks)]
+    assert told == [
+        (Verdict.OK, "is there"),
+        (Verdict.WARNING, "could not be looked at (ZeroDivisionError: no such number)"),
+    ]
