@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from litestar import Litestar
+from litestar import Controller, Litestar
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
@@ -22,9 +23,12 @@ from app.controllers.openapi import OpenAPIController
 from app.controllers.tokenize import TokenizeController
 from app.cors import cors
 from app.errors import handle
-from app.requests import OPTIONS, SERVICE
+from app.requests import METRICS, OPTIONS, SERVICE
 from app.response_headers import stamped
 from app.service import Service
+
+if TYPE_CHECKING:
+    from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("memoria")
 
@@ -68,6 +72,7 @@ def create_app(
     gate: Gate | None = None,
     cors_origins: Sequence[str] = (),
     wait_s: float = 0.0,
+    metrics: "Metrics | None" = None,
 ) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
 
@@ -77,22 +82,33 @@ def create_app(
         gate: lets in those who have a key; None lets in everybody.
         cors_origins: web sites whose pages may use the API.
         wait_s: how long at most to wait for the backends before connections are taken.
+        metrics: what is counted; None for nothing.
     """
+    controllers: list[type[Controller]] = [*CONTROLLERS]
+    if metrics is not None and metrics.is_shown:
+        # Loaded only where it is needed, as the library behind it.
+        from app.controllers.metrics import MetricsController
+
+        controllers.append(MetricsController)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
         service.start()
+        if metrics is not None:
+            metrics.start()
         try:
             if wait_s:
                 await service.wait_started(wait_s)
             yield
         finally:
+            if metrics is not None:
+                await metrics.stop()
             await service.stop()
 
     return Application(
-        route_handlers=CONTROLLERS,
+        route_handlers=controllers,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options}),
+        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],

@@ -18,13 +18,14 @@ import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import psutil
 
 from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
+from adapters.retrying import RetryingBackend
 from adapters.vllm_http.server import Timeouts
 from adapters.vllm_http.servers import ServerOptions, servers
 from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
@@ -41,6 +42,10 @@ from domain.policies.joining import JoiningBackend
 from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
+from domain.statistics import LocalEngine
+
+if TYPE_CHECKING:
+    from app.telemetry.metrics import Metrics
 
 # Shares of the card for an engine that no setting gives one.
 DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
@@ -97,6 +102,43 @@ def build_service(
         cache=cache,
         gpu=gpu_memory if usable_gpu_gib() is not None else None,
     )
+
+
+def has_metrics(settings: Settings) -> bool:
+    """Whether anything is counted: for the page, or to be exported."""
+    return settings.telemetry.metrics
+
+
+def build_metrics(settings: Settings, service: Service, *, folder: Path | None = None) -> "Metrics | None":
+    """The metrics that the settings ask for, or None.
+
+    Args:
+        settings: the configuration.
+        service: whose state they show.
+        folder: where several processes of this service share their values; None for one process.
+    """
+    if not has_metrics(settings):
+        return None
+    # Only now, so that who counts nothing does not pay for the library.
+    from app.telemetry.metrics import Metrics
+    from app.telemetry.state import ProcessMemory, Retries, ServiceState
+
+    metrics = Metrics(
+        models=service.catalog.own_names,
+        scheme="https" if settings.security.tls_cert_file is not None else "http",
+        folder=folder,
+        is_shown=settings.telemetry.metrics,
+    )
+
+    def count(retrying: RetryingBackend) -> Callable[[], Retries]:
+        return lambda: Retries(retrying.retries, retrying.given_up)
+
+    retrying = service.layers(RetryingBackend)
+    ServiceState(metrics, service.health, retries={role: count(backend) for role, backend in retrying.items()})
+    engines = service.layers(LocalEngine)
+    ProcessMemory(metrics, {role: engine.process_ids for role, engine in engines.items()})
+    metrics.engines += [engine.families for engine in engines.values()]
+    return metrics
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
@@ -207,7 +249,12 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )
         backend = VLLMInProcessBackend(
-            role=role, name=model.name, setup=setup, start_lock=start_lock, hang_s=settings.hang_timeout_s
+            role=role,
+            name=model.name,
+            setup=setup,
+            start_lock=start_lock,
+            hang_s=settings.hang_timeout_s,
+            counts=settings.telemetry.engine_metrics and has_metrics(settings),
         )
         built[role] = (model.name, backend)
     return built

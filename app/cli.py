@@ -116,7 +116,7 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
     from app import processes, server
     from app.asgi import create_app
     from app.authentication import build_gate
-    from app.bootstrap import build_service
+    from app.bootstrap import build_metrics, build_service
     from app.tls import require_pair
 
     settings = _settings(console, overrides)
@@ -136,7 +136,13 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
         console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
-            app = create_app(service, settings.api, gate=gate, cors_origins=settings.security.cors_origins)
+            app = create_app(
+                service,
+                settings.api,
+                gate=gate,
+                cors_origins=settings.security.cors_origins,
+                metrics=build_metrics(settings, service),
+            )
             return server.serve(app, listener, settings, on_drain=service.drain)
         with processes.share(listener) as address:
             return processes.serve(settings, address)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from domain.backend import Role
 from domain.catalog import ModelCatalog
@@ -12,6 +13,9 @@ from domain.health import GpuMemory, ServiceHealth, service_health, with_load
 from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
+from domain.policies.wrapper import layer
+
+T = TypeVar("T")
 
 GPU_INTERVAL_S = 5.0
 log = logging.getLogger("memoria")
@@ -94,6 +98,11 @@ class Service:
             embedding_cache=self._cache.stats if self._cache is not None else None,
             gpu_memory=self._gpu_memory,
         )
+
+    def layers(self, kind: type[T]) -> dict[Role, T]:
+        """The outermost layer of a kind in each role's stack, for roles that have one."""
+        found = {role: layer(backend, kind) for role, backend in self._backends.items()}
+        return {role: each for role, each in found.items() if each is not None}
 
     async def _watch_gpu(self, read: Callable[[], GpuMemory | None]) -> None:
         while True:

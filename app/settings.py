@@ -90,6 +90,15 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"SecuritySettings({len(self.api_keys)} keys)"
 
 
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of requests and engines."""
+
+    metrics: bool = True
+    """Whether there is a page for Prometheus."""
+    engine_metrics: bool = True
+    """Whether engines in process count for it, too."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -108,6 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     embedding_policies: EmbeddingPolicies
     http: HttpOptions
     security: SecuritySettings = SecuritySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     def role(self, role: Role) -> RoleSettings:
         """The part for one engine."""
@@ -557,10 +567,25 @@ SECURITY_VARIABLES = (
         about="Seconds for a client to send its request, and to take what waits to be read; 0 for no limit.",
     ),
 )
+TELEMETRY_VARIABLES = (
+    Variable(
+        name="METRICS",
+        default="true",
+        parse=_yes_or_no,
+        about="Whether there are metrics for Prometheus at /metrics.",
+    ),
+    Variable(
+        name="ENGINE_METRICS",
+        default="true",
+        parse=_yes_or_no,
+        about=f"Whether they hold vLLM's own metrics, too; {INPROCESS} only.",
+    ),
+)
 VARIABLES = (
     SERVICE_VARIABLES
     + LIFE_VARIABLES
     + SECURITY_VARIABLES
+    + TELEMETRY_VARIABLES
     + ROLE_VARIABLES[Role.EMBED]
     + ROLE_VARIABLES[Role.GENERATE]
     + HTTP_VARIABLES
@@ -622,6 +647,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
             max_connections=values["MAX_CONNECTIONS"],
             client_timeout_s=values["CLIENT_TIMEOUT_S"],
         ),
+        telemetry=TelemetrySettings(metrics=values["METRICS"], engine_metrics=values["ENGINE_METRICS"]),
     )
 
 

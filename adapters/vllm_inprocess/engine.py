@@ -15,6 +15,7 @@ from vllm.config import VllmConfig
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor import Executor
+from vllm.v1.metrics.loggers import StatLoggerBase
 
 from adapters.vllm_inprocess.engine_log import EngineLog
 from adapters.vllm_inprocess.executors import owned
@@ -35,9 +36,17 @@ class EngineThread:
     this engine are ended.
     """
 
-    def __init__(self, config: VllmConfig, *, name: str) -> None:
+    def __init__(self, config: VllmConfig, *, name: str, stat_logger: type[StatLoggerBase] | None = None) -> None:
+        """Make it; nothing starts yet.
+
+        Args:
+            config: vLLM's configuration.
+            name: the model's name for clients.
+            stat_logger: counts what the engine does; None for an engine that counts nothing.
+        """
         self._config = config
         self._name = name
+        self._stat_logger = stat_logger
         _threads[name] = self
         self._built: Future[AsyncLLM] = Future()
         self._stop = threading.Event()
@@ -134,8 +143,9 @@ class EngineThread:
                     on_cpu=current_platform.is_cpu(),
                     workers=self._config.parallel_config.world_size,
                 ),
-                # Nobody reads them yet, and they cost a sixth of what a token costs here.
+                # vLLM's own loggers; one of ours has it count all the same.
                 log_stats=False,
+                stat_loggers=[self._stat_logger] if self._stat_logger is not None else None,
                 log_requests=False,
             )
         except BaseException as error:

@@ -37,6 +37,8 @@ OTHER_VALUES = {
     "TLS_KEY_FILE": "some/key.pem",
     "MAX_CONNECTIONS": "64",
     "CLIENT_TIMEOUT_S": "0",
+    "METRICS": "false",
+    "ENGINE_METRICS": "false",
     "MODEL_EMBED_NAME": "org/model",
     "MODEL_EMBED_ALIASES": "a,b",
     "EMBED_BACKEND": "vllm-http",
