@@ -1,0 +1,106 @@
+"""vLLM's own metrics of both engines on one page: they move, and agree with what was asked."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processes import ServiceProcess, tiny_environment
+
+pytestmark = pytest.mark.integration
+
+PROMPT = [5, 6, 7, 8, 9]
+
+
+@pytest.fixture(scope="module")
+def url(tiny_models: dict[str, Path]) -> Generator[str, None, None]:
+    service = ServiceProcess(tiny_environment(tiny_models) | {"ENGINE_METRICS": "true"})
+    yield service.wait_until_ready()
+    service.end()
+
+
+def page(url: str) -> dict[str, Metric]:
+    answer = httpx.get(f"{url}/metrics", trust_env=False)
+    assert answer.status_code == 200
+    families = list(text_string_to_metric_families(answer.text))
+    assert len({family.name for family in families}) == len(families)
+    return {family.name: family for family in families}
+
+
+def number(families: dict[str, Metric], sample: str, **labels: str) -> float:
+    """The one value that has some labels."""
+    (found,) = [
+        each.value
+        for family in families.values()
+        for each in family.samples
+        if each.name == sample and labels.items() <= each.labels.items()
+    ]
+    return found
+
+
+def complete(url: str, tokens: int) -> None:
+    body = {"model": "tiny-gen", "prompt": PROMPT, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0}
+    httpx.post(f"{url}/v1/completions", json=body, trust_env=False).raise_for_status()
+
+
+def embed(url: str, count: int) -> None:
+    body = {"model": "tiny-embed", "input": [PROMPT] * count}
+    httpx.post(f"{url}/v1/embeddings", json=body, trust_env=False).raise_for_status()
+
+
+def test_both_engines_have_their_families_on_one_page(url: str) -> None:
+    complete(url, 2)
+    embed(url, 1)
+    families = page(url)
+    ours = {name: family for name, family in families.items() if name.startswith("vllm:")}
+    assert len(ours) > 20
+    for name, family in ours.items():
+        series = [(sample.name, *sorted(sample.labels.items())) for sample in family.samples]
+        assert len(set(series)) == len(series), f"{name} has a series twice"
+        assert all("model_name" in sample.labels for sample in family.samples), name
+    models = {sample.labels["model_name"] for sample in ours["vllm:num_requests_running"].samples}
+    assert models == {"tiny-embed", "tiny-gen"}
+    assert {family.type for family in ours.values()} == {"counter", "gauge", "histogram"}
+
+
+def test_what_was_asked_is_what_is_counted(url: str) -> None:
+    before = page(url)
+    complete(url, 7)
+    complete(url, 7)
+    embed(url, 3)
+    after = page(url)
+
+    def grown(sample: str, model: str, **labels: str) -> float:
+        of = {"model_name": model} | labels
+        return number(after, sample, **of) - number(before, sample, **of)
+
+    assert grown("vllm:generation_tokens_total", "tiny-gen") == 14
+    assert grown("vllm:prompt_tokens_total", "tiny-gen") == 2 * len(PROMPT)
+    assert grown("vllm:request_success_total", "tiny-gen", finished_reason="length") == 2
+    assert grown("vllm:time_to_first_token_seconds_count", "tiny-gen") == 2
+    assert grown("vllm:inter_token_latency_seconds_count", "tiny-gen") == 12
+    assert grown("vllm:request_generation_tokens_sum", "tiny-gen") == 14
+    assert grown("vllm:e2e_request_latency_seconds_count", "tiny-embed") == 3
+    assert grown("vllm:request_prompt_tokens_count", "tiny-embed") == 3
+    assert number(after, "vllm:num_requests_running", model_name="tiny-gen") == 0
+
+
+def test_the_memory_of_each_engine_is_measured(url: str) -> None:
+    families = page(url)
+    for process in ("service", "embed", "generate"):
+        assert number(families, "memoria_process_memory_bytes", process=process) > 50 * 2**20
+
+
+def test_an_engine_that_counts_nothing_has_no_families(tiny_models: dict[str, Path]) -> None:
+    service = ServiceProcess(tiny_environment(tiny_models) | {"ENGINE_METRICS": "false"})
+    try:
+        url = service.wait_until_ready()
+        complete(url, 2)
+        families = page(url)
+        assert not [name for name in families if name.startswith("vllm:")]
+        assert number(families, "memoria_service_ready") == 1
+    finally:
+        service.end()
