@@ -100,8 +100,8 @@ class Service:
         )
 
     def layers(self, kind: type[T]) -> dict[Role, T]:
-        """The outermost layer of a kind in each role's stack, for roles that have one."""
-        found = {role: layer(backend, kind) for role, backend in self._backends.items()}
+        """The outermost layer of a kind behind each role's admission, for roles that have one."""
+        found = {role: layer(admission, kind) for role, admission in self._admissions.items()}
         return {role: each for role, each in found.items() if each is not None}
 
     async def _watch_gpu(self, read: Callable[[], GpuMemory | None]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from vllm.config import VllmConfig
 from vllm.distributed.ec_transfer.ec_connector.metrics import ECConnectorProm
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 from vllm.v1.metrics.loggers import PrometheusStatLogger
@@ -75,6 +76,42 @@ class EngineStatistics:
             return [
                 instrument.family(self._model) for instrument in self._instruments.values() if instrument.children
             ]
+
+
+class NoStatistics(PrometheusStatLogger):  # type: ignore[misc]
+    """Counts nothing. That there is one lets vLLM note the moments of each request, which its spans tell.
+
+    Being one of its kind, it stands in for vLLM's usual logger.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
+        """See vLLM."""
+
+    def record(self, *_args: Any, **_kwargs: Any) -> None:
+        """See vLLM."""
+
+    def record_admission_rejection(self, reason: str) -> None:
+        """See vLLM."""
+
+    def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None:
+        """See vLLM."""
+
+    def log_engine_initialized(self) -> None:
+        """See vLLM."""
+
+
+def stat_loggers(
+    config: VllmConfig, statistics: EngineStatistics | None
+) -> list[type[PrometheusStatLogger]] | None:
+    """What counts for an engine; None where nobody wants to know.
+
+    Args:
+        config: the engine's.
+        statistics: where it counts, if it shall.
+    """
+    if statistics is not None:
+        return [statistics.logger()]
+    return [NoStatistics] if config.observability_config.otlp_traces_endpoint is not None else None
 
 
 class _Instrument:

@@ -4,7 +4,6 @@ Everything here runs on the event loop, save what says otherwise.
 """
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -26,6 +25,8 @@ MOST_VALUES = 64
 """Values of one label that nothing else bounds, such as the types of errors; more of them become `_OTHER`."""
 REFRESH_S = 1.0
 """How old another process's state may be in what one of several shows."""
+PATIENCE_S = 5.0
+"""How long the event loop may take to come round."""
 Child = Counter | Gauge | Histogram
 
 
@@ -67,6 +68,7 @@ class Metrics(Listener):
         self._children: dict[tuple[Instrument, tuple[str, ...]], Child] = {}
         self._totals: dict[tuple[Instrument, tuple[str, ...]], float] = {}
         self._operations, self._routes, self._errors = Bounded(), Bounded(), Bounded()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     # Told of what happens.
@@ -165,15 +167,23 @@ class Metrics(Listener):
 
     def start(self) -> None:
         """Begin to share the state with other processes, if there are any."""
+        self._loop = asyncio.get_running_loop()
         if self.folder is not None:
-            self._refreshing = asyncio.create_task(self._refresh_all_the_time(), name="share-metrics")
+            self._refreshing = self._loop.create_task(self._refresh_all_the_time(), name="share-metrics")
 
-    async def stop(self) -> None:
-        """The end of `start`."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._refreshing
+    def stop(self) -> None:
+        """The end of `start`; in a thread."""
+        if self._refreshing is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._refreshing.cancel)
+
+    def refreshed(self) -> list[Metric]:
+        """All families now, for a thread that is not the event loop's."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop).result(PATIENCE_S)
+        return self.collect()
+
+    async def _refresh(self) -> None:
+        self.refresh()
 
     async def _refresh_all_the_time(self) -> None:
         while True:
