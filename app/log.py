@@ -40,6 +40,18 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class StandardError(logging.Handler):
+    """Writes to what standard error is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
 class TextFormatter(logging.Formatter):
     """A line for people; what an engine prints comes as it is, behind its name."""
 
@@ -66,7 +78,7 @@ def set_up(level: str, log_format: str) -> None:
         level: of the service's own log; engines have a level of their own.
         log_format: TEXT or JSON.
     """
-    handler = logging.StreamHandler()
+    handler = StandardError()
     handler.setFormatter(JsonFormatter() if log_format == JSON else TextFormatter())
     _give(SERVICE_LOG, handler)
     logging.getLogger(SERVICE_LOG).setLevel(level.upper())
@@ -78,7 +90,7 @@ def set_up(level: str, log_format: str) -> None:
 
 def adopt_engine_library() -> None:
     """Let what vLLM says in this process come through the service's log; it brings a handler of its own."""
-    (handler,) = logging.getLogger(SERVICE_LOG).handlers or (logging.StreamHandler(),)
+    (handler,) = logging.getLogger(SERVICE_LOG).handlers or (StandardError(),)
     _give("vllm", handler)
 
 
