@@ -12,13 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from app.api_options import ApiOptions
 from app.asgi import create_app
 from app.authentication import build_gate
-from app.bootstrap import build_metrics
+from app.bootstrap import build_metrics, build_telemetry
 from app.settings import load_settings
 from app.telemetry import conventions, instruments
 from app.telemetry.metrics import MOST_VALUES, Metrics
 from app.telemetry.record import UNMATCHED, OperationRecord, RequestRecord
 from app.telemetry.state import Retries, ServiceState
 from domain.backend import Role
+from domain.errors import BackendFailedError
 from domain.health import (
     BackendHealth,
     BackendState,
@@ -32,7 +33,8 @@ from domain.health import (
 from domain.observation import Phase
 from domain.policies.admission import Bounds, Load
 from domain.statistics import Family, Sample
-from tests.unit.serving import Api, error_of, serving
+from tests.unit.serving import CHAT, COMPLETE, EMBED, Api, error_of, serving
+from tests.unit.waiting import until
 
 MODEL = "fake-write"
 OPERATION = {
@@ -307,7 +309,13 @@ def counting(settings: dict[str, str] | None = None) -> tuple[Api, Metrics | Non
     api = Api(settings=settings)
     loaded = load_settings(settings or {})
     metrics = build_metrics(loaded, api.service)
-    app = create_app(api.service, ApiOptions(), gate=build_gate(loaded, clock=lambda: 0.0), metrics=metrics)
+    app = create_app(
+        api.service,
+        ApiOptions(),
+        gate=build_gate(loaded, clock=lambda: 0.0),
+        telemetry=build_telemetry(loaded, None, metrics),
+        metrics=metrics,
+    )
     api.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
     return api, metrics
 
@@ -340,6 +348,38 @@ async def test_the_service_tells_of_itself():
         (memory,) = [family for family in parse(text) if family.name == "memoria_process_memory_bytes"]
         assert [sample.labels for sample in memory.samples] == [{"process": "service"}]
         assert memory.samples[0].value > 2**20
+
+
+async def test_requests_are_counted_from_end_to_end():
+    api, metrics = counting({"REQUEST_LOG": "false"})
+    assert metrics is not None
+    async with serving(api):
+        await until(lambda: api.is_ready)
+        assert (await api.chat(stream=True)).status_code == 200
+        assert (await api.embed(["a", "b"])).status_code == 200
+        api.writer.fail_next = BackendFailedError("It broke.")
+        assert (await api.complete()).status_code == 500
+        for number in range(100):
+            assert (await api.http.get(f"/made-up/{number}")).status_code == 404
+            assert (await api.embed(model=f"made-up-{number}")).status_code == 404
+    durations = values(metrics, "gen_ai_server_request_duration_seconds_count")
+    assert {(dict(labels)["gen_ai_operation_name"], dict(labels).get("error_type")) for labels in durations} == {
+        ("chat", None),
+        ("embeddings", None),
+        ("text_completion", "server_error"),
+    }
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count", **OPERATION) == 1
+    requests = values(metrics, "http_server_request_duration_seconds_count")
+    assert {
+        (dict(labels)["http_route"], dict(labels)["http_response_status_code"]): count
+        for labels, count in requests.items()
+    } == {
+        (CHAT, "200"): 1,
+        (EMBED, "200"): 1,
+        (EMBED, "404"): 100,
+        (COMPLETE, "500"): 1,
+        (UNMATCHED, "404"): 100,
+    }
 
 
 async def test_the_page_is_behind_the_gate():

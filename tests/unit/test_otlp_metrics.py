@@ -150,9 +150,11 @@ def test_values_go_on_from_one_export_to_the_next(receiver: OtlpReceiver):
     assert len(receiver.metrics) == arrived
 
 
-def test_a_receiver_that_is_away_is_told_of_once(receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture):
-    logging.getLogger("memoria").propagate = True
-    caplog.set_level(logging.INFO)
+def test_a_receiver_that_is_away_is_told_of_once(
+    receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging.getLogger("memoria"), "propagate", True)
+    caplog.set_level(logging.INFO, "memoria")
     receiver.status = 400
     exporter = exporter_for(fresh(), settings_for(receiver, OTEL_METRIC_EXPORT_INTERVAL=SOON_MS))
     exporter.start()
