@@ -1,5 +1,6 @@
 """vLLM's own metrics of both engines on one page: they move, and agree with what was asked."""
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes import ServiceProcess, tiny_environment
+from tests.processes import ROOT, ServiceProcess, tiny_environment
+from tests.promql import read
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +66,16 @@ def test_both_engines_have_their_families_on_one_page(url: str) -> None:
     models = {sample.labels["model_name"] for sample in ours["vllm:num_requests_running"].samples}
     assert models == {"tiny-embed", "tiny-gen"}
     assert {family.type for family in ours.values()} == {"counter", "gauge", "histogram"}
+
+
+def test_what_dashboards_read_of_vllm_is_there(url: str) -> None:
+    complete(url, 2)
+    samples = {sample.name for family in page(url).values() for sample in family.samples}
+    dashboard = json.loads((ROOT / "deploy/observability/grafana/dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    wanted = {name for query in queries for name, _ in read(query) if name.startswith("vllm:")}
+    assert wanted
+    assert not wanted - samples
 
 
 def test_what_was_asked_is_what_is_counted(url: str) -> None:
