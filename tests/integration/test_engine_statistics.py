@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from adapters.vllm_inprocess.statistics import EngineStatistics
 from tests.processes import ROOT, ServiceProcess, tiny_environment
 from tests.promql import read
 
@@ -116,3 +117,29 @@ def test_an_engine_that_counts_nothing_has_no_families(tiny_models: dict[str, Pa
         assert number(families, "memoria_service_ready") == 1
     finally:
         service.end()
+
+
+def test_an_engine_that_is_started_again_goes_on_counting() -> None:
+    statistics = EngineStatistics("model")
+    for _start in range(2):
+        counter = statistics.instrument("counter", "vllm:tokens", "Tokens.", ["engine"]).labels("0")
+        gauge = statistics.instrument("gauge", "vllm:running", "Running.", ["engine"]).labels(engine=0)
+        histogram = statistics.instrument("histogram", "vllm:latency", "Latency.", ["engine"], [1, 2]).labels("0")
+        counter.inc(3)
+        gauge.set(5)
+        histogram.observe(2)
+        histogram.observe(9)
+        statistics.forget_state()
+    families = {family.name: family for family in statistics.families()}
+    # What it worked on is no longer so; what it has done stays.
+    assert set(families) == {"vllm:tokens", "vllm:latency"}
+    (tokens,) = families["vllm:tokens"].samples
+    assert (tokens.suffix, tokens.value, tokens.labels) == ("_total", 6, {"model_name": "model", "engine": "0"})
+    told = [(each.suffix, each.labels.get("le"), each.value) for each in families["vllm:latency"].samples]
+    assert told == [
+        ("_bucket", "1.0", 0),
+        ("_bucket", "2.0", 2),
+        ("_bucket", "+Inf", 4),
+        ("_count", None, 4),
+        ("_sum", None, 22),
+    ]
