@@ -8,7 +8,7 @@ somebody looks.
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from vllm.distributed.ec_transfer.ec_connector.metrics import ECConnectorProm
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.perf import PerfMetricsProm
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 from vllm.v1.spec_decode.metrics import SpecDecodingProm
 
 from domain.statistics import Family, Sample
@@ -39,6 +40,8 @@ class EngineStatistics:
         self._instruments: dict[str, _Instrument] = {}
         # The event loop records, and a thread reads.
         self._lock = threading.Lock()
+        self.on_look: Callable[[], None] = lambda: None
+        """Called, under the lock, before the numbers are read."""
 
     def logger(self) -> type[PrometheusStatLogger]:
         """A class of loggers for vLLM to make one of; it wants a class."""
@@ -66,6 +69,7 @@ class EngineStatistics:
     def forget_state(self) -> None:
         """The engine has ended: what was so a moment ago is so no more. What was counted stays."""
         with self._lock:
+            self.on_look = lambda: None
             for instrument in self._instruments.values():
                 if instrument.kind == GAUGE:
                     instrument.children.clear()
@@ -214,9 +218,64 @@ def _logger(statistics: EngineStatistics, lock: threading.Lock) -> type[Promethe
         _ec_connector_cls = plain(ECConnectorProm)
         _perf_metrics_cls = plain(PerfMetricsProm)
 
-        def record(self, *arguments: Any, **named: Any) -> None:
+        def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
             """See vLLM."""
             with lock:
-                super().record(*arguments, **named)
+                super().__init__(vllm_config, engine_indexes)
+                self._is_alone = len(self.engine_indexes) == 1 and self.gauge_lora_info is None
+                self._latest: SchedulerStats | None = None
+                statistics.on_look = self._catch_up
+
+        def record(
+            self,
+            scheduler_stats: SchedulerStats | None,
+            iteration_stats: IterationStats | None,
+            mm_cache_stats: Any = None,
+            engine_idx: int = 0,
+        ) -> None:
+            """See vLLM. Of most steps there is nothing to tell but how many tokens came, and after what time."""
+            with lock:
+                if self._is_alone and mm_cache_stats is None and _is_usual(scheduler_stats, iteration_stats):
+                    assert iteration_stats is not None
+                    self._latest = scheduler_stats
+                    tokens = iteration_stats.num_generation_tokens
+                    self.counter_generation_tokens[engine_idx].inc(tokens)
+                    self.histogram_iteration_tokens[engine_idx].observe(tokens)
+                    observe = self.histogram_inter_token_latency[engine_idx].observe
+                    for latency in iteration_stats.inter_token_latencies_iter:
+                        observe(latency)
+                    return
+                self._latest = None
+                super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+
+        def _catch_up(self) -> None:
+            """Somebody looks, and wants to see what runs now."""
+            if self._latest is not None:
+                super().record(self._latest, None, None, self.engine_indexes[0])
+                self._latest = None
 
     return Logger
+
+
+def _is_usual(scheduled: SchedulerStats | None, step: IterationStats | None) -> bool:
+    """Whether a step gave tokens to requests at work, and nothing else that vLLM's logger would tell happened."""
+    return (
+        scheduled is not None
+        and step is not None
+        and not (
+            step.finished_requests
+            or step.time_to_first_tokens_iter
+            or step.prompt_token_stats.total
+            or step.num_preempted_reqs
+            or step.num_corrupted_reqs
+            or step.max_num_generation_tokens_iter
+            or step.n_params_iter
+            or scheduled.prefix_cache_stats.queries
+            or scheduled.kv_cache_eviction_events
+        )
+        and scheduled.connector_prefix_cache_stats is None
+        and scheduled.spec_decoding_stats is None
+        and scheduled.kv_connector_stats is None
+        and scheduled.ec_connector_stats is None
+        and scheduled.perf_stats is None
+    )

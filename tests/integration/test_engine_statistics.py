@@ -1,13 +1,21 @@
 """vLLM's own metrics of both engines on one page: they move, and agree with what was asked."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from vllm.v1.engine import FinishReason
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.prometheus import unregister_vllm_metrics
+from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
 
 from adapters.vllm_inprocess.statistics import EngineStatistics
 from tests.processes import ROOT, ServiceProcess, tiny_environment
@@ -143,3 +151,67 @@ def test_an_engine_that_is_started_again_goes_on_counting() -> None:
         ("_count", None, 4),
         ("_sum", None, 22),
     ]
+
+
+class Config(SimpleNamespace):
+    """As much of vLLM's configuration as its logger reads; what is not set is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None
+
+
+def steps() -> list[tuple[SchedulerStats, IterationStats]]:
+    """What engines tell: mostly tokens and nothing else, sometimes all the rest."""
+    random = Random(1)
+    told = []
+    for number in range(200):
+        step = IterationStats()
+        step.num_generation_tokens = random.randrange(20)
+        step.inter_token_latencies_iter = [random.random() for _ in range(step.num_generation_tokens)]
+        scheduled = SchedulerStats(num_running_reqs=random.randrange(9), kv_cache_usage=random.random())
+        scheduled.num_waiting_reqs = random.randrange(9)
+        if number % 7 == 3:
+            step.prompt_token_stats.computed = step.prompt_token_stats.total = 12
+            step.time_to_first_tokens_iter = [random.random()]
+            scheduled.prefix_cache_stats.queries, scheduled.prefix_cache_stats.hits = 12, 5
+        if number % 11 == 5:
+            finished = FinishedRequestStats(
+                FinishReason.STOP, e2e_latency=random.random(), num_generation_tokens=7
+            )
+            step.finished_requests = [finished]
+        if number % 13 == 6:
+            step.num_preempted_reqs = 1
+        told.append((scheduled, step))
+    return told
+
+
+def test_it_counts_what_vllms_own_logger_counts() -> None:
+    model = Config(served_model_name="model", max_model_len=512, is_diffusion=False)
+    config = Config(model_config=model, observability_config=Config())
+    statistics = EngineStatistics("model")
+    ours = statistics.logger()(config, [0])
+    # Last, because each new one takes the others' instruments out of the registry.
+    own = PrometheusStatLogger(config, [0])
+    for scheduled, step in steps():
+        own.record(scheduled, step)
+        ours.record(scheduled, step)
+
+    def rows(name: str, samples: Iterable[Any]) -> dict[tuple[str, ...], float]:
+        return {
+            (name, *(f"{label}={value}" for label, value in sorted(each.labels.items()))): each.value
+            for each in samples
+        }
+
+    expected: dict[tuple[str, ...], float] = {}
+    for family in REGISTRY.collect():
+        if family.name.startswith("vllm:"):
+            for sample in family.samples:
+                if not sample.name.endswith("_created"):
+                    expected |= rows(sample.name, [sample])
+    counted: dict[tuple[str, ...], float] = {}
+    for told in statistics.families():
+        for each in told.samples:
+            counted |= rows(told.name + each.suffix, [each])
+    assert counted == pytest.approx(expected)
+    assert len(counted) > 200
+    unregister_vllm_metrics()

@@ -400,6 +400,15 @@ async def test_off_is_off():
         assert "Unknown request URL" in error_of(answer)["message"]
 
 
+async def test_what_is_sent_alone_has_no_page():
+    sent = {"METRICS": "false", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"}
+    metrics = build_metrics(load_settings(sent), Api().service)
+    assert metrics is not None
+    app = create_app(Api().service, ApiOptions(), metrics=metrics)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        assert (await client.get("/metrics")).status_code == 404
+
+
 def test_who_counts_nothing_does_not_load_the_library():
     script = (
         "import sys; from app import cli, server; from app.asgi import create_app\n"
