@@ -33,8 +33,8 @@ from app.telemetry.instruments import BY_FAMILY, Instrument
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import export_environment
 
-LAST_PATIENCE_S = 10.0
-"""How long the last export may take while the service waits for it."""
+LAST_PATIENCE_S, NO_HOPE_S = 5.0, 0.5
+"""How long the last export may take while the service waits for it; less where those before have failed."""
 SCOPE = "memoria"
 Points = dict[tuple[tuple[str, str], ...], list[Sample]]
 _LOGGERS = [
@@ -79,7 +79,7 @@ class MetricsExporter:
         """Send what has happened since, and end. Blocks for some seconds at most."""
         self._ending.set()
         if self._thread.is_alive():
-            self._thread.join(LAST_PATIENCE_S)
+            self._thread.join(NO_HOPE_S if self._fails else LAST_PATIENCE_S)
         # Whoever is still trying gives up now.
         self._exporter.shutdown()
         self._heard.end()
