@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from litestar import Litestar
+from litestar import Controller, Litestar
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
@@ -23,11 +23,14 @@ from app.controllers.openapi import OpenAPIController
 from app.controllers.tokenize import TokenizeController
 from app.cors import cors
 from app.errors import REFUSAL, handle, refuse
-from app.requests import OPTIONS, SERVICE
+from app.requests import METRICS, OPTIONS, SERVICE
 from app.response_headers import request_id, stamped
 from app.service import Service
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 from domain.errors import InferenceError
+
+if TYPE_CHECKING:
+    from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("memoria")
 
@@ -86,6 +89,7 @@ def create_app(
     gate: Gate | None = None,
     cors_origins: Sequence[str] = (),
     telemetry: Telemetry = NO_TELEMETRY,
+    metrics: "Metrics | None" = None,
     wait_s: float = 0.0,
 ) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
@@ -96,8 +100,15 @@ def create_app(
         gate: lets in those who have a key; None lets in everybody.
         cors_origins: web sites whose pages may use the API.
         telemetry: watches requests; started and stopped with the service.
+        metrics: what is counted, to be shown; None for nothing.
         wait_s: how long at most to wait for the backends before connections are taken.
     """
+    controllers: list[type[Controller]] = [*CONTROLLERS]
+    if metrics is not None and metrics.is_shown:
+        # Loaded only where it is needed, as the library behind it.
+        from app.controllers.metrics import MetricsController
+
+        controllers.append(MetricsController)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -112,9 +123,9 @@ def create_app(
             await telemetry.stop()
 
     application = Application(
-        route_handlers=CONTROLLERS,
+        route_handlers=controllers,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options}),
+        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],

@@ -23,7 +23,7 @@ AnyRequest = Request[Any, Any, Any]
 
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
-SERVICE, OPTIONS = "service", "options"
+SERVICE, OPTIONS, METRICS = "service", "options", "metrics"
 """Where the application's state keeps what the controllers work with."""
 
 

@@ -99,6 +99,10 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str
     """One of LOG_FORMATS; auto is text on a terminal and JSON elsewhere."""
     request_log: bool
+    metrics: bool
+    """Whether there is a page for Prometheus."""
+    engine_metrics: bool
+    """Whether engines in process count for it, too."""
     traces: otlp.OtlpSignal | None
     """None if traces are not exported, and then none are made."""
     metrics_export: otlp.OtlpSignal | None
@@ -597,6 +601,18 @@ TELEMETRY_VARIABLES = (
         about="Whether each request gets a line in the log, on the level info and without its content.",
     ),
     Variable(
+        name="METRICS",
+        default="true",
+        parse=_yes_or_no,
+        about="Whether there are metrics for Prometheus at /metrics.",
+    ),
+    Variable(
+        name="ENGINE_METRICS",
+        default="true",
+        parse=_yes_or_no,
+        about=f"Whether vLLM's own metrics are among the metrics; {INPROCESS} only.",
+    ),
+    Variable(
         name="OTEL_EXPORTER_OTLP_ENDPOINT",
         default="",
         parse=otlp.parse_endpoint,
@@ -763,6 +779,8 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         telemetry=TelemetrySettings(
             log_format=values["LOG_FORMAT"],
             request_log=values["REQUEST_LOG"],
+            metrics=values["METRICS"],
+            engine_metrics=values["ENGINE_METRICS"],
             traces=otlp.signal(values, otlp.TRACES),
             metrics_export=otlp.signal(values, otlp.METRICS),
             metrics_interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
