@@ -19,12 +19,15 @@ from app.controllers.embeddings import EmbeddingsController
 from app.controllers.health import HealthController
 from app.controllers.models import ModelsController
 from app.controllers.openapi import OpenAPIController
+from app.controllers.page import PageController
+from app.controllers.status import StatusController
 from app.controllers.tokenize import TokenizeController
 from app.cors import cors
 from app.errors import handle
-from app.requests import OPTIONS, SERVICE
+from app.requests import HISTORY, OPTIONS, SERVICE
 from app.response_headers import stamped
 from app.service import Service
+from app.telemetry.history import History
 
 log = logging.getLogger("memoria")
 
@@ -37,6 +40,8 @@ CONTROLLERS = [
     HealthController,
     AdminController,
     OpenAPIController,
+    StatusController,
+    PageController,
 ]
 
 
@@ -66,6 +71,7 @@ def create_app(
     options: ApiOptions,
     *,
     gate: Gate | None = None,
+    history: History | None = None,
     cors_origins: Sequence[str] = (),
     wait_s: float = 0.0,
 ) -> Litestar:
@@ -75,6 +81,7 @@ def create_app(
         service: what the controllers work with.
         options: what can be set about the API.
         gate: lets in those who have a key; None lets in everybody.
+        history: is told of every request, and shown by `GET /status`; None shows an empty one.
         cors_origins: web sites whose pages may use the API.
         wait_s: how long at most to wait for the backends before connections are taken.
     """
@@ -92,7 +99,7 @@ def create_app(
     return Application(
         route_handlers=CONTROLLERS,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options}),
+        state=State({SERVICE: service, OPTIONS: options, HISTORY: history or History()}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],

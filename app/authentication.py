@@ -12,14 +12,15 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.api_keys import KeyRing, masked, read_keys
 from app.errors import error_body, error_headers
+from app.page.files import PATHS
 from app.rate_limits import ACCOUNT, Account
 from app.requests import AnyRequest
 from app.settings import Settings
 from domain.errors import AuthenticationError, InferenceError, RequestRateError
 from domain.policies.rate_limit import Clock
 
-OPEN = {"/health", "/health/live", "/health/ready"}
-"""What load balancers ask, who have no key."""
+OPEN = {"/health", "/health/live", "/health/ready"} | PATHS
+"""What load balancers ask, who have no key, and the page, which asks its reader for one."""
 _STRANGER = "stranger"
 
 

@@ -13,6 +13,7 @@ from app.codec import BodyDecoder, encode
 from app.errors import ClientDisconnectedError
 from app.response_headers import request_id
 from app.service import Service
+from app.telemetry.history import History
 from domain.backend import RequestContext
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
 
@@ -21,7 +22,7 @@ AnyRequest = Request[Any, Any, Any]
 
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
-SERVICE, OPTIONS = "service", "options"
+SERVICE, OPTIONS, HISTORY = "service", "options", "history"
 """Where the application's state keeps what the controllers work with."""
 
 
@@ -33,6 +34,11 @@ def service_of(request: AnyRequest) -> Service:
 def options_of(request: AnyRequest) -> ApiOptions:
     """What was set about the API."""
     return cast(ApiOptions, request.app.state[OPTIONS])
+
+
+def history_of(request: AnyRequest) -> History:
+    """What has happened in the last minutes."""
+    return cast(History, request.app.state[HISTORY])
 
 
 def context_of(request: AnyRequest) -> RequestContext:
