@@ -34,7 +34,8 @@ FONTS = """<?xml version="1.0"?>
   <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
   <dir>{folder}/fonts</dir>
   <cachedir>{folder}/fonts-cache</cachedir>
-  <alias binding="strong"><family>system-ui</family><prefer><family>Open Sans</family></prefer></alias>
+  <alias binding="strong"><family>sans-serif</family><prefer><family>Open Sans</family></prefer></alias>
+  <alias binding="strong"><family>sans</family><prefer><family>Open Sans</family></prefer></alias>
 </fontconfig>
 """
 

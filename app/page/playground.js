@@ -118,7 +118,7 @@ export class Playground {
     const node = document.createTextNode("");
     const thought = document.createTextNode("");
     const thinking = h("p", { class: "thought muted", hidden: true }, "Thinking: ", thought);
-    const element = h("div", { class: `message ${role}` }, h("p", { class: "who" }, name), thinking, h("p", { class: "said" }, node));
+    const element = h("div", { class: `message ${role}`, "data-waiting": role === "assistant" }, h("p", { class: "who" }, name), thinking, h("p", { class: "said" }, node));
     byId("chat-log").append(element);
     element.scrollIntoView({ block: "nearest" });
     return { element, node, thinking, thought };
@@ -138,6 +138,7 @@ export class Playground {
   }
 
   #heard(answer, isWhole) {
+    delete answer.element.dataset.waiting;
     if (!answer.node.data && !answer.thought.data) answer.element.remove();
     else if (!isWhole) answer.element.append(h("p", { class: "tag" }, "broken off"));
     if (isWhole || answer.node.data) this.messages.push({ role: "assistant", content: answer.node.data });

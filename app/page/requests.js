@@ -52,14 +52,15 @@ const keyOf = (request) => `${request.request_id} ${request.began} ${request.dur
 function rowOf(request) {
   const cell = (label, ...content) => h("td", { role: "cell", "data-label": label }, ...content);
   const [word, look] = outcome(request);
+  const ended = request.began + request.duration_s;
   const tokens = request.operation === null ? "–" : tokenText(request);
   const number = cell("Tokens", tokens);
   number.classList.add("number");
   return h(
     "tr",
     { role: "row" },
-    cell("Time", h("time", { datetime: new Date(request.began * 1000).toISOString(), title: date(request.began) }, clock(request.began))),
-    cell("Request", h("span", { class: "route mono" }, `${request.method} ${request.route}`), request.is_stream ? h("span", { class: "tag" }, "stream") : null,
+    cell("Ended", h("time", { datetime: new Date(ended * 1000).toISOString(), title: date(ended) }, clock(ended))),
+    cell("Request", h("span", { class: "route mono" }, h("span", { class: "method" }, request.method), ` ${request.route}`), request.is_stream ? h("span", { class: "tag" }, "stream") : null,
       request.model ? h("span", { class: "muted of" }, request.model) : null),
     cell("Outcome", h("span", { class: `outcome ${look}` }, h("b", {}, request.status ? String(request.status) : "–"), ` ${word}`)),
     number,

@@ -6,12 +6,12 @@ const py = (value) => JSON.stringify(value);
 const sh = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 const CHAT_LOOP = `for chunk in stream:
-    if chunk.choices:
-        print(chunk.choices[0].delta.content or "", end="", flush=True)
+    for choice in chunk.choices:
+        print(choice.delta.content or "", end="")
 print()`;
 const COMPLETION_LOOP = `for chunk in stream:
-    if chunk.choices:
-        print(chunk.choices[0].text, end="", flush=True)
+    for choice in chunk.choices:
+        print(choice.text, end="")
 print()`;
 const COMPARE = `vectors = [item.embedding for item in answer.data]
 for a in vectors:
@@ -32,12 +32,14 @@ const METHODS = {
 export function python(kind, body, baseUrl, hasKey) {
   const { call, result, rest } = METHODS[kind];
   const fields = Object.entries(body).map(([name, value]) => `    ${name}=${pythonValue(value)},\n`);
-  const key = hasKey ? "" : ', api_key="unused"';
+  const key = hasKey ? "" : '    api_key="unused",\n';
   const comment = hasKey ? "# The key comes from the environment: OPENAI_API_KEY\n" : "";
   const stream = result === "stream" ? "    stream=True,\n" : "";
   return `from openai import OpenAI
 
-${comment}client = OpenAI(base_url=${py(baseUrl)}${key})
+${comment}client = OpenAI(
+    base_url=${py(baseUrl)},
+${key})
 ${result} = ${call}(
 ${fields.join("")}${stream})
 ${rest}

@@ -168,7 +168,7 @@ def test_a_fingerprint_is_the_same_until_something_changes():
     assert len(set(prints)) == 6
 
 
-ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json"]
+ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json", "browser.py", "browser.json"]
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", *ONLY_FOR_TESTS])
@@ -178,7 +178,9 @@ def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(change
     monkeypatch.setattr(install, "ROOT", str(tmp_path))
     monkeypatch.setattr(install, "REQUIREMENTS", str(tmp_path))
     monkeypatch.setattr(install, "CLIENT_PINS", str(tmp_path / "clients.txt"))
-    monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:]])
+    monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:4]])
+    monkeypatch.setattr(install, "BROWSER_SCRIPT", str(tmp_path / "browser.py"))
+    monkeypatch.setattr(install, "BROWSER_PINS", [str(tmp_path / "browser.json")])
     before = {with_tests: install.fingerprint("cpu", with_tests) for with_tests in (False, True)}
     (tmp_path / changed).write_text("otherwise")
     assert install.fingerprint("cpu", True) != before[True]
