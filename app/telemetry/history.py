@@ -19,8 +19,8 @@ LAST_REQUESTS = 50
 OTHER = "other"
 """The series of requests that ask no engine: what was refused before, unknown paths, lists of models."""
 KINDS = (*Role, OTHER)
-UNSEEN = {"", "page", "status", "health", "metrics", "openapi.json"}
-"""First parts of the routes of those who look at the service: an open page would fill the history with itself."""
+PAGE_FILES = "/page/"
+"""What an open page loads is not seen, as probes are not: it would fill the history with itself."""
 
 
 class PercentileSeries(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,14 +121,14 @@ class History(Listener):
             clock: tells Unix time.
         """
         self._clock = clock
-        self._requests: deque[LastRequest] = deque(maxlen=LAST_REQUESTS)
+        self._requests: deque[RequestRecord] = deque(maxlen=LAST_REQUESTS)
         self._buckets: dict[int, dict[str, _Counts]] = {}
 
     def request_ended(self, record: RequestRecord) -> None:
         """Note a request that is over."""
-        if _is_unseen(record.route):
+        if record.is_probe or record.route.startswith(PAGE_FILES):
             return
-        self._requests.appendleft(_last(record))
+        self._requests.appendleft(record)
         now = self._bucket_now()
         if now not in self._buckets:
             # Only here does it grow. The clock may have been set back: what lies ahead goes as well.
@@ -139,7 +139,7 @@ class History(Listener):
 
     def last_requests(self) -> list[LastRequest]:
         """Those that ended last, the newest first."""
-        return list(self._requests)
+        return [_last(record) for record in self._requests]
 
     def series(self) -> Series:
         """The last minutes, up to now."""
@@ -157,10 +157,6 @@ class History(Listener):
 
     def _bucket_now(self) -> int:
         return int(self._clock() // BUCKET_S)
-
-
-def _is_unseen(route: str) -> bool:
-    return route.startswith("/") and route[1:].partition("/")[0] in UNSEEN
 
 
 def _last(record: RequestRecord) -> LastRequest:

@@ -1,4 +1,4 @@
-"""What is known of a request when it is over: the one source of the log's line, the metrics and the page's list."""
+"""What is known of a request when it is over: the one source of log, metrics and page."""
 
 import msgspec
 
@@ -6,6 +6,8 @@ from domain.backend import Role
 
 UNMATCHED = "unmatched"
 """The route of a path that the service does not have; the path itself could be anything."""
+PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/status", "/"})
+"""Routes that machines and open pages ask all the time: counted, but neither traced nor listed."""
 CANCELLED = "cancelled"
 """The error type of work whose client has left."""
 
@@ -68,6 +70,11 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """From the request's begin to the first token of any operation."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether somebody only looked how the service is."""
+        return self.route in PROBES
 
 
 class Listener:
