@@ -34,8 +34,8 @@ from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, pre
 from app import log
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
-from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.history import History
+from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.record import Listener
 from app.telemetry.request_log import RequestLog
 from app.telemetry.telemetry import Telemetry

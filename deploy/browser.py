@@ -1,9 +1,9 @@
 """Put a Chromium for the page's tests into .venv/browser: without root, and from the npm registry alone.
 
-The package `@sparticuz/chromium` carries a headless Chromium and the libraries that it needs in itself, packed with
-brotli; it is pinned by the lock file in deploy/requirements/browser. Called by deploy/install.py with the interpreter
-of .venv, whose packages hold npm and Node.js. Where no such Chromium runs, why is written beside where it would be,
-and the tests that need it are skipped with that reason.
+The package `@sparticuz/chromium` carries a headless Chromium and the libraries that it needs in itself, packed
+with brotli; it is pinned by the lock file in deploy/requirements/browser. Called by deploy/install.py with the
+interpreter of .venv, whose packages hold npm and Node.js. Where no such Chromium runs, why is written beside where
+it would be, and the tests that need it are skipped with that reason.
 """
 
 import hashlib

@@ -61,6 +61,6 @@ def bound(cell: float) -> float:
 def _cell(seconds: float) -> int:
     if seconds <= SHORTEST_S:
         return 0
-    # A bound belongs to the cell below it; without the rounding, errors of the logarithm would decide.
-    cell = math.ceil(round(math.log10(seconds / SHORTEST_S) * CELLS_PER_DECADE, 9))
+    # A bound belongs to the cell below it; without the small number, errors of the logarithm would decide.
+    cell = math.ceil(math.log10(seconds / SHORTEST_S) * CELLS_PER_DECADE - 1e-9)
     return min(cell, LAST_CELL)

@@ -23,6 +23,14 @@ PAGE_FILES = "/page/"
 """What an open page loads is not seen, as probes are not: it would fill the history with itself."""
 
 
+class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds; None if nothing ended."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
 class PercentileSeries(msgspec.Struct, frozen=True, kw_only=True):
     """Percentiles of durations in seconds for each bucket, None where nothing ended, and for the whole time.
 
@@ -32,15 +40,7 @@ class PercentileSeries(msgspec.Struct, frozen=True, kw_only=True):
     p50: list[float | None]
     p95: list[float | None]
     p99: list[float | None]
-    whole: "Percentiles"
-
-
-class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds; None if nothing ended."""
-
-    p50: float | None
-    p95: float | None
-    p99: float | None
+    whole: Percentiles
 
 
 class RoleSeries(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,12 +90,29 @@ class LastRequest(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
 
 
+class _Durations:
+    """Durations of one bucket. Their percentiles are kept until there is one more: of old buckets for good."""
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+        self._percentiles: Percentiles | None = None
+
+    def add(self, seconds: float) -> None:
+        self.histogram.add(seconds)
+        self._percentiles = None
+
+    def percentiles(self) -> Percentiles:
+        if self._percentiles is None:
+            self._percentiles = _percentiles(self.histogram)
+        return self._percentiles
+
+
 class _Counts:
     """What ended in one bucket of time, of one kind."""
 
     def __init__(self) -> None:
         self.requests = self.errors = self.prompt_tokens = self.completion_tokens = 0
-        self.latency, self.first_token = Histogram(), Histogram()
+        self.latency, self.first_token = _Durations(), _Durations()
 
     def add(self, record: RequestRecord) -> None:
         self.requests += 1
@@ -169,18 +186,23 @@ def _role_series(counts: list[_Counts]) -> RoleSeries:
         errors=[each.errors for each in counts],
         prompt_tokens=[each.prompt_tokens for each in counts],
         completion_tokens=[each.completion_tokens for each in counts],
-        latency=_percentiles([each.latency for each in counts]),
-        first_token=_percentiles([each.first_token for each in counts]),
+        latency=_percentile_series([each.latency for each in counts]),
+        first_token=_percentile_series([each.first_token for each in counts]),
     )
 
 
-def _percentiles(histograms: list[Histogram]) -> PercentileSeries:
+def _percentile_series(durations: list[_Durations]) -> PercentileSeries:
+    each = [bucket.percentiles() for bucket in durations]
     whole = Histogram()
-    for histogram in histograms:
-        whole.merge(histogram)
+    for bucket in durations:
+        whole.merge(bucket.histogram)
     return PercentileSeries(
-        p50=[each.percentile(50) for each in histograms],
-        p95=[each.percentile(95) for each in histograms],
-        p99=[each.percentile(99) for each in histograms],
-        whole=Percentiles(p50=whole.percentile(50), p95=whole.percentile(95), p99=whole.percentile(99)),
+        p50=[percentiles.p50 for percentiles in each],
+        p95=[percentiles.p95 for percentiles in each],
+        p99=[percentiles.p99 for percentiles in each],
+        whole=_percentiles(whole),
     )
+
+
+def _percentiles(histogram: Histogram) -> Percentiles:
+    return Percentiles(p50=histogram.percentile(50), p95=histogram.percentile(95), p99=histogram.percentile(99))

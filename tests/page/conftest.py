@@ -1,4 +1,4 @@
-"""Browser, pages that are watched for what must never happen, and a service on fake engines behind a real server."""
+"""Browser, pages watched for what must never happen, and services on fake engines behind a real server."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from app import server
 from app.settings import load_settings
+from app.telemetry.telemetry import Telemetry
 from tests.page.chromium import installer, launch
 from tests.unit.serving import Api
 
@@ -87,6 +88,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(api: Api, *, port: int = 0) -> AsyncGenerator[Served, None]:
+    api.app.telemetry = Telemetry([api.history])
     listener = server.bind("127.0.0.1", port)
     config = server.server_config(api.app, load_settings({"DRAIN_TIMEOUT_S": "1"}))
     running = uvicorn.Server(config)
