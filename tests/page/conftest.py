@@ -39,12 +39,16 @@ async def open_page(browser: Browser) -> AsyncGenerator[OpenPage, None]:
     async with contextlib.AsyncExitStack() as stack:
         watched: list[Watched] = []
 
-        async def open_(url: str, **options: Any) -> Page:
+        async def open_(
+            url: str, *, prepare: Callable[[Page], Awaitable[None]] | None = None, **options: Any
+        ) -> Page:
             context = await browser.new_context(**{"viewport": LAPTOP, **options})
             stack.push_async_callback(context.close)
             page = await context.new_page()
             page.set_default_timeout(15_000)
             watched.append(Watched(page, url))
+            if prepare is not None:
+                await prepare(page)
             await page.goto(url)
             return page
 
@@ -107,4 +111,9 @@ async def served(api: Api, *, port: int = 0) -> AsyncGenerator[Served, None]:
 @pytest.fixture
 async def service() -> AsyncGenerator[Served, None]:
     async with served(Api(max_body_bytes=2**20)) as running:
+        while not running.api.is_ready:
+            await asyncio.sleep(0.01)
+        # The requests by which it was found to be ready.
+        for engine in (running.api.embedder, running.api.writer):
+            engine.seen.clear()
         yield running

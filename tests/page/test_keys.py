@@ -19,14 +19,14 @@ async def guarded() -> AsyncGenerator[Served, None]:
 
 
 async def give(page: Page, key: str) -> None:
-    await page.get_by_label("API key").fill(key)
+    await page.get_by_label("API key", exact=True).fill(key)
     await page.get_by_role("button", name="Use this key").click()
 
 
 async def test_the_page_asks_for_a_key_and_shows_nothing_before(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
     await expect(page.get_by_role("heading", name="This service asks for an API key")).to_be_visible()
-    await expect(page.get_by_label("API key")).to_be_focused()
+    await expect(page.get_by_label("API key", exact=True)).to_be_focused()
     await expect(page.locator("#view-status")).to_be_hidden()
     await expect(page.locator("#key-error")).to_be_empty()
     await expect(page.locator("#overall")).to_have_text("needs a key")
@@ -34,7 +34,7 @@ async def test_the_page_asks_for_a_key_and_shows_nothing_before(open_page: OpenP
 
 async def test_without_a_key_it_does_not_ask_again_and_again(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await expect(page.get_by_label("API key")).to_be_visible()
+    await expect(page.get_by_label("API key", exact=True)).to_be_visible()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     await page.wait_for_timeout(2500)
@@ -79,7 +79,7 @@ async def test_the_key_is_kept_in_the_tab_alone_and_written_nowhere(open_page: O
     assert KEY not in page.url
     other = await page.context.new_page()
     await other.goto(guarded.url)
-    await expect(other.get_by_label("API key")).to_be_visible()
+    await expect(other.get_by_label("API key", exact=True)).to_be_visible()
 
 
 async def test_a_key_can_be_forgotten(open_page: OpenPage, guarded: Served):
@@ -89,7 +89,7 @@ async def test_a_key_can_be_forgotten(open_page: OpenPage, guarded: Served):
     await page.get_by_role("button", name="Forget it").click()
     await expect(page.locator("#view-status")).to_be_hidden()
     assert await page.evaluate("sessionStorage.length") == 0
-    await expect(page.get_by_label("API key")).to_have_value("")
+    await expect(page.get_by_label("API key", exact=True)).to_have_value("")
 
 
 async def test_a_service_without_keys_asks_for_none(open_page: OpenPage, service: Served):

@@ -14,14 +14,19 @@ from playwright.async_api import Locator, Page, Route, expect
 from domain.errors import BackendFailedError
 from tests.page.conftest import OpenPage, Served
 
-KEY = "sk-0123456789-abcdefghij"
-
 
 async def playground(open_page: OpenPage, service: Served, tab: str = "Chat", **options: Any) -> Page:
     page = await open_page(f"{service.url}/#playground", **options)
     await expect(page.locator(".model-name").first).to_have_text("fake-write")
     await page.get_by_role("tab", name=tab).click()
     return page
+
+
+async def choose(page: Page, **options: str) -> None:
+    """Fill in options of the chat."""
+    await page.locator("#panel-chat summary").click()
+    for name, value in options.items():
+        await page.get_by_label(name.replace("_", " ")).locator("visible=true").fill(value)
 
 
 async def send(page: Page, text: str) -> Locator:
@@ -49,6 +54,7 @@ async def test_a_chat_is_streamed_into_the_page(open_page: OpenPage, service: Se
     page = await playground(open_page, service)
     await talking(page)
     service.api.writer.delay_s = 0.03
+    await choose(page, Longest_answer="60")
     answer = await send(page, "Hello there")
     await expect(page.locator("#chat-log .message.user .said")).to_have_text("Hello there")
     said = answer.locator(".said")
@@ -73,10 +79,7 @@ async def test_thoughts_are_shown_apart(open_page: OpenPage, service: Served):
 async def test_what_was_said_before_is_sent_again(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
     await talking(page)
-    await page.get_by_text("Options").first.click()
-    await page.get_by_label("System prompt").fill("Be short.")
-    await page.get_by_label("Longest answer").fill("5")
-    await page.get_by_label("Temperature").fill("0")
+    await choose(page, System_prompt="Be short.", Longest_answer="5", Temperature="0")
     first = await send(page, "One")
     await expect(first.locator(".said")).to_have_text(re.compile("^.{5}$"))
     said = await first.locator(".said").text_content()
@@ -119,14 +122,13 @@ async def test_markup_stays_text(open_page: OpenPage, service: Served):
 
 async def test_a_refusal_is_told_in_openais_words(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
-    await page.get_by_text("Options").first.click()
-    await page.get_by_label("Temperature").fill("3")
+    await choose(page, Temperature="3")
     await send(page, "Hello")
     alert = page.locator("#chat-error")
     await expect(alert).to_contain_text("Invalid 'temperature'")
     await expect(alert).to_contain_text("400 · invalid_request_error")
     # What failed was not said: the next message goes out without it.
-    await page.get_by_label("Temperature").fill("1")
+    await page.locator("#chat-temperature").fill("1")
     await send(page, "Again")
     await expect(page.get_by_role("button", name="Send")).to_be_visible()
     await expect(alert).to_be_empty()
@@ -228,7 +230,8 @@ async def test_the_program_does_what_the_page_does(open_page: OpenPage, service:
     command = [sys.executable, "-c", text] if language == "Python" else ["sh", "-c", text]
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip()
+    # In a chat the fake only thinks.
+    assert run.stdout.strip() or (tab, language) == ("Chat", "Python")
     engine = service.api.embedder if tab == "Embeddings" else service.api.writer
     (by_program,) = engine.seen
     names = {"Chat": "Send", "Completion": "Continue", "Embeddings": "Compare"}

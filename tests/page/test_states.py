@@ -25,10 +25,7 @@ async def show(open_page: OpenPage, service: Served, change: Change) -> Page:
         change(status)
         await route.fulfill(response=response, json=status)
 
-    page = await open_page("about:blank")
-    await page.route("**/status", changed)
-    await page.goto(service.url)
-    return page
+    return await open_page(service.url, prepare=lambda page: page.route("**/status", changed))
 
 
 def generation(**fields: Any) -> Change:
@@ -120,7 +117,9 @@ async def test_a_memory_plan_is_a_bar_with_a_legend_and_a_mark(open_page: OpenPa
         "aria-label", "Memory: 4 GiB planned, 2 GiB measured: weights 3 GiB, kv cache 1 GiB"
     )
     await expect(box.locator(".legend li")).to_have_text(["weights 3 GiB", "kv cache 1 GiB", "measured 2 GiB"])
-    widths = await box.locator(".part").evaluate_all("parts => parts.map(part => Number(part.getAttribute('width')))")
+    widths = await box.locator(".part").evaluate_all(
+        "parts => parts.map(part => Number(part.getAttribute('width')))"
+    )
     assert widths == pytest.approx([748, 248])
     assert await box.locator(".mark").first.get_attribute("x") == "498"
     await expect(card(page, "embed").locator(".memory")).to_contain_text("No plan is known for this engine.")
@@ -172,8 +171,10 @@ async def test_requests_are_listed_with_where_their_time_went(open_page: OpenPag
     await expect(rows.nth(1).locator(".tag")).to_have_text("stream")
     await expect(rows.nth(1).locator("td").nth(3)).to_contain_text("→ 20")
     for number in (0, 1):
-        widths = await rows.nth(number).locator(".timing-bar .part").evaluate_all(
-            "parts => parts.map(part => parseFloat(part.style.width))"
+        widths = (
+            await rows.nth(number)
+            .locator(".timing-bar .part")
+            .evaluate_all("parts => parts.map(part => parseFloat(part.style.width))")
         )
         assert sum(widths) == pytest.approx(100, abs=0.1)
     label = await rows.nth(1).locator(".timing-bar").get_attribute("aria-label")
@@ -282,9 +283,7 @@ async def test_a_service_that_is_gone_is_told_and_comes_back_by_itself(open_page
 
 async def test_a_change_of_state_is_said_aloud(open_page: OpenPage, service: Served):
     state = {"now": "ready"}
-    page = await show(
-        open_page, service, lambda status: generation(state=state["now"], reason="It fell.")(status)
-    )
+    page = await show(open_page, service, lambda status: generation(state=state["now"], reason="It fell.")(status))
     await expect(card(page, "generate").locator(".pill").first).to_have_text("ready")
     state["now"] = "dead"
     await expect(page.locator("#announcer")).to_have_text("Generation is dead now: It fell.")
