@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.async_api import Page, expect
 
 from tests.page.conftest import LAPTOP, PHONE, OpenPage, Served
 
+CHECKS = (Path(__file__).parent / "checks.js").read_text()
 TABS = ["Chat", "Completion", "Embeddings"]
 LONG = "a-very-long-name-without-any-place-to-break-" * 3
 
@@ -23,23 +25,9 @@ async def with_traffic(service: Served) -> None:
             await asyncio.gather(answer, return_exceptions=True)
 
 
-async def overflow(page: Page) -> dict[str, Any]:
-    return dict(await page.evaluate(OVERFLOW))
-
-
-OVERFLOW = """() => {
-  const wide = document.documentElement.clientWidth;
-  const scrolls = (element) => {
-    for (let up = element.parentElement; up; up = up.parentElement)
-      if (["auto", "scroll", "hidden"].includes(getComputedStyle(up).overflowX)) return true;
-    return false;
-  };
-  const out = [...document.body.querySelectorAll("*")].filter((element) => {
-    const box = element.getBoundingClientRect();
-    return box.width > 1 && box.right > wide + 0.5 && !scrolls(element);
-  });
-  return { page: document.documentElement.scrollWidth - wide, out: out.map((each) => each.outerHTML.slice(0, 120)) };
-}"""
+async def check(page: Page, name: str) -> Any:
+    """What one of the functions in checks.js finds."""
+    return await page.evaluate(f"({CHECKS}).{name}()")
 
 
 @pytest.mark.parametrize("width", [360, 420, 700, 900, 1280])
@@ -48,7 +36,7 @@ async def test_nothing_sticks_out_whatever_the_width(open_page: OpenPage, servic
     await with_traffic(service)
     page = await open_page(service.url, viewport={"width": width, "height": 740})
     await expect(page.locator("#requests-body tr")).to_have_count(4)
-    assert await overflow(page) == {"page": 0, "out": []}
+    assert await check(page, "overflow") == {"page": 0, "out": []}
     await page.get_by_role("link", name="Playground").first.click()
     for name in TABS:
         await page.get_by_role("tab", name=name).click()
@@ -59,7 +47,7 @@ async def test_nothing_sticks_out_whatever_the_width(open_page: OpenPage, servic
         await expect(meta).to_contain_text(re.compile("in all|dimensions"))
         for language in ("curl", "Python"):
             await page.get_by_role("tab", name=language).click()
-            assert await overflow(page) == {"page": 0, "out": []}, name
+            assert await check(page, "overflow") == {"page": 0, "out": []}, name
 
 
 async def test_on_a_phone_it_can_be_touched(open_page: OpenPage, service: Served):
@@ -68,10 +56,7 @@ async def test_on_a_phone_it_can_be_touched(open_page: OpenPage, service: Served
     await page.get_by_role("button", name="Send").tap()
     await expect(page.locator("#chat-meta")).to_contain_text("in all")
     # WCAG 2.2, 2.5.8: targets of at least 24 by 24 pixels, links in a sentence aside.
-    small = await page.evaluate("""() => [...document.querySelectorAll("button, nav a, select, input, textarea")]
-      .filter((each) => each.checkVisibility())
-      .filter((each) => { const box = each.getBoundingClientRect(); return box.width < 24 || box.height < 24; })
-      .map((each) => each.outerHTML)""")
+    small = await check(page, "small")
     assert small == []
 
 
@@ -105,51 +90,6 @@ async def test_a_chosen_theme_goes_first_and_is_remembered(open_page: OpenPage, 
     assert await background(page) < 60
 
 
-CONTRAST = """() => {
-  const parse = (text) => {
-    const numbers = text.match(/[\\d.]+/g).map(Number);
-    const share = text.startsWith("color(") ? 1 : 255;
-    return [...numbers.slice(0, 3).map((each) => each / share), numbers[3] ?? 1];
-  };
-  const light = ([r, g, b]) => {
-    const linear = [r, g, b].map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-  };
-  const behind = (element) => {
-    for (let up = element; up; up = up.parentElement) {
-      const colour = parse(getComputedStyle(up).backgroundColor);
-      if (colour[3] === 1) return colour;
-      if (colour[3] !== 0) throw new Error(`half transparent: ${up.outerHTML}`);
-    }
-    return [1, 1, 1];
-  };
-  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-  const low = [];
-  let seen = 0;
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const element = node.parentElement;
-    if (!node.data.trim() || !element.checkVisibility() || element.closest(".unseen, .skip, option, noscript")) continue;
-    const style = getComputedStyle(element);
-    const colour = parse(element instanceof SVGElement ? style.fill : style.color);
-    const told = ratio(colour, behind(element));
-    seen += 1;
-    if (told < 4.5) low.push(`${told.toFixed(2)} ${node.data.trim().slice(0, 40)} in ${element.outerHTML.slice(0, 80)}`);
-  }
-  // What is not text but has a meaning: 3 to 1 against what is behind it.
-  for (const element of document.querySelectorAll(".swatch, .dot, .timing-bar .part, .line, .bar, .memory-bar .part, .fill, input, textarea")) {
-    if (!element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const paint = element.matches("input, textarea") ? style.borderTopColor
-      : element instanceof SVGElement ? (element.matches(".line") ? style.stroke : style.fill) : style.backgroundColor;
-    const told = ratio(parse(paint), behind(element.matches(".timing-bar .part, .fill") ? element.closest(".card") : element.parentElement));
-    seen += 1;
-    if (told < 3) low.push(`${told.toFixed(2)} ${element.outerHTML.slice(0, 100)}`);
-  }
-  return { seen, low };
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_everything_can_be_told_from_what_is_behind_it(open_page: OpenPage, service: Served, scheme: Any):
     """WCAG 2.2, 1.4.3 and 1.4.11, computed from what the browser computes."""
@@ -160,7 +100,7 @@ async def test_everything_can_be_told_from_what_is_behind_it(open_page: OpenPage
         # One of each mood, as no service is in all of them at once.
         pill = page.locator("#model-generate .pill").first
         await pill.evaluate("(pill, mood) => { pill.dataset.mood = mood; }", mood)
-        found = await page.evaluate(CONTRAST)
+        found = await check(page, "contrast")
         assert found["low"] == [], state
         assert found["seen"] > 60
     await page.get_by_role("link", name="Playground").first.click()
@@ -169,7 +109,7 @@ async def test_everything_can_be_told_from_what_is_behind_it(open_page: OpenPage
         await page.get_by_role("tab", name=name).click()
         await page.locator("button.primary:visible").click()
         await expect(page.locator(f"#{name.lower()}-meta")).not_to_be_empty()
-        found = await page.evaluate(CONTRAST)
+        found = await check(page, "contrast")
         assert found["low"] == [], name
         assert found["seen"] > 20
 
@@ -179,49 +119,15 @@ MOODS = {"ready": "good", "busy": "busy", "starting": "coming", "dead": "bad", "
 # Names, roles and order
 
 
-AUDIT = """() => {
-  const wrong = [];
-  const name = (element) =>
-    (element.getAttribute("aria-label") ?? "") +
-    (element.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => document.getElementById(id)?.textContent ?? "").join("") +
-    [...(element.labels ?? [])].map((label) => label.textContent).join("") +
-    (element.matches("button, a, summary, [role=tab]") ? element.textContent : "");
-  const visible = (selector) => [...document.querySelectorAll(selector)].filter((each) => each.checkVisibility());
-  for (const element of visible("a, button, input, select, textarea, summary, [role], figure .plot, section, article"))
-    if (!name(element).trim() && !element.matches("[role=rowgroup], [role=row], [role=cell], [role=columnheader], [role=alert], [role=status]"))
-      wrong.push(`no name: ${element.outerHTML.slice(0, 120)}`);
-  const ids = [...document.querySelectorAll("[id]")].map((each) => each.id);
-  for (const id of new Set(ids)) if (ids.filter((each) => each === id).length > 1) wrong.push(`id twice: ${id}`);
-  for (const attribute of ["aria-labelledby", "aria-describedby", "aria-controls", "for"])
-    for (const element of document.querySelectorAll(`[${attribute}]`))
-      for (const id of element.getAttribute(attribute).split(" "))
-        if (!document.getElementById(id)) wrong.push(`${attribute} leads nowhere: ${id}`);
-  let level = 0;
-  for (const heading of visible("h1, h2, h3, h4")) {
-    const own = Number(heading.tagName[1]);
-    if (own > level + 1) wrong.push(`a level left out: ${heading.outerHTML.slice(0, 80)}`);
-    level = own;
-  }
-  if (visible("h1").length !== 1) wrong.push(`${visible("h1").length} headings of level 1`);
-  for (const landmark of ["header", "main", "footer", "nav"])
-    if (visible(landmark).length !== 1) wrong.push(`not one ${landmark}`);
-  for (const element of document.querySelectorAll("[tabindex]"))
-    if (element.tabIndex > 0) wrong.push(`an order of its own: ${element.outerHTML.slice(0, 80)}`);
-  for (const image of document.images) if (!image.hasAttribute("alt")) wrong.push("an image without alt");
-  if (!document.documentElement.lang) wrong.push("no language");
-  return wrong;
-}"""
-
-
 async def test_everything_has_a_name_and_a_place(open_page: OpenPage, service: Served):
     await with_traffic(service)
     page = await open_page(service.url)
     await expect(page.locator("#requests-body tr")).to_have_count(4)
-    assert await page.evaluate(AUDIT) == []
+    assert await check(page, "audit") == []
     await page.get_by_role("link", name="Playground").first.click()
     for name in TABS:
         await page.get_by_role("tab", name=name).click()
-        assert await page.evaluate(AUDIT) == [], name
+        assert await check(page, "audit") == [], name
 
 
 async def test_a_table_stays_a_table_on_a_phone(open_page: OpenPage, service: Served):
@@ -309,10 +215,7 @@ async def test_where_the_focus_is_can_be_seen(open_page: OpenPage, service: Serv
         seen = []
         for _ in range(40):
             await page.keyboard.press("Tab")
-            told = await page.evaluate("""() => {
-              const style = getComputedStyle(document.activeElement);
-              return [document.activeElement.outerHTML.slice(0, 80), document.activeElement.tagName, style.outlineStyle];
-            }""")
+            told = await check(page, "focus")
             if told[1] not in ("BODY", "HTML", "MAIN"):
                 seen.append(told)
         assert [each[0] for each in seen if each[2] == "none"] == []
