@@ -20,8 +20,8 @@ from app.telemetry.request import note_error
 from domain.errors import AuthenticationError, InferenceError, RequestRateError
 from domain.policies.rate_limit import Clock
 
-OPEN = {"/health", "/health/live", "/health/ready"} | PATHS
-"""What load balancers ask, who have no key, and the page, which asks its reader for one."""
+OPEN = {"/health", "/health/live", "/health/ready"}
+"""What load balancers ask, who have no key."""
 _STRANGER = "stranger"
 
 
@@ -49,7 +49,7 @@ class Gate(ASGIMiddleware):
         try:
             account = self._account(scope)
         except AuthenticationError as error:
-            if scope["path"] not in OPEN:
+            if scope["path"] not in OPEN | PATHS:
                 await _refuse(error, scope, send)
                 return
             scope["state"][_STRANGER] = True
