@@ -245,3 +245,17 @@ def test_a_mistake_ends_the_script_with_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert install.main() == 1
     assert "memoria: vLLM has no pinned build" in capsys.readouterr().err
+
+
+def test_the_browser_is_installed_by_its_script(npm, tmp_path, capsys):
+    npm(f'echo "$1" >"{tmp_path}/called"; echo No browser for these tests.')
+    install.install_browser()
+    assert (tmp_path / "called").read_text().strip() == install.BROWSER_SCRIPT
+    assert "No browser for these tests." in capsys.readouterr().out
+
+
+def test_a_browser_that_can_not_be_installed_is_told(npm):
+    npm("echo npm failed.; exit 1")
+    with pytest.raises(install.InstallError) as caught:
+        install.install_browser()
+    assert str(caught.value) == "npm failed.\nThe same command goes on where it stopped."
