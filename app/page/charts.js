@@ -6,6 +6,7 @@ import { clock, count, duration, rate } from "./format.js";
 const HEIGHT = 132;
 const EDGE = { top: 10, right: 8, bottom: 20, left: 44 };
 const MINUTE_S = 60;
+const FEWEST_MINUTES = 2;
 
 const PERCENTILES = [
   { name: "p50", look: "p50" },
@@ -25,7 +26,7 @@ const CHARTS = [
       { name: "other", look: "other", values: (x) => x.perSecond(x.roles.other.requests) },
     ],
     summary: (line, x) => x.lastMinute(line.values(x)),
-    about: "last minute",
+    isOfLastMinute: true,
   },
   {
     id: "tokens",
@@ -36,7 +37,7 @@ const CHARTS = [
       { name: "prompt", look: "embed", values: (x) => x.perSecond(x.sum("prompt_tokens")) },
     ],
     summary: (line, x) => x.lastMinute(line.values(x)),
-    about: "last minute",
+    isOfLastMinute: true,
   },
   {
     id: "errors",
@@ -45,7 +46,6 @@ const CHARTS = [
     bars: true,
     lines: [{ name: "errors", look: "error", values: (x) => x.sum("errors") }],
     summary: (line, x) => line.values(x).reduce((sum, value) => sum + value, 0),
-    about: "ten minutes",
   },
   percentiles("first-token", "Time to first token", "generate", "first_token"),
   percentiles("latency-generate", "Latency, generation", "generate", "latency"),
@@ -59,7 +59,6 @@ function percentiles(id, title, role, field) {
     format: duration,
     lines: PERCENTILES.map((line) => ({ ...line, values: (x) => x.roles[role][field][line.name] })),
     summary: (line, x) => x.roles[role][field].whole[line.name],
-    about: "ten minutes",
   };
 }
 
@@ -74,6 +73,16 @@ class Numbers {
     // The last bucket is under way: its rate means little before half of it has passed.
     this.elapsedS = Math.min(bucketS, now - begin - (this.length - 1) * bucketS);
     this.isLastTold = this.elapsedS >= bucketS / 2;
+    // A service that was idle until a while ago is shown from then on, in whole minutes.
+    const first = this.sum("requests").findIndex((value) => value > 0);
+    const inMinute = MINUTE_S / bucketS;
+    const idle = first < 0 ? this.length : Math.max(0, first - 1);
+    this.minutes = Math.max(FEWEST_MINUTES, Math.ceil((this.length - idle) / inMinute));
+    this.start = Math.max(0, this.length - this.minutes * inMinute);
+  }
+
+  get last() {
+    return this.length - 1;
   }
 
   sum(field) {
@@ -107,6 +116,7 @@ export class Charts {
 
   update(status) {
     const numbers = new Numbers(status.series, status.time);
+    setText(byId("traffic-title"), `Last ${numbers.minutes} minutes`);
     for (const chart of this.charts) chart.update(numbers);
   }
 
@@ -122,7 +132,7 @@ class Chart {
     this.group = group;
     this.values = [];
     this.labels = spec.lines.map(() => h("b", {}, "–"));
-    this.about = h("span", { class: "about" }, spec.about);
+    this.about = h("span", { class: "about" });
     const legend = spec.lines.map((line, index) =>
       h("li", {}, h("span", { class: `swatch ${line.look}`, "aria-hidden": "true" }), line.name, " ", this.labels[index]),
     );
@@ -177,7 +187,8 @@ class Chart {
       const value = index === null ? spec.summary(line, numbers) : this.values[number][index];
       setText(this.labels[number], spec.format(value));
     });
-    setText(this.about, index === null ? spec.about : clock(numbers.time(index)));
+    const whole = spec.isOfLastMinute ? "last minute" : `${numbers.minutes} minutes`;
+    setText(this.about, index === null ? whole : clock(numbers.time(index)));
     this.#describe();
     if (index === null) {
       this.cursorLine.replaceChildren();
@@ -207,10 +218,11 @@ class Chart {
         s("text", { x: EDGE.left - 6, y: y + 3.5, "text-anchor": "end" }, spec.format(top * share)),
       );
     }
-    const last = numbers.length - 1;
+    const { start, last } = numbers;
     for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
-      const index = Math.round(last * share);
-      const word = share === 1 ? "now" : `−${Math.round(((last - index) * numbers.bucketS) / 60)} min`;
+      const index = Math.round(start + (last - start) * share);
+      const ago = ((last - index) * numbers.bucketS) / MINUTE_S;
+      const word = share === 1 ? "now" : `−${Math.round(ago * 2) / 2} min`;
       grid.append(s("text", { x: this.#x(index), y: HEIGHT - 5, "text-anchor": anchor }, word));
     }
     return grid;
@@ -219,7 +231,7 @@ class Chart {
   #marks() {
     const base = HEIGHT - EDGE.bottom;
     if (this.spec.bars) {
-      const wide = Math.max(1, (this.width - EDGE.left - EDGE.right) / this.numbers.length - 1);
+      const wide = Math.max(1, (this.width - EDGE.left - EDGE.right) / (this.numbers.length - this.numbers.start) - 1);
       return this.values[0].flatMap((value, index) =>
         value
           ? [s("rect", { class: `bar ${this.spec.lines[0].look}`, x: this.#x(index) - wide / 2, width: wide,
@@ -236,9 +248,9 @@ class Chart {
   #path(values) {
     let path = "";
     values.forEach((value, index) => {
-      if (value === null) return;
+      if (value === null || index < this.numbers.start) return;
       const place = `${this.#x(index).toFixed(1)} ${this.#y(value).toFixed(1)}`;
-      const isNew = index === 0 || values[index - 1] === null;
+      const isNew = index === this.numbers.start || values[index - 1] === null;
       // A line of no length has round ends, and so shows a lone value as a dot.
       path += isNew ? `M${place}l0 0` : `L${place}`;
     });
@@ -246,7 +258,8 @@ class Chart {
   }
 
   #x(index) {
-    return EDGE.left + (index / (this.numbers.length - 1)) * (this.width - EDGE.left - EDGE.right);
+    const { start, last } = this.numbers;
+    return EDGE.left + ((index - start) / (last - start)) * (this.width - EDGE.left - EDGE.right);
   }
 
   #y(value) {
@@ -257,19 +270,19 @@ class Chart {
     if (!this.numbers) return;
     const x = event.clientX - this.plot.getBoundingClientRect().left - EDGE.left;
     const share = x / (this.width - EDGE.left - EDGE.right);
-    const last = this.numbers.length - 1;
-    this.group.point(Math.min(last, Math.max(0, Math.round(share * last))));
+    const { start, last } = this.numbers;
+    this.group.point(Math.min(last, Math.max(start, Math.round(start + share * (last - start)))));
   }
 
   #key(event) {
     if (!this.numbers) return;
-    const last = this.numbers.length - 1;
+    const { start, last } = this.numbers;
     const at = this.group.cursor ?? last;
-    const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last, PageUp: at - 12, PageDown: at + 12 };
+    const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: start, End: last, PageUp: at - 12, PageDown: at + 12 };
     if (event.key === "Escape") this.group.point(null);
     if (!(event.key in moves)) return;
     event.preventDefault();
-    this.group.point(Math.min(last, Math.max(0, moves[event.key])));
+    this.group.point(Math.min(last, Math.max(start, moves[event.key])));
     byId("announcer").textContent = this.plot.getAttribute("aria-label").replace(/ Arrow keys.*/, "");
   }
 }

@@ -19,7 +19,7 @@ from tests.processes import ServiceProcess
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "page"
 EMBED, GENERATE = "all-MiniLM-L6-v2", "SmolLM2-135M-Instruct"
-TRAFFIC_S = 100
+TRAFFIC_S = 150
 LARGEST = 300_000
 QUESTIONS = [
     "What is the capital of France?",
