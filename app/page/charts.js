@@ -181,8 +181,9 @@ class Chart {
 
   drawCursor() {
     if (!this.numbers || !this.cursorLine) return;
-    const index = this.group.cursor;
     const { spec, numbers } = this;
+    // What is shown may have begun later since the cursor was put there.
+    const index = this.group.cursor === null ? null : Math.max(numbers.start, this.group.cursor);
     spec.lines.forEach((line, number) => {
       const value = index === null ? spec.summary(line, numbers) : this.values[number][index];
       setText(this.labels[number], spec.format(value));
