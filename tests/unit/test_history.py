@@ -159,3 +159,10 @@ def test_a_last_request_tells_all_but_whose_key_it_was(history):
     assert (told.trace_id, told.queue_s, told.duration_s) == ("ab" * 16, 0.5, 2.0)
     assert b"alice" not in encode(told)
     assert msgspec.json.decode(encode(told), type=LastRequest) == told
+
+
+def test_a_bucket_that_was_read_tells_of_what_came_later_too(history):
+    history.request_ended(record(duration_s=0.1))
+    assert generate(history).latency.p99[-1] == pytest.approx(0.1, rel=0.12)
+    history.request_ended(record(duration_s=10.0))
+    assert generate(history).latency.p99[-1] == pytest.approx(10.0, rel=0.12)
