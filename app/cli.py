@@ -66,6 +66,26 @@ def models() -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def doctor(as_json: bool) -> None:
+    """Look for what would keep the service from starting, and say what to do.
+
+    Ends with 1 if something would, and with 0 if all is well or there are only warnings.
+    """
+    from app.doctor.composition import examine
+    from app.doctor.finding import Verdict
+    from app.doctor.printed import print_report, spinner
+
+    try:
+        with spinner() as progress:
+            report = examine(os.environ, Path(".env"), progress=progress)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print_report(report, as_json=as_json)
+    sys.exit(1 if report.verdict is Verdict.FAILURE else 0)
+
+
+@main.command()
 @click.option("--url", default="http://127.0.0.1:8200", show_default=True, help="The running service to measure.")
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
 @click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
