@@ -65,6 +65,7 @@ pins:
 	uv pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
 	uv pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt
 	npm install --prefix tests/compliance/node --package-lock-only --omit-lockfile-registry-resolved
+	npm install --prefix $(REQUIREMENTS)/browser --package-lock-only --omit-lockfile-registry-resolved
 
 PIN_FLAGS := --universal --python-version 3.11 --no-annotate --no-header --quiet
 

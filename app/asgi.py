@@ -20,12 +20,15 @@ from app.controllers.embeddings import EmbeddingsController
 from app.controllers.health import HealthController
 from app.controllers.models import ModelsController
 from app.controllers.openapi import OpenAPIController
+from app.controllers.page import PageController
+from app.controllers.status import StatusController
 from app.controllers.tokenize import TokenizeController
 from app.cors import cors
 from app.errors import REFUSAL, handle, refuse
-from app.requests import METRICS, OPTIONS, SERVICE
+from app.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.response_headers import request_id, stamped
 from app.service import Service
+from app.telemetry.history import History
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 from domain.errors import InferenceError
 
@@ -43,6 +46,8 @@ CONTROLLERS = [
     HealthController,
     AdminController,
     OpenAPIController,
+    StatusController,
+    PageController,
 ]
 
 
@@ -87,6 +92,7 @@ def create_app(
     options: ApiOptions,
     *,
     gate: Gate | None = None,
+    history: History | None = None,
     cors_origins: Sequence[str] = (),
     telemetry: Telemetry = NO_TELEMETRY,
     metrics: "Metrics | None" = None,
@@ -98,6 +104,7 @@ def create_app(
         service: what the controllers work with.
         options: what can be set about the API.
         gate: lets in those who have a key; None lets in everybody.
+        history: what `GET /status` shows of the last minutes; None shows nothing.
         cors_origins: web sites whose pages may use the API.
         telemetry: watches requests; started and stopped with the service.
         metrics: what is counted, to be shown; None for nothing.
@@ -125,7 +132,7 @@ def create_app(
     application = Application(
         route_handlers=controllers,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics}),
+        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics, HISTORY: history or History()}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],

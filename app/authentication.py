@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.api_keys import KeyRing, masked, read_keys
 from app.errors import refuse
+from app.page.files import PATHS
 from app.rate_limits import ACCOUNT, Account
 from app.requests import AnyRequest
 from app.settings import Settings
@@ -48,7 +49,7 @@ class Gate(ASGIMiddleware):
         try:
             account = self._account(scope)
         except AuthenticationError as error:
-            if scope["path"] not in OPEN:
+            if scope["path"] not in OPEN | PATHS:
                 await refuse(error, scope, send)
                 return
             scope["state"][_STRANGER] = True

@@ -36,6 +36,7 @@ from app import log
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
 from app.telemetry.environment import opentelemetry
+from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.record import Listener
 from app.telemetry.request_log import RequestLog
@@ -174,10 +175,13 @@ def build_metrics(settings: Settings, service: Service, *, folder: Path | None =
 
 
 def build_telemetry(
-    settings: Settings, tracing: "Tracing | None" = None, metrics: "Metrics | None" = None
+    settings: Settings,
+    tracing: "Tracing | None" = None,
+    metrics: "Metrics | None" = None,
+    history: History | None = None,
 ) -> Telemetry:
     """All that watches requests."""
-    listeners: list[Listener] = []
+    listeners: list[Listener] = [] if history is None else [history]
     if settings.telemetry.request_log:
         listeners.append(RequestLog())
     if metrics is None:

@@ -142,6 +142,7 @@ def _serve(console: "Console", settings: "Settings") -> int:
     from app.asgi import create_app
     from app.authentication import build_gate
     from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
+    from app.telemetry.history import History
     from app.tls import require_pair
 
     processes.require_gateway(settings)
@@ -162,14 +163,15 @@ def _serve(console: "Console", settings: "Settings") -> int:
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
         console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
-            metrics = build_metrics(settings, service)
+            metrics, history = build_metrics(settings, service), History()
             app = create_app(
                 service,
                 settings.api,
                 gate=gate,
                 cors_origins=settings.security.cors_origins,
-                telemetry=build_telemetry(settings, tracing, metrics),
+                telemetry=build_telemetry(settings, tracing, metrics, history),
                 metrics=metrics,
+                history=history,
             )
             return server.serve(app, listener, settings, on_drain=service.drain)
         with processes.share(listener) as address:

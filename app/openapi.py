@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from app.codec import encode
+from app.controllers.status import Status
 from domain.health import ServiceHealth
 from domain.openai.chat import ChatBody
 from domain.openai.chat_response import ChatCompletion
@@ -52,6 +53,7 @@ ENDPOINTS = (
     Endpoint("/tokenize", "Texts to tokens", TokenizeResponse, TokenizeBody),
     Endpoint("/detokenize", "Tokens to text", DetokenizeResponse, DetokenizeBody),
     Endpoint("/health", "State and reason of each model", ServiceHealth),
+    Endpoint("/status", "State of each model and the last minutes", Status),
 )
 
 
@@ -102,7 +104,7 @@ def _statuses(endpoint: Endpoint) -> tuple[str, ...]:
     """The errors that an endpoint knows."""
     if endpoint.body is not None:
         return tuple(ERRORS)
-    return ("401",) if endpoint.path == "/v1/models" else ("401", "404", "503")
+    return ("401",) if endpoint.path in ("/v1/models", "/status") else ("401", "404", "503")
 
 
 def _json(kind: type[msgspec.Struct]) -> dict[str, Any]:

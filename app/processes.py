@@ -140,6 +140,7 @@ def _application(settings: Settings, began: float, folder: Path | None) -> Lites
     from app.authentication import build_gate
     from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
     from app.console import console_for
+    from app.telemetry.history import History
 
     _end_with_parent()
     log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
@@ -151,14 +152,15 @@ def _application(settings: Settings, began: float, folder: Path | None) -> Lites
 
     tracing = build_tracing(settings)
     service = build_service(settings, on_change=tell, tracing=tracing)
-    metrics = build_metrics(settings, service, folder=folder)
+    metrics, history = build_metrics(settings, service, folder=folder), History()
     return create_app(
         service,
         settings.api,
         gate=build_gate(settings),
         cors_origins=settings.security.cors_origins,
-        telemetry=build_telemetry(settings, tracing, metrics),
+        telemetry=build_telemetry(settings, tracing, metrics, history),
         metrics=metrics,
+        history=history,
         wait_s=ENGINES_PATIENCE_S,
     )
 

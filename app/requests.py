@@ -13,6 +13,7 @@ from app.codec import BodyDecoder, encode
 from app.errors import ClientDisconnectedError
 from app.response_headers import request_id
 from app.service import Service
+from app.telemetry.history import History
 from app.telemetry.request import observation_of
 from domain.backend import RequestContext
 from domain.catalog import ServedModel
@@ -23,7 +24,7 @@ AnyRequest = Request[Any, Any, Any]
 
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
-SERVICE, OPTIONS, METRICS = "service", "options", "metrics"
+SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
 """Where the application's state keeps what the controllers work with."""
 
 
@@ -35,6 +36,11 @@ def service_of(request: AnyRequest) -> Service:
 def options_of(request: AnyRequest) -> ApiOptions:
     """What was set about the API."""
     return cast(ApiOptions, request.app.state[OPTIONS])
+
+
+def history_of(request: AnyRequest) -> History:
+    """What has happened in the last minutes."""
+    return cast(History, request.app.state[HISTORY])
 
 
 def context_of(request: AnyRequest, model: ServedModel | None = None) -> RequestContext:

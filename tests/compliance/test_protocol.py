@@ -28,7 +28,7 @@ def test_an_unknown_model_is_not_found(client: OpenAI, name: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/none", 404, "unknown_url"),
         ("POST", "/v1/completion", 404, "unknown_url"),
         ("POST", "/embeddings", 404, "unknown_url"),
         ("GET", "/v1/embeddings", 405, "method_not_supported"),

@@ -12,6 +12,7 @@ from app.asgi import create_app
 from app.authentication import build_gate
 from app.bootstrap import build_service
 from app.settings import load_settings
+from app.telemetry.history import History
 from domain.backend import Role
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
@@ -45,11 +46,13 @@ class Api:
         backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
         loaded = load_settings(ALIASES | (settings or {}))
         self.service = build_service(loaded, backends=backends)
+        self.history = History()
         self.app = create_app(
             self.service,
             ApiOptions(**{"max_body_bytes": MAX_BODY_BYTES, **options}),
             # Where time stands still, what is left of a minute is exact.
             gate=build_gate(loaded, clock=lambda: 0.0),
+            history=self.history,
             cors_origins=loaded.security.cors_origins,
         )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")

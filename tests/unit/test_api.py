@@ -224,7 +224,10 @@ async def test_a_model_of_the_other_endpoint_is_told_as_such(api, path, model, f
     assert "Use it with" in error_of(response)["message"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/chat", "/v2/models", "/docs", "/schema", "/v1/tokenize"])
+@pytest.mark.parametrize(
+    "path",
+    ["/page", "/page/none.js", "/page/files.py", "/v1/chat", "/v2/models", "/docs", "/schema", "/v1/tokenize"],
+)
 async def test_an_unknown_path_is_told(api, path):
     response = await api.http.get(path)
     assert response.status_code == 404

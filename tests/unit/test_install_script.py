@@ -168,7 +168,7 @@ def test_a_fingerprint_is_the_same_until_something_changes():
     assert len(set(prints)) == 6
 
 
-ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json"]
+ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json", "browser.py", "browser.json"]
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", *ONLY_FOR_TESTS])
@@ -178,7 +178,9 @@ def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(change
     monkeypatch.setattr(install, "ROOT", str(tmp_path))
     monkeypatch.setattr(install, "REQUIREMENTS", str(tmp_path))
     monkeypatch.setattr(install, "CLIENT_PINS", str(tmp_path / "clients.txt"))
-    monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:]])
+    monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:4]])
+    monkeypatch.setattr(install, "BROWSER_SCRIPT", str(tmp_path / "browser.py"))
+    monkeypatch.setattr(install, "BROWSER_PINS", [str(tmp_path / "browser.json")])
     before = {with_tests: install.fingerprint("cpu", with_tests) for with_tests in (False, True)}
     (tmp_path / changed).write_text("otherwise")
     assert install.fingerprint("cpu", True) != before[True]
@@ -243,3 +245,17 @@ def test_a_mistake_ends_the_script_with_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert install.main() == 1
     assert "memoria: vLLM has no pinned build" in capsys.readouterr().err
+
+
+def test_the_browser_is_installed_by_its_script(npm, tmp_path, capsys):
+    npm(f'echo "$1" >"{tmp_path}/called"; echo No browser for these tests.')
+    install.install_browser()
+    assert (tmp_path / "called").read_text().strip() == install.BROWSER_SCRIPT
+    assert "No browser for these tests." in capsys.readouterr().out
+
+
+def test_a_browser_that_can_not_be_installed_is_told(npm):
+    npm("echo npm failed.; exit 1")
+    with pytest.raises(install.InstallError) as caught:
+        install.install_browser()
+    assert str(caught.value) == "npm failed.\nThe same command goes on where it stopped."

@@ -112,11 +112,13 @@ def test_every_operation_has_an_id_of_its_own():
 
 
 def test_the_paths_are_those_of_the_application():
-    # Load balancers and operators need no description of theirs, and the document is this one.
+    # Browsers, load balancers and operators need no description of theirs, and the document is this one.
     unsaid = {
         ("/health/live", "get"),
         ("/health/ready", "get"),
         ("/openapi.json", "get"),
+        ("/", "get"),
+        ("/page/{name}", "get"),
         ("/admin/engines/{role}/restart", "post"),
     }
     assert {(path, method) for path, method, _ in OPERATIONS} == handlers() - unsaid
@@ -270,7 +272,7 @@ async def test_an_answer_fits_its_schema(api, path, more):
     assert not is_valid({}, schema)
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/{model}", "/health"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/{model}", "/health", "/status"])
 async def test_an_answer_to_a_question_fits_its_schema(api, path):
     answer = (await api.http.get(path.format(model="org/name"))).json()
     schema = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

@@ -39,6 +39,8 @@ def judge(answer: httpx.Response) -> None:
         judge_stream(answer.text)
     elif answer.status_code >= 400:
         judge_error(strictly(answer.text))
+    elif answer.headers["content-type"].startswith("text/html"):
+        assert answer.text.startswith("<!doctype html>"), answer.text[:500]
     else:
         strictly(answer.text)
 

@@ -99,8 +99,9 @@ def test_what_is_not_declared_as_json_is_refused(
 PLACES = [
     *POSTS, "/v1/models", "/v1/models/tiny-gen", "/v1/models/x%00y", "/v1/models/%F0%9F%98%80", "/v1/models/%ff",
     "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/" + "x" * 5000, "/v1/models/", "/health", "/health/live",
-    "/health/ready", "/openapi.json", "/", "//", "/v1", "/v1/", "/v2/models", "/v1/chat/completions/", "/%00",
-    "/metrics", "/docs", "/v1/completions/../../x", "/?" + "a=b&" * 1000, "/" + "a/" * 1000,
+    "/health/ready", "/openapi.json", "/", "//", "/status", "/page/none", "/page/%2e%2e/status", "/v1", "/v1/",
+    "/v2/models", "/v1/chat/completions/", "/%00", "/metrics", "/docs", "/v1/completions/../../x",
+    "/?" + "a=b&" * 1000, "/" + "a/" * 1000,
 ]  # fmt: skip
 
 

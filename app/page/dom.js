@@ -1,0 +1,94 @@
+// Small pieces to build the page from. Text is always set as text, never as markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export const byId = (id) => document.getElementById(id);
+
+/** An HTML element: h("li", {class: "x", onclick: f}, "text", child). */
+export function h(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** An SVG element, likewise. */
+export function s(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Sets a text only if it is another one, so that selections stay and nothing is announced twice. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export function setHidden(element, isHidden) {
+  if (element.hidden !== isHidden) element.hidden = isHidden;
+}
+
+/** Calls `build` only when what it depends on has changed. */
+export function onChange(build) {
+  let known;
+  return (value) => {
+    const text = JSON.stringify(value) ?? "";
+    if (text === known) return;
+    known = text;
+    build(value);
+  };
+}
+
+/** Copies a text; where the browser has no clipboard for plain http, the old way. */
+export async function copyText(text) {
+  if (navigator.clipboard && window.isSecureContext) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      // It may be forbidden by the browser's settings: the old way may still work.
+    }
+  }
+  const area = h("textarea", { class: "unseen", readonly: true, "aria-hidden": "true", tabindex: "-1" });
+  const focused = document.activeElement;
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  focused?.focus();
+  return done;
+}
+
+/** Tabs by the pattern of the ARIA Authoring Practices: arrows, Home and End move, and moving selects. */
+export function tabs(list, onSelect) {
+  const all = [...list.querySelectorAll("[role=tab]")];
+  const select = (tab, { focus = false } = {}) => {
+    for (const each of all) {
+      const isIt = each === tab;
+      each.setAttribute("aria-selected", String(isIt));
+      each.tabIndex = isIt ? 0 : -1;
+    }
+    const panel = byId(tab.getAttribute("aria-controls"));
+    const panels = new Set(all.map((each) => byId(each.getAttribute("aria-controls"))));
+    for (const each of panels) each.hidden = each !== panel;
+    panel.setAttribute("aria-labelledby", tab.id);
+    if (focus) tab.focus();
+    onSelect(tab);
+  };
+  for (const [index, tab] of all.entries()) {
+    tab.type = "button";
+    tab.addEventListener("click", () => select(tab));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: all.length - 1 }[event.key];
+      if (step === undefined) return;
+      event.preventDefault();
+      select(all[(step + all.length) % all.length], { focus: true });
+    });
+  }
+}

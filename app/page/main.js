@@ -1,0 +1,172 @@
+// Asks the service how it is, again and again, and shows it.
+
+import { ApiError, baseUrl, key, post, status } from "./api.js";
+import { Charts } from "./charts.js";
+import { byId, setHidden, setText } from "./dom.js";
+import { age } from "./format.js";
+import { Models, facts } from "./models.js";
+import { Playground } from "./playground.js";
+import { Requests } from "./requests.js";
+
+const EVERY_MS = 2000;
+// What a header may hold.
+const SENDABLE = /^[\x21-\x7e]+$/;
+const VIEWS = ["status", "playground"];
+const WORDS = { ok: ["all ready", "good"], unavailable: ["not ready", "bad"] };
+
+class Page {
+  constructor() {
+    this.models = new Models(byId("models"), {
+      onRestart: (role) => this.restart(role),
+      onState: (text) => setText(byId("announcer"), text),
+    });
+    this.charts = new Charts(byId("charts"));
+    this.requests = new Requests();
+    this.playground = new Playground({ onUnauthorized: (error) => this.askForKey(error) });
+    setText(byId("base-url"), baseUrl());
+    this.keyForm();
+    addEventListener("hashchange", () => this.route(true));
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden && !this.isLocked) this.poll();
+    });
+    this.route(false);
+    this.poll();
+  }
+
+  // Views
+
+  route(isMove) {
+    const wanted = location.hash.slice(1);
+    if (isMove && !VIEWS.includes(wanted)) return;
+    const view = VIEWS.includes(wanted) ? wanted : VIEWS[0];
+    for (const each of VIEWS) {
+      setHidden(byId(`view-${each}`), each !== view);
+      const link = document.querySelector(`nav a[href="#${each}"]`);
+      if (each === view) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    if (isMove) {
+      scrollTo(0, 0);
+      byId(`view-${view}`).querySelector("h1").focus({ preventScroll: true });
+    }
+  }
+
+  // What is asked
+
+  async poll() {
+    clearTimeout(this.timer);
+    if (this.isAsking) return;
+    this.isAsking = true;
+    try {
+      this.show(await status());
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 401) this.askForKey(error);
+      else this.showTrouble(error);
+    } finally {
+      this.isAsking = false;
+    }
+    // Without a key there is no use in asking; a hidden page has nobody to show anything to.
+    if (!this.isLocked && !document.hidden) this.timer = setTimeout(() => this.poll(), EVERY_MS);
+  }
+
+  async restart(role) {
+    try {
+      await post(`admin/engines/${role}/restart`);
+    } catch (error) {
+      // 409: it is on its way already, as the next answer shows.
+      if (error.status !== 409) setText(byId("announcer"), error.message);
+    }
+    this.poll();
+  }
+
+  // What is shown
+
+  show(answer) {
+    this.lastAnswer = performance.now();
+    this.unlock();
+    setHidden(byId("notice"), true);
+    setText(byId("notice-text"), "");
+    document.body.classList.remove("stale");
+    const [word, mood] = WORDS[answer.health.status];
+    this.overall(word, mood);
+    setText(byId("version"), `memoria-vllm ${answer.version}`);
+    this.models.update(answer);
+    setText(byId("facts"), facts(answer.health));
+    this.charts.update(answer);
+    this.requests.update(answer.requests);
+    this.playground.update(answer);
+  }
+
+  showTrouble(error) {
+    const told = error instanceof ApiError;
+    setHidden(byId("notice"), false);
+    setText(byId("notice-text"), told ? error.message : "The service can't be reached.");
+    const since = this.lastAnswer ? ` It answered last ${age((performance.now() - this.lastAnswer) / 1000)} ago.` : "";
+    setText(byId("notice-more"), `${since} This page asks again every ${EVERY_MS / 1000} seconds.`);
+    document.body.classList.add("stale");
+    this.overall(told ? "no status" : "unreachable", "bad");
+  }
+
+  overall(word, mood) {
+    setText(byId("overall-word"), word);
+    byId("overall").dataset.mood = mood;
+    document.title = `${word} · memoria-vllm`;
+  }
+
+  // The key
+
+  keyForm() {
+    const input = byId("key-input");
+    byId("key-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const given = input.value.trim();
+      if (!SENDABLE.test(given)) {
+        setText(byId("key-error"), "A key has no spaces and no letters beyond ASCII.");
+        return;
+      }
+      key.set(given);
+      setText(byId("key-error"), "");
+      this.isLocked = false;
+      this.poll();
+    });
+    byId("key-button").addEventListener("click", () => {
+      setText(byId("key-error"), "");
+      setHidden(byId("key-panel"), !byId("key-panel").hidden);
+      if (!byId("key-panel").hidden) input.focus();
+    });
+    byId("key-forget").addEventListener("click", () => {
+      key.forget();
+      input.value = "";
+      this.poll();
+    });
+  }
+
+  askForKey(error) {
+    const hadKey = Boolean(key.get());
+    key.forget();
+    this.isLocked = true;
+    clearTimeout(this.timer);
+    document.body.classList.add("locked");
+    this.overall("needs a key", "away");
+    setHidden(byId("notice"), true);
+    setHidden(byId("key-panel"), false);
+    setHidden(byId("key-forget"), true);
+    setHidden(byId("key-button"), true);
+    // That there is no key yet is no error of the reader's.
+    setText(byId("key-error"), hadKey ? error.message : "");
+    byId("key-input").focus();
+  }
+
+  unlock() {
+    const hasKey = Boolean(key.get());
+    setHidden(byId("key-button"), !hasKey);
+    setHidden(byId("key-forget"), !hasKey);
+    if (!document.body.classList.contains("locked")) return;
+    document.body.classList.remove("locked");
+    setHidden(byId("key-panel"), true);
+    byId("key-input").value = "";
+    byId("main").focus();
+  }
+}
+
+new Page();

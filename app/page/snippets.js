@@ -1,0 +1,67 @@
+// What the playground does, as a program of the user's: Python with OpenAI's SDK, or curl.
+
+/** A Python literal. JSON's strings and numbers are Python's as well. */
+const py = (value) => JSON.stringify(value);
+/** A word of a shell. */
+const sh = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+const CHAT_LOOP = `for chunk in stream:
+    for choice in chunk.choices:
+        print(choice.delta.content or "", end="")
+print()`;
+const COMPLETION_LOOP = `for chunk in stream:
+    for choice in chunk.choices:
+        print(choice.text, end="")
+print()`;
+const COMPARE = `vectors = [item.embedding for item in answer.data]
+for a in vectors:
+    print(*(f"{sum(x * y for x, y in zip(a, b)):5.2f}" for b in vectors))`;
+
+const METHODS = {
+  chat: { path: "chat/completions", call: "client.chat.completions.create", result: "stream", rest: CHAT_LOOP },
+  completion: { path: "completions", call: "client.completions.create", result: "stream", rest: COMPLETION_LOOP },
+  embeddings: { path: "embeddings", call: "client.embeddings.create", result: "answer", rest: COMPARE },
+};
+
+/**
+ * @param kind chat, completion or embeddings
+ * @param body what is sent
+ * @param baseUrl the address of the API
+ * @param hasKey whether the service asks for a key; it is never written into the text
+ */
+export function python(kind, body, baseUrl, hasKey) {
+  const { call, result, rest } = METHODS[kind];
+  const fields = Object.entries(body).map(([name, value]) => `    ${name}=${pythonValue(value)},\n`);
+  const key = hasKey ? "" : '    api_key="unused",\n';
+  const comment = hasKey ? "# The key comes from the environment: OPENAI_API_KEY\n" : "";
+  const stream = result === "stream" ? "    stream=True,\n" : "";
+  return `from openai import OpenAI
+
+${comment}client = OpenAI(
+    base_url=${py(baseUrl)},
+${key})
+${result} = ${call}(
+${fields.join("")}${stream})
+${rest}
+`;
+}
+
+function pythonValue(value) {
+  if (!Array.isArray(value)) return py(value);
+  const items = value.map((item) => {
+    if (typeof item === "string") return `        ${py(item)},\n`;
+    const pairs = Object.entries(item).map(([name, each]) => `${py(name)}: ${py(each)}`);
+    return `        {${pairs.join(", ")}},\n`;
+  });
+  return `[\n${items.join("")}    ]`;
+}
+
+export function curl(kind, body, baseUrl, hasKey) {
+  const { path, result } = METHODS[kind];
+  const isStream = result === "stream";
+  const sent = isStream ? { ...body, stream: true } : body;
+  const lines = [`curl ${isStream ? "-N " : ""}${baseUrl}/${path}`, `  -H 'Content-Type: application/json'`];
+  if (hasKey) lines.push(`  -H "Authorization: Bearer $OPENAI_API_KEY"`);
+  lines.push(`  -d ${sh(JSON.stringify(sent, null, 2))}`);
+  return `${lines.join(" \\\n")}\n`;
+}

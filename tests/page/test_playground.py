@@ -1,0 +1,256 @@
+"""The playground, over fake engines: what is typed is sent, what is answered is shown, and failures are told."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, Page, Route, expect
+
+from domain.errors import BackendFailedError
+from tests.page.conftest import OpenPage, Served
+
+
+async def playground(open_page: OpenPage, service: Served, tab: str = "Chat", **options: Any) -> Page:
+    page = await open_page(f"{service.url}/#playground", **options)
+    await expect(page.locator(".model-name").first).to_have_text("fake-write")
+    await page.get_by_role("tab", name=tab).click()
+    return page
+
+
+async def choose(page: Page, **options: str) -> None:
+    """Fill in options of the chat."""
+    await page.locator("#panel-chat summary").click()
+    for name, value in options.items():
+        await page.get_by_label(name.replace("_", " ")).locator("visible=true").fill(value)
+
+
+async def send(page: Page, text: str) -> Locator:
+    """Say something; the answer."""
+    await page.get_by_label("Message").fill(text)
+    await page.get_by_role("button", name="Send").click()
+    return page.locator("#chat-log .message.assistant").last
+
+
+async def talking(page: Page) -> None:
+    """From now on the fake writes instead of thinking, and the page can't know."""
+
+    async def changed(route: Route) -> None:
+        body = json.loads(route.request.post_data or "{}")
+        await route.continue_(post_data=json.dumps(body | {"chat_template_kwargs": {"enable_thinking": False}}))
+
+    await page.route("**/v1/chat/completions", changed)
+
+
+def sent(service: Served) -> Any:
+    return service.api.writer.seen[-1]
+
+
+async def test_a_chat_is_streamed_into_the_page(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await talking(page)
+    service.api.writer.delay_s = 0.03
+    await choose(page, Longest_answer="60")
+    answer = await send(page, "Hello there")
+    await expect(page.locator("#chat-log .message.user .said")).to_have_text("Hello there")
+    said = answer.locator(".said")
+    await expect(said).not_to_be_empty()
+    lengths = [len(await said.text_content() or "")]
+    while await page.get_by_role("button", name="Stop").is_visible() and len(set(lengths)) < 3:
+        lengths.append(len(await said.text_content() or ""))
+    assert len(set(lengths)) == 3, "it came all at once"
+    assert lengths == sorted(lengths)
+    await expect(page.locator("#chat-meta")).to_contain_text("tokens/s")
+    await expect(page.locator("#chat-meta")).to_contain_text(re.compile(r"first token after .+ in all .+req_"))
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
+async def test_thoughts_are_shown_apart(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    answer = await send(page, "Hello")
+    await expect(answer.locator(".thought")).to_contain_text(re.compile("Thinking: [a-z ]+"))
+    await expect(answer.locator(".said")).to_be_hidden()
+
+
+async def test_what_was_said_before_is_sent_again(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await talking(page)
+    await choose(page, System_prompt="Be short.", Longest_answer="5", Temperature="0")
+    first = await send(page, "One")
+    await expect(first.locator(".said")).to_have_text(re.compile("^.{5}$"))
+    said = await first.locator(".said").text_content()
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    second = await send(page, "Two")
+    await expect(second.locator(".said")).to_have_text(re.compile("^.{5}$"))
+    request = sent(service)
+    turns = request.prompt.messages
+    names = [type(turn).__name__ for turn in turns]
+    assert names == ["SystemMessage", "UserMessage", "AssistantMessage", "UserMessage"]
+    assert str(said) in str(turns[2])
+    assert (request.sampling.temperature, request.sampling.max_tokens) == (0, 5)
+    await page.get_by_role("button", name="New chat").click()
+    await expect(page.locator("#chat-log .message")).to_have_count(0)
+    await send(page, "Three")
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert len(sent(service).prompt.messages) == 2
+
+
+async def test_an_answer_can_be_stopped_and_the_engine_stops_too(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await talking(page)
+    service.api.writer.delay_s = 0.1
+    answer = await send(page, "Go on and on")
+    await expect(answer.locator(".said")).not_to_be_empty()
+    await page.get_by_role("button", name="Stop").click()
+    await expect(page.locator("#chat-meta")).to_contain_text("Broken off")
+    await expect(answer.locator(".tag")).to_have_text("broken off")
+    while service.api.writer.running:
+        await asyncio.sleep(0.01)
+    assert len(await answer.locator(".said").text_content() or "") < 60
+
+
+async def test_markup_stays_text(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await send(page, "<img src=x onerror=alert(1)><b>bold</b>")
+    said = page.locator("#chat-log .message.user .said")
+    await expect(said).to_have_text("<img src=x onerror=alert(1)><b>bold</b>")
+    await expect(said.locator("img, b")).to_have_count(0)
+
+
+async def test_a_refusal_is_told_in_openais_words(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await choose(page, Temperature="3")
+    await send(page, "Hello")
+    alert = page.locator("#chat-error")
+    await expect(alert).to_contain_text("Invalid 'temperature'")
+    await expect(alert).to_contain_text("400 · invalid_request_error")
+    # What failed was not said: the next message goes out without it.
+    await page.locator("#chat-temperature").fill("1")
+    await send(page, "Again")
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    await expect(alert).to_be_empty()
+    assert len(sent(service).prompt.messages) == 1
+
+
+async def test_a_failure_in_the_middle_is_told(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await talking(page)
+    service.api.writer.fail_next = BackendFailedError("The engine broke.")
+    answer = await send(page, "Hello")
+    await expect(page.locator("#chat-error")).to_contain_text("The engine broke.")
+    await expect(answer.locator(".tag")).to_have_text("broken off")
+
+
+async def test_a_stream_without_its_end_is_no_answer(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Half"}}]}
+    body = f": keep-alive\n\ndata: {json.dumps(chunk)}\n\n"
+    await page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body))
+    answer = await send(page, "Hello")
+    await expect(answer.locator(".said")).to_have_text("Half")
+    await expect(page.locator("#chat-error")).to_contain_text("The answer broke off before its end.")
+
+
+async def test_a_service_that_can_not_be_reached_is_told(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await page.route("**/v1/chat/completions", lambda route: route.abort())
+    await send(page, "Hello")
+    await expect(page.locator("#chat-error")).to_contain_text("The service can't be reached.")
+
+
+async def test_a_prompt_is_continued(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service, "Completion")
+    await page.get_by_label("Prompt", exact=True).fill("abc")
+    await page.locator("#panel-completion").get_by_text("Options").click()
+    await page.locator("#completion-temperature").fill("0")
+    await page.locator("#completion-max").fill("6")
+    await page.get_by_role("button", name="Continue").click()
+    await expect(page.locator("#completion-output")).to_have_text(re.compile("^abc[a-z ]{6}$"))
+    await expect(page.locator("#completion-output mark")).to_have_text(re.compile("^[a-z ]{6}$"))
+    await expect(page.locator("#completion-meta")).to_contain_text("3 + 6 tokens")
+
+
+async def test_texts_are_compared_each_with_each(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service, "Embeddings")
+    await page.get_by_label("Texts").fill("aaa\n\n  aaa  \nzzz")
+    await page.get_by_role("button", name="Compare").click()
+    cells = page.locator(".matrix td")
+    await expect(cells).to_have_count(9)
+    values = [float(text.replace("−", "-")) for text in await cells.all_text_contents()]
+    assert values[0] == values[1] == values[3] == values[4] == values[8] == 1.0
+    assert values[2] == values[5] == values[6] == values[7] < 0.5
+    await expect(page.locator(".matrix th[scope=row]")).to_have_text(["1 aaa", "2 aaa", "3 zzz"])
+    colours = await cells.evaluate_all("cells => cells.map(cell => getComputedStyle(cell).backgroundColor)")
+    assert colours[0] == colours[1] != colours[2]
+    await expect(page.locator("#embeddings-meta")).to_contain_text("8 dimensions · 9 tokens")
+
+
+@pytest.mark.parametrize("texts", ["", "one", "\n".join("123456789")])
+async def test_too_few_or_too_many_texts_are_told(open_page: OpenPage, service: Served, texts: str):
+    page = await playground(open_page, service, "Embeddings")
+    await page.get_by_label("Texts").fill(texts)
+    await page.get_by_role("button", name="Compare").click()
+    await expect(page.locator("#embeddings-error")).to_contain_text("Write 2 to 8 texts")
+    assert service.api.embedder.seen == []
+
+
+# The programs
+
+TYPED = 'It\'s a "test" \\ with ünïcode 🙂\nand $HOME `lines`'
+
+
+async def code(page: Page, tab: str, language: str) -> str:
+    if tab == "Embeddings":
+        await page.get_by_label("Texts").fill(TYPED)
+    elif tab == "Completion":
+        await page.get_by_label("Prompt", exact=True).fill(TYPED)
+    else:
+        await page.get_by_label("Message").fill(TYPED)
+    await page.get_by_role("tab", name=language).click()
+    return str(await page.locator("#snippet").text_content())
+
+
+def prompt_of(request: Any, tab: str) -> str:
+    if tab == "Embeddings":
+        return "\n".join(request.inputs)
+    return str(request.prompt) if tab == "Completion" else str(request.prompt.messages[-1].content)
+
+
+@pytest.mark.parametrize("tab", ["Chat", "Completion", "Embeddings"])
+@pytest.mark.parametrize("language", ["Python", "curl"])
+async def test_the_program_does_what_the_page_does(open_page: OpenPage, service: Served, tab: str, language: str):
+    if language == "curl" and shutil.which("curl") is None:
+        pytest.skip("This machine has no curl.")
+    page = await playground(open_page, service, tab)
+    text = await code(page, tab, language)
+    assert "stream" in text or tab == "Embeddings"
+    command = [sys.executable, "-c", text] if language == "Python" else ["sh", "-c", text]
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    # In a chat the fake only thinks.
+    assert run.stdout.strip() or (tab, language) == ("Chat", "Python")
+    engine = service.api.embedder if tab == "Embeddings" else service.api.writer
+    (by_program,) = engine.seen
+    names = {"Chat": "Send", "Completion": "Continue", "Embeddings": "Compare"}
+    await page.get_by_role("button", name=names[tab]).click()
+    while len(engine.seen) < 2:
+        await asyncio.sleep(0.01)
+    by_page = engine.seen[-1]
+    assert prompt_of(by_program, tab) == prompt_of(by_page, tab) == TYPED
+    if tab != "Embeddings":
+        assert by_program.sampling.max_tokens == by_page.sampling.max_tokens
+        assert by_program.sampling.temperature == by_page.sampling.temperature == 0.7
+
+
+async def test_a_program_can_be_copied(open_page: OpenPage, service: Served):
+    permissions = ["clipboard-read", "clipboard-write"]
+    page = await playground(open_page, service, permissions=permissions)
+    await page.get_by_role("button", name="Copy", exact=True).click()
+    await expect(page.locator("#copied")).to_have_text("Copied.")
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert copied == await page.locator("#snippet").text_content()
+    assert "from openai import OpenAI" in copied
