@@ -97,7 +97,7 @@ def _gpu_plan_of(card: Card, wishes: list[EngineWish], tried: dict[Role, Sizes],
         given = draft.given(left)
         left -= given
         engines.append(draft.plan(card, given))
-    # An engine that takes the rest shows what it lacks by its cache, and the others by what is left.
+    # What was decided for an engine may be too little for it; what it takes by itself may be too much for the card.
     missing = max(0, -left) + sum(engine.missing_bytes for engine in engines)
     engines.sort(key=lambda engine: list(Role).index(engine.role))
     together = not missing and reserve >= TOGETHER_RESERVE
@@ -166,7 +166,7 @@ class _Draft:
         if self.wish.budget_bytes is not None:
             return self.wish.budget_bytes
         if self.takes_the_rest:
-            return max(left, self.fixed_bytes)
+            return max(left, self.fixed_bytes + self.needed)
         return self.fixed_bytes + self.needed
 
     def plan(self, card: Card, given: int) -> EnginePlan:

@@ -19,6 +19,8 @@ LARGE_CARD = 70 * GIB
 BATCHES = ((2048, 256), (2048, 128), (2048, 64), (1024, 32), (512, 16))
 """Tokens and sequences of a batch. The first is vLLM's default on cards below LARGE_CARD."""
 LARGE_BATCHES = ((8192, 256), *BATCHES)
+USEFUL_CONTEXT = 8192
+USEFUL_SEQUENCES = 64
 CPU_BATCH = (2048, 128)
 """vLLM's default on the CPU."""
 EMBED_BATCH = 2048
@@ -36,17 +38,30 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 def gpu_sizes(card: Card, wishes: list[EngineWish]) -> Iterator[dict[Role, Sizes]]:
     """Sizes of all engines together, in order of least loss.
 
-    What goes last is the generator's context, before that the embedder's, and first the size of the batches,
-    which costs nothing but some speed under full load.
+    First only as far as nobody notices much: the generator's context down to USEFUL_CONTEXT, batches down to
+    USEFUL_SEQUENCES. Then all that is small, the batches first, which cost nothing but speed under load, then the
+    embedder's context, and last the generator's.
     """
     by_role = {wish.role: wish for wish in wishes}
     order = [role for role in (Role.GENERATE, Role.EMBED) if role in by_role]
-    contexts = [_contexts(by_role[role]) for role in order]
+    contexts = {role: _contexts(by_role[role]) for role in order}
     batches = LARGE_BATCHES if card.total_bytes >= LARGE_CARD else BATCHES
-    for *lengths, batch in product(*contexts, batches):
-        yield {
-            role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)
-        }
+    useful = [
+        [length for length in contexts[role] if length >= USEFUL_CONTEXT] or contexts[role][:1]
+        if role is Role.GENERATE
+        else contexts[role][:1]
+        for role in order
+    ]
+    small = [
+        [length for length in contexts[role] if length <= USEFUL_CONTEXT] or contexts[role][-1:]
+        for role in order
+    ]
+    roomy = [batch for batch in batches if batch[1] >= USEFUL_SEQUENCES]
+    for lengths_of, batches_of in ((useful, roomy), (small, batches)):
+        for *lengths, batch in product(*lengths_of, batches_of):
+            yield {
+                role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)
+            }
 
 
 def sizes(wish: EngineWish, context: int, batched_tokens: int, sequences: int) -> Sizes:
