@@ -1,6 +1,6 @@
-"""What the user's own flags for an engine say about its memory, read without vLLM.
+"""Engine flags and memory: what the user's own say about it, and those that follow from a plan.
 
-vLLM's parser judges them later; here only those are picked out that a plan has to respect.
+vLLM's parser judges the user's flags later; here only those are picked out that a plan has to respect.
 """
 
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from domain.memory_plan import EnginePlan
 from domain.memory_plan.kv_cache import PLAIN
 
 # Flags with which an engine holds more, or less, than the plan can tell.
@@ -90,3 +91,22 @@ def _number(value: str) -> int | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
     amount = int(float(found[1]) * SUFFIXES.get(found[2], 1)) if found else 0
     return amount or None
+
+
+def plan_flags(plan: EnginePlan) -> dict[str, object]:
+    """The flags that make an engine what its plan says.
+
+    On the CPU vLLM's own batches are planned with, and only the cache is said, and the context if it is shorter than
+    the model's own.
+    """
+    flags: dict[str, object] = {}
+    if plan.gpu_memory_utilization is not None:
+        flags["--gpu-memory-utilization"] = plan.gpu_memory_utilization
+    if plan.kv_cache_memory_bytes:
+        flags["--kv-cache-memory-bytes"] = plan.kv_cache_memory_bytes
+    if plan.limits_context:
+        flags["--max-model-len"] = plan.max_model_len
+    if plan.gpu_memory_utilization is not None:
+        flags["--max-num-batched-tokens"] = plan.max_num_batched_tokens
+        flags["--max-num-seqs"] = plan.max_num_seqs
+    return flags

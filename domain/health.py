@@ -1,7 +1,7 @@
 """How a role is doing, as `GET /health` tells it."""
 
 import enum
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -71,7 +71,7 @@ class MemoryPart(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that an engine needs memory for."""
 
     name: str
-    """weights, kv_cache, activations, cuda_graphs, cuda_context, buffer or reserve; processes on the CPU."""
+    """weights, kv_cache, activations, and cuda_graphs, cuda_context, buffer on a GPU, or processes on the CPU."""
     bytes: int
 
 
@@ -79,13 +79,22 @@ class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
     """An engine's memory, planned and as it is: of the card on a GPU, and of the machine on the CPU."""
 
     planned: list[MemoryPart]
-    """Most lasting first; their sum is what the plan gives the engine."""
+    """Their sum is what the plan gives the engine."""
     measured_bytes: int | None = None
     """What its processes hold, some seconds ago; None while there are none, or where nobody can tell."""
     kv_cache_planned_bytes: int
     """Also among `planned`."""
     kv_cache_bytes: int | None = None
     """The KV cache that vLLM says it has; None until the engine has started."""
+
+
+@runtime_checkable
+class MemoryMeter(Protocol):
+    """A backend that knows what its engine holds."""
+
+    def memory(self) -> EngineMemory | None:
+        """Planned and measured now. Asks the operating system or the driver: some ten milliseconds."""
+        ...
 
 
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):

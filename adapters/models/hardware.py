@@ -74,9 +74,9 @@ def ram() -> Card:
     """The memory of this machine that is free for engines, or of its container if that has a limit."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
-    limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
-    if limit is not None and used is not None and limit < total:
-        total, available = limit, min(available, limit - used)
+    limit = _cgroup_bytes()
+    if limit is not None and limit < total:
+        total, available = limit, min(available, limit - _cgroup_used())
     return Card(name="memory of this machine", total_bytes=total, used_bytes=total - available, is_gpu=False)
 
 
@@ -89,12 +89,23 @@ def ram_bytes_of(processes: list[psutil.Process]) -> int | None:
     return held or None
 
 
-def _cgroup_bytes(name: str) -> int | None:
+def _cgroup_bytes() -> int | None:
+    """The limit of this container (cgroup v2), or None without one."""
     try:
-        written = (CGROUP / name).read_text().strip()
+        written = (CGROUP / "memory.max").read_text().strip()
     except OSError:
         return None
     return int(written) if written.isdigit() else None
+
+
+def _cgroup_used() -> int:
+    """What the container holds, files aside that the kernel can forget."""
+    try:
+        used = int((CGROUP / "memory.current").read_text())
+        rows = (line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return used - next((int(row[1]) for row in rows if row[0] == "inactive_file"), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _ask(query: str) -> list[list[str]]:

@@ -23,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from adapters import fill_in_the_middle
+from adapters.models.hardware import gpu_bytes_of, ram_bytes_of
 from adapters.vllm_body import is_cut
 from adapters.vllm_inprocess.chat import Chat
 from adapters.vllm_inprocess.choices import Choices
@@ -59,6 +60,8 @@ from domain.errors import (
     TooManyTokensError,
     WrongEndpointError,
 )
+from domain.health import EngineMemory
+from domain.memory_plan import EnginePlan
 from domain.sampling import SamplingParameters
 
 RETRY_AFTER_S = 10
@@ -84,6 +87,7 @@ class VLLMInProcessBackend:
         setup: EngineSetup,
         start_lock: asyncio.Lock | None = None,
         hang_s: float = 30.0,
+        memory_plan: EnginePlan | None = None,
     ) -> None:
         """Make the backend; nothing starts yet.
 
@@ -94,6 +98,7 @@ class VLLMInProcessBackend:
             start_lock: shared by engines that must start one after the other, because each measures the
                 free memory of the same card; None lets this one start at any time.
             hang_s: seconds without a sign of work after which the engine hangs, if it has work.
+            memory_plan: what the engine is meant to hold; None where nobody could plan it.
         """
         self._role = role
         self._name = name
@@ -102,6 +107,7 @@ class VLLMInProcessBackend:
         self._max_model_len = int(setup.config.model_config.max_model_len)
         self._start_lock = start_lock
         self._hang_s = hang_s
+        self._memory_plan = memory_plan
         self._thread: EngineThread | None = None
         self._watchdog: Watchdog | None = None
         self._engine: AsyncLLM | None = None
@@ -117,6 +123,8 @@ class VLLMInProcessBackend:
         if self._start_lock is not None and self._start_lock.locked():
             on_step("waiting for the other engine")
         async with self._start_lock or contextlib.nullcontext():
+            # vLLM adds to it what the new engine tells.
+            self._config.cache_config.num_gpu_blocks = None
             # A thread of its own for each engine, however often one is lost.
             thread = self._thread = EngineThread(self._config, name=self._name)
             self._engine = await thread.start(on_step)
@@ -147,6 +155,23 @@ class VLLMInProcessBackend:
         if engine is not None:
             # Who still waits for an engine that was given up waits for nothing.
             engine.output_processor.propagate_error(EngineDeadError())
+
+    def memory(self) -> EngineMemory | None:
+        """What the engine was meant to hold and holds. Blocks for some ten milliseconds."""
+        plan, thread = self._memory_plan, self._thread
+        if plan is None:
+            return None
+        processes = thread.processes() if thread is not None else []
+        on_gpu = plan.gpu_memory_utilization is not None
+        blocks = self._config.cache_config.num_gpu_blocks if self._engine is not None else None
+        return EngineMemory(
+            planned=plan.parts,
+            measured_bytes=gpu_bytes_of({process.pid for process in processes})
+            if on_gpu
+            else ram_bytes_of(processes),
+            kv_cache_planned_bytes=plan.kv_cache_memory_bytes,
+            kv_cache_bytes=blocks * plan.kv_block_bytes if blocks is not None else None,
+        )
 
     async def probe(self) -> None:
         """See the port. An engine that hangs is killed, so that whoever waits for it hears of it.

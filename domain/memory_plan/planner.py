@@ -186,6 +186,7 @@ class _Draft:
             parts=[MemoryPart(name=name, bytes=amount) for name, amount in parts if amount],
             total_bytes=total,
             max_model_len=size.context,
+            limits_context=size.context < self.wish.shape.max_context or self.wish.context is not None,
             max_num_batched_tokens=size.batched_tokens,
             max_num_seqs=size.sequences,
             kv_cache_dtype=self.wish.cache_dtype,

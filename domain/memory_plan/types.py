@@ -58,6 +58,8 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int
     """The sum of the parts."""
     max_model_len: int
+    limits_context: bool
+    """Whether that is less than the model's own, or was wished for."""
     max_num_batched_tokens: int
     max_num_seqs: int
     kv_cache_dtype: str
