@@ -15,6 +15,7 @@ several servers, and for each server a Member with its circuit breaker around VL
 
 import asyncio
 import importlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import cast
 
 import psutil
 
-from adapters.models.hardware import gpu_memory, usable_gpu_gib
-from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
+from adapters.memory_planning import EngineChoice, plan_engines
+from adapters.models.hardware import gpu_card, gpu_memory, ram, usable_gpu_gib
+from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
+from adapters.models.shape import UnknownShapeError
 from adapters.vllm_http.server import Timeouts
 from adapters.vllm_http.servers import ServerOptions, servers
 from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
@@ -33,6 +36,8 @@ from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Setti
 from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
+from domain.health import MemoryMeter
+from domain.memory_plan import Card, MemoryPlan
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
 from domain.policies.deadline import DeadlineBackend
@@ -42,10 +47,13 @@ from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
 
-# Shares of the card for an engine that no setting gives one.
+# Shares of the card for an engine that no setting gives one: where no plan can be made, and for an engine that is
+# alone here, because the other may be on the same card and nobody of this service's.
 DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
-# What an engine takes on the CPU at the least: two processes, small weights, 1 GiB of KV cache.
+# What an engine takes on the CPU at the least, where no plan can be made.
 CPU_ENGINE_GIB = 2.0
+GIB = 2**30
+log = logging.getLogger("memoria")
 
 Factory = Callable[[Role, Settings], InferenceBackend]
 Named = tuple[str | None, InferenceBackend]
@@ -96,6 +104,11 @@ def build_service(
         admissions=admissions,
         cache=cache,
         gpu=gpu_memory if usable_gpu_gib() is not None else None,
+        meters={
+            role: meter.memory
+            for role, (_name, backend) in engines.items()
+            if (meter := layer(backend, MemoryMeter)) is not None
+        },
     )
 
 
@@ -175,13 +188,13 @@ def _servers(role: Role, settings: Settings) -> InferenceBackend:
 
 def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progress) -> dict[Role, Named]:
     gpu_gib = usable_gpu_gib()
-    if gpu_gib is None:
-        _require_memory(roles)
+    on_gpu = gpu_gib is not None
     models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
+    plan = _memory_plan(models, settings, gpu_gib)
     prepare_environment(
         log_level=settings.engine_log_level,
         offline=all(model.is_local for model in models.values()),
-        on_gpu=gpu_gib is not None,
+        on_gpu=on_gpu,
     )
     progress("loading vLLM", None)
     try:
@@ -191,26 +204,103 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             f"{PREFIX[roles[0]]}_BACKEND is {INPROCESS}, but vLLM can't be loaded here ({error}). Install it "
             f"with `make install INSTALL=cpu` (or gpu), or set {PREFIX[roles[0]]}_BACKEND={HTTP}."
         ) from error
-    # Engines that measure one card's free memory must not do it at the same time.
-    start_lock = asyncio.Lock() if gpu_gib is not None else None
+    # One after the other on one card: without a plan each measures what is free, and with one their peaks differ.
+    start_lock = asyncio.Lock() if on_gpu else None
     built: dict[Role, Named] = {}
     for role, model in models.items():
-        share = _gpu_share(role, settings.role(role), gpu_gib)
+        engine = plan.engine(role) if plan is not None else None
         setup = engine_setup(
             role=role,
             model=model.source,
             served_name=model.name,
             defaults=default_flags(
-                on_gpu=gpu_gib is not None, gpu_memory=share, context=GPU_DEFAULT_CONTEXT.get(model.name)
+                on_gpu=on_gpu,
+                plan=engine,
+                gpu_share=_gpu_share(role, settings.role(role), gpu_gib),
+                context=settings.role(role).max_model_len,
             ),
             flags=settings.role(role).args,
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )
         backend = VLLMInProcessBackend(
-            role=role, name=model.name, setup=setup, start_lock=start_lock, hang_s=settings.hang_timeout_s
+            role=role,
+            name=model.name,
+            setup=setup,
+            start_lock=start_lock,
+            hang_s=settings.hang_timeout_s,
+            memory_plan=engine,
         )
         built[role] = (model.name, backend)
     return built
+
+
+def _memory_plan(models: dict[Role, LocatedModel], settings: Settings, gpu_gib: float | None) -> MemoryPlan | None:
+    """How much each engine gets; None if nobody can tell, and then they get shares as ever.
+
+    Raises:
+        ConfigurationError: they do not fit.
+    """
+    card = (gpu_card() if gpu_gib is not None else ram()) or Card(
+        name="the card", total_bytes=int(gpu_gib or 0) * GIB
+    )
+    budgets = {role: _budget_bytes(role, settings, card, alone=len(models) == 1) for role in models}
+    _require_room(budgets, card, settings)
+    choices = [
+        EngineChoice(
+            role=role,
+            name=model.name,
+            source=model.source,
+            flags=settings.role(role).args,
+            context=settings.role(role).max_model_len,
+            budget_bytes=budgets[role],
+        )
+        for role, model in models.items()
+    ]
+    try:
+        plan = plan_engines(card, choices)
+    except UnknownShapeError as error:
+        log.warning("No memory plan: %s The engines get what they got without one.", error)
+        if gpu_gib is None:
+            _require_memory(list(models))
+        return None
+    if not plan.fits:
+        raise ConfigurationError(_does_not_fit(plan))
+    return plan
+
+
+def _does_not_fit(plan: MemoryPlan) -> str:
+    names = " and ".join(f"'{engine.model}'" for engine in plan.engines)
+    free = (plan.card.total_bytes - plan.card.used_bytes) / GIB
+    return (
+        f"{names} need {plan.missing_bytes / GIB:.1f} GiB more than there is on {plan.card.name}, where "
+        f"{free:.1f} GiB are free. {plan.changes[0].what} `memoria plan` shows it all."
+    )
+
+
+def _budget_bytes(role: Role, settings: Settings, card: Card, *, alone: bool) -> int | None:
+    """What an engine may take of the card; None leaves it to the plan."""
+    if not card.is_gpu:
+        return None
+    wanted = settings.role(role).gpu_memory
+    if wanted is None:
+        return int(DEFAULT_GPU_SHARE[role] * card.total_bytes) if alone else None
+    if wanted.fraction is not None:
+        return int(wanted.fraction * card.total_bytes)
+    return int((wanted.gib or 0) * GIB)
+
+
+def _require_room(budgets: dict[Role, int | None], card: Card, settings: Settings) -> None:
+    """Raise if what the settings ask for is more than the card has."""
+    asked = {role: budget for role, budget in budgets.items() if budget and settings.role(role).gpu_memory}
+    total, free = card.total_bytes, card.total_bytes - card.used_bytes
+    if sum(asked.values()) <= free:
+        return
+    names = " and ".join(f"VLLM_{PREFIX[role]}_GPU_MEMORY" for role in asked)
+    verb = "together ask" if len(asked) > 1 else "asks"
+    raise ConfigurationError(
+        f"{names} {verb} for {sum(asked.values()) / GIB:.1f} GiB, and the card has {total / GIB:.1f} GiB, of which "
+        f"{free / GIB:.1f} GiB are free."
+    )
 
 
 def _locate(role: Role, settings: Settings, gpu_gib: float | None, progress: Progress) -> LocatedModel:
@@ -230,6 +320,7 @@ def _require_memory(roles: list[Role]) -> None:
 
 
 def _gpu_share(role: Role, own: RoleSettings, gpu_gib: float | None) -> float | None:
+    """The share without a plan."""
     if gpu_gib is None:
         return None
     wanted = own.gpu_memory or GpuMemory(fraction=DEFAULT_GPU_SHARE[role])

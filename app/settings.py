@@ -45,6 +45,7 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     args: str
     gpu_memory: GpuMemory | None
+    max_model_len: int | None
     bounds: Bounds
     tokenizer: str | None = None
     """Folder, file or hub name, for the embedding role over HTTP."""
@@ -147,6 +148,12 @@ def _positive_int(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise ValueError("must be a whole number of at least 1")
     return int(value)
+
+
+def _optional_tokens(value: str) -> int | None:
+    if value and not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
+        raise ValueError("must be a whole number of tokens, such as 8192")
+    return int(value) if value else None
 
 
 def _limit(value: str) -> int:
@@ -339,6 +346,12 @@ def _role_variables(role: Role, port: int, what: str, running: int) -> tuple[Var
             default="",
             parse=_gpu_memory,
             about=f"GPU memory of the {what.lower()} engine: a share (0.25) or a size (6GiB); {INPROCESS} only.",
+        ),
+        Variable(
+            name=f"VLLM_{r}_MAX_MODEL_LEN",
+            default="",
+            parse=_optional_tokens,
+            about=f"Context of the {what.lower()} engine in tokens. Unset: by the memory plan; {INPROCESS} only.",
         ),
         Variable(
             name=f"{r}_MAX_RUNNING",
@@ -655,6 +668,7 @@ def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
         api_key=values[f"VLLM_{r}_API_KEY"],
         args=values[f"VLLM_{r}_ARGS"],
         gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],
+        max_model_len=values[f"VLLM_{r}_MAX_MODEL_LEN"],
         bounds=Bounds(
             max_running=values[f"{r}_MAX_RUNNING"],
             max_waiting=values[f"{r}_MAX_WAITING"],

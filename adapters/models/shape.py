@@ -63,7 +63,9 @@ def _from_hub(name: str, source: str) -> ModelShape:
     try:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
-        raise UnknownShapeError(f"'{source}' is a hub name, and this install (gateway) can't ask the hub.") from error
+        raise UnknownShapeError(
+            f"'{source}' is a hub name, and this install (gateway) can't ask the hub."
+        ) from error
     try:
         config = Path(hf_hub_download(source, "config.json", etag_timeout=HUB_TIMEOUT_S))
         tensors = local_tensors(config.parent)
@@ -71,7 +73,9 @@ def _from_hub(name: str, source: str) -> ModelShape:
             # Not downloaded yet: the hub gives the headers alone.
             found = HfApi().get_safetensors_metadata(source, timeout=HUB_TIMEOUT_S)
             tensors = [
-                Tensor(name=tensor, dtype=info.dtype, numbers=info.parameter_count, bytes=_length(info.data_offsets))
+                Tensor(
+                    name=tensor, dtype=info.dtype, numbers=info.parameter_count, bytes=_length(info.data_offsets)
+                )
                 for file in found.files_metadata.values()
                 for tensor, info in file.tensors.items()
             ]
@@ -106,7 +110,9 @@ def shape_of(
     strange = next((what for key, what in STRANGE.items() if config.get(key)), None)
     kinds = set(config.get("layer_types") or []) - KNOWN_LAYERS
     if strange or kinds:
-        raise UnknownShapeError(f"'{name}' has {strange or ', '.join(sorted(kinds))}, which no plan is made for yet.")
+        raise UnknownShapeError(
+            f"'{name}' has {strange or ', '.join(sorted(kinds))}, which no plan is made for yet."
+        )
     if not tensors:
         raise UnknownShapeError(f"'{name}' has no weights in safetensors files whose sizes could be read.")
     try:

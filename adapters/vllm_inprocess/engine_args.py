@@ -9,13 +9,13 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from adapters.vllm_flags import plan_flags
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
 from adapters.vllm_inprocess.owner import own_engines
 from domain.backend import Role
 from domain.errors import ConfigurationError
-from adapters.vllm_flags import plan_flags
-from domain.memory_plan import EnginePlan
 from domain.matryoshka import has_several_lengths
+from domain.memory_plan import EnginePlan
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -88,20 +88,29 @@ def _cpu_threads() -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def default_flags(*, on_gpu: bool, plan: EnginePlan | None, gpu_share: float | None = None) -> list[str]:
+def default_flags(
+    *, on_gpu: bool, plan: EnginePlan | None, gpu_share: float | None = None, context: int | None = None
+) -> list[str]:
     """Flags that differ from vLLM's defaults because two engines share the machine.
 
     Args:
         on_gpu: whether there is an NVIDIA GPU.
         plan: the engine's memory; None where nobody could plan it.
         gpu_share: without a plan, the engine's share of the card, 0 … 1; None leaves it to vLLM.
+        context: without a plan, the context length in tokens; None leaves it to the model.
     """
-    if on_gpu and plan is None:
-        return ["--gpu-memory-utilization", str(gpu_share)] if gpu_share is not None else []
-    flags = plan_flags(plan) if plan is not None else {}
+    if plan is not None:
+        flags = plan_flags(plan)
+    else:
+        without = {"--gpu-memory-utilization": gpu_share if on_gpu else None, "--max-model-len": context}
+        flags = {name: value for name, value in without.items() if value is not None}
     if not on_gpu:
         # Without bf16 instructions float32 is several times faster; compiling takes minutes on few cores.
-        flags = {"--dtype": "float32", "--enforce-eager": "", "--kv-cache-memory-bytes": CPU_KV_CACHE_BYTES} | flags
+        flags = {
+            "--dtype": "float32",
+            "--enforce-eager": "",
+            "--kv-cache-memory-bytes": CPU_KV_CACHE_BYTES,
+        } | flags
     return [str(word) for pair in flags.items() for word in pair if word != ""]
 
 

@@ -161,7 +161,7 @@ class _Draft:
 
     def given(self, left: int) -> int:
         """All bytes of the engine, out of those that are left; more than these if it can't do with them."""
-        if self.wish.cache_bytes is not None:
+        if self.wish.cache_bytes is not None and self.cache.block_bytes:
             return self.fixed_bytes + self.wish.cache_bytes
         if self.wish.budget_bytes is not None:
             return self.wish.budget_bytes
@@ -173,9 +173,8 @@ class _Draft:
         """The engine's plan with so many bytes."""
         size, cache, block = self.size, self.cache, self.cache.block_bytes
         bytes_left = max(0, given - self.fixed_bytes)
-        # Whole blocks; vLLM rounds down as well.
-        cache_bytes = bytes_left // block * block if block and self.wish.cache_bytes is None else bytes_left
-        cache_bytes = cache_bytes if block else self.wish.cache_bytes or 0
+        # Whole blocks, unless a number was asked for: vLLM rounds down as well.
+        cache_bytes = self.wish.cache_bytes or bytes_left // block * block if block else 0
         parts = [self.fixed[0], ("kv_cache", cache_bytes), *self.fixed[1:]]
         total = sum(amount for _name, amount in parts)
         share = min(max(given, total), card.total_bytes) * 10_000 // card.total_bytes / 10_000
@@ -199,9 +198,7 @@ class _Draft:
             fitting=[
                 Fitting(
                     context=length,
-                    requests=min(
-                        size.sequences, cache.requests_in(cache_bytes, length, size.batched_tokens)
-                    ),
+                    requests=min(size.sequences, cache.requests_in(cache_bytes, length, size.batched_tokens)),
                 )
                 for length in lengths
                 if block
@@ -235,9 +232,7 @@ def _cpu_plan(card: Card, wishes: list[EngineWish]) -> MemoryPlan:
 
 def _cpu_draft(wish: EngineWish) -> _Draft:
     """The longest context of which one request fits into the usual cache, or the shortest."""
-    drafts = [
-        _Draft(wish, sizes(wish, context, *CPU_BATCH), 1, on_gpu=False) for context in cpu_contexts(wish)
-    ]
+    drafts = [_Draft(wish, sizes(wish, context, *CPU_BATCH), 1, on_gpu=False) for context in cpu_contexts(wish)]
     room = wish.cache_bytes or CPU_CACHE
     return next((draft for draft in drafts if draft.needed <= room), drafts[-1])
 

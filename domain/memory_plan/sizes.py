@@ -53,15 +53,12 @@ def gpu_sizes(card: Card, wishes: list[EngineWish]) -> Iterator[dict[Role, Sizes
         for role in order
     ]
     small = [
-        [length for length in contexts[role] if length <= USEFUL_CONTEXT] or contexts[role][-1:]
-        for role in order
+        [length for length in contexts[role] if length <= USEFUL_CONTEXT] or contexts[role][-1:] for role in order
     ]
     roomy = [batch for batch in batches if batch[1] >= USEFUL_SEQUENCES]
     for lengths_of, batches_of in ((useful, roomy), (small, batches)):
         for *lengths, batch in product(*lengths_of, batches_of):
-            yield {
-                role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)
-            }
+            yield {role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)}
 
 
 def sizes(wish: EngineWish, context: int, batched_tokens: int, sequences: int) -> Sizes:
