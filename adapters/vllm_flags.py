@@ -96,8 +96,8 @@ def _number(value: str) -> int | None:
 def plan_flags(plan: EnginePlan) -> dict[str, object]:
     """The flags that make an engine what its plan says.
 
-    On the CPU vLLM's own batches are planned with, and only the cache is said, and the context if it is shorter than
-    the model's own.
+    On the CPU vLLM's own batches are planned with, and only the cache is said, and the context if it is shorter
+    than the model's own.
     """
     flags: dict[str, object] = {}
     if plan.gpu_memory_utilization is not None:

@@ -298,8 +298,8 @@ def _require_room(budgets: dict[Role, int | None], card: Card, settings: Setting
     names = " and ".join(f"VLLM_{PREFIX[role]}_GPU_MEMORY" for role in asked)
     verb = "together ask" if len(asked) > 1 else "asks"
     raise ConfigurationError(
-        f"{names} {verb} for {sum(asked.values()) / GIB:.1f} GiB, and the card has {total / GIB:.1f} GiB, of which "
-        f"{free / GIB:.1f} GiB are free."
+        f"{names} {verb} for {sum(asked.values()) / GIB:.1f} GiB, and the card has {total / GIB:.1f} GiB, of "
+        f"which {free / GIB:.1f} GiB are free."
     )
 
 

@@ -1,7 +1,7 @@
 """How a role is doing, as `GET /health` tells it."""
 
 import enum
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import msgspec
 
@@ -88,13 +88,12 @@ class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The KV cache that vLLM says it has; None until the engine has started."""
 
 
-@runtime_checkable
-class MemoryMeter(Protocol):
+class MemoryMeter:
     """A backend that knows what its engine holds."""
 
     def memory(self) -> EngineMemory | None:
         """Planned and measured now. Asks the operating system or the driver: some ten milliseconds."""
-        ...
+        raise NotImplementedError
 
 
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):

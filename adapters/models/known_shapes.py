@@ -6,7 +6,6 @@ also told by keras-hub (pull request 2455: 595,776,512). Not compared with the f
 
 from domain.memory_plan import ModelShape
 
-_QWEN3 = {"architecture": "Qwen3ForCausalLM", "kv_heads": 8, "head_dim": 128, "dtype_bytes": 2}
 # Query, key, value, output and the three matrices of the feed-forward part, in 36 layers, one byte a number.
 _MATRICES_8B = 36 * (4096 * 128 * (32 + 8 + 8 + 32) + 3 * 4096 * 12288)
 _EMBEDDING_8B = 151_936 * 4096
@@ -24,7 +23,10 @@ KNOWN_SHAPES = {
             heads=16,
             max_context=32_768,
             float_weights=595_776_512,
-            **_QWEN3,
+            architecture="Qwen3ForCausalLM",
+            kv_heads=8,
+            head_dim=128,
+            dtype_bytes=2,
         ),
         ModelShape(
             name="Qwen/Qwen3-8B-FP8",
@@ -37,10 +39,13 @@ KNOWN_SHAPES = {
             # The tokens' vectors and the output layer are not quantised, and each is a matrix of its own.
             float_weights=2 * _EMBEDDING_8B + _NORMS_8B,
             output_head_weights=_EMBEDDING_8B,
-            # A scale of four bytes for each block of 128 × 128.
+            # A scale of four bytes for each block of 128 by 128.
             quantized_bytes=_MATRICES_8B + 4 * _MATRICES_8B // (128 * 128),
             quantization="fp8",
-            **_QWEN3,
+            architecture="Qwen3ForCausalLM",
+            kv_heads=8,
+            head_dim=128,
+            dtype_bytes=2,
         ),
     )
 }

@@ -11,7 +11,7 @@ from domain.errors import ConfigurationError
 
 GPU_DEFAULTS = {Role.EMBED: "Qwen/Qwen3-Embedding-0.6B", Role.GENERATE: "Qwen/Qwen3-8B-FP8"}
 PACKAGED_DEFAULTS = {model.role: model.name for model in PACKAGED_MODELS.values()}
-# The default pair needs 9.9 GiB for its weights alone; below this there is little room left for context and batches.
+# The default pair needs 9.9 GiB for its weights alone; below this little room is left for contexts.
 GPU_DEFAULTS_GIB = 20.0
 HUB_TIMEOUT_S = 10.0
 

@@ -11,7 +11,8 @@ from domain.memory_plan import ModelShape
 
 HUB_TIMEOUT_S = 10.0
 ENCODERS = {
-    "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta", "xlm-roberta",
+    "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta",
+    "xlm-roberta",
 }  # fmt: skip
 # Models whose positions begin behind the padding token, so that two of them are of no use.
 PADDED_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
@@ -86,10 +87,6 @@ def _from_hub(name: str, source: str) -> ModelShape:
             f"({_first_line(error)}). Connect the machine, or name a local folder."
         ) from error
     return shape_of(name, _json(config), tensors, _longest_input(config.parent))
-
-
-def _length(offsets: tuple[int, int]) -> int:
-    return offsets[1] - offsets[0]
 
 
 def shape_of(

@@ -1,7 +1,7 @@
 """The headers of safetensors files: which weights there are, of what type and size, without reading one.
 
-The format (safetensors documentation, "Format"): eight bytes with the header's length, then the header, a JSON object
-from names to type, shape and place.
+The format (safetensors documentation, "Format"): eight bytes with the header's length, then the header, a JSON
+object from names to type, shape and place.
 """
 
 import math

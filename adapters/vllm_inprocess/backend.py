@@ -60,7 +60,7 @@ from domain.errors import (
     TooManyTokensError,
     WrongEndpointError,
 )
-from domain.health import EngineMemory
+from domain.health import EngineMemory, MemoryMeter
 from domain.memory_plan import EnginePlan
 from domain.sampling import SamplingParameters
 
@@ -76,7 +76,7 @@ REFUSALS = (VLLMClientError, GracefulHTTPError, ValueError)
 """What vLLM raises of a request that it does not take; anything else is a failure of the engine."""
 
 
-class VLLMInProcessBackend:
+class VLLMInProcessBackend(MemoryMeter):
     """One model on an AsyncLLM of this process."""
 
     def __init__(

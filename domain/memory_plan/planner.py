@@ -3,8 +3,8 @@
 How vLLM 0.32.0 sizes an engine (`vllm.v1.worker.gpu_worker`, `vllm.v1.worker.utils.request_memory`), and what
 follows for two of them on one card:
 
-* It refuses to start unless `gpu_memory_utilization` of the whole card is free, whatever else is set. So each engine
-  gets its own share here, rounded down.
+* It refuses to start unless `gpu_memory_utilization` of the whole card is free, whatever else is set. So each
+  engine gets its own share here, rounded down.
 * Left alone, it measures what the whole card lost while it started, its neighbour's allocations included. With
   `kv_cache_memory_bytes` it measures nothing. So each engine gets its cache in bytes.
 * It refuses to start unless the cache holds one request of `max_model_len`
@@ -37,7 +37,7 @@ USUAL_REQUESTS = 2
 CPU_CACHE = GIB
 SHOWN_CONTEXTS = (512, 2048, 8192, 16384, 32768, 65536, 131072)
 TOGETHER_RESERVE = GIB
-"""Engines that start together reach their peaks together; so much has to be left for what was estimated wrongly."""
+"""Engines that start together reach their peaks together; so much has to be left for estimates that were wrong."""
 
 
 def make_plan(card: Card, wishes: list[EngineWish]) -> MemoryPlan:
@@ -97,7 +97,7 @@ def _gpu_plan_of(card: Card, wishes: list[EngineWish], tried: dict[Role, Sizes],
         given = draft.given(left)
         left -= given
         engines.append(draft.plan(card, given))
-    # What was decided for an engine may be too little for it; what it takes by itself may be too much for the card.
+    # What was decided for an engine may be too little for it; what others need may be too much for the card.
     missing = max(0, -left) + sum(engine.missing_bytes for engine in engines)
     engines.sort(key=lambda engine: list(Role).index(engine.role))
     together = not missing and reserve >= TOGETHER_RESERVE

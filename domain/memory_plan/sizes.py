@@ -57,7 +57,7 @@ def gpu_sizes(card: Card, wishes: list[EngineWish]) -> Iterator[dict[Role, Sizes
     ]
     roomy = [batch for batch in batches if batch[1] >= USEFUL_SEQUENCES]
     for lengths_of, batches_of in ((useful, roomy), (small, batches)):
-        for *lengths, batch in product(*lengths_of, batches_of):
+        for lengths, batch in product(product(*lengths_of), batches_of):
             yield {role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)}
 
 
