@@ -28,6 +28,7 @@ NUMBERS = {
     "--max-num-seqs": "sequences",
     "--kv-cache-memory-bytes": "cache_bytes",
 }
+SAID = {*NUMBERS, "--gpu-memory-utilization", "--kv-cache-dtype", "--enforce-eager", "--no-enforce-eager"}
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -78,12 +79,16 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
     """Flags with their values, "" for none; underscores in a flag are dashes to vLLM."""
     pairs: list[tuple[str, str]] = []
     for word in words:
-        if word.startswith("-") and not re.fullmatch(r"-\d+", word):
+        if _is_flag(word):
             name, _, value = word.partition("=")
             pairs.append((name.replace("_", "-"), value))
         elif pairs and not pairs[-1][1]:
             pairs[-1] = (pairs[-1][0], word)
     return pairs
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not re.fullmatch(r"-\d+", word)
 
 
 def _number(value: str) -> int | None:
@@ -110,3 +115,28 @@ def plan_flags(plan: EnginePlan) -> dict[str, object]:
         flags["--max-num-batched-tokens"] = plan.max_num_batched_tokens
         flags["--max-num-seqs"] = plan.max_num_seqs
     return flags
+
+
+def memory_arguments(plan: EnginePlan) -> str:
+    """All flags that fix an engine's memory, as one string: for an engine that somebody else starts."""
+    flags = plan_flags(plan)
+    if plan.kv_cache_dtype != "auto":
+        flags["--kv-cache-dtype"] = plan.kv_cache_dtype
+    words = [str(word) for pair in flags.items() for word in pair]
+    return " ".join([*words, "--enforce-eager"] if plan.enforce_eager else words)
+
+
+def other_arguments(flags: str) -> str:
+    """The user's flags without those that `memory_arguments` says."""
+    try:
+        words = shlex.split(flags)
+    except ValueError:
+        return flags
+    kept: list[str] = []
+    keep = True
+    for word in words:
+        if _is_flag(word):
+            keep = word.partition("=")[0].replace("_", "-") not in SAID
+        if keep:
+            kept.append(word)
+    return shlex.join(kept)

@@ -21,16 +21,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import psutil
 
 from adapters.memory_planning import EngineChoice, plan_engines
 from adapters.models.hardware import gpu_card, gpu_memory, ram, usable_gpu_gib
+from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.models.shape import UnknownShapeError
+from adapters.vllm_flags import memory_arguments, other_arguments
 from adapters.vllm_http.server import Timeouts
 from adapters.vllm_http.servers import ServerOptions, servers
 from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
+from app.memory.question import AnsweredPlan, PlanQuestion
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
 from domain.backend import InferenceBackend, Role
@@ -120,6 +124,58 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
     """
     gpu_gib = usable_gpu_gib()
     return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
+
+
+def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) -> AnsweredPlan:
+    """The plan that `memoria plan` asks for: of both engines, wherever they run, on this machine or another card.
+
+    Raises:
+        ConfigurationError: a model does not exist, or is of a kind that no plan can be made for.
+    """
+    card = _asked_card(question)
+    choices = [_asked_engine(role, settings, question, card, progress) for role in Role]
+    try:
+        plan = plan_engines(card, choices)
+    except UnknownShapeError as error:
+        raise ConfigurationError(f"No plan can be made: {error}") from error
+    return AnsweredPlan(
+        plan=plan,
+        memory_flags={engine.role: memory_arguments(engine) for engine in plan.engines},
+        other_flags={role: other_arguments(settings.role(role).args) for role in Role},
+    )
+
+
+def _asked_card(question: PlanQuestion) -> Card:
+    if question.gpu_bytes is not None:
+        return Card(name=question.gpu_name or "A GPU", total_bytes=question.gpu_bytes)
+    gpu_gib = usable_gpu_gib()
+    card = ram() if gpu_gib is None else _gpu(gpu_gib)
+    return msgspec.structs.replace(card, name=question.gpu_name or card.name)
+
+
+def _asked_engine(
+    role: Role, settings: Settings, question: PlanQuestion, card: Card, progress: Progress
+) -> EngineChoice:
+    """One engine: by the command's options, then the settings, then the machine."""
+    own, asked = settings.role(role), question.of(role)
+    card_gib = card.total_bytes / GIB if card.is_gpu else None
+    name = asked.model or own.model or default_model(role, card_gib)
+    if name in KNOWN_SHAPES:
+        # No need to ask the hub.
+        model = LocatedModel(name=name, source=name, is_local=False)
+    else:
+        setting = f"--{PREFIX[role].lower()}" if asked.model else f"MODEL_{PREFIX[role]}_NAME"
+        model = locate(name, setting=setting, cache=settings.cache_dir, progress=progress)
+    return EngineChoice(
+        role=role,
+        name=model.name,
+        source=model.source,
+        # Of a flag that is there twice the last one counts, and the command's options are nearest.
+        flags=f"{own.args} {asked.flags}",
+        context=own.max_model_len,
+        concurrency=asked.concurrency,
+        budget_bytes=_budget_bytes(role, settings, card, alone=False),
+    )
 
 
 def tiny_models(cache: Path) -> dict[Role, Path]:
@@ -266,6 +322,10 @@ def _memory_plan(models: dict[Role, LocatedModel], settings: Settings, gpu_gib: 
     if not plan.fits:
         raise ConfigurationError(_does_not_fit(plan))
     return plan
+
+
+def _gpu(gib: float) -> Card:
+    return gpu_card() or Card(name="the GPU", total_bytes=int(gib * GIB))
 
 
 def _does_not_fit(plan: MemoryPlan) -> str:

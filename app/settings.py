@@ -24,6 +24,7 @@ from domain.policies.admission import Bounds
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
 YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+GIB_RULE = "must be a size such as 24GiB"
 KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by commas"
 PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}
 
@@ -289,15 +290,20 @@ def _origins(value: str) -> tuple[str, ...]:
     return origins
 
 
+def parse_gib(value: str) -> float | None:
+    """The number of GiB in a size such as 24GiB; GB and G mean the same. None if it is no size above 0."""
+    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|G)", value, re.IGNORECASE | re.ASCII)
+    return (float(size[1]) or None) if size else None
+
+
 def _gpu_memory(value: str) -> GpuMemory | None:
     if not value:
         return None
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G)?", value, re.IGNORECASE)
-    amount = float(size[1]) if size else 0.0
-    if size and size[2] and amount > 0:
-        return GpuMemory(gib=amount)
-    if size and 0 < amount < 1:
-        return GpuMemory(fraction=amount)
+    gib = parse_gib(value)
+    if gib is not None:
+        return GpuMemory(gib=gib)
+    if re.fullmatch(r"\d{1,6}(\.\d{1,9})?", value, re.ASCII) and 0 < float(value) < 1:
+        return GpuMemory(fraction=float(value))
     raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
 
 

@@ -75,7 +75,10 @@ def _from_hub(name: str, source: str) -> ModelShape:
             found = HfApi().get_safetensors_metadata(source, timeout=HUB_TIMEOUT_S)
             tensors = [
                 Tensor(
-                    name=tensor, dtype=info.dtype, numbers=info.parameter_count, bytes=_length(info.data_offsets)
+                    name=tensor,
+                    dtype=info.dtype,
+                    numbers=info.parameter_count,
+                    bytes=info.data_offsets[1] - info.data_offsets[0],
                 )
                 for file in found.files_metadata.values()
                 for tensor, info in file.tensors.items()

@@ -1,6 +1,7 @@
 """What to change when a plan does not fit, in order of least loss."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -15,93 +16,124 @@ SHORTEST = {Role.EMBED: 512, Role.GENERATE: 2048}
 NAMES = {Role.EMBED: "embedding", Role.GENERATE: "generation"}
 
 
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that could be changed."""
+
+    kind: str
+    """Of two steps of one kind, the later one contains the earlier one."""
+    what: str
+    role: Role
+    wish: dict[str, Any]
+    """What becomes of the engine's wish."""
+
+    def applied(self, wishes: list[EngineWish]) -> list[EngineWish]:
+        """The wishes, one of them changed."""
+        return [msgspec.structs.replace(wish, **self.wish) if wish.role is self.role else wish for wish in wishes]
+
+
 def changes(plan: MemoryPlan, wishes: list[EngineWish], planner: Planner) -> list[Change]:
     """Changes, each on top of those before it, until the plan fits or nothing is left to change."""
     told: list[Change] = []
+    told_kind = ""
     missing, current = plan.missing_bytes, wishes
-    for what, changed in _steps(plan, wishes):
-        # Each step changes one engine; what was changed of it before stays.
-        current = [changed(wish) for wish in current]
+    for step in _steps(plan.card, wishes):
+        current = step.applied(current)
         now = planner(plan.card, current)
-        if now.missing_bytes < missing:
-            told.append(Change(what=what, saves_bytes=missing - now.missing_bytes, fits_then=now.fits))
-            missing = now.missing_bytes
+        saved = missing - now.missing_bytes
+        if saved > 0:
+            before = told.pop().saves_bytes if step.kind == told_kind else 0
+            told.append(Change(what=step.what, saves_bytes=before + saved, fits_then=now.fits))
+            missing, told_kind = now.missing_bytes, step.kind
         if now.fits:
             return told
-    kind = "a card with" if plan.card.is_gpu else "free memory of"
+    return [*told, _last_resort(plan, missing)]
+
+
+def _last_resort(plan: MemoryPlan, missing: int) -> Change:
+    # A larger card has a larger reserve, too.
     size = -(-(plan.card.total_bytes + missing * 26 // 25) // GIB)
-    models = " or ".join(f"{NAMES[engine.role]}" for engine in plan.engines)
-    told.append(
-        Change(
-            what=f"Take a smaller or more quantised {models} model, or {kind} {size} GiB.",
-            saves_bytes=missing,
-            fits_then=True,
-        )
+    more = f"a card with {size} GiB" if plan.card.is_gpu else f"a machine with {-(-missing // GIB)} GiB more"
+    models = " or ".join(NAMES[engine.role] for engine in plan.engines)
+    return Change(
+        what=f"Take a smaller or more quantised {models} model, or {more}.", saves_bytes=missing, fits_then=True
     )
-    return told
 
 
-Changed = Callable[[EngineWish], EngineWish]
-
-
-def _steps(plan: MemoryPlan, wishes: list[EngineWish]) -> Iterator[tuple[str, Changed]]:
-    """Instructions with what they do to the wishes."""
-    for wish in wishes:
-        if wish.budget_bytes is not None or wish.cache_bytes is not None:
-            yield (
-                f"Leave the memory of the {NAMES[wish.role]} engine to the plan.",
-                _for(wish.role, budget_bytes=None, cache_bytes=None),
-            )
-    for wish in wishes:
-        if wish.concurrency is not None and wish.concurrency > 1:
-            fewer = wish.concurrency
-            while fewer > 1:
-                fewer = max(1, fewer // 2)
-                yield (
-                    f"Ask for {fewer} {NAMES[wish.role]} request(s) of full length at a time, not "
-                    f"{wish.concurrency}; more will wait.",
-                    _for(wish.role, concurrency=fewer),
-                )
-    for wish in wishes:
-        if (wish.sequences or 0) > FEW_SEQUENCES or (wish.batched_tokens or 0) > SMALL_BATCH:
-            yield (
-                f"Leave the batches of the {NAMES[wish.role]} engine to the plan (max_num_seqs, "
-                "max_num_batched_tokens).",
-                _for(wish.role, sequences=None, batched_tokens=None),
-            )
-    for wish in sorted(wishes, key=lambda wish: wish.role is Role.GENERATE):
-        length = wish.context
-        while length is not None and length > SHORTEST[wish.role]:
-            length = max(SHORTEST[wish.role], length // 2)
-            yield (
-                f"Shorten the context of the {NAMES[wish.role]} engine to {length} tokens.",
-                _for(wish.role, context=length),
-            )
-    yield from _gpu_steps(plan.card, wishes)
-
-
-def _gpu_steps(card: Card, wishes: list[EngineWish]) -> Iterator[tuple[str, Changed]]:
-    if not card.is_gpu:
-        return
-    if card.capability is None or float(card.capability) >= FP8_CAPABILITY:
+def _steps(card: Card, wishes: list[EngineWish]) -> Iterator[Step]:
+    """What could be changed, in order of least loss."""
+    # The embedder first, whatever it is about: it has less to lose.
+    wishes = sorted(wishes, key=lambda wish: wish.role is Role.GENERATE)
+    for steps in (_budget, _concurrency, _batches, _context):
         for wish in wishes:
-            if wish.cache_dtype == "auto" and not wish.shape.is_encoder:
-                yield (
-                    f"Keep the cache of the {NAMES[wish.role]} engine in FP8 (--kv-cache-dtype fp8): half the "
-                    "size, a little less exact.",
-                    _for(wish.role, cache_dtype="fp8"),
-                )
-    for wish in wishes:
-        if not wish.eager:
-            yield (
-                f"Run the {NAMES[wish.role]} engine without CUDA graphs (--enforce-eager): slower, above all for "
-                "few requests.",
-                _for(wish.role, eager=True),
-            )
+            yield from steps(wish)
+    if card.is_gpu:
+        for wish in wishes:
+            yield from _quantised_cache(wish, card)
+        for wish in wishes:
+            yield from _eager(wish)
 
 
-def _for(role: Role, **what: object) -> Changed:
-    def change(wish: EngineWish) -> EngineWish:
-        return msgspec.structs.replace(wish, **what) if wish.role is role else wish
+def _budget(wish: EngineWish) -> Iterator[Step]:
+    if wish.budget_bytes is not None or wish.cache_bytes is not None:
+        yield Step(
+            kind=f"budget {wish.role}",
+            what=f"Leave the memory of the {NAMES[wish.role]} engine to the plan.",
+            role=wish.role,
+            wish={"budget_bytes": None, "cache_bytes": None},
+        )
 
-    return change
+
+def _concurrency(wish: EngineWish) -> Iterator[Step]:
+    for fewer in range((wish.concurrency or 1) - 1, 0, -1):
+        yield Step(
+            kind=f"concurrency {wish.role}",
+            what=f"Ask for {fewer} {NAMES[wish.role]} request(s) of full length at a time; more will wait.",
+            role=wish.role,
+            wish={"concurrency": fewer},
+        )
+
+
+def _batches(wish: EngineWish) -> Iterator[Step]:
+    if (wish.sequences or 0) > FEW_SEQUENCES or (wish.batched_tokens or 0) > SMALL_BATCH:
+        yield Step(
+            kind=f"batches {wish.role}",
+            what=f"Leave the batches of the {NAMES[wish.role]} engine to the plan (max_num_seqs, "
+            "max_num_batched_tokens).",
+            role=wish.role,
+            wish={"sequences": None, "batched_tokens": None},
+        )
+
+
+def _context(wish: EngineWish) -> Iterator[Step]:
+    length = wish.context or 0
+    while length > SHORTEST[wish.role]:
+        length = max(SHORTEST[wish.role], length // 2)
+        yield Step(
+            kind=f"context {wish.role}",
+            what=f"Shorten the context of the {NAMES[wish.role]} engine to {length} tokens.",
+            role=wish.role,
+            wish={"context": length},
+        )
+
+
+def _quantised_cache(wish: EngineWish, card: Card) -> Iterator[Step]:
+    can = card.capability is None or float(card.capability) >= FP8_CAPABILITY
+    if can and wish.cache_dtype == "auto" and not wish.shape.is_encoder:
+        yield Step(
+            kind=f"cache {wish.role}",
+            what=f"Keep the cache of the {NAMES[wish.role]} engine in FP8 (--kv-cache-dtype fp8): half the size, "
+            "a little less exact.",
+            role=wish.role,
+            wish={"cache_dtype": "fp8"},
+        )
+
+
+def _eager(wish: EngineWish) -> Iterator[Step]:
+    if not wish.eager:
+        yield Step(
+            kind=f"eager {wish.role}",
+            what=f"Run the {NAMES[wish.role]} engine without CUDA graphs (--enforce-eager): slower, above all for "
+            "few requests.",
+            role=wish.role,
+            wish={"eager": True},
+        )

@@ -24,7 +24,7 @@ CPU_PROCESSES = 1280 * MIB
 MEASUREMENTS = """llm-d/llm-d-benchmark, config_explorer/empirical-vllm-memory-results.md (commit 2593348): one
 H100 with 79.18 GiB, 8,192 batched tokens and 1,024 sequences, which are vLLM's defaults there. Peak activations in
 GiB: Qwen3-0.6B 5.56, Llama-3.1-8B 4.76, Llama-3.3-70B 4.84, Qwen3-32B 5.64, gpt-oss-20b 7.38. CUDA graphs: 0.10 to
-1.03. Free at start 78.57, and 0.13 more outside of PyTorch. LOGIT_BYTES and HIDDEN_COPIES give all five peaks within
+1.03. Free at start 78.57, and 0.13 more outside of PyTorch. LOGIT_BYTES and HIDDEN_COPIES give all five peaks to
 1.5 %; the vLLM that was measured is older than 0.32."""
 
 

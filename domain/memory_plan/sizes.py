@@ -72,7 +72,7 @@ def sizes(wish: EngineWish, context: int, batched_tokens: int, sequences: int) -
     return Sizes(
         context=context,
         batched_tokens=batched_tokens,
-        sequences=wish.sequences or min(sequences, batched_tokens),
+        sequences=wish.sequences or min(max(sequences, wish.concurrency or 0), batched_tokens),
     )
 
 
