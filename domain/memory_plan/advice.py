@@ -84,7 +84,9 @@ def _budget(wish: EngineWish) -> Iterator[Step]:
 
 
 def _concurrency(wish: EngineWish) -> Iterator[Step]:
-    for fewer in range((wish.concurrency or 1) - 1, 0, -1):
+    fewer = wish.concurrency or 1
+    while fewer > 1:
+        fewer = fewer * 3 // 4
         yield Step(
             kind=f"concurrency {wish.role}",
             what=f"Ask for {fewer} {NAMES[wish.role]} request(s) of full length at a time; more will wait.",
