@@ -1,7 +1,7 @@
 """What vLLM itself says an engine holds: `python -m tests.integration.weigh_engine FOLDER RUNNER FLAGS…`.
 
-Prints JSON: the bytes of the model's parameters and of its cache, as they lie in the worker, and the blocks that the
-scheduler hands out.
+Prints JSON: the bytes of the model's parameters and of its cache, as they lie in the worker, and the blocks that
+the scheduler hands out.
 """
 
 import json
@@ -31,9 +31,9 @@ def main(folder: str, runner: str, flags: list[str]) -> None:
     engine = LLM.from_engine_args(EngineArgs.from_cli_args(arguments))
     found = engine.collective_rpc(weigh)[0]
     cache = engine.llm_engine.vllm_config.cache_config
-    blocks, tokens = cache.num_gpu_blocks, cache.block_size
-    model = engine.llm_engine.vllm_config.model_config
-    print("WEIGHED " + json.dumps({**found, "blocks": blocks, "block_tokens": tokens, "context": model.max_model_len}))
+    found |= {"blocks": cache.num_gpu_blocks, "block_tokens": cache.block_size}
+    found["context"] = engine.llm_engine.vllm_config.model_config.max_model_len
+    print("WEIGHED " + json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ QWEN_32B = ModelShape(
     head_dim=128, max_context=40960, float_weights=32_762_123_264, **BF16,
 )  # fmt: skip
 GPT_OSS_20B = ModelShape(
-    name="gpt-oss-20b", layers=24, hidden=2880, intermediate=0, vocabulary=201088, heads=64, kv_heads=8, head_dim=64,
-    max_context=131072, float_weights=1_800_000_000, quantized_bytes=10_700_000_000, sliding_window=128,
+    name="gpt-oss-20b", layers=24, hidden=2880, intermediate=0, vocabulary=201088, heads=64, kv_heads=8,
+    head_dim=64, max_context=131072, float_weights=1_800_000_000, quantized_bytes=10_700_000_000, sliding_window=128,
     sliding_layers=12, experts_per_token=4, expert_intermediate=2880, **BF16,
 )  # fmt: skip
 DEEPSEEK_LITE = ModelShape(

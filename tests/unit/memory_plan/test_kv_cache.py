@@ -24,7 +24,7 @@ def on_gpu(shape, cache_dtype="auto") -> CacheShape:
 @pytest.mark.parametrize(
     ("shape", "cache_dtype", "kib"),
     [
-        # Grouped queries: 2 × layers × kv heads × head size × bytes. The pair's figures are computed in many places.
+        # Grouped queries: keys and values, in so many layers, of so many heads, each 128 numbers wide.
         (GENERATOR, "auto", 144),
         (GENERATOR, "fp8", 72),
         (EMBEDDER, "auto", 112),
@@ -83,7 +83,7 @@ def test_all_layers_with_a_window_keep_no_more_than_it():
 
 
 def test_layers_of_two_kinds_share_blocks_in_groups_of_one_size():
-    # Five with a window to one without: groups of the smaller number, the last one padded (52 → 6 × 10).
+    # Five with a window to one without: groups of the smaller number, the last one padded: six of ten for 52.
     cache = on_gpu(GEMMA_27B)
     assert (cache.full_groups, cache.window_groups) == (1, 6)
     assert cache.block_bytes == 10 * 16 * token_layer_bytes(GEMMA_27B, "auto", 2)

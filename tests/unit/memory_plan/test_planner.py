@@ -66,7 +66,8 @@ def test_both_shares_together_leave_the_reserve():
         assert shares <= 1 - plan.reserve_bytes / plan.card.total_bytes
         for engine in plan.engines:
             # Whichever starts second finds its share free, with the first one in full.
-            assert engine.gpu_memory_utilization * plan.card.total_bytes <= engine.total_bytes + engine.kv_block_bytes
+            share = engine.gpu_memory_utilization * plan.card.total_bytes
+            assert share <= engine.total_bytes + engine.kv_block_bytes
 
 
 def test_what_others_hold_is_theirs():
@@ -95,7 +96,8 @@ def test_what_is_wished_for_is_kept():
 
 
 def test_no_engine_is_kept_from_the_wished_number_of_requests_by_its_batches():
-    assert pair_on(card(141), generate={"context": 512, "concurrency": 300}).engine(Role.GENERATE).max_num_seqs == 300
+    plan = pair_on(card(141), generate={"context": 512, "concurrency": 300})
+    assert plan.engine(Role.GENERATE).max_num_seqs == 300
 
 
 def test_a_budget_is_kept():
@@ -139,7 +141,8 @@ def test_an_encoder_keeps_no_cache():
 
 
 def test_the_weights_of_a_float32_model_take_half_on_a_gpu():
-    engines = [make_plan(each, [EngineWish(role=Role.EMBED, shape=MINILM)]).engines[0] for each in (card(8), ram(8))]
+    wish = EngineWish(role=Role.EMBED, shape=MINILM)
+    engines = [make_plan(memory, [wish]).engines[0] for memory in (card(8), ram(8))]
     assert [engine.parts[0].bytes for engine in engines] == [2 * MINILM.float_weights, 4 * MINILM.float_weights]
 
 

@@ -104,7 +104,8 @@ def test_an_engine_of_a_plan_that_fits_can_start(card: Card, asked: list[EngineW
         others = sum(other.total_bytes for other in plan.engines if other is not engine)
         if engine.gpu_memory_utilization is not None:
             free = card.total_bytes - card.used_bytes - others
-            assert 0 < engine.gpu_memory_utilization * card.total_bytes <= max(free, card.total_bytes // 10_000 + 1)
+            smallest = card.total_bytes // 10_000 + 1
+            assert 0 < engine.gpu_memory_utilization * card.total_bytes <= max(free, smallest)
 
 
 @given(cards(), pairs, st.sampled_from(list(Role)), st.data())
@@ -116,9 +117,9 @@ def test_more_never_needs_less(card: Card, asked: list[EngineWish], role: Role, 
     fixed: dict[str, Any] = {"batched_tokens": 2048, "sequences": 16}
 
     def needed(**what: Any) -> tuple[int, int]:
+        other = {"context": 16, "concurrency": 1}
         changed = [
-            msgspec.structs.replace(wish, **fixed, **(what if wish.role is role else {"context": 16, "concurrency": 1}))
-            for wish in asked
+            msgspec.structs.replace(wish, **fixed, **(what if wish.role is role else other)) for wish in asked
         ]
         plan = make_plan(card, changed)
         engine = plan.engine(role)
