@@ -329,11 +329,13 @@ def _gpu(gib: float) -> Card:
 
 
 def _does_not_fit(plan: MemoryPlan) -> str:
+    card = plan.card
     names = " and ".join(f"'{engine.model}'" for engine in plan.engines)
-    free = (plan.card.total_bytes - plan.card.used_bytes) / GIB
+    verb = "do not fit" if len(plan.engines) > 1 else "does not fit"
+    free, total = (card.total_bytes - card.used_bytes) / GIB, card.total_bytes / GIB
     return (
-        f"{names} need {plan.missing_bytes / GIB:.1f} GiB more than there is on {plan.card.name}, where "
-        f"{free:.1f} GiB are free. {plan.changes[0].what} `memoria plan` shows it all."
+        f"{names} {verb} on {card.name}, which has {free:.1f} of {total:.1f} GiB free: "
+        f"{plan.missing_bytes / GIB:.1f} GiB are missing. {plan.changes[0].what} `memoria plan` shows it all."
     )
 
 

@@ -77,7 +77,7 @@ def ram() -> Card:
     limit = _cgroup_bytes()
     if limit is not None and limit < total:
         total, available = limit, min(available, limit - _cgroup_used())
-    return Card(name="memory of this machine", total_bytes=total, used_bytes=total - available, is_gpu=False)
+    return Card(name="this machine", total_bytes=total, used_bytes=total - available, is_gpu=False)
 
 
 def ram_bytes_of(processes: list[psutil.Process]) -> int | None:

@@ -30,8 +30,8 @@ QWEN_32B = ModelShape(
 )  # fmt: skip
 GPT_OSS_20B = ModelShape(
     name="gpt-oss-20b", layers=24, hidden=2880, intermediate=0, vocabulary=201088, heads=64, kv_heads=8,
-    head_dim=64, max_context=131072, float_weights=1_800_000_000, quantized_bytes=10_700_000_000, sliding_window=128,
-    sliding_layers=12, experts_per_token=4, expert_intermediate=2880, **BF16,
+    head_dim=64, max_context=131072, float_weights=1_800_000_000, quantized_bytes=10_700_000_000,
+    sliding_window=128, sliding_layers=12, experts_per_token=4, expert_intermediate=2880, **BF16,
 )  # fmt: skip
 DEEPSEEK_LITE = ModelShape(
     name="DeepSeek-V2-Lite", layers=27, hidden=2048, intermediate=10944, vocabulary=102400, heads=16, kv_heads=16,
