@@ -19,7 +19,7 @@ from tests.processes import ROOT, ServiceProcess, engine_environment
 
 pytestmark = pytest.mark.integration
 
-CACHE_BYTES = 256 * 2**20
+CACHE_BYTES = 512 * 2**20
 FLAGS = f"--dtype float32 --enforce-eager --kv-cache-memory-bytes {CACHE_BYTES}"
 RUNNER = {Role.EMBED: "pooling", Role.GENERATE: "generate"}
 WITHIN = 0.02

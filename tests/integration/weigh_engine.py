@@ -12,11 +12,17 @@ from typing import Any
 def weigh(worker: Any) -> dict[str, int]:
     """Runs in the worker."""
     runner = worker.model_runner
-    parameters = {parameter.data_ptr(): parameter for parameter in runner.model.parameters()}
+    parameters = {id(parameter): parameter for parameter in runner.model.parameters()}
+    # On the CPU the matrix of a linear layer is packed for its kernel and taken out of the parameters.
+    packed = sum(
+        module.input_size_per_partition * module.output_size_per_partition * module.weight.element_size()
+        for module in runner.model.modules()
+        if hasattr(module, "input_size_per_partition") and not module.weight.numel()
+    )
     caches = [tensor for cache in runner.kv_caches for tensor in (cache if isinstance(cache, list) else [cache])]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in caches}
     return {
-        "weights": sum(parameter.numel() * parameter.element_size() for parameter in parameters.values()),
+        "weights": packed + sum(parameter.numel() * parameter.element_size() for parameter in parameters.values()),
         "kv_cache": sum(storages.values()),
     }
 

@@ -94,6 +94,7 @@ def test_settings_count_and_options_count_more(plan):
     found = json.loads(plan("--gpu-memory", "80GiB", "--json", **environ).stdout)["engines"]
     assert (found[0]["max_num_seqs"], found[1]["max_model_len"]) == (8, 2048)
     assert found[0]["total_bytes"] == pytest.approx(6 * GIB, abs=found[0]["kv_block_bytes"])
+    environ["VLLM_GEN_ARGS"] = "--max-model-len 1024"
     found = json.loads(plan("--gpu-memory", "80GiB", "--json", "--context", "4096", **environ).stdout)["engines"]
     assert found[1]["max_model_len"] == 4096
 

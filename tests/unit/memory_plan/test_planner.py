@@ -100,6 +100,11 @@ def test_no_engine_is_kept_from_the_wished_number_of_requests_by_its_batches():
     assert plan.engine(Role.GENERATE).max_num_seqs == 300
 
 
+def test_the_order_of_the_wishes_does_not_matter():
+    wishes = [EngineWish(role=Role.GENERATE, shape=GENERATOR), EngineWish(role=Role.EMBED, shape=EMBEDDER)]
+    assert make_plan(card(24), wishes) == pair_on(card(24))
+
+
 def test_a_budget_is_kept():
     plan = pair_on(card(80), embed={"budget_bytes": 6 * GIB}, generate={"budget_bytes": 20 * GIB})
     assert plan.fits
