@@ -23,8 +23,9 @@ from app.controllers.tokenize import TokenizeController
 from app.cors import cors
 from app.errors import handle
 from app.requests import OPTIONS, SERVICE
-from app.response_headers import stamped
+from app.response_headers import request_id, stamped
 from app.service import Service
+from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 
 log = logging.getLogger("memoria")
 
@@ -43,6 +44,9 @@ CONTROLLERS = [
 class Application(Litestar):
     """Litestar, with headers on every answer: those to unknown paths too, which no middleware sees."""
 
+    telemetry = NO_TELEMETRY
+    """What watches requests; told of those to unknown paths as well."""
+
     async def __call__(
         self,
         scope: Scope | LifeSpanScope,
@@ -53,12 +57,19 @@ class Application(Litestar):
         if scope["type"] != ScopeType.HTTP:
             await super().__call__(scope, receive, send)
             return
+        stamped_send = stamped(scope, send)  # type: ignore[arg-type]
+        observation = self.telemetry.begin(scope, request_id(scope))  # type: ignore[arg-type]
         try:
-            await super().__call__(scope, receive, stamped(scope, send))  # type: ignore[arg-type]
+            await super().__call__(scope, receive, stamped_send)
         except asyncio.CancelledError:
             # The server does not wait any longer at the end of the service; this task is over in any case, and
             # the client sees its connection close in the middle of the answer.
             log.warning("a request was given up, because the service is ending")
+            if observation is not None:
+                observation.given_up()
+        finally:
+            if observation is not None:
+                observation.end()
 
 
 def create_app(
@@ -67,6 +78,7 @@ def create_app(
     *,
     gate: Gate | None = None,
     cors_origins: Sequence[str] = (),
+    telemetry: Telemetry = NO_TELEMETRY,
     wait_s: float = 0.0,
 ) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
@@ -76,20 +88,23 @@ def create_app(
         options: what can be set about the API.
         gate: lets in those who have a key; None lets in everybody.
         cors_origins: web sites whose pages may use the API.
+        telemetry: watches requests; started and stopped with the service.
         wait_s: how long at most to wait for the backends before connections are taken.
     """
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
         service.start()
+        telemetry.start()
         try:
             if wait_s:
                 await service.wait_started(wait_s)
             yield
         finally:
             await service.stop()
+            await telemetry.stop()
 
-    return Application(
+    application = Application(
         route_handlers=CONTROLLERS,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
         state=State({SERVICE: service, OPTIONS: options}),
@@ -103,3 +118,5 @@ def create_app(
         logging_config=None,
         debug=False,
     )
+    application.telemetry = telemetry
+    return application

@@ -15,6 +15,7 @@ from app.errors import error_body, error_headers
 from app.rate_limits import ACCOUNT, Account
 from app.requests import AnyRequest
 from app.settings import Settings
+from app.telemetry.request import note_error
 from domain.errors import AuthenticationError, InferenceError, RequestRateError
 from domain.policies.rate_limit import Clock
 
@@ -48,7 +49,7 @@ class Gate(ASGIMiddleware):
             account = self._account(scope)
         except AuthenticationError as error:
             if scope["path"] not in OPEN:
-                await _refuse(error, send)
+                await _refuse(error, scope, send)
                 return
             scope["state"][_STRANGER] = True
             await next_app(scope, receive, send)
@@ -60,7 +61,7 @@ class Gate(ASGIMiddleware):
             try:
                 account.take_request()
             except RequestRateError as error:
-                await _refuse(error, send)
+                await _refuse(error, scope, send)
                 return
         await next_app(scope, receive, send)
 
@@ -98,7 +99,8 @@ def is_stranger(request: AnyRequest) -> bool:
     return _STRANGER in request.scope["state"]
 
 
-async def _refuse(error: InferenceError, send: Send) -> None:
+async def _refuse(error: InferenceError, scope: Scope, send: Send) -> None:
+    note_error(scope, error)
     body = error_body(error)
     headers = {
         "content-type": "application/json",

@@ -2,12 +2,13 @@
 
 Each role's stack, outermost first:
 
-    ReadinessBackend                turns requests away until the engine has answered one; watches and restarts it
-    └── DeadlineBackend             aborts what takes too long, waiting included
-        └── AdmissionBackend        bounds what the engine has to do at a time and what waits; refuses the rest
-            └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
-                └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: waiting requests travel together
-                    └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
+    ReadinessBackend                    turns requests away until the engine has answered one; restarts it
+    └── ObservedBackend                 tells who watches a request of each call
+        └── DeadlineBackend             aborts what takes too long, waiting included
+            └── AdmissionBackend        bounds what the engine has to do at a time and what waits
+                └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
+                    └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: they travel together
+                        └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
 
 Over HTTP the adapter is a stack too (`adapters.vllm_http.servers`): RetryingBackend, BalancingBackend if there are
 several servers, and for each server a Member with its circuit breaker around VLLMHTTPBackend.
@@ -19,7 +20,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import psutil
@@ -33,10 +34,17 @@ from adapters.models.shape import UnknownShapeError
 from adapters.vllm_flags import memory_arguments, other_arguments
 from adapters.vllm_http.server import Timeouts
 from adapters.vllm_http.servers import ServerOptions, servers
-from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
+from adapters.vllm_http.tracing import TracedTransport
+from adapters.vllm_http.transport import PooledTransport
+from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
+from app import log
 from app.memory.question import AnsweredPlan, PlanQuestion
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
+from app.telemetry.observed_backend import ObservedBackend
+from app.telemetry.record import Listener
+from app.telemetry.request_log import RequestLog
+from app.telemetry.telemetry import Telemetry
 from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
@@ -51,13 +59,16 @@ from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
 
+if TYPE_CHECKING:
+    from app.telemetry.tracing import Tracing
+
 # Shares of the card for an engine that no setting gives one: where no plan can be made, and for an engine that is
 # alone here, because the other may be on the same card and nobody of this service's.
 DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
 # What an engine takes on the CPU at the least, where no plan can be made.
 CPU_ENGINE_GIB = 2.0
 GIB = 2**30
-log = logging.getLogger("memoria")
+logger = logging.getLogger("memoria")
 
 Factory = Callable[[Role, Settings], InferenceBackend]
 Named = tuple[str | None, InferenceBackend]
@@ -70,6 +81,7 @@ def build_service(
     backends: dict[Role, Named] | None = None,
     progress: Progress = lambda _step, _share: None,
     on_change: StateListener = lambda _role, _health: None,
+    tracing: "Tracing | None" = None,
 ) -> Service:
     """The whole service, nothing of it started.
 
@@ -78,11 +90,12 @@ def build_service(
         backends: replaces the backends that the settings name, for tests.
         progress: told while models are prepared and engines configured.
         on_change: told of every change of a role's state.
+        tracing: makes spans of requests to servers.
 
     Raises:
         ConfigurationError: a setting names something that does not exist or can't work here.
     """
-    engines = backends or _backends(settings, progress)
+    engines = backends or _backends(settings, progress, tracing)
     name, embedder = engines[Role.EMBED]
     embedder, cache = _with_policies(embedder, settings)
     engines = engines | {Role.EMBED: (name, embedder)}
@@ -92,7 +105,12 @@ def build_service(
     models = [
         ServedModel(
             ReadinessBackend(
-                DeadlineBackend(admissions[role], timeout_s=settings.request_timeout_s),
+                ObservedBackend(
+                    DeadlineBackend(admissions[role], timeout_s=settings.request_timeout_s),
+                    role,
+                    model=name,
+                    captures_content=settings.telemetry.capture_content,
+                ),
                 role,
                 model=name,
                 on_change=on_change,
@@ -114,6 +132,24 @@ def build_service(
             if (meter := layer(backend, MemoryMeter)) is not None
         },
     )
+
+
+def build_tracing(settings: Settings) -> "Tracing | None":
+    """What makes spans; None if nobody gets them, and then nothing of OpenTelemetry is loaded."""
+    if settings.telemetry.traces is None:
+        return None
+    from app.telemetry.tracing import build_tracing
+
+    over_http = all(settings.role(role).backend == HTTP for role in Role)
+    return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
+
+
+def build_telemetry(settings: Settings, tracing: "Tracing | None") -> Telemetry:
+    """All that watches requests."""
+    listeners: list[Listener] = []
+    if settings.telemetry.request_log:
+        listeners.append(RequestLog())
+    return Telemetry(listeners, tracing=tracing)
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
@@ -215,20 +251,25 @@ def _with_policies(
     return cache, cache
 
 
-def _backends(settings: Settings, progress: Progress) -> dict[Role, Named]:
+def _backends(settings: Settings, progress: Progress, tracing: "Tracing | None") -> dict[Role, Named]:
     inprocess = [role for role in Role if settings.role(role).backend == INPROCESS]
     built = _inprocess_backends(inprocess, settings, progress) if inprocess else {}
     for role in Role:
         own = settings.role(role)
         if own.backend == HTTP:
-            built[role] = (own.model, _servers(role, settings))
+            built[role] = (own.model, _servers(role, settings, tracing))
         elif own.backend != INPROCESS:
             built[role] = (own.model, _load_factory(role, own)(role, settings))
     return {role: built[role] for role in Role}
 
 
-def _servers(role: Role, settings: Settings) -> InferenceBackend:
+def _servers(role: Role, settings: Settings, tracing: "Tracing | None") -> InferenceBackend:
     own, http = settings.role(role), settings.http
+
+    def traced_transport() -> TracedTransport:
+        assert tracing is not None
+        return TracedTransport(PooledTransport(), tracing.provider)
+
     options = ServerOptions(
         model=own.model,
         api_key=own.api_key,
@@ -238,6 +279,7 @@ def _servers(role: Role, settings: Settings) -> InferenceBackend:
         retry_share=http.retry_share,
         breaker_failures=http.breaker_failures,
         breaker_cool_down_s=http.breaker_cool_down_s,
+        transport=traced_transport if tracing is not None else None,
     )
     return servers(role, own.urls, options, setting=f"VLLM_{PREFIX[role]}_URL")
 
@@ -260,7 +302,9 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             f"{PREFIX[roles[0]]}_BACKEND is {INPROCESS}, but vLLM can't be loaded here ({error}). Install it "
             f"with `make install INSTALL=cpu` (or gpu), or set {PREFIX[roles[0]]}_BACKEND={HTTP}."
         ) from error
-    # One after the other on one card: without a plan each measures what is free, and with one their peaks differ.
+    log.adopt_engine_library()
+    # One after the other on one card: without a plan each measures what is free, and with one there is little left
+    # for two that reach their peaks at once.
     start_lock = asyncio.Lock() if on_gpu else None
     built: dict[Role, Named] = {}
     for role, model in models.items():
@@ -269,12 +313,15 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             role=role,
             model=model.source,
             served_name=model.name,
-            defaults=default_flags(
-                on_gpu=on_gpu,
-                plan=engine,
-                gpu_share=_gpu_share(role, settings.role(role), gpu_gib),
-                context=settings.role(role).max_model_len,
-            ),
+            defaults=[
+                *default_flags(
+                    on_gpu=on_gpu,
+                    plan=engine,
+                    gpu_share=_gpu_share(role, settings.role(role), gpu_gib),
+                    context=settings.role(role).max_model_len,
+                ),
+                *trace_flags(settings.telemetry.traces.endpoint if settings.telemetry.traces else None),
+            ],
             flags=settings.role(role).args,
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )
@@ -315,7 +362,7 @@ def _memory_plan(models: dict[Role, LocatedModel], settings: Settings, gpu_gib: 
     try:
         plan = plan_engines(card, choices)
     except UnknownShapeError as error:
-        log.warning("No memory plan: %s The engines get what they got without one.", error)
+        logger.warning("No memory plan: %s The engines get what they got without one.", error)
         if gpu_gib is None:
             _require_memory(list(models))
         return None

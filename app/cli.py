@@ -169,13 +169,17 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
     from app import processes, server
     from app.asgi import create_app
     from app.authentication import build_gate
-    from app.bootstrap import build_service
+    from app.bootstrap import build_service, build_telemetry, build_tracing
+    from app.console import console_for
     from app.tls import require_pair
 
     settings = _settings(console, overrides)
+    console = console_for(settings.telemetry.log_format)
     processes.require_gateway(settings)
     require_pair(settings.security)
     gate = build_gate(settings)
+    # Several processes make spans of their own.
+    tracing = build_tracing(settings) if settings.api_processes == 1 else None
     with server.bind(settings.host, settings.port) as listener:
         if gate is None and settings.host not in ("127.0.0.1", "localhost", "::1"):
             console.warn(
@@ -184,38 +188,34 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
             )
         with console.progress() as progress:
             # With several processes each builds its own; this one shows what can't be built at all.
-            service = build_service(settings, progress=progress, on_change=console.health_changed)
+            service = build_service(settings, progress=progress, on_change=console.health_changed, tracing=tracing)
         port = listener.getsockname()[1]
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
         console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
-            app = create_app(service, settings.api, gate=gate, cors_origins=settings.security.cors_origins)
+            app = create_app(
+                service,
+                settings.api,
+                gate=gate,
+                cors_origins=settings.security.cors_origins,
+                telemetry=build_telemetry(settings, tracing),
+            )
             return server.serve(app, listener, settings, on_drain=service.drain)
         with processes.share(listener) as address:
             return processes.serve(settings, address)
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
+    from app import log
     from app.settings import load_settings, unknown_names
 
     dotenv = Path(".env")
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = load_settings({**os.environ, **given}, dotenv)
-    log_to_console(settings.log_level)
+    log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
     for warning in unknown_names(dotenv):
         console.warn(warning)
     return settings
-
-
-def log_to_console(level: str) -> None:
-    """Write the service's own log to standard error."""
-    import logging
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log = logging.getLogger("memoria")
-    log.addHandler(handler)
-    log.setLevel(level.upper())
 
 
 def _fail(console: "Console", error: ConfigurationError) -> NoReturn:

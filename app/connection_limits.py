@@ -7,6 +7,7 @@ excepted; a crowd beyond that is closed unheard. A request that comes in one pie
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from litestar.types import Receive, Scope, Send
 from app.authentication import OPEN
 from app.errors import error_body, error_headers
 from app.joined_writes import JoinedWritesProtocol
+from app.turnstile import Turnstile
 from domain.errors import (
     HeadersTooLargeError,
     InferenceError,
@@ -48,6 +50,8 @@ class ServerConfig(uvicorn.Config):
     """uvicorn's, which its protocols are given, with the limits."""
 
     limits: ConnectionLimits = ConnectionLimits()
+    turnstile: Turnstile | None = None
+    """All connections' own, made by the first of them, in the process and for the loop that serves them."""
 
 
 class LimitedProtocol(JoinedWritesProtocol):
@@ -55,7 +59,11 @@ class LimitedProtocol(JoinedWritesProtocol):
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
-        self._limits = config.limits if isinstance(config, ServerConfig) else ServerConfig.limits
+        limited = config if isinstance(config, ServerConfig) else ServerConfig(config.app)
+        self._limits = limited.limits
+        if limited.turnstile is None:
+            limited.turnstile = Turnstile(self.loop)
+        self._turnstile = limited.turnstile
         self._is_receiving = True
         """From the connection's beginning to the end of its first message, and from then on within messages."""
         self._since = self.loop.time()
@@ -143,7 +151,11 @@ class LimitedProtocol(JoinedWritesProtocol):
                     retry_after_s=1,
                 )
             )
-        super()._start_asgi_task(cycle, app)
+        if scope["path"] in OPEN:
+            # Whoever asks how the service is does not queue.
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
 
     def _still_receiving(self, size: int) -> None:
         """A message that did not come in one piece."""

@@ -8,6 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from app.codec import encode
+from app.telemetry.request import STATUS_CLIENT_GONE, note_client_left, note_error
 from domain.errors import (
     AuthenticationError,
     InferenceError,
@@ -22,8 +23,6 @@ from domain.openai.error import error_response
 log = logging.getLogger("memoria")
 
 STATUS_TOO_LARGE = 413
-# nginx's number for a client that left before its answer; nobody sees it but logs.
-STATUS_CLIENT_GONE = 499
 
 
 class ClientDisconnectedError(Exception):
@@ -79,8 +78,10 @@ def error_headers(error: InferenceError) -> dict[str, str]:
 def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
     """Litestar's handler for every exception of every route, unknown routes included."""
     if isinstance(exception, ClientDisconnectedError):
+        note_client_left(request.scope)
         return Response(b"", status_code=STATUS_CLIENT_GONE)
     error = as_inference_error(exception, method=request.method, path=request.url.path)
+    note_error(request.scope, error)
     headers = error_headers(error)
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
         # Which methods the path has, as RFC 9110 (15.5.6) wants it.

@@ -122,25 +122,27 @@ def _signal(pid: int | None) -> None:
 
 def _application(settings: Settings, began: float) -> Litestar:
     """What one of the processes serves; made in that process."""
+    from app import log
     from app.asgi import create_app
     from app.authentication import build_gate
-    from app.bootstrap import build_service
-    from app.cli import log_to_console
-    from app.console import Console
+    from app.bootstrap import build_service, build_telemetry, build_tracing
+    from app.console import console_for
 
     _end_with_parent()
-    log_to_console(settings.log_level)
-    console = Console(began)
+    log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
+    console = console_for(settings.telemetry.log_format, began)
 
     def tell(role: Role, health: BackendHealth) -> None:
         if _speaks():
             console.health_changed(role, health)
 
+    tracing = build_tracing(settings)
     return create_app(
-        build_service(settings, on_change=tell),
+        build_service(settings, on_change=tell, tracing=tracing),
         settings.api,
         gate=build_gate(settings),
         cors_origins=settings.security.cors_origins,
+        telemetry=build_telemetry(settings, tracing),
         wait_s=ENGINES_PATIENCE_S,
     )
 

@@ -13,6 +13,7 @@ from app.codec import BodyDecoder, encode
 from app.errors import ClientDisconnectedError
 from app.response_headers import request_id
 from app.service import Service
+from app.telemetry.request import observation_of
 from domain.backend import RequestContext
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
 
@@ -41,7 +42,11 @@ def context_of(request: AnyRequest) -> RequestContext:
     Raises:
         InvalidRequestError: the client's own deadline is no time.
     """
-    return RequestContext(request_id=request_id(request.scope), timeout_s=_client_timeout_s(request))
+    return RequestContext(
+        request_id=request_id(request.scope),
+        timeout_s=_client_timeout_s(request),
+        observer=observation_of(request.scope),
+    )
 
 
 def _client_timeout_s(request: AnyRequest) -> float | None:

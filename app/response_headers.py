@@ -8,6 +8,7 @@ import time
 
 from litestar.types import HTTPScope, Message, Scope, Send
 
+from app.telemetry.request import observation_of
 from domain.random_id import random_hex
 
 API_VERSION = b"2020-10-01"
@@ -26,6 +27,9 @@ def stamped(scope: HTTPScope, send: Send) -> Send:
 
     async def send_stamped(message: Message) -> None:
         if message["type"] == "http.response.start":
+            observation = observation_of(scope)
+            if observation is not None:
+                observation.answers(message["status"])
             took = f"{(time.perf_counter() - began) * 1000:.0f}"
             message["headers"] = [
                 *message.get("headers", ()),

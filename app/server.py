@@ -110,6 +110,8 @@ def server_config(app: Litestar | AppFactory, settings: Settings) -> uvicorn.Con
         http=LimitedProtocol,
         ws="none",
         lifespan="on",
+        # Its log goes where the service's goes.
+        log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,

@@ -16,11 +16,13 @@ import msgspec
 import platformdirs
 from dotenv import dotenv_values
 
+from app import otlp_settings as otlp
 from app.api_options import ApiOptions
 from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.policies.admission import Bounds
 
+LOG_FORMATS = ("auto", "text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
 YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
@@ -92,6 +94,22 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"SecuritySettings({len(self.api_keys)} keys)"
 
 
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service tells of itself, and where."""
+
+    log_format: str
+    """One of LOG_FORMATS; auto is text on a terminal and JSON elsewhere."""
+    request_log: bool
+    traces: otlp.OtlpSignal | None
+    """None if traces are not exported, and then none are made."""
+    metrics_export: otlp.OtlpSignal | None
+    metrics_interval_ms: int
+    service_name: str
+    capture_content: bool
+    environment: Mapping[str, str]
+    """All of OpenTelemetry's variables that are set, for the SDK and for engine processes."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -109,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hang_timeout_s: float
     embedding_policies: EmbeddingPolicies
     http: HttpOptions
+    telemetry: TelemetrySettings
     security: SecuritySettings = SecuritySettings()
 
     def role(self, role: Role) -> RoleSettings:
@@ -199,6 +218,12 @@ def _auto_or_yes_or_no(value: str) -> bool | None:
 def _log_level(value: str) -> str:
     if value.lower() not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+    return value.lower()
+
+
+def _log_format(value: str) -> str:
+    if value.lower() not in LOG_FORMATS:
+        raise ValueError(f"must be one of {', '.join(LOG_FORMATS)}")
     return value.lower()
 
 
@@ -576,6 +601,117 @@ SECURITY_VARIABLES = (
         about="Seconds for a client to send its request, and to take what waits to be read; 0 for no limit.",
     ),
 )
+TELEMETRY_VARIABLES = (
+    Variable(
+        name="LOG_FORMAT",
+        default="auto",
+        parse=_log_format,
+        about="Log lines as text or json; auto is text on a terminal and json elsewhere.",
+    ),
+    Variable(
+        name="REQUEST_LOG",
+        default="true",
+        parse=_yes_or_no,
+        about="Whether each request gets a line in the log, on the level info and without its content.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_ENDPOINT",
+        default="",
+        parse=otlp.parse_endpoint,
+        about="Where traces and metrics are sent (OTLP), such as http://127.0.0.1:4318. Unset: nowhere.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        default="",
+        parse=otlp.parse_endpoint,
+        about="Where traces are sent, with the whole path, such as http://127.0.0.1:6006/v1/traces.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        default="",
+        parse=otlp.parse_endpoint,
+        about="Where metrics are sent, with the whole path.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_PROTOCOL",
+        default=otlp.HTTP_PROTOBUF,
+        parse=otlp.one_of(otlp.PROTOCOLS),
+        about="How they are sent: http/protobuf or grpc.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        default="",
+        parse=otlp.one_of(otlp.PROTOCOLS),
+        about="How traces are sent. Unset: as OTEL_EXPORTER_OTLP_PROTOCOL says.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+        default="",
+        parse=otlp.one_of(otlp.PROTOCOLS),
+        about="How metrics are sent. Unset: as OTEL_EXPORTER_OTLP_PROTOCOL says.",
+    ),
+    Variable(
+        name="OTEL_EXPORTER_OTLP_HEADERS",
+        default="",
+        parse=otlp.parse_pairs,
+        is_secret=True,
+        about="Headers to send with them, such as authorization=Bearer%20KEY, separated by commas.",
+    ),
+    Variable(
+        name="OTEL_TRACES_EXPORTER",
+        default="otlp",
+        parse=otlp.one_of(("otlp", "none")),
+        about="otlp, or none to send no traces whatever the address.",
+    ),
+    Variable(
+        name="OTEL_METRICS_EXPORTER",
+        default="otlp",
+        parse=otlp.one_of(("otlp", "none")),
+        about="otlp, or none to send no metrics whatever the address.",
+    ),
+    Variable(
+        name="OTEL_TRACES_SAMPLER",
+        default="parentbased_always_on",
+        parse=otlp.one_of(otlp.SAMPLERS),
+        about="Which traces are kept: parentbased_traceidratio keeps the share that OTEL_TRACES_SAMPLER_ARG says.",
+    ),
+    Variable(
+        name="OTEL_TRACES_SAMPLER_ARG",
+        default="",
+        parse=otlp.parse_sampler_argument,
+        about="Share of traces to keep, 0 to 1, for samplers by ratio. Unset: 1.",
+    ),
+    Variable(
+        name="OTEL_METRIC_EXPORT_INTERVAL",
+        default="60000",
+        parse=otlp.parse_interval,
+        about="Milliseconds between two exports of metrics.",
+    ),
+    Variable(
+        name="OTEL_SERVICE_NAME",
+        default=otlp.DEFAULT_SERVICE_NAME,
+        parse=str,
+        about="The service's name in traces and metrics.",
+    ),
+    Variable(
+        name="OTEL_RESOURCE_ATTRIBUTES",
+        default="",
+        parse=otlp.parse_pairs,
+        about="More about the service for traces and metrics, such as deployment.environment=test.",
+    ),
+    Variable(
+        name="OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+        default="false",
+        parse=_yes_or_no,
+        about="Whether spans hold prompts and answers. They may be private: think before you set it.",
+    ),
+    Variable(
+        name="OTEL_SDK_DISABLED",
+        default="false",
+        parse=otlp.one_of(("true", "false")),
+        about="true sends nothing at all.",
+    ),
+)
 VARIABLES = (
     SERVICE_VARIABLES
     + LIFE_VARIABLES
@@ -583,6 +719,7 @@ VARIABLES = (
     + ROLE_VARIABLES[Role.EMBED]
     + ROLE_VARIABLES[Role.GENERATE]
     + HTTP_VARIABLES
+    + TELEMETRY_VARIABLES
 )
 
 
@@ -641,7 +778,24 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
             max_connections=values["MAX_CONNECTIONS"],
             client_timeout_s=values["CLIENT_TIMEOUT_S"],
         ),
+        telemetry=TelemetrySettings(
+            log_format=values["LOG_FORMAT"],
+            request_log=values["REQUEST_LOG"],
+            traces=otlp.signal(values, otlp.TRACES),
+            metrics_export=otlp.signal(values, otlp.METRICS),
+            metrics_interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
+            service_name=values["OTEL_SERVICE_NAME"],
+            capture_content=values["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"],
+            environment=_otel_environment(given),
+        ),
     )
+
+
+def _otel_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """OpenTelemetry's variables that say something else than nothing at all would."""
+    defaults = {variable.name: variable.default for variable in VARIABLES}
+    values = {name: value.strip() for name, value in given.items() if name.startswith("OTEL_")}
+    return {name: value for name, value in values.items() if value and value != defaults.get(name)}
 
 
 def unknown_names(dotenv: Path) -> list[str]:

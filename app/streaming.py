@@ -15,6 +15,7 @@ from litestar.types import Receive, Scope, Send
 from app.codec import encode
 from app.disconnect import unless_disconnected
 from app.errors import ClientDisconnectedError, as_inference_error, error_body
+from app.telemetry.request import note_client_left, note_error
 
 DONE = b"data: [DONE]\n\n"
 # A line that begins with a colon is a comment; every reader of event streams passes over it.
@@ -61,13 +62,13 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or stop when the client leaves."""
         try:
-            await unless_disconnected(self._send_all(send), receive)
+            await unless_disconnected(self._send_all(scope, send), receive)
         except ClientDisconnectedError:
-            pass
+            note_client_left(scope)
         finally:
             await _end(self._first, self._chunks)
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         pulse = asyncio.create_task(self._keep_alive(send)) if self._keep_alive_s > 0 else None
         try:
@@ -76,7 +77,9 @@ class EventStream:
             async for batch in self._chunks:
                 await self._send(send, _events(batch))
         except Exception as exception:
-            last = event(error_body(as_inference_error(exception)))
+            error = as_inference_error(exception)
+            note_error(scope, error)
+            last = event(error_body(error))
         else:
             last = DONE
         finally:

@@ -5,12 +5,13 @@ wraps one and is one. `tests/contract` holds every implementation to the sentenc
 """
 
 import enum
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from domain.conversation import Conversation
+from domain.observation import Observer
 from domain.sampling import SamplingParameters
 
 
@@ -47,6 +48,10 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     timeout_s: float | None = None
     """Seconds that the client gives the request; None leaves it to the service."""
+    trace: Mapping[str, str] | None = None
+    """Headers that carry the trace on to the engine (W3C Trace Context); None if nobody traces the request."""
+    observer: Observer | None = None
+    """Told of what happens to the request; None if nobody watches."""
 
 
 MAX_EMBEDDING_TOKENS = 300_000

@@ -1,5 +1,6 @@
 """What several suites share. Engines are slow to start, so each kind is started once and kept."""
 
+import os
 import socket
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -10,6 +11,9 @@ import pytest
 from adapters.models.tiny import make_tiny_models
 from domain.backend import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
+
+# gRPC of the telemetry tests lives in this process; without this it warns at each child that is started.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,6 +26,8 @@ CHAT_FLAGS = (
 )
 
 
+# Nobody is asked over the network, and what is said can be read by people.
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "LOG_FORMAT": "text"}
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -64,7 +66,13 @@ class LoggedProcess:
             text=True,
             cwd=folder,
             preexec_fn=_end_with_parent,
-            env={**inherited, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **environment},
+            env={
+                **inherited,
+                "HF_HUB_OFFLINE": "1",
+                "VLLM_NO_USAGE_STATS": "1",
+                "LOG_FORMAT": "text",
+                **environment,
+            },
         )
         self.lines: list[str] = []
         self._fresh: queue.Queue[str | None] = queue.Queue()

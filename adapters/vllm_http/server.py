@@ -9,6 +9,7 @@ import msgspec
 
 from adapters.vllm_http.errors import from_status, message_of, retry_after_of, translated
 from adapters.vllm_http.sse import EventReader
+from adapters.vllm_http.tracing import TRACE
 from adapters.vllm_http.transport import PooledTransport
 from adapters.vllm_http.wire import ServerChatCompletion, ServerCompletion, ServerError
 from domain.backend import GenerationRequest, RequestContext
@@ -60,7 +61,7 @@ class VLLMServer:
             base_url: its address, with or without `/v1`.
             api_key: sent as a bearer token.
             timeouts: what is waited for.
-            transport: replaces httpx's own.
+            transport: replaces httpx's own; a request's trace is in its extension TRACE.
         """
         self.name = name
         self.model: str = name
@@ -146,6 +147,8 @@ class VLLMServer:
         if body is not None:
             content = _encode(body)
             headers = [*headers, (b"content-length", b"%d" % len(content))]
+        if context is not None and context.trace is not None:
+            extensions = {**extensions, TRACE: context.trace}
         # With a stream of its own httpx adds no headers, which it does slowly.
         stream = httpx.ByteStream(content)
         request = httpx.Request(method, url, headers=headers, stream=stream, extensions=extensions)

@@ -1,9 +1,10 @@
 """The servers of one role as one backend: each with its breaker, balanced if there are several, with retries."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 
 from adapters.retrying import RetryingBackend
@@ -28,6 +29,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     retry_share: float
     breaker_failures: int
     breaker_cool_down_s: float
+    transport: Callable[[], httpx.AsyncBaseTransport] | None = None
+    """Makes what requests are sent through, for each server; None for the usual."""
 
 
 def servers(role: Role, urls: Sequence[str], options: ServerOptions, *, setting: str) -> InferenceBackend:
@@ -61,6 +64,7 @@ def _member(kind: type[Member], role: Role, url: str, options: ServerOptions) ->
         api_key=options.api_key,
         tokenizer=options.tokenizer,
         timeouts=options.timeouts,
+        transport=options.transport() if options.transport is not None else None,
     )
     breaker = CircuitBreaker(
         time.monotonic, failures=options.breaker_failures, cool_down_s=options.breaker_cool_down_s

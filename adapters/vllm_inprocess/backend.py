@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import time
 import traceback
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,8 @@ RETRY_AFTER_S = 10
 CANARY = RequestContext(request_id="canary")
 CANARY_AFTER_S = 15.0
 CANARY_PATIENCE_S = 1.0
+UNSAMPLED = {"traceparent": "00-00000000000000000000000000000001-0000000000000001-00"}
+"""A parent that nobody has recorded (W3C Trace Context, trace-flags), so its children are not either."""
 INLINE_CHARACTERS = 8192
 """Prompts up to this length together are tokenized where they are, in some 2 ms at the most; handing them to a
 thread and back costs more than that takes for a usual one, and longer ones would hold up everybody else."""
@@ -103,6 +105,7 @@ class VLLMInProcessBackend(MemoryMeter):
         self._role = role
         self._name = name
         self._config = setup.config
+        self._traces = setup.config.observability_config.otlp_traces_endpoint is not None
         self._chat_options = setup.chat
         self._max_model_len = int(setup.config.model_config.max_model_len)
         self._start_lock = start_lock
@@ -297,7 +300,13 @@ class VLLMInProcessBackend(MemoryMeter):
                 request, prompt_text=self._echoed(request, rendered), tokenizer=engine.get_tokenizer()
             )
             # Nothing is parsed as thinking here, so a form holds from the first token on.
-            outputs = engine.generate(rendered, params, self._request_id(context), reasoning_ended=True)
+            outputs = engine.generate(
+                rendered,
+                params,
+                self._request_id(context),
+                reasoning_ended=True,
+                trace_headers=self._trace_headers(context),
+            )
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     progress.has_output = True
@@ -320,7 +329,11 @@ class VLLMInProcessBackend(MemoryMeter):
             tokenizer, count = engine.get_tokenizer(), request.sampling.logprobs
             completion_tokens = 0
             outputs = engine.generate(
-                rendered.engine_input, params, self._request_id(context), **rendered.engine_arguments()
+                rendered.engine_input,
+                params,
+                self._request_id(context),
+                trace_headers=self._trace_headers(context),
+                **rendered.engine_arguments(),
             )
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
@@ -358,6 +371,10 @@ class VLLMInProcessBackend(MemoryMeter):
     def _require_role(self, role: Role) -> None:
         if role is not self._role:
             raise WrongEndpointError(f"The model '{self._name}' can't {role}.", param="model")
+
+    def _trace_headers(self, context: RequestContext) -> Mapping[str, str] | None:
+        """What vLLM joins its span to. A request without a trace, such as a canary, gets no span of its own."""
+        return (context.trace or UNSAMPLED) if self._traces else None
 
     def _request_id(self, context: RequestContext) -> str:
         return f"{context.request_id}-{next(self._sequence)}"
@@ -433,12 +450,15 @@ class VLLMInProcessBackend(MemoryMeter):
         task for each, as `AsyncLLM.encode` would, but what is left undone must be aborted here.
         """
         params = PoolingParams(task="embed", dimensions=dimensions)
+        trace_headers = self._trace_headers(context)
         pending: list[Any] = []
         rows: list[bytes] = []
         try:
             # One by one, so that what has been handed over is known if the next one fails.
             for item in rendered:
-                pending += [await engine.add_request(self._request_id(context), item, params)]
+                pending += [
+                    await engine.add_request(self._request_id(context), item, params, trace_headers=trace_headers)
+                ]
             for output in pending:
                 data = (await output.get()).outputs.data
                 self._progressed()

@@ -18,6 +18,7 @@ from vllm.v1.executor import Executor
 
 from adapters.vllm_inprocess.engine_log import EngineLog
 from adapters.vllm_inprocess.executors import owned
+from adapters.vllm_inprocess.statistics import stat_loggers
 from domain.backend import StepListener, nobody
 from domain.errors import BackendFailedError
 
@@ -134,8 +135,9 @@ class EngineThread:
                     on_cpu=current_platform.is_cpu(),
                     workers=self._config.parallel_config.world_size,
                 ),
-                # Nobody reads them yet, and they cost a sixth of what a token costs here.
+                # vLLM's own counters cost a sixth of what a token costs here.
                 log_stats=False,
+                stat_loggers=stat_loggers(self._config),
                 log_requests=False,
             )
         except BaseException as error:

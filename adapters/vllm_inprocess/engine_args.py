@@ -88,6 +88,15 @@ def _cpu_threads() -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def trace_flags(endpoint: str | None) -> list[str]:
+    """Flags that let an engine make spans.
+
+    Args:
+        endpoint: where they are sent; None for no spans.
+    """
+    return [] if endpoint is None else ["--otlp-traces-endpoint", endpoint]
+
+
 def default_flags(
     *, on_gpu: bool, plan: EnginePlan | None, gpu_share: float | None = None, context: int | None = None
 ) -> list[str]:

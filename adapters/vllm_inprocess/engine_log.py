@@ -6,6 +6,7 @@ which a person asks for it, and when an engine fails the one line that tells the
 """
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -22,9 +23,11 @@ which leave no file behind, whatever ends the service."""
 
 KEPT_LINES = 500
 LONGEST_REASON = 400
+log = logging.getLogger("memoria.engine")
 _PEER = struct.Struct("3i")
 """Linux's struct ucred: process, user and group at the other end."""
 # "(EngineCore pid=7) ERROR 11-23 17:51:59 [core.py:1510] ValueError: …", or the bare end of a traceback.
+_LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d ")
 _EXCEPTION = re.compile(r"(?:^|\] )(?:\w+\.)*\w*(?:Error|Exception): (?P<reason>.+)$")
 
 
@@ -56,7 +59,7 @@ class EngineLog:
         """Open the log for engine processes that start from now on.
 
         Args:
-            echo: whether to show the lines on standard error.
+            echo: whether to pass the lines on to the log `memoria.engine`, whose records say which engine.
             find_name: the engine that a process belongs to, by the process's id.
             on_connected: told the engine's name when one of its processes begins to speak, in a thread of the log.
         """
@@ -109,7 +112,7 @@ class EngineLog:
                 for line in _whole_lines(lines):
                     kept.append(line)
                     if self._echo:
-                        print(f"[{name}] {line}", file=sys.stderr, flush=True)
+                        log.log(_level(line), "%s", line, extra={"engine": name})
 
     @contextlib.contextmanager
     def _speaker(self, name: str) -> Iterator[None]:
@@ -121,6 +124,12 @@ class EngineLog:
             with self._heard:
                 self._speaking[name] -= 1
                 self._heard.notify_all()
+
+
+def _level(line: str) -> int:
+    """The level that vLLM gave a line; what has none is told as information."""
+    found = _LEVEL.search(line)
+    return getattr(logging, found[1]) if found else logging.INFO
 
 
 def _whole_lines(lines: Iterator[str]) -> Iterator[str]:

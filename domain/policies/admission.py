@@ -25,6 +25,7 @@ from domain.backend import (
 )
 from domain.conversation import Conversation
 from domain.errors import OverloadedError
+from domain.observation import Phase
 from domain.policies.wrapper import BackendWrapper
 
 CHARACTERS_PER_TOKEN = 4
@@ -81,7 +82,7 @@ class AdmissionBackend(BackendWrapper):
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         """See the port. Raises OverloadedError if too much waits already."""
         tokens = sum(map(_prompt_tokens, request.inputs))
-        await self._enter(tokens)
+        await self._enter(tokens, context)
         began = time.monotonic()
         try:
             return await self._backend.embed(request, context)
@@ -93,7 +94,7 @@ class AdmissionBackend(BackendWrapper):
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See the port. Raises OverloadedError if too much waits already."""
         tokens = generation_tokens(request)
-        await self._enter(tokens)
+        await self._enter(tokens, context)
         began = time.monotonic()
         try:
             async with contextlib.aclosing(self._backend.generate(request, context)) as events:
@@ -102,7 +103,7 @@ class AdmissionBackend(BackendWrapper):
         finally:
             self._leave(tokens, began)
 
-    async def _enter(self, tokens: int) -> None:
+    async def _enter(self, tokens: int, context: RequestContext) -> None:
         if not self._queue and self._has_room(tokens):
             self._take(tokens)
             return
@@ -120,6 +121,7 @@ class AdmissionBackend(BackendWrapper):
         place = _Place(tokens)
         self._queue.append(place)
         self._waiting_tokens += tokens
+        began = time.monotonic()
         try:
             await place.turn
         except asyncio.CancelledError:
@@ -131,6 +133,9 @@ class AdmissionBackend(BackendWrapper):
                 # Its turn had come at the same moment.
                 self._give_back(tokens)
             raise
+        finally:
+            if context.observer is not None:
+                context.observer.waited(Phase.QUEUE, began, time.monotonic())
 
     def _leave(self, tokens: int, began: float) -> None:
         took = time.monotonic() - began

@@ -5,6 +5,7 @@ that finds nothing under way goes at once, and those that come meanwhile go toge
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ from domain.backend import (
     nobody,
 )
 from domain.errors import BackendTimeoutError, BackendUnavailableError
+from domain.observation import Phase
 from domain.policies.wrapper import BackendWrapper
 
 MAX_INPUTS = 256
@@ -101,7 +103,9 @@ class JoiningBackend(BackendWrapper):
                 self._under_way += 1
                 flight = asyncio.create_task(self._fly(passengers))
                 self._flights.add(flight)
+                now = time.monotonic()
                 for passenger in passengers:
+                    passenger.tell_wait(now)
                     passenger.board(_cancel_when_empty(flight, passengers))
 
     def _board(self) -> list["_Passenger"]:
@@ -150,8 +154,13 @@ class JoiningBackend(BackendWrapper):
             truncate_prompt_tokens=request.truncate_prompt_tokens,
             add_special_tokens=request.add_special_tokens,
         )
+        began = time.monotonic()
         try:
-            result = await self._backend.embed(together, context)
+            try:
+                result = await self._backend.embed(together, context)
+            finally:
+                for passenger in passengers:
+                    passenger.tell_flight(began, len(passengers), leader=context)
         except (BackendUnavailableError, BackendTimeoutError) as error:
             # Nobody's input is to blame, and asking again for each would only add to the trouble.
             for passenger in passengers:
@@ -191,10 +200,21 @@ class _Passenger:
         self.size = sum(map(len, request.inputs))
         self.result: asyncio.Future[EmbeddingResult] = asyncio.get_running_loop().create_future()
         self.has_left = False
+        self._since = time.monotonic()
         self._on_leaving: Callable[[], None] = lambda: None
 
     def board(self, on_leaving: Callable[[], None]) -> None:
         self._on_leaving = on_leaving
+
+    def tell_wait(self, now: float) -> None:
+        """Tell who watches that the wait is over."""
+        if self.context.observer is not None:
+            self.context.observer.waited(Phase.JOIN, self._since, now)
+
+    def tell_flight(self, began: float, company: int, *, leader: RequestContext) -> None:
+        """Tell who watches that the flight is back."""
+        if self.context.observer is not None:
+            self.context.observer.travelled(began, time.monotonic(), company=company, trace=leader.trace)
 
     def leave(self) -> None:
         """Its client has its answer, or wants none any more."""

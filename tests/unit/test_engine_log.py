@@ -1,12 +1,14 @@
+import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from adapters.vllm_inprocess.engine_log import ADDRESS, EngineLog
+from app.log import SERVICE_LOG, TEXT, set_up
 
 PRINTS = """
 import sys
@@ -22,10 +24,14 @@ RuntimeError: A worker failed."""
 
 
 @pytest.fixture
-def make_log(monkeypatch) -> Callable[..., EngineLog]:
+def make_log(monkeypatch, capsys) -> Iterator[Callable[..., EngineLog]]:
     # So that the address is taken back at the end of the test.
     monkeypatch.setenv(ADDRESS, "")
-    return lambda name, *, echo=False: EngineLog(echo=echo, find_name=lambda _pid: name)
+    service_log = logging.getLogger(SERVICE_LOG)
+    set_up("warning", TEXT)
+    yield lambda name, *, echo=False: EngineLog(echo=echo, find_name=lambda _pid: name)
+    service_log.handlers.clear()
+    service_log.propagate = True
 
 
 def run(text: str) -> subprocess.CompletedProcess:

@@ -70,6 +70,24 @@ OTHER_VALUES = {
     "HTTP_RETRY_SHARE": "0.1",
     "HTTP_BREAKER_FAILURES": "3",
     "HTTP_BREAKER_COOL_DOWN_S": "1.5",
+    "LOG_FORMAT": "json",
+    "REQUEST_LOG": "false",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:6006/v1/traces",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9090/v1/metrics",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc",
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20key",
+    "OTEL_TRACES_EXPORTER": "none",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+    "OTEL_TRACES_SAMPLER_ARG": "0.1",
+    "OTEL_METRIC_EXPORT_INTERVAL": "5000",
+    "OTEL_SERVICE_NAME": "rag",
+    "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test",
+    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true",
+    "OTEL_SDK_DISABLED": "true",
 }
 
 
@@ -389,4 +407,5 @@ def test_secrets_are_marked():
         "API_KEYS",
         "VLLM_EMBED_API_KEY",
         "VLLM_GEN_API_KEY",
+        "OTEL_EXPORTER_OTLP_HEADERS",
     }

@@ -1,0 +1,222 @@
+"""A request while it is under way: what is noted of it, and what follows when it is over.
+
+One `RequestObservation` for each request, in the state of its ASGI scope; one `Operation` for each call of an
+engine that it makes. Both are free of content.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+from litestar.types import HTTPScope, Scope
+
+from app.telemetry.record import CANCELLED, PROBES, UNMATCHED, Listener, OperationRecord, RequestRecord
+from domain.backend import RequestContext
+from domain.errors import InferenceError
+from domain.observation import Phase
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from app.telemetry.tracing import Tracing
+
+OBSERVATION = "observation"
+"""Where a request's state keeps its observation; absent where nobody watches."""
+STATUS_CLIENT_GONE = 499
+"""nginx's number for a client that left before its answer; nobody sees it but logs."""
+
+
+class RequestObservation:
+    """Notes what happens to one request."""
+
+    def __init__(
+        self, scope: HTTPScope, request_id: str, listeners: Sequence[Listener], tracing: "Tracing | None"
+    ) -> None:
+        """Begin.
+
+        Args:
+            scope: the request's; its route is read at the end, when it is known.
+            request_id: the id that the request was given.
+            listeners: told of everything that ends.
+            tracing: makes spans; None where nobody wants them.
+        """
+        self._began = time.monotonic()
+        self.record = RequestRecord(request_id=request_id, began=time.time(), method=scope["method"])
+        # From moments of the monotonic clock to Unix time.
+        self.unix_offset = self.record.began - self._began
+        self.listeners = listeners
+        self.tracing = tracing if scope["path"] not in PROBES else None
+        self._scope = scope
+        self._context = self.tracing.begin_request(scope, self.record) if self.tracing else None
+
+    def waited(self, phase: Phase, began: float, ended: float) -> None:
+        """Nothing: whoever waits is an operation. There to be what travels in a `RequestContext`."""
+
+    def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
+        """Nothing, as `waited`."""
+
+    def answers(self, status: int) -> None:
+        """The answer's head goes out."""
+        self.record.status = status
+
+    def failed(self, error: InferenceError) -> None:
+        """An error is the answer, or the end of a stream."""
+        self.record.error_type = type_of(error)
+
+    def client_left(self) -> None:
+        """The client has gone before its answer was whole."""
+        self.record.client_gone = True
+        self.record.error_type = CANCELLED
+
+    def given_up(self) -> None:
+        """The service ends and does not wait for it any longer."""
+        self.record.error_type = "service_stopping"
+
+    def begin(self, operation: OperationRecord, attributes: Mapping[str, object]) -> "Operation":
+        """An engine is asked.
+
+        Args:
+            operation: what is known of it.
+            attributes: what else its span shall say.
+        """
+        record = self.record
+        record.operation, record.role, record.model = operation.name, operation.role, operation.model
+        record.is_stream = operation.is_stream
+        context = None
+        if self.tracing is not None and self._context is not None:
+            context = self.tracing.begin_operation(self._context, operation, attributes)
+        return Operation(self, operation, context)
+
+    def operation_ended(self, operation: OperationRecord, first_token: float | None) -> None:
+        """One of its calls is over.
+
+        Args:
+            operation: everything that is known of it.
+            first_token: the moment of its first token, by the monotonic clock.
+        """
+        record = self.record
+        record.queue_s = max(record.queue_s, operation.queue_s)
+        record.join_s = max(record.join_s, operation.join_s)
+        record.prompt_tokens += operation.prompt_tokens
+        record.completion_tokens += operation.completion_tokens
+        if first_token is not None:
+            since = first_token - self._began
+            record.first_token_s = since if record.first_token_s is None else min(since, record.first_token_s)
+        for listener in self.listeners:
+            listener.operation_ended(operation)
+
+    def end(self) -> None:
+        """The answer is out, or there will be none."""
+        record = self.record
+        record.duration_s = time.monotonic() - self._began
+        record.route = route_of(self._scope)
+        if record.client_gone and not record.status:
+            record.status = STATUS_CLIENT_GONE
+        if self.tracing is not None and self._context is not None:
+            self.tracing.end_request(self._context, record)
+        for listener in self.listeners:
+            listener.request_ended(record)
+
+
+class Operation:
+    """One call of an engine; the `Observer` that travels with it."""
+
+    def __init__(self, request: RequestObservation, record: OperationRecord, context: "Context | None") -> None:
+        self.record = record
+        self._request = request
+        self._context = context
+        self._began = time.monotonic()
+        self._first_token: float | None = None
+        self._finish_reasons: dict[int, str] = {}
+
+    def context(self, context: RequestContext) -> RequestContext:
+        """What travels with the call: the request's context, watched by this operation."""
+        trace = None
+        if self._request.tracing is not None and self._context is not None:
+            trace = self._request.tracing.carrier(self._context)
+        return msgspec.structs.replace(context, observer=self, trace=trace)
+
+    def waited(self, phase: Phase, began: float, ended: float) -> None:
+        """See `domain.observation.Observer`."""
+        record, seconds = self.record, ended - began
+        if phase is Phase.QUEUE:
+            record.queue_s += seconds
+        else:
+            record.join_s += seconds
+        for listener in self._request.listeners:
+            listener.waited(record, phase, seconds)
+        self._child(str(phase), began, ended)
+
+    def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
+        """See `domain.observation.Observer`."""
+        for listener in self._request.listeners:
+            listener.travelled(self.record, company)
+        self._child("joined call", began, ended, company=company, link=trace)
+
+    def first_token(self) -> None:
+        """The first part of the answer is there."""
+        self._first_token = time.monotonic()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing of an answer has come so far."""
+        return self._first_token is None
+
+    def finished(self, index: int, reason: str) -> None:
+        """One choice is whole."""
+        self._finish_reasons[index] = reason
+
+    def end(self, error_type: str | None = None, *, attributes: Mapping[str, object] | None = None) -> None:
+        """It is over.
+
+        Args:
+            error_type: why it failed; None if it did not.
+            attributes: what else its span shall say.
+        """
+        record = self.record
+        record.duration_s = time.monotonic() - self._began
+        record.error_type = error_type
+        if self._first_token is not None:
+            record.first_token_s = self._first_token - self._began
+        if self._request.tracing is not None and self._context is not None:
+            reasons = [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
+            self._request.tracing.end_operation(self._context, record, reasons, attributes or {})
+        self._request.operation_ended(record, self._first_token)
+
+    def _child(
+        self, name: str, began: float, ended: float, *, company: int = 0, link: Mapping[str, str] | None = None
+    ) -> None:
+        tracing, offset = self._request.tracing, self._request.unix_offset
+        if tracing is not None and self._context is not None:
+            tracing.child(self._context, name, began + offset, ended + offset, company=company, link=link)
+
+
+def observation_of(scope: Scope) -> RequestObservation | None:
+    """What watches a request, if anything does."""
+    state = scope.get("state")
+    return None if state is None else state.get(OBSERVATION)
+
+
+def note_error(scope: Scope, error: InferenceError) -> None:
+    """An error is the answer to a request, or the end of its stream."""
+    observation = observation_of(scope)
+    if observation is not None:
+        observation.failed(error)
+
+
+def note_client_left(scope: Scope) -> None:
+    """The client of a request has gone."""
+    observation = observation_of(scope)
+    if observation is not None:
+        observation.client_left()
+
+
+def type_of(error: InferenceError) -> str:
+    """An error in a word of a bounded set."""
+    return error.code or error.type
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the request's path."""
+    return str(scope.get("path_template") or UNMATCHED)

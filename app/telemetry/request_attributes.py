@@ -1,0 +1,124 @@
+"""What spans say of a request to an engine, and of its answer: content only where it is asked for.
+
+Source: OpenTelemetry's GenAI conventions (`conventions.VERSION`), docs/gen-ai/gen-ai-spans.md; the form of
+messages is that of docs/gen-ai/gen-ai-input-messages.json and gen-ai-output-messages.json.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from app.telemetry import conventions as names
+from domain.backend import EmbeddingRequest, GenerationDelta, GenerationRequest
+from domain.conversation import Conversation
+
+
+def embedding_attributes(request: EmbeddingRequest) -> dict[str, object]:
+    """Of a request for vectors. Its inputs have no place in the conventions, and are never told."""
+    attributes: dict[str, object] = {names.INPUT_COUNT: len(request.inputs)}
+    if request.dimensions is not None:
+        attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = request.dimensions
+    return attributes
+
+
+def generation_attributes(request: GenerationRequest, *, content: bool) -> dict[str, object]:
+    """Of a request for text.
+
+    Args:
+        request: the request.
+        content: whether to tell the prompt or conversation.
+    """
+    sampling = request.sampling
+    said = {
+        names.GEN_AI_REQUEST_MAX_TOKENS: sampling.max_tokens,
+        names.GEN_AI_REQUEST_TEMPERATURE: sampling.temperature,
+        names.GEN_AI_REQUEST_TOP_P: sampling.top_p,
+        names.GEN_AI_REQUEST_TOP_K: sampling.top_k,
+        names.GEN_AI_REQUEST_FREQUENCY_PENALTY: sampling.frequency_penalty,
+        names.GEN_AI_REQUEST_PRESENCE_PENALTY: sampling.presence_penalty,
+        names.GEN_AI_REQUEST_SEED: sampling.seed,
+        names.GEN_AI_REQUEST_STOP_SEQUENCES: sampling.stop or None,
+        # Required only where they are not what everybody expects.
+        names.GEN_AI_REQUEST_CHOICE_COUNT: sampling.n if sampling.n != 1 else None,
+        names.GEN_AI_REQUEST_STREAM: request.stream or None,
+        names.GEN_AI_OUTPUT_TYPE: "json" if _is_json(request) else "text",
+    }
+    attributes: dict[str, object] = {name: value for name, value in said.items() if value is not None}
+    return attributes | _asked(request) if content else attributes
+
+
+def answer_attributes(deltas: Iterable[GenerationDelta]) -> dict[str, object]:
+    """The content of an answer: text, thoughts and tool calls of each choice."""
+    choices: dict[int, _Choice] = {}
+    for delta in deltas:
+        choices.setdefault(delta.index, _Choice()).add(delta)
+    messages = [choices[index].message() for index in sorted(choices)]
+    return {names.GEN_AI_OUTPUT_MESSAGES: _json(messages)}
+
+
+class _Choice:
+    """One choice of an answer, as its parts come."""
+
+    def __init__(self) -> None:
+        self._text = self._reasoning = ""
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._finish_reason: str | None = None
+
+    def add(self, delta: GenerationDelta) -> None:
+        self._text += delta.text
+        self._reasoning += delta.reasoning
+        for part in delta.tool_calls:
+            call = self._calls.setdefault(part.index, {"type": "tool_call", "arguments": ""})
+            if part.name is not None:
+                call |= {"id": part.id, "name": part.name}
+            call["arguments"] += part.arguments
+        self._finish_reason = delta.finish_reason or self._finish_reason
+
+    def message(self) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = []
+        if self._reasoning:
+            parts.append({"type": "reasoning", "content": self._reasoning})
+        if self._text:
+            parts.append({"type": "text", "content": self._text})
+        parts += [self._calls[index] for index in sorted(self._calls)]
+        return {"role": "assistant", "parts": parts, "finish_reason": self._finish_reason or "error"}
+
+
+def _asked(request: GenerationRequest) -> dict[str, object]:
+    if isinstance(request.prompt, Conversation):
+        conversation = msgspec.to_builtins(request.prompt)
+        messages = [_input_message(message) for message in conversation["messages"]]
+        attributes: dict[str, object] = {names.GEN_AI_INPUT_MESSAGES: _json(messages)}
+        if conversation.get("tools"):
+            attributes[names.GEN_AI_TOOL_DEFINITIONS] = _json(conversation["tools"])
+        return attributes
+    text = request.prompt if isinstance(request.prompt, str) else f"[{len(request.prompt)} token ids]"
+    return {names.GEN_AI_INPUT_MESSAGES: _json([{"role": "user", "parts": [_text(text)]}])}
+
+
+def _input_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message in OpenAI's shape, in the conventions' one."""
+    content = message.get("content")
+    texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content or []]
+    if message["role"] == "tool":
+        answer = {"type": "tool_call_response", "id": message.get("tool_call_id"), "response": "".join(texts)}
+        return {"role": "tool", "parts": [answer]}
+    calls = [
+        {"type": "tool_call", "id": call.get("id"), **call.get("function", {})}
+        for call in message.get("tool_calls") or []
+    ]
+    return {"role": message["role"], "parts": [_text(text) for text in texts] + calls}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "content": text}
+
+
+def _is_json(request: GenerationRequest) -> bool:
+    form = request.sampling.structured_outputs
+    return form is not None and (form.json is not None or bool(form.json_object))
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,68 @@
+"""One line in the log for each request, without its content."""
+
+import logging
+
+from app.log import FIELDS
+from app.telemetry.record import Listener, RequestRecord
+
+log = logging.getLogger("memoria.request")
+
+
+class RequestLog(Listener):
+    """Writes the line when a request is over: probes on the level debug, failures of ours as errors."""
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """See Listener."""
+        level = _level(record)
+        if log.isEnabledFor(level):
+            log.log(level, text(record), extra={FIELDS: fields(record)})
+
+
+def fields(record: RequestRecord) -> dict[str, object]:
+    """What the line says to machines; what does not apply is left out, but for the flags that people filter by."""
+    found = {
+        "request_id": record.request_id,
+        "trace_id": record.trace_id,
+        "key": record.key,
+        "method": record.method,
+        "route": record.route,
+        "operation": record.operation,
+        "model": record.model,
+        "stream": record.is_stream if record.operation is not None else None,
+        "status": record.status,
+        "error_type": record.error_type,
+        "client_gone": record.client_gone,
+        "duration_ms": _ms(record.duration_s),
+        "first_token_ms": _ms(record.first_token_s),
+        "queue_ms": _ms(record.queue_s) if record.operation is not None else None,
+        "prompt_tokens": record.prompt_tokens if record.operation is not None else None,
+        "completion_tokens": record.completion_tokens if record.operation is not None else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def text(record: RequestRecord) -> str:
+    """What the line says to people."""
+    parts = [f"{record.method} {record.route} {record.status} in {_ms(record.duration_s):g} ms"]
+    if record.first_token_s is not None:
+        parts.append(f"first token after {_ms(record.first_token_s):g} ms")
+    if record.prompt_tokens or record.completion_tokens:
+        parts.append(f"{record.prompt_tokens} + {record.completion_tokens} tokens")
+    if record.client_gone:
+        parts.append("the client left")
+    elif record.error_type is not None:
+        parts.append(record.error_type)
+    if record.model is not None:
+        parts.append(record.model)
+    return ", ".join([*parts, record.request_id])
+
+
+def _level(record: RequestRecord) -> int:
+    if record.is_probe:
+        return logging.DEBUG
+    is_ours = record.status >= 500 or (record.error_type is not None and record.status < 400)
+    return logging.ERROR if is_ours and not record.client_gone else logging.INFO
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
