@@ -16,29 +16,23 @@ several servers, and for each server a Member with its circuit breaker around VL
 
 import asyncio
 import importlib
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import msgspec
 import psutil
 
-from adapters.memory_planning import EngineChoice, plan_engines
-from adapters.models.hardware import gpu_card, gpu_memory, ram, usable_gpu_gib
-from adapters.models.known_shapes import KNOWN_SHAPES
+from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
-from adapters.models.shape import UnknownShapeError
-from adapters.vllm_flags import memory_arguments, other_arguments
 from adapters.vllm_http.server import Timeouts
 from adapters.vllm_http.servers import ServerOptions, servers
 from adapters.vllm_http.tracing import TracedTransport
 from adapters.vllm_http.transport import PooledTransport
 from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
 from app import log
-from app.memory.question import AnsweredPlan, PlanQuestion
+from app.memory.composition import plan_service
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
 from app.telemetry.observed_backend import ObservedBackend
@@ -49,7 +43,6 @@ from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
 from domain.health import MemoryMeter
-from domain.memory_plan import Card, MemoryPlan
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
 from domain.policies.deadline import DeadlineBackend
@@ -67,8 +60,6 @@ if TYPE_CHECKING:
 DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
 # What an engine takes on the CPU at the least, where no plan can be made.
 CPU_ENGINE_GIB = 2.0
-GIB = 2**30
-logger = logging.getLogger("memoria")
 
 Factory = Callable[[Role, Settings], InferenceBackend]
 Named = tuple[str | None, InferenceBackend]
@@ -162,58 +153,6 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
     return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
 
 
-def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) -> AnsweredPlan:
-    """The plan that `memoria plan` asks for: of both engines, wherever they run, on this machine or another card.
-
-    Raises:
-        ConfigurationError: a model does not exist, or is of a kind that no plan can be made for.
-    """
-    card = _asked_card(question)
-    choices = [_asked_engine(role, settings, question, card, progress) for role in Role]
-    try:
-        plan = plan_engines(card, choices)
-    except UnknownShapeError as error:
-        raise ConfigurationError(f"No plan can be made: {error}") from error
-    return AnsweredPlan(
-        plan=plan,
-        memory_flags={engine.role: memory_arguments(engine) for engine in plan.engines},
-        other_flags={role: other_arguments(settings.role(role).args) for role in Role},
-    )
-
-
-def _asked_card(question: PlanQuestion) -> Card:
-    if question.gpu_bytes is not None:
-        return Card(name=question.gpu_name or "A GPU", total_bytes=question.gpu_bytes)
-    gpu_gib = usable_gpu_gib()
-    card = ram() if gpu_gib is None else _gpu(gpu_gib)
-    return msgspec.structs.replace(card, name=question.gpu_name or card.name)
-
-
-def _asked_engine(
-    role: Role, settings: Settings, question: PlanQuestion, card: Card, progress: Progress
-) -> EngineChoice:
-    """One engine: by the command's options, then the settings, then the machine."""
-    own, asked = settings.role(role), question.of(role)
-    card_gib = card.total_bytes / GIB if card.is_gpu else None
-    name = asked.model or own.model or default_model(role, card_gib)
-    if name in KNOWN_SHAPES:
-        # No need to ask the hub.
-        model = LocatedModel(name=name, source=name, is_local=False)
-    else:
-        setting = f"--{PREFIX[role].lower()}" if asked.model else f"MODEL_{PREFIX[role]}_NAME"
-        model = locate(name, setting=setting, cache=settings.cache_dir, progress=progress)
-    return EngineChoice(
-        role=role,
-        name=model.name,
-        source=model.source,
-        # Of a flag that is there twice the last one counts, and the command's options are nearest.
-        flags=f"{own.args} {asked.flags}",
-        context=own.max_model_len,
-        concurrency=asked.concurrency,
-        budget_bytes=_budget_bytes(role, settings, card, alone=False),
-    )
-
-
 def tiny_models(cache: Path) -> dict[Role, Path]:
     """Folders of two tiny models with random weights, made if they are not there: for measurements.
 
@@ -288,7 +227,9 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
     gpu_gib = usable_gpu_gib()
     on_gpu = gpu_gib is not None
     models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
-    plan = _memory_plan(models, settings, gpu_gib)
+    plan = plan_service(models, settings, gpu_gib, lone_share=DEFAULT_GPU_SHARE)
+    if plan is None and not on_gpu:
+        _require_memory(roles)
     prepare_environment(
         log_level=settings.engine_log_level,
         offline=all(model.is_local for model in models.values()),
@@ -335,81 +276,6 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
         )
         built[role] = (model.name, backend)
     return built
-
-
-def _memory_plan(models: dict[Role, LocatedModel], settings: Settings, gpu_gib: float | None) -> MemoryPlan | None:
-    """How much each engine gets; None if nobody can tell, and then they get shares as ever.
-
-    Raises:
-        ConfigurationError: they do not fit.
-    """
-    card = (gpu_card() if gpu_gib is not None else ram()) or Card(
-        name="the card", total_bytes=int(gpu_gib or 0) * GIB
-    )
-    budgets = {role: _budget_bytes(role, settings, card, alone=len(models) == 1) for role in models}
-    _require_room(budgets, card, settings)
-    choices = [
-        EngineChoice(
-            role=role,
-            name=model.name,
-            source=model.source,
-            flags=settings.role(role).args,
-            context=settings.role(role).max_model_len,
-            budget_bytes=budgets[role],
-        )
-        for role, model in models.items()
-    ]
-    try:
-        plan = plan_engines(card, choices)
-    except UnknownShapeError as error:
-        logger.warning("No memory plan: %s The engines get what they got without one.", error)
-        if gpu_gib is None:
-            _require_memory(list(models))
-        return None
-    if not plan.fits:
-        raise ConfigurationError(_does_not_fit(plan))
-    return plan
-
-
-def _gpu(gib: float) -> Card:
-    return gpu_card() or Card(name="the GPU", total_bytes=int(gib * GIB))
-
-
-def _does_not_fit(plan: MemoryPlan) -> str:
-    card = plan.card
-    names = " and ".join(f"'{engine.model}'" for engine in plan.engines)
-    verb = "do not fit" if len(plan.engines) > 1 else "does not fit"
-    free, total = (card.total_bytes - card.used_bytes) / GIB, card.total_bytes / GIB
-    return (
-        f"{names} {verb} on {card.name}, which has {free:.1f} of {total:.1f} GiB free: "
-        f"{plan.missing_bytes / GIB:.1f} GiB are missing. {plan.changes[0].what} `memoria plan` shows it all."
-    )
-
-
-def _budget_bytes(role: Role, settings: Settings, card: Card, *, alone: bool) -> int | None:
-    """What an engine may take of the card; None leaves it to the plan."""
-    if not card.is_gpu:
-        return None
-    wanted = settings.role(role).gpu_memory
-    if wanted is None:
-        return int(DEFAULT_GPU_SHARE[role] * card.total_bytes) if alone else None
-    if wanted.fraction is not None:
-        return int(wanted.fraction * card.total_bytes)
-    return int((wanted.gib or 0) * GIB)
-
-
-def _require_room(budgets: dict[Role, int | None], card: Card, settings: Settings) -> None:
-    """Raise if what the settings ask for is more than the card has."""
-    asked = {role: budget for role, budget in budgets.items() if budget and settings.role(role).gpu_memory}
-    total, free = card.total_bytes, card.total_bytes - card.used_bytes
-    if sum(asked.values()) <= free:
-        return
-    names = " and ".join(f"VLLM_{PREFIX[role]}_GPU_MEMORY" for role in asked)
-    verb = "together ask" if len(asked) > 1 else "asks"
-    raise ConfigurationError(
-        f"{names} {verb} for {sum(asked.values()) / GIB:.1f} GiB, and the card has {total / GIB:.1f} GiB, of "
-        f"which {free / GIB:.1f} GiB are free."
-    )
 
 
 def _locate(role: Role, settings: Settings, gpu_gib: float | None, progress: Progress) -> LocatedModel:

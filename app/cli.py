@@ -95,8 +95,8 @@ def plan(
 
     Exit status 0 if they fit, 1 if not, 2 for a mistake.
     """
-    from app.bootstrap import plan_memory
     from app.console import Console
+    from app.memory.composition import plan_memory
     from app.memory.forms import tell
     from app.memory.question import EngineQuestion, PlanQuestion, card_bytes
 

@@ -9,8 +9,9 @@ import pytest
 from adapters.models import hardware
 from adapters.models.hardware import gpu_bytes_of, gpu_card, ram, ram_bytes_of
 from adapters.models.locate import GPU_DEFAULTS, LocatedModel
-from app.bootstrap import _memory_plan, build_service
+from app.bootstrap import DEFAULT_GPU_SHARE, _require_memory, build_service
 from app.codec import encode
+from app.memory.composition import plan_service
 from app.settings import load_settings
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -43,7 +44,7 @@ def nvidia_smi(tmp_path, monkeypatch):
 
 
 def plan(models=PAIR, gpu_gib: float | None = 24.0, **environ: str) -> MemoryPlan | None:
-    return _memory_plan(models, load_settings(environ), gpu_gib)
+    return plan_service(models, load_settings(environ), gpu_gib, lone_share=DEFAULT_GPU_SHARE)
 
 
 def mistake(models=PAIR, gpu_gib: float | None = 24.0, **environ: str) -> str:
@@ -180,12 +181,16 @@ def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_pa
     (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
     odd = {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
     assert plan(odd, None) is None
+    _require_memory([Role.GENERATE])
     monkeypatch.setattr("app.bootstrap.CPU_ENGINE_GIB", 10**6)
-    assert "engine(s) on the CPU need at least 1000000 GiB" in mistake(odd, None)
+    with pytest.raises(ConfigurationError, match=r"on the CPU need at least 1000000 GiB"):
+        _require_memory([Role.GENERATE])
 
 
 def test_a_machine_without_room_is_told(monkeypatch):
-    monkeypatch.setattr("app.bootstrap.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False))
+    monkeypatch.setattr(
+        "app.memory.composition.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
+    )
     assert "do not fit on this machine, which has 4.0 of 4.0 GiB free" in mistake(gpu_gib=None)
 
 
