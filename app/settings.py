@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 
 from app import otlp_settings as otlp
 from app.api_options import ApiOptions
+from app.compose_variables import COMPOSE_VARIABLES
 from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.policies.admission import Bounds
@@ -370,7 +371,7 @@ def _role_variables(role: Role, port: int, what: str, running: int) -> tuple[Var
             name=f"VLLM_{r}_ARGS",
             default="",
             parse=str,
-            about=f"More flags for the {what.lower()} engine, spelled as for vllm serve; {INPROCESS} only.",
+            about=f"More flags for the {what.lower()} engine, spelled as for vllm serve; {INPROCESS} and compose.",
         ),
         Variable(
             name=f"VLLM_{r}_GPU_MEMORY",
@@ -800,7 +801,7 @@ def _otel_environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def unknown_names(dotenv: Path) -> list[str]:
     """Warnings for names in a .env file that look like ours, misspelled. Other programs' names are theirs."""
-    known = [variable.name for variable in VARIABLES]
+    known = [variable.name for variable in VARIABLES] + [variable.name for variable in COMPOSE_VARIABLES]
     warnings: list[str] = []
     for name in _read_dotenv(dotenv):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
@@ -844,6 +845,13 @@ def env_example() -> str:
     lines = ["# Copy to .env and change what you need. The environment wins over this file."]
     for variable in VARIABLES:
         lines += ["", f"# {variable.about}", f"#{variable.name}={variable.default}"]
+    lines += [
+        "",
+        "",
+        "# Only for containers: what deploy/compose*.yaml read besides. The service reads none of these.",
+    ]
+    for extra in COMPOSE_VARIABLES:
+        lines += ["", f"# {extra.about}", f"#{extra.name}={extra.default}"]
     return "\n".join(lines) + "\n"
 
 

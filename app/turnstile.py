@@ -1,7 +1,7 @@
 """A turnstile for requests that arrive at the same moment.
 
 Five hundred that become readable together would all begin before the loop looks at anything else: a fifth of a
-second in which nobody is answered, and load balancers that ask how the service is least of all. So some begin in each
+second in which nobody is answered, load balancers that ask how the service is among them. So some begin in each
 turn of the loop, and the others in the next ones, in the order of their arrival.
 """
 

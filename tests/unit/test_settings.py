@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api_options import ApiOptions
+from app.compose_variables import COMPOSE_VARIABLES
 from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, env_example, load_settings, unknown_names
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -374,6 +375,12 @@ def test_names_of_other_programs_are_theirs(tmp_path):
     assert unknown_names(dotenv(tmp_path, "HF_TOKEN=x\nAWS_REGION=y\nPOSTGRES_PASSWORD=z\n")) == []
 
 
+def test_names_that_only_containers_read_are_no_mistakes(tmp_path):
+    # They are close enough to settings to be taken for them: VLLM_GEN_MODEL_ARGS and VLLM_GEN_ARGS.
+    text = "".join(f"{variable.name}={variable.default}\n" for variable in COMPOSE_VARIABLES)
+    assert unknown_names(dotenv(tmp_path, text)) == []
+
+
 def test_the_example_file_is_what_the_settings_say():
     assert (ROOT / ".env.example").read_text() == env_example()
 
@@ -383,7 +390,8 @@ def test_the_example_files_values_are_the_defaults(tmp_path):
         line.removeprefix("#") if "=" in line and line[1:2] != " " else line for line in env_example().splitlines()
     ]
     path = dotenv(tmp_path, "\n".join(lines))
-    assert [line.partition("=")[0] for line in lines if line and line[0] != "#"] == list(OTHER_VALUES)
+    names = [line.partition("=")[0] for line in lines if line and line[0] != "#"]
+    assert names == [*OTHER_VALUES, *(variable.name for variable in COMPOSE_VARIABLES)]
     assert load_settings({}, path) == load_settings({})
 
 

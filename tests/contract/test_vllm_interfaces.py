@@ -1,0 +1,283 @@
+"""What of vLLM this service stands on: the list to look at when its version changes.
+
+vLLM promises none of these. A change of one is told here by its name, before any engine starts. The first tests
+need no vLLM and keep the list whole: an import in `adapters/` that is not on it fails.
+"""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deployment import ROOT, compose
+
+ADAPTERS = ROOT / "adapters"
+INPROCESS = ADAPTERS / "vllm_inprocess"
+PROTOCOL = "vllm.entrypoints.openai.chat_completion.protocol"
+
+IMPORTS: dict[str, set[str]] = {
+    "vllm.config": {"ModelConfig", "VllmConfig"},
+    "vllm.engine.arg_utils": {"AsyncEngineArgs", "get_kwargs"},
+    "vllm.entrypoints.launchers.cli_args": {"BaseFrontendArgs"},
+    PROTOCOL: {
+        "ChatCompletionNamedToolChoiceParam",
+        "ChatCompletionRequest",
+        "ChatCompletionToolsParam",
+    },
+    "vllm.entrypoints.serve.engine.protocol": {"ErrorResponse"},
+    "vllm.entrypoints.serve.utils.api_utils": {"get_max_tokens"},
+    "vllm.envs": {"enable_envs_cache"},
+    "vllm.exceptions": {"GracefulHTTPError", "VLLMClientError"},
+    "vllm.outputs": {"CompletionOutput", "RequestOutput"},
+    "vllm.platforms": {"current_platform"},
+    "vllm.pooling_params": {"PoolingParams"},
+    "vllm.reasoning": {"ReasoningParserManager"},
+    "vllm.renderers": {"BaseRenderer", "TokenizeParams"},
+    "vllm.renderers.chat_utils": {"load_chat_template", "make_tool_call_id"},
+    "vllm.renderers.inputs.preprocess": {"parse_model_prompt"},
+    "vllm.renderers.online_renderer": {"OnlineRenderer"},
+    "vllm.sampling_params": {"RequestOutputKind", "SamplingParams", "StructuredOutputsParams"},
+    "vllm.tool_parsers": {"ToolParserManager"},
+    "vllm.usage.usage_lib": {"UsageContext"},
+    "vllm.utils.argparse_utils": {"FlexibleArgumentParser"},
+    "vllm.v1.engine.async_llm": {"AsyncLLM"},
+    "vllm.v1.engine.exceptions": {"EngineDeadError", "EngineGenerateError"},
+    "vllm.v1.executor": {"Executor"},
+    "vllm.v1.executor.multiproc_executor": {"MultiprocExecutor"},
+    "vllm.v1.executor.uniproc_executor": {"UniProcExecutor"},
+    "vllm.v1.metrics.loggers": {"StatLoggerBase"},
+}
+"""Everything that `adapters/` imports from vLLM."""
+
+CALLS: dict[str, list[str]] = {
+    "vllm.v1.engine.async_llm.AsyncLLM": [
+        "vllm_config", "executor_class", "log_stats", "log_requests", "stat_loggers",
+    ],
+    "vllm.v1.engine.async_llm.AsyncLLM.add_request": ["request_id", "prompt", "params", "trace_headers"],
+    "vllm.v1.engine.async_llm.AsyncLLM.generate": [
+        "prompt", "sampling_params", "request_id", "reasoning_ended", "reasoning_parser_kwargs", "trace_headers",
+    ],
+    "vllm.v1.engine.async_llm.AsyncLLM.abort": ["request_id", "internal"],
+    "vllm.v1.engine.async_llm.AsyncLLM.shutdown": ["timeout"],
+    "vllm.v1.engine.async_llm.AsyncLLM.check_health": [],
+    "vllm.v1.engine.async_llm.AsyncLLM.get_num_unfinished_requests": [],
+    "vllm.v1.engine.async_llm.AsyncLLM.get_tokenizer": [],
+    "vllm.v1.engine.output_processor.OutputProcessor.propagate_error": ["e"],
+    "vllm.v1.executor.Executor.get_class": ["vllm_config"],
+    "vllm.v1.metrics.loggers.StatLoggerBase.record": [],
+    "vllm.v1.metrics.loggers.StatLoggerBase.log_engine_initialized": [],
+    "vllm.engine.arg_utils.AsyncEngineArgs.add_cli_args": ["parser"],
+    "vllm.engine.arg_utils.AsyncEngineArgs.from_cli_args": ["args"],
+    "vllm.engine.arg_utils.AsyncEngineArgs.create_engine_config": ["usage_context"],
+    "vllm.config.ModelConfig.get_diff_sampling_param": [],
+    "vllm.renderers.BaseRenderer.render_cmpl": ["prompts", "tok_params"],
+    "vllm.renderers.BaseRenderer.render_cmpl_async": ["prompts", "tok_params"],
+    "vllm.renderers.BaseRenderer.render_chat_async": [
+        "conversations", "chat_params", "tok_params", "skip_mm_cache",
+    ],
+    "vllm.renderers.BaseRenderer.validate_token_ids": ["token_ids", "parameter"],
+    "vllm.renderers.BaseRenderer.get_tokenizer": [],
+    "vllm.renderers.inputs.preprocess.parse_model_prompt": ["model_config", "prompt"],
+    "vllm.renderers.chat_utils.load_chat_template": ["chat_template"],
+    "vllm.renderers.online_renderer.OnlineRenderer": [
+        "model_config", "renderer", "request_logger", "chat_template", "chat_template_content_format",
+        "enable_auto_tools", "tool_parser", "reasoning_parser", "tool_strict_level",
+        "default_chat_template_kwargs",
+    ],
+    "vllm.renderers.online_renderer.OnlineRenderer.render_chat": ["request"],
+    "vllm.renderers.online_renderer.OnlineRenderer.warmup": [],
+    "vllm.renderers.online_renderer.OnlineRenderer.effective_chat_template_kwargs": ["request"],
+    f"{PROTOCOL}.ChatCompletionRequest.build_chat_params": [
+        "default_template", "default_template_content_format",
+    ],
+    f"{PROTOCOL}.ChatCompletionRequest.to_sampling_params": [
+        "max_tokens", "default_sampling_params",
+    ],
+    f"{PROTOCOL}.ChatCompletionRequest.resolve_reasoning_ended": [],
+    "vllm.entrypoints.serve.utils.api_utils.get_max_tokens": [],
+    "vllm.parser.abstract_parser.Parser.parse": ["enable_auto_tools", "model_output_token_ids"],
+    "vllm.parser.abstract_parser.Parser.parse_delta": ["finished"],
+    "vllm.parser.abstract_parser.Parser.set_prompt_token_ids": [],
+    "vllm.parser.abstract_parser.Parser.count_reasoning_tokens": ["token_ids"],
+    "vllm.sampling_params.SamplingParams.from_optional": [
+        "logprobs", "prompt_logprobs", "output_kind", "skip_clone", "max_tokens", "stop_token_ids",
+        "structured_outputs",
+    ],
+    "vllm.pooling_params.PoolingParams": ["task", "dimensions"],
+    "vllm.renderers.TokenizeParams": ["max_total_tokens", "max_output_tokens", "add_special_tokens"],
+    "vllm.tool_parsers.ToolParserManager.import_tool_parser": [],
+    "vllm.tool_parsers.ToolParserManager.list_registered": [],
+    "vllm.reasoning.ReasoningParserManager.list_registered": [],
+}  # fmt: skip
+"""What is called → parameters that it is given by name, or whose order counts."""
+
+FIELDS: dict[str, list[str]] = {
+    "vllm.config.VllmConfig": [
+        "model_config", "parallel_config", "structured_outputs_config", "observability_config",
+    ],
+    "vllm.config.ParallelConfig": ["world_size"],
+    "vllm.config.ObservabilityConfig": ["otlp_traces_endpoint"],
+    "vllm.config.StructuredOutputsConfig": ["backend", "disable_any_whitespace", "reasoning_parser"],
+    "vllm.config.ModelConfig": ["max_model_len", "tokenizer", "tokenizer_revision", "hf_config"],
+    "vllm.outputs.CompletionOutput": ["index", "text", "token_ids", "logprobs", "finish_reason"],
+    "vllm.renderers.TokenizeParams": [
+        "max_total_tokens", "max_output_tokens", "add_special_tokens", "needs_detokenization",
+        "truncate_prompt_tokens",
+    ],
+    "vllm.sampling_params.StructuredOutputsParams": ["json", "structural_tag"],
+}  # fmt: skip
+"""Fields that are read or written."""
+
+KEPT: dict[str, list[str]] = {
+    "vllm.v1.engine.async_llm.AsyncLLM": ["output_handler", "output_processor", "renderer"],
+    "vllm.renderers.online_renderer.OnlineRenderer": [
+        "parser", "chat_template", "chat_template_content_format", "default_chat_template_kwargs",
+    ],
+    "vllm.outputs.RequestOutput": ["outputs", "prompt_logprobs", "prompt_token_ids"],
+}  # fmt: skip
+"""Attributes that the constructor sets."""
+
+ROUTES = {
+    "embed": {"/health", "/v1/models", "/v1/embeddings", "/tokenize", "/detokenize"},
+    "generate": {
+        "/health", "/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
+    },
+}  # fmt: skip
+"""What `adapters/vllm_http` asks of a server."""
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> None:
+    """vLLM reads the environment while it is imported: the same as for the engines of this folder."""
+    if importlib.util.find_spec("vllm") is not None:
+        from adapters.vllm_inprocess.engine_args import prepare_environment
+
+        prepare_environment(log_level="error", offline=True)
+
+
+def found(path: str) -> Any:
+    """What a dotted path names; the module is as much of it as can be imported."""
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            thing = getattr(thing, part)
+        return thing
+    raise ModuleNotFoundError(path)
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vllm":
+            yield from ((node.module, name.name) for name in node.names)
+        if isinstance(node, ast.Import):
+            yield from ((name.name, "") for name in node.names if name.name.split(".")[0] == "vllm")
+
+
+def test_the_list_has_all_that_is_imported():
+    used = {pair for path in sorted(ADAPTERS.rglob("*.py")) for pair in imports(path)}
+    listed = {(module, name) for module, names in IMPORTS.items() for name in names}
+    assert sorted(used - listed) == [], "new: add them to IMPORTS, and what is used of them below"
+    assert sorted(listed - used) == [], "no longer used"
+
+
+def test_nothing_but_the_adapter_of_engines_in_process_imports_vllm():
+    users = {path for path in ROOT.glob("[ad]*/**/*.py") if list(imports(path))}
+    assert {path.relative_to(ROOT).parts[:2] for path in users} == {("adapters", "vllm_inprocess")}
+
+
+def test_the_routes_are_all_that_servers_are_asked():
+    written = "".join(path.read_text() for path in sorted((ADAPTERS / "vllm_http").glob("*.py")))
+    asked = set(re.findall(r'"(/(?:v1/)?[a-z]+(?:/[a-z]+)*)"', written))
+    assert asked == ROUTES["embed"] | ROUTES["generate"]
+
+
+@needs_vllm
+@pytest.mark.parametrize("module", IMPORTS)
+def test_every_name_is_where_it_is_imported_from(module):
+    there = importlib.import_module(module)
+    assert [name for name in sorted(IMPORTS[module]) if not hasattr(there, name)] == []
+
+
+@needs_vllm
+@pytest.mark.parametrize("path", CALLS)
+def test_what_is_called_takes_what_it_is_given(path):
+    parameters = inspect.signature(found(path)).parameters
+    assert [name for name in CALLS[path] if name not in parameters] == []
+
+
+@needs_vllm
+@pytest.mark.parametrize("path", FIELDS)
+def test_every_field_is_there(path):
+    owner = found(path)
+    fields = {field.name for field in dataclasses.fields(owner)}
+    assert [name for name in FIELDS[path] if name not in fields] == []
+
+
+@needs_vllm
+@pytest.mark.parametrize("path", KEPT)
+def test_every_attribute_is_set(path):
+    source = inspect.getsource(found(path).__init__)
+    assert [name for name in KEPT[path] if not re.search(rf"self\.{name}\b(: [^=\n]+)? =", source)] == []
+
+
+@needs_vllm
+def test_parsers_tell_their_parts():
+    parser = found("vllm.parser.abstract_parser.Parser")
+    for name in ("tool_parser_cls", "reasoning_parser_cls", "reasoning_parser"):
+        assert hasattr(parser, name), name
+
+
+@needs_vllm
+def test_every_variable_of_the_environment_is_one_of_vllms():
+    envs = importlib.import_module("vllm.envs")
+    written = "".join(path.read_text() for path in sorted(INPROCESS.glob("*.py")))
+    names = set(re.findall(r'"(VLLM_[A-Z_]+)"', written)) | {"VLLM_API_KEY"}
+    assert names
+    assert sorted(names - set(envs.environment_variables)) == []
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("role", "model", "runner"), [("embed", "tiny-embed", "pooling"), ("generate", "tiny-gen", "generate")]
+)
+def test_a_server_has_every_route(role, model, runner, tiny_models):
+    arguments = served(["--model", str(tiny_models[model]), "--runner", runner, "--dtype", "float32"])
+    config = found("vllm.engine.arg_utils.AsyncEngineArgs").from_cli_args(arguments).create_model_config()
+    app = found("vllm.entrypoints.launchers.app.build_app")(arguments, (role,), config)
+    assert sorted(ROUTES[role] - {getattr(route, "path", "") for route in app.routes}) == []
+
+
+@needs_vllm
+@pytest.mark.parametrize("role", ROUTES)
+def test_a_server_takes_the_flags_of_the_compose_file(role):
+    command = compose("compose.yaml")["services"][role]["command"]
+    arguments = served(list(command))
+    assert (arguments.port, arguments.enable_log_requests) == ({"embed": 8100, "generate": 8101}[role], False)
+    assert arguments.enable_prefix_caching is True
+    assert arguments.disable_uvicorn_access_log is True
+    assert arguments.kv_cache_memory_bytes >= 2**30
+    if role == "embed":
+        assert (arguments.runner, arguments.hf_overrides) == ("pooling", {"is_matryoshka": True})
+    else:
+        assert (arguments.tool_call_parser, arguments.reasoning_parser) == ("hermes", "qwen3")
+        assert arguments.tool_call_parser in found("vllm.tool_parsers.ToolParserManager").list_registered()
+        assert arguments.reasoning_parser in found("vllm.reasoning.ReasoningParserManager").list_registered()
+
+
+def served(words: list[str]) -> Any:
+    """The flags of a server, as its own parser reads them."""
+    parser = found("vllm.utils.argparse_utils.FlexibleArgumentParser")()
+    return found("vllm.entrypoints.launchers.cli_args.make_arg_parser")(parser).parse_args(words)

@@ -1,0 +1,47 @@
+"""What the guides for operators name is there."""
+
+import re
+
+import pytest
+
+from app.compose_variables import COMPOSE_VARIABLES
+from app.settings import VARIABLES
+from tests.deployment import ROOT
+
+GUIDES = ["docs/deployment.md", "docs/operations.md"]
+KNOWN = {variable.name for variable in VARIABLES} | {variable.name for variable in COMPOSE_VARIABLES}
+# Of others: the image's build, the installer, and what every program knows.
+THEIRS = {"PYTHON_IMAGE", "TORCH_CPU", "HTTPS_PROXY", "INSTALL", "SIGTERM"}
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_variable_is_one(guide):
+    text = (ROOT / guide).read_text()
+    named = set(re.findall(r"(?<![\w.…])[A-Z][A-Z]+(?:_[A-Z]+)+(?![\w…])", text))
+    assert len(named) > 10
+    assert sorted(named - KNOWN - THEIRS) == []
+
+
+@pytest.mark.parametrize("guide", [*GUIDES, "README.md"])
+def test_every_link_leads_somewhere(guide):
+    page = ROOT / guide
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+def test_every_file_of_the_deployment_is_told_of():
+    text = "".join((ROOT / guide).read_text() for guide in GUIDES)
+    for name in ("compose.yaml", "compose.inprocess.yaml", "Dockerfile", "kubernetes", "memoria.service"):
+        assert name in text
