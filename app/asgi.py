@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.enums import ScopeType
-from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.api_options import ApiOptions
 from app.authentication import Gate
@@ -21,11 +22,12 @@ from app.controllers.models import ModelsController
 from app.controllers.openapi import OpenAPIController
 from app.controllers.tokenize import TokenizeController
 from app.cors import cors
-from app.errors import handle
+from app.errors import REFUSAL, handle, refuse
 from app.requests import OPTIONS, SERVICE
 from app.response_headers import request_id, stamped
 from app.service import Service
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
+from domain.errors import InferenceError
 
 log = logging.getLogger("memoria")
 
@@ -57,10 +59,15 @@ class Application(Litestar):
         if scope["type"] != ScopeType.HTTP:
             await super().__call__(scope, receive, send)
             return
-        stamped_send = stamped(scope, send)  # type: ignore[arg-type]
-        observation = self.telemetry.begin(scope, request_id(scope))  # type: ignore[arg-type]
+        request = cast(HTTPScope, scope)
+        stamped_send = stamped(request, cast(Send, send))
+        observation = self.telemetry.begin(request, request_id(request))
+        refusal: InferenceError | None = request["state"].get(REFUSAL)
         try:
-            await super().__call__(scope, receive, stamped_send)
+            if refusal is not None:
+                await refuse(refusal, request, stamped_send, connection="close")
+            else:
+                await super().__call__(scope, receive, stamped_send)
         except asyncio.CancelledError:
             # The server does not wait any longer at the end of the service; this task is over in any case, and
             # the client sees its connection close in the middle of the answer.

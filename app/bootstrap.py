@@ -35,6 +35,7 @@ from app import log
 from app.memory.composition import plan_service
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
+from app.telemetry.environment import opentelemetry
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.record import Listener
 from app.telemetry.request_log import RequestLog
@@ -126,13 +127,18 @@ def build_service(
 
 
 def build_tracing(settings: Settings) -> "Tracing | None":
-    """What makes spans; None if nobody gets them, and then nothing of OpenTelemetry is loaded."""
+    """What makes spans; None if nobody gets them, and then nothing of OpenTelemetry is loaded.
+
+    Raises:
+        ConfigurationError: OpenTelemetry can't use one of its variables.
+    """
     if settings.telemetry.traces is None:
         return None
-    from app.telemetry.tracing import build_tracing
-
     over_http = all(settings.role(role).backend == HTTP for role in Role)
-    return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
+    with opentelemetry(settings.telemetry):
+        from app.telemetry.tracing import build_tracing
+
+        return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
 
 
 def build_telemetry(settings: Settings, tracing: "Tracing | None") -> Telemetry:

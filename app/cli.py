@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXIT_DOES_NOT_FIT = 1
 EXIT_CONFIGURATION = 2
+DOTENV = Path(".env")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,11 +38,15 @@ def main() -> None:
 @click.option("--port", help="Port to listen on; overrides PORT.")
 def serve(host: str | None, port: str | None) -> None:
     """Serve both models on one port."""
-    from app.console import Console
+    from app.console import Console, console_for
 
     console = Console()
     try:
-        code = _serve(console, {"HOST": host, "PORT": port})
+        settings = _read_settings({"HOST": host, "PORT": port})
+        # From here on everything is said in the log's own form.
+        console = console_for(settings.telemetry.log_format)
+        _warn_of_unknown_names(console)
+        code = _serve(console, settings)
     except ConfigurationError as error:
         _fail(console, error)
     except KeyboardInterrupt:
@@ -119,6 +124,26 @@ def plan(
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def doctor(as_json: bool) -> None:
+    """Look for what would keep the service from starting, and say what to do.
+
+    Ends with 1 if something would, and with 0 if all is well or there are only warnings.
+    """
+    from app.doctor.composition import examine
+    from app.doctor.finding import Verdict
+    from app.doctor.printed import print_report, spinner
+
+    try:
+        with spinner() as progress:
+            report = examine(os.environ, Path(".env"), progress=progress)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print_report(report, as_json=as_json)
+    sys.exit(1 if report.verdict is Verdict.FAILURE else 0)
+
+
+@main.command()
 @click.option("--url", default="http://127.0.0.1:8200", show_default=True, help="The running service to measure.")
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
 @click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
@@ -165,16 +190,13 @@ def bench(
         sys.exit(130)
 
 
-def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
+def _serve(console: "Console", settings: "Settings") -> int:
     from app import processes, server
     from app.asgi import create_app
     from app.authentication import build_gate
     from app.bootstrap import build_service, build_telemetry, build_tracing
-    from app.console import console_for
     from app.tls import require_pair
 
-    settings = _settings(console, overrides)
-    console = console_for(settings.telemetry.log_format)
     processes.require_gateway(settings)
     require_pair(settings.security)
     gate = build_gate(settings)
@@ -206,16 +228,26 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
-    from app import log
-    from app.settings import load_settings, unknown_names
-
-    dotenv = Path(".env")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    settings = load_settings({**os.environ, **given}, dotenv)
-    log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
-    for warning in unknown_names(dotenv):
-        console.warn(warning)
+    settings = _read_settings(overrides)
+    _warn_of_unknown_names(console)
     return settings
+
+
+def _read_settings(overrides: dict[str, str | None]) -> "Settings":
+    from app import log
+    from app.settings import load_settings
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = load_settings({**os.environ, **given}, DOTENV)
+    log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
+    return settings
+
+
+def _warn_of_unknown_names(console: "Console") -> None:
+    from app.settings import unknown_names
+
+    for warning in unknown_names(DOTENV):
+        console.warn(warning)
 
 
 def _fail(console: "Console", error: ConfigurationError) -> NoReturn:

@@ -15,6 +15,7 @@ from app.response_headers import request_id
 from app.service import Service
 from app.telemetry.request import observation_of
 from domain.backend import RequestContext
+from domain.catalog import ServedModel
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -36,16 +37,21 @@ def options_of(request: AnyRequest) -> ApiOptions:
     return cast(ApiOptions, request.app.state[OPTIONS])
 
 
-def context_of(request: AnyRequest) -> RequestContext:
+def context_of(request: AnyRequest, model: ServedModel | None = None) -> RequestContext:
     """What travels with the request to the engine.
+
+    Args:
+        request: the request.
+        model: the model that it wants work of; noted already now, since it may not be ready.
 
     Raises:
         InvalidRequestError: the client's own deadline is no time.
     """
+    observation = observation_of(request.scope)
+    if observation is not None and model is not None:
+        observation.asks(model.name, model.role)
     return RequestContext(
-        request_id=request_id(request.scope),
-        timeout_s=_client_timeout_s(request),
-        observer=observation_of(request.scope),
+        request_id=request_id(request.scope), timeout_s=_client_timeout_s(request), observer=observation
     )
 
 

@@ -654,7 +654,7 @@ TELEMETRY_VARIABLES = (
     Variable(
         name="OTEL_EXPORTER_OTLP_HEADERS",
         default="",
-        parse=otlp.parse_pairs,
+        parse=otlp.parse_headers,
         is_secret=True,
         about="Headers to send with them, such as authorization=Bearer%20KEY, separated by commas.",
     ),
@@ -697,7 +697,7 @@ TELEMETRY_VARIABLES = (
     Variable(
         name="OTEL_RESOURCE_ATTRIBUTES",
         default="",
-        parse=otlp.parse_pairs,
+        parse=otlp.parse_attributes,
         about="More about the service for traces and metrics, such as deployment.environment=test.",
     ),
     Variable(
@@ -785,7 +785,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
             traces=otlp.signal(values, otlp.TRACES),
             metrics_export=otlp.signal(values, otlp.METRICS),
             metrics_interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
-            service_name=values["OTEL_SERVICE_NAME"],
+            service_name=otlp.service_name(values, given),
             capture_content=values["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"],
             environment=_otel_environment(given),
         ),
@@ -805,7 +805,7 @@ def unknown_names(dotenv: Path) -> list[str]:
     warnings: list[str] = []
     for name in _read_dotenv(dotenv):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if name not in known and near:
+        if name not in known and name not in otlp.FOR_THE_SDK and near:
             warnings.append(f"{dotenv.name} sets {name}, which nothing reads. Did you mean {near[0]}?")
     return warnings
 

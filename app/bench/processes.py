@@ -62,6 +62,16 @@ class Server:
         """Its process's id."""
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
     def wait_until(self, path: str) -> float:
         """Seconds from the start until a path was answered with 200.
 

@@ -1,0 +1,72 @@
+"""What the doctor knows of vLLM without loading it, held against vLLM itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from app.doctor.machine import SHM_NEEDED
+from app.doctor.models import KINDS
+from app.doctor.numbers import BF16, FLOAT32, NATIVE_FP8, OLDEST_CARD_FOR
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("method", OLDEST_CARD_FOR)
+def test_the_oldest_card_for_a_quantisation_is_vllms(method: str) -> None:
+    from vllm.model_executor.layers.quantization import get_quantization_config
+
+    major, minor = OLDEST_CARD_FOR[method]
+    assert get_quantization_config(method).get_min_capability() == 10 * major + minor
+
+
+@pytest.mark.parametrize("method", OLDEST_CARD_FOR)
+def test_what_is_computed_with_in_float32_is_vllms(method: str) -> None:
+    import inspect
+
+    import torch
+    from vllm.model_executor.layers.quantization import get_quantization_config
+
+    ask = get_quantization_config(method).get_supported_act_dtypes
+    # Of some it is a method of the class, of others of what has not been made; none looks at itself.
+    needs_self = bool(inspect.signature(ask).parameters)
+    dtypes = ask(None) if needs_self else ask()
+    assert (torch.float32 in dtypes) == (method in FLOAT32)
+
+
+def test_what_an_architecture_does_is_decided_as_vllm_does() -> None:
+    from vllm.config.model import iter_architecture_defaults
+
+    kinds = {"generate": "generate", "pooling": "embed"}
+    wanted = [
+        (suffix, "classify" if convert == "classify" else kinds[runner])
+        for suffix, (runner, convert) in iter_architecture_defaults()
+    ]
+    assert list(KINDS) == wanted
+
+
+def test_shared_memory_for_an_engine_is_what_its_largest_queue_takes() -> None:
+    import inspect
+
+    from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+    defaults = inspect.signature(MessageQueue.__init__).parameters
+    assert defaults["max_chunk_bytes"].default * defaults["max_chunks"].default == SHM_NEEDED
+
+
+def test_fp8_and_bf16_begin_where_vllm_says() -> None:
+    import vllm.platforms
+
+    # Read and not loaded, which only works where there is a GPU.
+    source = Path(vllm.platforms.__file__).with_name("cuda.py").read_text()
+    functions = {
+        node.name: ast.get_source_segment(source, node) or ""
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    }
+
+    def number(capability: tuple[int, int]) -> str:
+        return f"has_device_capability({10 * capability[0] + capability[1]})"
+
+    assert number(NATIVE_FP8) in functions["supports_fp8"]
+    assert number(BF16) in functions["check_if_supports_dtype"]

@@ -1,0 +1,127 @@
+"""What is found out of a model without loading it."""
+
+import pytest
+
+from adapters.models.cards import first_card
+from adapters.models.inspection import inspect_model
+from adapters.models.packaged import PACKAGED_MODELS
+from domain.backend import Role
+from domain.errors import ConfigurationError
+
+PACKAGED = PACKAGED_MODELS["SmolLM2-135M-Instruct"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures":["BertModel"]}')
+    return folder
+
+
+def inspected(name, cache):
+    return inspect_model(str(name), setting="MODEL_GEN_NAME", cache=cache)
+
+
+def test_a_bare_folder(folder, tmp_path):
+    found = inspected(folder, tmp_path)
+    assert (found.name, found.origin, found.weight_bytes) == ("my-model", "folder", 0)
+    assert found.config == {"architectures": ["BertModel"]}
+    assert (found.has_chat_template, found.is_sentence_encoder, found.fetch_bytes) == (False, False, 0)
+
+
+def test_weights_of_one_kind_count(folder, tmp_path):
+    (folder / "model-1.safetensors").write_bytes(b"123")
+    (folder / "model-2.safetensors").write_bytes(b"4567")
+    (folder / "pytorch_model.bin").write_bytes(b"1234567")
+    assert inspected(folder, tmp_path).weight_bytes == 7
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("chat_template.jinja", "{{ messages }}", True),
+        ("tokenizer_config.json", '{"chat_template":"{{ messages }}"}', True),
+        ("tokenizer_config.json", '{"chat_template":null}', False),
+        ("tokenizer_config.json", "{", False),
+        ("tokenizer_config.json", "[]", False),
+    ],
+)
+def test_a_chat_template_is_found(folder, tmp_path, file, text, expected):
+    (folder / file).write_text(text)
+    assert inspected(folder, tmp_path).has_chat_template is expected
+
+
+def test_a_sentence_encoder_says_so(folder, tmp_path):
+    (folder / "modules.json").write_text("[]")
+    assert inspected(folder, tmp_path).is_sentence_encoder
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff"])
+def test_a_config_that_is_none_is_told(folder, tmp_path, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"MODEL_GEN_NAME: .*config\.json is no JSON object"):
+        inspected(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "nothing", "../a"])
+def test_a_model_that_is_nowhere_is_told(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="MODEL_GEN_NAME: "):
+        inspected(name, tmp_path)
+
+
+def test_a_packaged_model_is_not_fetched(tmp_path):
+    found = inspected(PACKAGED.name, tmp_path / "cache")
+    assert (found.origin, found.package_role, found.has_chat_template) == ("package", Role.GENERATE, True)
+    assert found.fetch_bytes > PACKAGED.wheel_bytes
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_prepared_packaged_model_is_looked_at(tmp_path):
+    prepared = tmp_path / "models" / PACKAGED.folder_name
+    prepared.mkdir(parents=True)
+    (prepared / "config.json").write_text('{"architectures":["LlamaForCausalLM"]}')
+    (prepared / "model.safetensors").write_bytes(b"12")
+    found = inspected(PACKAGED.name, tmp_path)
+    assert (found.fetch_bytes, found.weight_bytes, found.package_role) == (0, 2, Role.GENERATE)
+
+
+NEW = "NVIDIA RTX 4090, 580.95.05, 24564, 24000, 8.9"
+OLD = "Tesla P4, 470.1, 7611, 7000"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (NEW, ("NVIDIA RTX 4090", "580.95.05", 24564 * 2**20, 24000 * 2**20, (8, 9))),
+        (f"{NEW}\n{OLD}", ("NVIDIA RTX 4090", "580.95.05", 24564 * 2**20, 24000 * 2**20, (8, 9))),
+        (OLD, ("Tesla P4", "470.1", 7611 * 2**20, 7000 * 2**20, None)),
+        ("GB10, 580.1, [N/A], [N/A], 12.1", None),
+        ("", None),
+    ],
+)
+def test_the_first_card_is_described(tmp_path, monkeypatch, said, expected):
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\necho '{said}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    card = first_card()
+    found = card and (card.name, card.driver, card.total_bytes, card.free_bytes, card.capability)
+    assert found == expected
+
+
+def test_an_old_driver_that_refuses_the_question_is_asked_another(tmp_path, monkeypatch):
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\ncase $1 in *compute_cap*) exit 2;; esac\necho '{OLD}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert first_card().capability is None
+
+
+@pytest.mark.parametrize("status", [9, None])
+def test_without_a_card_there_is_none(tmp_path, monkeypatch, status):
+    if status is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert first_card() is None

@@ -1,0 +1,81 @@
+import os
+
+import pytest
+
+from app.doctor import machine
+from app.doctor.finding import GIB, MIB, Verdict
+
+
+@pytest.mark.parametrize(("available", "verdict"), [(3, Verdict.FAILURE), (5, Verdict.WARNING), (7, Verdict.OK)])
+def test_memory_for_engines_on_the_cpu(available, verdict):
+    finding = machine.check_memory(available * GIB, engines=2, least=2 * GIB, weights=2 * GIB)
+    assert finding.verdict is verdict
+    assert (finding.advice is None) == (verdict is Verdict.OK)
+
+
+@pytest.mark.parametrize(("available", "verdict"), [(4, Verdict.WARNING), (9, Verdict.OK)])
+def test_memory_beside_a_gpu(available, verdict):
+    assert machine.check_host_memory(available * GIB).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("free", "on_gpu", "verdict"),
+    [
+        (64 * MIB, False, Verdict.FAILURE),
+        (64 * MIB, True, Verdict.WARNING),
+        (300 * MIB, False, Verdict.WARNING),
+        (2 * GIB, False, Verdict.OK),
+        (None, False, Verdict.WARNING),
+    ],
+)
+def test_shared_memory(free, on_gpu, verdict):
+    assert machine.check_shared_memory(free, on_gpu=on_gpu).verdict is verdict
+
+
+def test_a_containers_limit_counts(tmp_path):
+    assert machine.available_memory(tmp_path) > 0
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert machine.available_memory(tmp_path) == 2000000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.available_memory(tmp_path) > 2000000
+
+
+def test_a_disk_that_is_too_small(tmp_path):
+    folder = tmp_path / "a" / "b"
+    (finding,) = machine.check_disk({folder: 2**62}, {folder: "HF_HOME"})
+    assert finding.verdict is Verdict.FAILURE
+    assert "HF_HOME" in finding.advice
+    assert not folder.exists()
+
+
+def test_what_goes_to_one_disk_adds_up(tmp_path):
+    free = machine.psutil.disk_usage(str(tmp_path)).free
+    one, two = tmp_path / "one", tmp_path / "two"
+    needs = {one: int(free * 0.7), two: int(free * 0.7)}
+    (finding,) = machine.check_disk(needs, {one: "HF_HOME", two: "MEMORIA_CACHE_DIR"})
+    assert finding.verdict is Verdict.FAILURE
+    assert "HF_HOME or MEMORIA_CACHE_DIR" in finding.advice
+
+
+def test_a_disk_with_room(tmp_path):
+    (finding,) = machine.check_disk({tmp_path: 1}, {tmp_path: "HF_HOME"})
+    assert finding.verdict is Verdict.OK
+
+
+def test_nothing_to_fetch_needs_no_disk():
+    (finding,) = machine.check_disk({}, {})
+    assert (finding.verdict, finding.found) == (Verdict.OK, "nothing has to be fetched")
+
+
+def test_a_folder_that_can_not_be_written(tmp_path):
+    if os.geteuid() == 0:
+        # Root may write everywhere, but not into a file.
+        (tmp_path / "file").write_text("")
+        folder = tmp_path / "file" / "folder"
+    else:
+        folder = tmp_path / "closed" / "folder"
+        folder.parent.mkdir(mode=0o500)
+    (finding,) = machine.check_disk({folder: 1}, {folder: "MEMORIA_CACHE_DIR"})
+    assert finding.verdict is Verdict.FAILURE
+    assert "MEMORIA_CACHE_DIR" in finding.advice

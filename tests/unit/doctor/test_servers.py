@@ -1,0 +1,70 @@
+import socket
+
+import pytest
+
+from app.doctor.finding import Verdict
+from app.doctor.servers import Answer, ask, check_servers
+from domain.backend import Role
+from tests.unit.doctor.stand_in import answering
+
+MODELS = {"/v1/models": (200, b'{"object":"list","data":[{"id":"m","object":"model"}]}')}
+
+
+@pytest.fixture
+def nobody():
+    """An address where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def judged(answers, model=None):
+    return [
+        (finding.verdict, finding.found)
+        for finding in check_servers(Role.EMBED, answers, prefix="EMBED", model=model)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["", "/v1"])
+def test_a_server_that_serves(suffix):
+    with answering(MODELS) as url:
+        (answer,) = ask([url + suffix], api_key=None, timeout_s=5)
+    assert answer == Answer(address=url, status=200, models=("m",))
+    assert judged([answer], "m") == [(Verdict.OK, f"{url} serves m")]
+    assert judged([answer], None) == [(Verdict.OK, f"{url} serves m")]
+
+
+def test_a_server_without_the_model():
+    answer = Answer(address="http://a", status=200, models=("m", "n"))
+    assert judged([answer], "x") == [(Verdict.FAILURE, "http://a serves m, n, not x")]
+
+
+@pytest.mark.parametrize(
+    ("key", "verdict"), [("right", Verdict.OK), ("wrong", Verdict.FAILURE), (None, Verdict.FAILURE)]
+)
+def test_a_server_that_asks_for_a_key(key, verdict):
+    with answering(MODELS, key="right") as url:
+        findings = check_servers(Role.EMBED, ask([url], api_key=key, timeout_s=5), prefix="EMBED", model="m")
+    assert [finding.verdict for finding in findings] == [verdict]
+    if verdict is Verdict.FAILURE:
+        assert "VLLM_EMBED_API_KEY" in findings[0].advice
+
+
+@pytest.mark.parametrize("answer", [(404, b"{}"), (200, b"<html>"), (200, b'{"data":[]}'), (500, b"")])
+def test_something_else_that_listens_there(answer):
+    with answering({"/v1/models": answer}) as url:
+        ((verdict, said),) = judged(ask([url], api_key=None, timeout_s=5))
+    assert verdict is Verdict.FAILURE
+    assert f"status {answer[0]}" in said
+
+
+def test_one_server_that_serves_is_enough_for_a_start(nobody):
+    with answering(MODELS) as url:
+        answers = ask([nobody, url], api_key=None, timeout_s=5)
+    assert [verdict for verdict, _said in judged(answers)] == [Verdict.WARNING, Verdict.OK]
+
+
+def test_no_server_is_a_failure(nobody):
+    ((verdict, said),) = judged(ask([nobody], api_key=None, timeout_s=5))
+    assert verdict is Verdict.FAILURE
+    assert f"{nobody} does not answer" in said
