@@ -98,7 +98,7 @@ def trace_flags(endpoint: str | None) -> list[str]:
 
 
 def default_flags(
-    *, on_gpu: bool, plan: EnginePlan | None, gpu_share: float | None = None, context: int | None = None
+    *, on_gpu: bool, plan: EnginePlan | None = None, gpu_share: float | None = None, context: int | None = None
 ) -> list[str]:
     """Flags that differ from vLLM's defaults because two engines share the machine.
 

@@ -18,8 +18,9 @@ GRAPH_BYTES = 600 * 2**10
 """For each layer and size of batch that is recorded as a CUDA graph: an upper bound of what was measured."""
 LARGEST_GRAPH = 512
 """`vllm.config.vllm.VllmConfig._set_cudagraph_sizes`; twice that on Blackwell, for more than 256 sequences."""
-CPU_PROCESSES = 1280 * MIB
-"""An engine's two processes on the CPU, Python and its libraries."""
+CPU_PROCESSES = GIB
+"""An engine's process on the CPU, Python and its libraries: 0.55 GiB measured with all-MiniLM-L6-v2, and 0.75 with
+SmolLM2-135M-Instruct, whose output layer is packed a second time for its kernel."""
 
 MEASUREMENTS = """llm-d/llm-d-benchmark, config_explorer/empirical-vllm-memory-results.md (commit 2593348): one
 H100 with 79.18 GiB, 8,192 batched tokens and 1,024 sequences, which are vLLM's defaults there. Peak activations in

@@ -96,7 +96,6 @@ def test_the_service_tells_plan_and_reality(real_service: ServiceProcess):
     for role in memory().values():
         planned_bytes = {part["name"]: part["bytes"] for part in role["planned"]}
         assert {"weights", "activations", "processes"} <= planned_bytes.keys()
-        # What has not been used of the cache is not held yet, so it is anywhere between.
         assert planned_bytes["weights"] < role["measured_bytes"] < sum(planned_bytes.values())
         assert role["kv_cache_planned_bytes"] == planned_bytes.get("kv_cache", 0)
         assert role["kv_cache_bytes"] == pytest.approx(role["kv_cache_planned_bytes"], rel=WITHIN)
