@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 import psutil
 
 from adapters.models.hardware import gpu_memory, usable_gpu_gib
-from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
+from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.retrying import RetryingBackend
 from adapters.vllm_http.server import Timeouts
@@ -33,6 +33,7 @@ from adapters.vllm_http.tracing import TracedTransport
 from adapters.vllm_http.transport import PooledTransport
 from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
 from app import log
+from app.memory.composition import plan_service
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
 from app.telemetry.environment import opentelemetry
@@ -44,6 +45,7 @@ from app.telemetry.telemetry import Exporter, Telemetry
 from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
+from domain.health import MemoryMeter
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
 from domain.policies.deadline import DeadlineBackend
@@ -58,9 +60,10 @@ if TYPE_CHECKING:
     from app.telemetry.metrics import Metrics
     from app.telemetry.tracing import Tracing
 
-# Shares of the card for an engine that no setting gives one.
+# Shares of the card for an engine that no setting gives one: where no plan can be made, and for an engine that is
+# alone here, because the other may be on the same card and nobody of this service's.
 DEFAULT_GPU_SHARE = {Role.EMBED: 0.25, Role.GENERATE: 0.65}
-# What an engine takes on the CPU at the least: two processes, small weights, 1 GiB of KV cache.
+# What an engine takes on the CPU at the least, where no plan can be made.
 CPU_ENGINE_GIB = 2.0
 
 Factory = Callable[[Role, Settings], InferenceBackend]
@@ -119,6 +122,11 @@ def build_service(
         admissions=admissions,
         cache=cache,
         gpu=gpu_memory if usable_gpu_gib() is not None else None,
+        meters={
+            role: meter.memory
+            for role, (_name, backend) in engines.items()
+            if (meter := layer(backend, MemoryMeter)) is not None
+        },
     )
 
 
@@ -277,13 +285,15 @@ def _servers(role: Role, settings: Settings, tracing: "Tracing | None") -> Infer
 
 def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progress) -> dict[Role, Named]:
     gpu_gib = usable_gpu_gib()
-    if gpu_gib is None:
-        _require_memory(roles)
+    on_gpu = gpu_gib is not None
     models = {role: _locate(role, settings, gpu_gib, progress) for role in roles}
+    plan = plan_service(models, settings, gpu_gib, lone_share=DEFAULT_GPU_SHARE)
+    if plan is None and not on_gpu:
+        _require_memory(roles)
     prepare_environment(
         log_level=settings.engine_log_level,
         offline=all(model.is_local for model in models.values()),
-        on_gpu=gpu_gib is not None,
+        on_gpu=on_gpu,
     )
     progress("loading vLLM", None)
     try:
@@ -294,18 +304,22 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             f"with `make install INSTALL=cpu` (or gpu), or set {PREFIX[roles[0]]}_BACKEND={HTTP}."
         ) from error
     log.adopt_engine_library()
-    # Engines that measure one card's free memory must not do it at the same time.
-    start_lock = asyncio.Lock() if gpu_gib is not None else None
+    # One after the other on one card: without a plan each measures what is free, and with one there is little left
+    # for two that reach their peaks at once.
+    start_lock = asyncio.Lock() if on_gpu else None
     built: dict[Role, Named] = {}
     for role, model in models.items():
-        share = _gpu_share(role, settings.role(role), gpu_gib)
+        engine = plan.engine(role) if plan is not None else None
         setup = engine_setup(
             role=role,
             model=model.source,
             served_name=model.name,
             defaults=[
                 *default_flags(
-                    on_gpu=gpu_gib is not None, gpu_memory=share, context=GPU_DEFAULT_CONTEXT.get(model.name)
+                    on_gpu=on_gpu,
+                    plan=engine,
+                    gpu_share=_gpu_share(role, settings.role(role), gpu_gib),
+                    context=settings.role(role).max_model_len,
                 ),
                 *trace_flags(settings.telemetry.traces.endpoint if settings.telemetry.traces else None),
             ],
@@ -319,6 +333,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             start_lock=start_lock,
             hang_s=settings.hang_timeout_s,
             counts=settings.telemetry.engine_metrics and has_metrics(settings),
+            memory_plan=engine,
         )
         built[role] = (model.name, backend)
     return built
@@ -341,6 +356,7 @@ def _require_memory(roles: list[Role]) -> None:
 
 
 def _gpu_share(role: Role, own: RoleSettings, gpu_gib: float | None) -> float | None:
+    """The share without a plan."""
     if gpu_gib is None:
         return None
     wanted = own.gpu_memory or GpuMemory(fraction=DEFAULT_GPU_SHARE[role])

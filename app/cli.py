@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from app.console import Console
     from app.settings import Settings
 
+EXIT_DOES_NOT_FIT = 1
 EXIT_CONFIGURATION = 2
 DOTENV = Path(".env")
 
@@ -68,6 +69,58 @@ def models() -> None:
         _fail(console, error)
     for role, model in found.items():
         print(f"{role}\t{model.name}\t{model.source}")
+
+
+@main.command()
+@click.option("--gpu-memory", metavar="SIZE", help="Plan for a card of this size, such as 24GiB.")
+@click.option("--gpu-name", metavar="NAME", help="What to call that card.")
+@click.option("--embed", metavar="MODEL", help="Embedding model; overrides MODEL_EMBED_NAME.")
+@click.option("--gen", "generate", metavar="MODEL", help="Generation model; overrides MODEL_GEN_NAME.")
+@click.option("--context", type=click.IntRange(min=1), metavar="TOKENS", help="Longest request to generate.")
+@click.option("--embed-context", type=click.IntRange(min=1), metavar="TOKENS", help="Longest text to embed.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Requests to generate, of full length, at a time.")
+@click.option(
+    "--kv-cache-dtype", metavar="TYPE", help="Of the generation engine's cache, as for vLLM: auto, fp8, …"
+)
+@click.option("--json", "form", flag_value="json", help="The plan as JSON, in bytes.")
+@click.option("--env", "form", flag_value="env", help="Lines for .env that fix the plan, for engines in process.")
+@click.option("--compose", "form", flag_value="compose", help="The same for the servers of deploy/compose.yaml.")
+def plan(
+    gpu_memory: str | None,
+    gpu_name: str | None,
+    embed: str | None,
+    generate: str | None,
+    context: int | None,
+    embed_context: int | None,
+    concurrency: int | None,
+    kv_cache_dtype: str | None,
+    form: str | None,
+) -> None:
+    """Work out how both models share one card, or this machine's memory.
+
+    Exit status 0 if they fit, 1 if not, 2 for a mistake.
+    """
+    from app.console import Console
+    from app.memory.composition import plan_memory
+    from app.memory.forms import tell
+    from app.memory.question import EngineQuestion, PlanQuestion, card_bytes
+
+    console = Console()
+    try:
+        question = PlanQuestion(
+            gpu_bytes=card_bytes(gpu_memory),
+            gpu_name=gpu_name,
+            embed=EngineQuestion(model=embed, context=embed_context),
+            generate=EngineQuestion(
+                model=generate, context=context, concurrency=concurrency, kv_cache_dtype=kv_cache_dtype
+            ),
+        )
+        with console.progress() as progress:
+            answer = plan_memory(_settings(console, {}), question, progress)
+    except ConfigurationError as error:
+        _fail(console, error)
+    tell(answer, form)
+    sys.exit(0 if answer.plan.fits else EXIT_DOES_NOT_FIT)
 
 
 @main.command()

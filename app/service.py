@@ -1,15 +1,18 @@
 """The two roles as one service: started together, stopped together, asked together how they are."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from domain.backend import Role
 from domain.catalog import ModelCatalog
 from domain.errors import InferenceError
-from domain.health import GpuMemory, ServiceHealth, service_health, with_load
+from domain.health import EngineMemory, GpuMemory, ServiceHealth, service_health, with_load
 from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
@@ -17,7 +20,7 @@ from domain.policies.wrapper import layer
 
 T = TypeVar("T")
 
-GPU_INTERVAL_S = 5.0
+MEMORY_INTERVAL_S = 5.0
 log = logging.getLogger("memoria")
 
 
@@ -32,6 +35,7 @@ class Service:
         admissions: dict[Role, AdmissionBackend],
         cache: CachingBackend | None = None,
         gpu: Callable[[], GpuMemory | None] | None = None,
+        meters: dict[Role, Callable[[], EngineMemory | None]] | None = None,
     ) -> None:
         """Make it; nothing starts yet.
 
@@ -41,6 +45,7 @@ class Service:
             admissions: the policies that know what each has to do.
             cache: the cache of embeddings, if there is one.
             gpu: reads the card's memory, in some ten milliseconds; None without a card.
+            meters: read what engines hold, as slowly, for the roles where somebody can tell.
         """
         self.catalog = catalog
         self._cache = cache
@@ -50,7 +55,9 @@ class Service:
         self._settling: asyncio.Task[None] | None = None
         self._gpu = gpu
         self._gpu_memory: GpuMemory | None = None
-        self._watching_gpu: asyncio.Task[None] | None = None
+        self._meters = meters or {}
+        self._memory: dict[Role, EngineMemory | None] = {}
+        self._watching_memory: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to bring all backends up, and return at once: the API answers meanwhile."""
@@ -59,8 +66,8 @@ class Service:
             for role, backend in self._backends.items()
         ]
         self._settling = asyncio.create_task(self._settle(), name="settle")
-        if self._gpu is not None:
-            self._watching_gpu = asyncio.create_task(self._watch_gpu(self._gpu), name="watch-gpu")
+        if self._gpu is not None or self._meters:
+            self._watching_memory = asyncio.create_task(self._watch_memory(), name="watch-memory")
 
     async def wait_started(self, longest_s: float) -> None:
         """Until all backends have started or can't, but no longer than a while."""
@@ -77,7 +84,7 @@ class Service:
 
     async def stop(self) -> None:
         """End all backends, those still starting included."""
-        for helper in (self._settling, self._watching_gpu):
+        for helper in (self._settling, self._watching_memory):
             if helper is not None:
                 helper.cancel()
         for task in self._starts:
@@ -91,7 +98,10 @@ class Service:
         """The state of all roles. Costs nothing."""
         return service_health(
             {
-                role: with_load(backend.health, self._admissions[role].load)
+                role: with_load(
+                    msgspec.structs.replace(backend.health, memory=self._memory.get(role)),
+                    self._admissions[role].load,
+                )
                 for role, backend in self._backends.items()
             },
             tasks=len(asyncio.all_tasks()),
@@ -104,10 +114,15 @@ class Service:
         found = {role: layer(admission, kind) for role, admission in self._admissions.items()}
         return {role: each for role, each in found.items() if each is not None}
 
-    async def _watch_gpu(self, read: Callable[[], GpuMemory | None]) -> None:
+    async def _watch_memory(self) -> None:
         while True:
-            self._gpu_memory = await asyncio.to_thread(read)
-            await asyncio.sleep(GPU_INTERVAL_S)
+            # Nobody's requests depend on it: whatever goes wrong, the next look may go well.
+            with contextlib.suppress(OSError):
+                if self._gpu is not None:
+                    self._gpu_memory = await asyncio.to_thread(self._gpu)
+                for role, read in self._meters.items():
+                    self._memory[role] = await asyncio.to_thread(read)
+            await asyncio.sleep(MEMORY_INTERVAL_S)
 
     async def _settle(self) -> None:
         """When all have started, keep the garbage collector from what is there to stay.

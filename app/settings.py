@@ -27,6 +27,7 @@ LOG_FORMATS = ("auto", "text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
 YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+GIB_RULE = "must be a size such as 24GiB"
 KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by commas"
 PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}
 
@@ -48,6 +49,7 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     args: str
     gpu_memory: GpuMemory | None
+    max_model_len: int | None
     bounds: Bounds
     tokenizer: str | None = None
     """Folder, file or hub name, for the embedding role over HTTP."""
@@ -171,6 +173,12 @@ def _positive_int(value: str) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise ValueError("must be a whole number of at least 1")
     return int(value)
+
+
+def _optional_tokens(value: str) -> int | None:
+    if value and not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
+        raise ValueError("must be a whole number of tokens, such as 8192")
+    return int(value) if value else None
 
 
 def _limit(value: str) -> int:
@@ -312,15 +320,20 @@ def _origins(value: str) -> tuple[str, ...]:
     return origins
 
 
+def parse_gib(value: str) -> float | None:
+    """The number of GiB in a size such as 24GiB; GB and G mean the same. None if it is no size above 0."""
+    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|G)", value, re.IGNORECASE | re.ASCII)
+    return (float(size[1]) or None) if size else None
+
+
 def _gpu_memory(value: str) -> GpuMemory | None:
     if not value:
         return None
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G)?", value, re.IGNORECASE)
-    amount = float(size[1]) if size else 0.0
-    if size and size[2] and amount > 0:
-        return GpuMemory(gib=amount)
-    if size and 0 < amount < 1:
-        return GpuMemory(fraction=amount)
+    gib = parse_gib(value)
+    if gib is not None:
+        return GpuMemory(gib=gib)
+    if re.fullmatch(r"\d{1,6}(\.\d{1,9})?", value, re.ASCII) and 0 < float(value) < 1:
+        return GpuMemory(fraction=float(value))
     raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
 
 
@@ -369,6 +382,12 @@ def _role_variables(role: Role, port: int, what: str, running: int) -> tuple[Var
             default="",
             parse=_gpu_memory,
             about=f"GPU memory of the {what.lower()} engine: a share (0.25) or a size (6GiB); {INPROCESS} only.",
+        ),
+        Variable(
+            name=f"VLLM_{r}_MAX_MODEL_LEN",
+            default="",
+            parse=_optional_tokens,
+            about=f"Context of the {what.lower()} engine in tokens. Unset: by the memory plan; {INPROCESS} only.",
         ),
         Variable(
             name=f"{r}_MAX_RUNNING",
@@ -828,6 +847,7 @@ def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
         api_key=values[f"VLLM_{r}_API_KEY"],
         args=values[f"VLLM_{r}_ARGS"],
         gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],
+        max_model_len=values[f"VLLM_{r}_MAX_MODEL_LEN"],
         bounds=Bounds(
             max_running=values[f"{r}_MAX_RUNNING"],
             max_waiting=values[f"{r}_MAX_WAITING"],

@@ -67,6 +67,35 @@ class MemberHealth(msgspec.Struct, frozen=True, kw_only=True):
     """What went wrong last, though it may be long ago; None if nothing did."""
 
 
+class MemoryPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that an engine needs memory for."""
+
+    name: str
+    """weights, kv_cache, activations, and cuda_graphs, cuda_context, buffer on a GPU, or processes on the CPU."""
+    bytes: int
+
+
+class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine's memory, planned and as it is: of the card on a GPU, and of the machine on the CPU."""
+
+    planned: list[MemoryPart]
+    """Their sum is what the plan gives the engine."""
+    measured_bytes: int | None = None
+    """What its processes hold, some seconds ago; None while there are none, or where nobody can tell."""
+    kv_cache_planned_bytes: int
+    """Also among `planned`."""
+    kv_cache_bytes: int | None = None
+    """The KV cache that vLLM says it has; None until the engine has started."""
+
+
+class MemoryMeter:
+    """A backend that knows what its engine holds."""
+
+    def memory(self) -> EngineMemory | None:
+        """Planned and measured now. Asks the operating system or the driver: some ten milliseconds."""
+        raise NotImplementedError
+
+
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     """State of one role."""
 
@@ -83,6 +112,8 @@ class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
     queue: Load | None = None
     members: list[MemberHealth] | None = None
     """The servers behind it, in the order of the setting; None for an engine that is no server."""
+    memory: EngineMemory | None = None
+    """None for an engine that runs elsewhere, and for a model whose shape could not be read."""
 
 
 def with_load(health: BackendHealth, load: Load) -> BackendHealth:

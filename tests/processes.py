@@ -37,6 +37,19 @@ def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def engine_environment() -> dict[str, str]:
+    """For an engine outside of the service: it asks no hub, and what runs in it may be sent to it."""
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
 class ProcessFailedError(Exception):
     """A process ended, or did not get ready; the message holds the end of what it said."""
 

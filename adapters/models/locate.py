@@ -9,12 +9,9 @@ from adapters.models.packaged import PACKAGED_MODELS, Progress, prepare
 from domain.backend import Role
 from domain.errors import ConfigurationError
 
-# Context lengths with which the default pair fits on a 24 GiB card: their own, 32,768 and 40,960 tokens, take
-# 9 GiB of KV cache for one request each (112 and 144 KiB a token).
-GPU_DEFAULT_CONTEXT = {"Qwen/Qwen3-Embedding-0.6B": 8192, "Qwen/Qwen3-8B-FP8": 16384}
 GPU_DEFAULTS = {Role.EMBED: "Qwen/Qwen3-Embedding-0.6B", Role.GENERATE: "Qwen/Qwen3-8B-FP8"}
 PACKAGED_DEFAULTS = {model.role: model.name for model in PACKAGED_MODELS.values()}
-# The default pair needs 9.9 GiB for its weights alone; below this there is no room left for context.
+# The default pair needs 9.9 GiB for its weights alone; below this little room is left for contexts.
 GPU_DEFAULTS_GIB = 20.0
 HUB_TIMEOUT_S = 10.0
 

@@ -23,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from adapters import fill_in_the_middle
+from adapters.models.hardware import gpu_bytes_of, ram_bytes_of
 from adapters.vllm_body import is_cut
 from adapters.vllm_inprocess.chat import Chat
 from adapters.vllm_inprocess.choices import Choices
@@ -60,6 +61,8 @@ from domain.errors import (
     TooManyTokensError,
     WrongEndpointError,
 )
+from domain.health import EngineMemory, MemoryMeter
+from domain.memory_plan import EnginePlan
 from domain.sampling import SamplingParameters
 from domain.statistics import Family, LocalEngine
 
@@ -77,7 +80,7 @@ REFUSALS = (VLLMClientError, GracefulHTTPError, ValueError)
 """What vLLM raises of a request that it does not take; anything else is a failure of the engine."""
 
 
-class VLLMInProcessBackend(LocalEngine):
+class VLLMInProcessBackend(LocalEngine, MemoryMeter):
     """One model on an AsyncLLM of this process."""
 
     def __init__(
@@ -89,6 +92,7 @@ class VLLMInProcessBackend(LocalEngine):
         start_lock: asyncio.Lock | None = None,
         hang_s: float = 30.0,
         counts: bool = False,
+        memory_plan: EnginePlan | None = None,
     ) -> None:
         """Make the backend; nothing starts yet.
 
@@ -100,6 +104,7 @@ class VLLMInProcessBackend(LocalEngine):
                 free memory of the same card; None lets this one start at any time.
             hang_s: seconds without a sign of work after which the engine hangs, if it has work.
             counts: whether the engine counts what it does, for `families`.
+            memory_plan: what the engine is meant to hold; None where nobody could plan it.
         """
         self._role = role
         self._name = name
@@ -110,6 +115,7 @@ class VLLMInProcessBackend(LocalEngine):
         self._start_lock = start_lock
         self._hang_s = hang_s
         self._statistics = EngineStatistics(name) if counts else None
+        self._memory_plan = memory_plan
         self._thread: EngineThread | None = None
         self._watchdog: Watchdog | None = None
         self._engine: AsyncLLM | None = None
@@ -125,6 +131,8 @@ class VLLMInProcessBackend(LocalEngine):
         if self._start_lock is not None and self._start_lock.locked():
             on_step("waiting for the other engine")
         async with self._start_lock or contextlib.nullcontext():
+            # vLLM adds to it what the new engine tells.
+            self._config.cache_config.num_gpu_blocks = None
             # A thread of its own for each engine, however often one is lost.
             thread = self._thread = EngineThread(self._config, name=self._name, statistics=self._statistics)
             self._engine = await thread.start(on_step)
@@ -157,6 +165,23 @@ class VLLMInProcessBackend(LocalEngine):
         if engine is not None:
             # Who still waits for an engine that was given up waits for nothing.
             engine.output_processor.propagate_error(EngineDeadError())
+
+    def memory(self) -> EngineMemory | None:
+        """What the engine was meant to hold and holds. Blocks for some ten milliseconds."""
+        plan, thread = self._memory_plan, self._thread
+        if plan is None:
+            return None
+        processes = thread.processes() if thread is not None else []
+        on_gpu = plan.gpu_memory_utilization is not None
+        blocks = self._config.cache_config.num_gpu_blocks if self._engine is not None else None
+        return EngineMemory(
+            planned=plan.parts,
+            measured_bytes=gpu_bytes_of({process.pid for process in processes})
+            if on_gpu
+            else ram_bytes_of(processes),
+            kv_cache_planned_bytes=plan.kv_cache_memory_bytes,
+            kv_cache_bytes=blocks * plan.kv_block_bytes if blocks is not None else None,
+        )
 
     async def probe(self) -> None:
         """See the port. An engine that hangs is killed, so that whoever waits for it hears of it.

@@ -9,18 +9,20 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from adapters.vllm_flags import plan_flags
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
 from adapters.vllm_inprocess.owner import own_engines
 from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.matryoshka import has_several_lengths
+from domain.memory_plan import EnginePlan
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 RUNNER = {Role.EMBED: "pooling", Role.GENERATE: "generate"}
 # vLLM's CPU engine takes most of the machine for its KV cache unless told otherwise.
-CPU_KV_CACHE_BYTES = 2**30
+CPU_KV_CACHE_BYTES = 2**30  # Where no plan says otherwise.
 
 
 def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) -> None:
@@ -95,23 +97,30 @@ def trace_flags(endpoint: str | None) -> list[str]:
     return [] if endpoint is None else ["--otlp-traces-endpoint", endpoint]
 
 
-def default_flags(*, on_gpu: bool, gpu_memory: float | None = None, context: int | None = None) -> list[str]:
+def default_flags(
+    *, on_gpu: bool, plan: EnginePlan | None = None, gpu_share: float | None = None, context: int | None = None
+) -> list[str]:
     """Flags that differ from vLLM's defaults because two engines share the machine.
 
     Args:
         on_gpu: whether there is an NVIDIA GPU.
-        gpu_memory: share of the card for this engine, 0 … 1; None leaves it to vLLM.
-        context: context length in tokens on a GPU; None leaves it to the model.
+        plan: the engine's memory; None where nobody could plan it.
+        gpu_share: without a plan, the engine's share of the card, 0 … 1; None leaves it to vLLM.
+        context: without a plan, the context length in tokens; None leaves it to the model.
     """
-    if on_gpu:
-        wanted = {"--gpu-memory-utilization": gpu_memory, "--max-model-len": context}
-        return [word for flag, value in wanted.items() if value is not None for word in (flag, str(value))]
-    # Without bf16 instructions float32 is several times faster; compiling takes minutes on few cores.
-    return [
-        "--dtype", "float32",
-        "--enforce-eager",
-        "--kv-cache-memory-bytes", str(CPU_KV_CACHE_BYTES),
-    ]  # fmt: skip
+    if plan is not None:
+        flags = plan_flags(plan)
+    else:
+        without = {"--gpu-memory-utilization": gpu_share if on_gpu else None, "--max-model-len": context}
+        flags = {name: value for name, value in without.items() if value is not None}
+    if not on_gpu:
+        # Without bf16 instructions float32 is several times faster; compiling takes minutes on few cores.
+        flags = {
+            "--dtype": "float32",
+            "--enforce-eager": "",
+            "--kv-cache-memory-bytes": CPU_KV_CACHE_BYTES,
+        } | flags
+    return [str(word) for pair in flags.items() for word in pair if word != ""]
 
 
 class EngineSetup(NamedTuple):

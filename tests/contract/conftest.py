@@ -57,7 +57,7 @@ def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
             role=role,
             model=str(folder),
             served_name=folder.name,
-            defaults=default_flags(on_gpu=False, gpu_memory=None),
+            defaults=default_flags(on_gpu=False, plan=None),
             flags=ENGINE_FLAGS,
             setting="VLLM_ARGS",
         )

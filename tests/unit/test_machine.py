@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from adapters.models.hardware import gpu_memory, gpu_memory_gib
-from adapters.models.locate import GPU_DEFAULT_CONTEXT, GPU_DEFAULTS
+from adapters.models.known_shapes import KNOWN_SHAPES
+from adapters.models.locate import GPU_DEFAULTS, GPU_DEFAULTS_GIB
 from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
 from adapters.vllm_inprocess.owner import OWNER, bind_to_owner
+from domain.backend import Role
 from domain.health import GpuMemory
+from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
 from tests.unit.serving import Api, serving
 
 PR_GET_PDEATHSIG = 2
+GIB = 2**30
 
 
 @pytest.fixture
@@ -117,18 +121,36 @@ def test_what_the_user_has_set_stays(environment):
     assert environment["HF_HUB_OFFLINE"] == "0"
 
 
-def test_an_engine_on_a_gpu_gets_its_share_of_it():
-    assert default_flags(on_gpu=True, gpu_memory=0.25) == ["--gpu-memory-utilization", "0.25"]
-    assert default_flags(on_gpu=True, gpu_memory=None) == []
-    assert default_flags(on_gpu=True, gpu_memory=0.5, context=8192)[2:] == ["--max-model-len", "8192"]
+def test_without_a_plan_an_engine_on_a_gpu_gets_its_share_of_it():
+    assert default_flags(on_gpu=True, plan=None, gpu_share=0.25) == ["--gpu-memory-utilization", "0.25"]
+    assert default_flags(on_gpu=True, plan=None) == []
+    flags = default_flags(on_gpu=True, plan=None, gpu_share=0.5, context=8192)
+    assert flags[2:] == ["--max-model-len", "8192"]
 
 
-def test_the_default_pair_has_a_context_that_fits_the_smallest_card_it_is_for():
-    assert GPU_DEFAULT_CONTEXT.keys() == set(GPU_DEFAULTS.values())
+def test_with_a_plan_an_engine_on_a_gpu_gets_bytes_and_measures_nothing():
+    plan = the_pair_on(24 * GIB).engine(Role.GENERATE)
+    flags = default_flags(on_gpu=True, plan=plan)
+    assert dict(zip(flags[::2], flags[1::2], strict=True)) == {
+        "--gpu-memory-utilization": str(plan.gpu_memory_utilization),
+        "--kv-cache-memory-bytes": str(plan.kv_cache_memory_bytes),
+        "--max-model-len": "16384",
+        "--max-num-batched-tokens": "2048",
+        "--max-num-seqs": "256",
+    }
+
+
+def test_the_default_pair_fits_the_smallest_card_it_is_for():
+    assert the_pair_on(int(GPU_DEFAULTS_GIB * GIB)).fits
+
+
+def the_pair_on(total_bytes: int) -> MemoryPlan:
+    wishes = [EngineWish(role=role, shape=KNOWN_SHAPES[name]) for role, name in GPU_DEFAULTS.items()]
+    return make_plan(Card(name="a card", total_bytes=total_bytes), wishes)
 
 
 def test_an_engine_on_the_cpu_does_not_take_all_memory():
-    flags = default_flags(on_gpu=False, gpu_memory=None)
+    flags = default_flags(on_gpu=False, plan=None)
     assert flags[flags.index("--kv-cache-memory-bytes") + 1] == str(2**30)
     assert flags[flags.index("--dtype") + 1] == "float32"
     assert "--enforce-eager" in flags

@@ -45,6 +45,7 @@ OTHER_VALUES = {
     "VLLM_EMBED_API_KEY": "key",
     "VLLM_EMBED_ARGS": "--seed 1",
     "VLLM_EMBED_GPU_MEMORY": "0.5",
+    "VLLM_EMBED_MAX_MODEL_LEN": "512",
     "EMBED_MAX_RUNNING": "7",
     "EMBED_MAX_WAITING": "0",
     "EMBED_MAX_RUNNING_TOKENS": "7000",
@@ -59,6 +60,7 @@ OTHER_VALUES = {
     "VLLM_GEN_API_KEY": "key",
     "VLLM_GEN_ARGS": "--seed 1",
     "VLLM_GEN_GPU_MEMORY": "6GiB",
+    "VLLM_GEN_MAX_MODEL_LEN": "4096",
     "GEN_MAX_RUNNING": "7",
     "GEN_MAX_WAITING": "0",
     "GEN_MAX_RUNNING_TOKENS": "7000",
@@ -191,6 +193,8 @@ def test_spaces_around_a_value_do_not_count():
         ("VLLM_GEN_GPU_MEMORY", "0GiB"),
         ("VLLM_GEN_GPU_MEMORY", "6MiB"),
         ("VLLM_GEN_GPU_MEMORY", "-0.5"),
+        ("VLLM_EMBED_MAX_MODEL_LEN", "0"),
+        ("VLLM_GEN_MAX_MODEL_LEN", "8k"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_and_shown(name, value):

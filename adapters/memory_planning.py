@@ -1,0 +1,56 @@
+"""From what somebody has chosen for each engine to a plan: the model's shape, and what the flags say."""
+
+import msgspec
+
+from adapters.models.shape import UnknownShapeError, read_shape
+from adapters.vllm_flags import memory_flags
+from domain.backend import Role
+from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
+
+CPU_ELEMENT_BYTES = 4
+"""Engines on the CPU compute in float32 unless told otherwise (`adapters.vllm_inprocess.engine_args`)."""
+
+
+class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine as it was chosen. What is None the plan decides."""
+
+    role: Role
+    name: str
+    source: str
+    """Local folder or hub name."""
+    flags: str = ""
+    """The user's own, for vLLM; they win over everything else."""
+    context: int | None = None
+    concurrency: int | None = None
+    cache_dtype: str | None = None
+    budget_bytes: int | None = None
+
+
+def plan_engines(card: Card, choices: list[EngineChoice]) -> MemoryPlan:
+    """The plan for engines that share a card, or a machine's memory.
+
+    Raises:
+        UnknownShapeError: a model, or a flag, is of a kind that no plan can be made for.
+        ConfigurationError: a choice can't be had on any card.
+    """
+    return make_plan(card, [_wish(choice, card) for choice in choices])
+
+
+def _wish(choice: EngineChoice, card: Card) -> EngineWish:
+    flags = memory_flags(choice.flags)
+    if flags.unplanned is not None:
+        raise UnknownShapeError(f"The memory plan does not know what {flags.unplanned} does to an engine.")
+    share = int(flags.share * card.total_bytes) if flags.share is not None and card.is_gpu else None
+    return EngineWish(
+        role=choice.role,
+        shape=read_shape(choice.name, choice.source),
+        context=flags.context or choice.context,
+        concurrency=choice.concurrency,
+        batched_tokens=flags.batched_tokens,
+        sequences=flags.sequences,
+        cache_dtype=flags.cache_dtype or choice.cache_dtype or "auto",
+        element_bytes=flags.element_bytes or (None if card.is_gpu else CPU_ELEMENT_BYTES),
+        cache_bytes=flags.cache_bytes,
+        budget_bytes=share or choice.budget_bytes,
+        eager=flags.eager,
+    )

@@ -1,0 +1,226 @@
+"""The shape of a model, from its `config.json` and the headers of its weights: a few kilobytes, no weights."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from adapters.models.known_shapes import KNOWN_SHAPES
+from adapters.models.weights import Tensor, local_tensors
+from domain.memory_plan import ModelShape
+
+HUB_TIMEOUT_S = 10.0
+ENCODERS = {
+    "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta",
+    "xlm-roberta",
+}  # fmt: skip
+# Models whose positions begin behind the padding token, so that two of them are of no use.
+PADDED_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
+# Every so many layers one has no window, for models whose configuration may say nothing of each layer.
+WINDOW_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
+# What says that a model keeps something else than keys and values, or has parts that the plan knows nothing of.
+STRANGE = {
+    "vision_config": "images",
+    "audio_config": "sound",
+    "is_encoder_decoder": "an encoder and a decoder",
+    "mamba_d_state": "state-space layers",
+    "ssm_cfg": "state-space layers",
+    "layers_block_type": "layers of several kinds",
+    "hybrid_override_pattern": "layers of several kinds",
+    "linear_attn_config": "linear attention",
+    "attention_chunk_size": "chunked attention",
+    "num_kv_shared_layers": "layers that share a cache",
+    "index_topk": "sparse attention",
+}
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+PLAIN_FLOATS = {"F64", "F32", "F16", "BF16"}
+SCALES = ("_scale", "_scale_inv", "scales", "zeros", "_scale_2")
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class UnknownShapeError(Exception):
+    """The shape of a model can't be read; the message says why, as a sentence."""
+
+
+def read_shape(name: str, source: str) -> ModelShape:
+    """The shape of a model.
+
+    Args:
+        name: the model's name, for messages.
+        source: local folder or hub name.
+
+    Raises:
+        UnknownShapeError: it can't be read, or is none that a plan can be made for.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if source in KNOWN_SHAPES:
+            return KNOWN_SHAPES[source]
+        return _from_hub(name, source)
+    return shape_of(name, _json(folder / "config.json"), local_tensors(folder), _longest_input(folder))
+
+
+def _from_hub(name: str, source: str) -> ModelShape:
+    try:
+        from huggingface_hub import HfApi, hf_hub_download
+    except ImportError as error:
+        raise UnknownShapeError(
+            f"'{source}' is a hub name, and this install (gateway) can't ask the hub."
+        ) from error
+    try:
+        config = Path(hf_hub_download(source, "config.json", etag_timeout=HUB_TIMEOUT_S))
+        tensors = local_tensors(config.parent)
+        if not tensors:
+            # Not downloaded yet: the hub gives the headers alone.
+            found = HfApi().get_safetensors_metadata(source, timeout=HUB_TIMEOUT_S)
+            tensors = [
+                Tensor(
+                    name=tensor,
+                    dtype=info.dtype,
+                    numbers=info.parameter_count,
+                    bytes=info.data_offsets[1] - info.data_offsets[0],
+                )
+                for file in found.files_metadata.values()
+                for tensor, info in file.tensors.items()
+            ]
+    except Exception as error:
+        # The hub's library raises a dozen kinds of errors, for names, rights, networks and files.
+        raise UnknownShapeError(
+            f"The shape of '{source}' could not be read from the hub or its cache on this machine "
+            f"({_first_line(error)}). Connect the machine, or name a local folder."
+        ) from error
+    return shape_of(name, _json(config), tensors, _longest_input(config.parent))
+
+
+def shape_of(
+    name: str, config: dict[str, Any], tensors: list[Tensor], longest_input: int | None = None
+) -> ModelShape:
+    """The shape that a configuration and a list of weights describe.
+
+    Args:
+        name: the model's name.
+        config: the content of `config.json`.
+        tensors: all weights.
+        longest_input: the limit that sentence-transformers sets, if there is one.
+
+    Raises:
+        UnknownShapeError: something needed is missing, or the model is of a kind that the plan does not know.
+    """
+    config = {**config, **config.get("text_config", {})} if "text_config" in config else config
+    strange = next((what for key, what in STRANGE.items() if config.get(key)), None)
+    kinds = set(config.get("layer_types") or []) - KNOWN_LAYERS
+    if strange or kinds:
+        raise UnknownShapeError(
+            f"'{name}' has {strange or ', '.join(sorted(kinds))}, which no plan is made for yet."
+        )
+    if not tensors:
+        raise UnknownShapeError(f"'{name}' has no weights in safetensors files whose sizes could be read.")
+    try:
+        return _shape(name, config, tensors, longest_input)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, msgspec.ValidationError) as error:
+        raise UnknownShapeError(
+            f"The config.json of '{name}' does not say how large it is in a way that is known here ({error!r})."
+        ) from error
+
+
+def _shape(name: str, config: dict[str, Any], tensors: list[Tensor], longest_input: int | None) -> ModelShape:
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    layers = int(config["num_hidden_layers"])
+    rope_dim = int(config.get("qk_rope_head_dim") or 0)
+    latent = int(config["kv_lora_rank"]) + rope_dim if config.get("kv_lora_rank") else None
+    key_dim = int(config.get("qk_nope_head_dim") or 0) + rope_dim
+    is_encoder = config.get("model_type") in ENCODERS or config.get("is_causal") is False
+    is_tied = bool(config.get("tie_word_embeddings", False))
+    floats, others, head = _sorted_weights(tensors, is_tied=is_tied, is_encoder=is_encoder)
+    window = _window(config)
+    return ModelShape(
+        name=name,
+        architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),
+        layers=layers,
+        hidden=hidden,
+        intermediate=int(config.get("intermediate_size") or 0),
+        vocabulary=int(config["vocab_size"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=(key_dim if latent else 0) or int(config.get("head_dim") or hidden // heads),
+        max_context=longest_input or _max_context(config),
+        dtype_bytes=_dtype_bytes(config, tensors),
+        float_weights=floats,
+        quantized_bytes=others,
+        output_head_weights=head,
+        quantization=(config.get("quantization_config") or {}).get("quant_method"),
+        sliding_window=window,
+        sliding_layers=_sliding_layers(config, layers) if window else 0,
+        latent_dim=latent,
+        is_encoder=is_encoder,
+        experts_per_token=int(config.get("num_experts_per_tok") or 0),
+        expert_intermediate=int(config.get("moe_intermediate_size") or config.get("intermediate_size") or 0)
+        if config.get("num_experts_per_tok")
+        else 0,
+    )
+
+
+def _sorted_weights(tensors: list[Tensor], *, is_tied: bool, is_encoder: bool) -> tuple[int, int, int]:
+    """Numbers held as floats, bytes of what is held as stored, and numbers of a separate output layer."""
+    floats = others = head = 0
+    for tensor in tensors:
+        is_head = tensor.name.endswith("lm_head.weight")
+        if (is_head and is_tied) or (is_encoder and "pooler." in tensor.name):
+            # Stored twice, or for another task: not loaded.
+            continue
+        if tensor.dtype in PLAIN_FLOATS and not tensor.name.endswith(SCALES):
+            floats += tensor.numbers
+            head += tensor.numbers if is_head else 0
+        else:
+            others += tensor.bytes
+    return floats, others, head
+
+
+def _window(config: dict[str, Any]) -> int | None:
+    if config.get("use_sliding_window") is False:
+        return None
+    return int(config["sliding_window"]) if config.get("sliding_window") else None
+
+
+def _sliding_layers(config: dict[str, Any], layers: int) -> int:
+    if config.get("layer_types"):
+        return sum(kind == "sliding_attention" for kind in config["layer_types"])
+    if config.get("max_window_layers") is not None and config.get("use_sliding_window"):
+        return max(0, layers - int(config["max_window_layers"]))
+    pattern = config.get("sliding_window_pattern") or WINDOW_PATTERNS.get(str(config.get("model_type")))
+    return layers - layers // int(pattern) if pattern else layers
+
+
+def _max_context(config: dict[str, Any]) -> int:
+    """`vllm.config.model._get_and_verify_max_len`, for what is not set by the user."""
+    longest = int(config["max_position_embeddings"])
+    if config.get("model_type") in PADDED_POSITIONS:
+        longest -= 2
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type")
+    if kind == "longrope":
+        return int(config.get("original_max_position_embeddings") or longest)
+    return int(longest * float(rope.get("factor") or 1)) if kind in ("linear", "dynamic") else longest
+
+
+def _dtype_bytes(config: dict[str, Any], tensors: list[Tensor]) -> int:
+    named = DTYPE_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
+    return named or (4 if all(tensor.dtype == "F32" for tensor in tensors) else 2)
+
+
+def _longest_input(folder: Path) -> int | None:
+    """`vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config`."""
+    file = folder / "sentence_bert_config.json"
+    longest = _json(file).get("max_seq_length") if file.is_file() else None
+    return int(longest) if longest else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UnknownShapeError(f"{file} can't be read: {_first_line(error)}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,57 @@
+"""The headers of safetensors files: which weights there are, of what type and size, without reading one.
+
+The format (safetensors documentation, "Format"): eight bytes with the header's length, then the header, a JSON
+object from names to type, shape and place.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+LARGEST_HEADER = 100_000_000
+"""The format's own limit."""
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """One weight."""
+
+    name: str
+    dtype: str
+    """As safetensors writes it: BF16, F8_E4M3, …"""
+    numbers: int
+    bytes: int
+
+
+def local_tensors(folder: Path) -> list[Tensor]:
+    """All weights of a model in a folder; none if it has no safetensors files, or not all of them."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map: dict[str, str] = msgspec.json.decode(index.read_bytes()).get("weight_map", {})
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = sorted(folder.glob("model*.safetensors"))
+    if not all(file.is_file() for file in files):
+        return []
+    return [tensor for file in files for tensor in header(file)]
+
+
+def header(file: Path) -> list[Tensor]:
+    """The weights of one file; none if it is not in the format."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
+        if not 2 <= length <= LARGEST_HEADER:
+            return []
+        try:
+            entries: dict[str, Any] = msgspec.json.decode(stream.read(length), type=dict[str, Any])
+            return [_tensor(name, entry) for name, entry in entries.items() if name != "__metadata__"]
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+            return []
+
+
+def _tensor(name: str, entry: dict[str, Any]) -> Tensor:
+    begin, end = entry["data_offsets"]
+    return Tensor(name=name, dtype=entry["dtype"], numbers=math.prod(entry["shape"]), bytes=end - begin)

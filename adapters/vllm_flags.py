@@ -1,0 +1,142 @@
+"""Engine flags and memory: what the user's own say about it, and those that follow from a plan.
+
+vLLM's parser judges the user's flags later; here only those are picked out that a plan has to respect.
+"""
+
+import re
+import shlex
+from typing import Any
+
+import msgspec
+
+from domain.memory_plan import EnginePlan
+from domain.memory_plan.kv_cache import PLAIN
+
+# Flags with which an engine holds more, or less, than the plan can tell.
+UNPLANNED = {
+    "--tensor-parallel-size": "1", "-tp": "1", "--pipeline-parallel-size": "1", "-pp": "1",
+    "--data-parallel-size": "1", "-dp": "1", "--cpu-offload-gb": "0", "--speculative-config": None,
+    "--enable-lora": None, "--quantization": None, "-q": None, "--config": None, "--hf-overrides": None,
+    "--kv-offloading-size": None, "--num-gpu-blocks-override": None, "--enable-sleep-mode": None,
+    "--load-format": "auto",
+}  # fmt: skip
+DUMMY = ("--load-format", "dummy")
+"""Weights that are made up take as much memory as real ones."""
+NUMBERS = {
+    "--max-model-len": "context",
+    "--max-num-batched-tokens": "batched_tokens",
+    "--max-num-seqs": "sequences",
+    "--kv-cache-memory-bytes": "cache_bytes",
+}
+SAID = {*NUMBERS, "--gpu-memory-utilization", "--kv-cache-dtype", "--enforce-eager", "--no-enforce-eager"}
+SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class MemoryFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """What flags say; None and False for what they don't."""
+
+    context: int | None = None
+    batched_tokens: int | None = None
+    sequences: int | None = None
+    cache_bytes: int | None = None
+    cache_dtype: str | None = None
+    element_bytes: int | None = None
+    share: float | None = None
+    """Of the card."""
+    eager: bool = False
+    unplanned: str | None = None
+    """A flag that the plan knows nothing of."""
+
+
+def memory_flags(flags: str) -> MemoryFlags:
+    """Pick out what a plan has to know. Flags that make no sense are left to vLLM's own parser.
+
+    Args:
+        flags: in the spelling of `vllm serve`, as one string.
+    """
+    try:
+        words = shlex.split(flags)
+    except ValueError:
+        return MemoryFlags()
+    found: dict[str, Any] = {}
+    for flag, value in _pairs(words):
+        if flag in UNPLANNED and value != UNPLANNED[flag] and (flag, value) != DUMMY:
+            found["unplanned"] = flag
+        elif flag in NUMBERS:
+            found[NUMBERS[flag]] = _number(value)
+        elif flag == "--kv-cache-dtype":
+            found["cache_dtype"] = value
+        elif flag == "--dtype":
+            found["element_bytes"] = PLAIN.get(value)
+        elif flag == "--gpu-memory-utilization":
+            found["share"] = float(value) if re.fullmatch(r"0?\.\d+|1(\.0*)?", value) else None
+        elif flag in ("--enforce-eager", "--no-enforce-eager"):
+            found["eager"] = flag == "--enforce-eager"
+    return MemoryFlags(**found)
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    """Flags with their values, "" for none; underscores in a flag are dashes to vLLM."""
+    pairs: list[tuple[str, str]] = []
+    for word in words:
+        if _is_flag(word):
+            name, _, value = word.partition("=")
+            pairs.append((name.replace("_", "-"), value))
+        elif pairs and not pairs[-1][1]:
+            pairs[-1] = (pairs[-1][0], word)
+    return pairs
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not re.fullmatch(r"-\d+", word)
+
+
+def _number(value: str) -> int | None:
+    """A number as vLLM writes them, 8k and 1G included; None for auto and for what is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
+    amount = int(float(found[1]) * SUFFIXES.get(found[2], 1)) if found else 0
+    return amount or None
+
+
+def plan_flags(plan: EnginePlan) -> dict[str, object]:
+    """The flags that make an engine what its plan says.
+
+    On the CPU vLLM's own batches are planned with, and only the cache is said, and the context if it is shorter
+    than the model's own.
+    """
+    flags: dict[str, object] = {}
+    if plan.gpu_memory_utilization is not None:
+        flags["--gpu-memory-utilization"] = plan.gpu_memory_utilization
+    if plan.kv_cache_memory_bytes:
+        flags["--kv-cache-memory-bytes"] = plan.kv_cache_memory_bytes
+    if plan.limits_context:
+        flags["--max-model-len"] = plan.max_model_len
+    if plan.gpu_memory_utilization is not None:
+        flags["--max-num-batched-tokens"] = plan.max_num_batched_tokens
+        flags["--max-num-seqs"] = plan.max_num_seqs
+    return flags
+
+
+def memory_arguments(plan: EnginePlan) -> str:
+    """All flags that fix an engine's memory, as one string: for an engine that somebody else starts."""
+    flags = plan_flags(plan)
+    if plan.kv_cache_dtype != "auto":
+        flags["--kv-cache-dtype"] = plan.kv_cache_dtype
+    words = [str(word) for pair in flags.items() for word in pair]
+    return " ".join([*words, "--enforce-eager"] if plan.enforce_eager else words)
+
+
+def other_arguments(flags: str) -> str:
+    """The user's flags without those that `memory_arguments` says."""
+    try:
+        words = shlex.split(flags)
+    except ValueError:
+        return flags
+    kept: list[str] = []
+    keep = True
+    for word in words:
+        if _is_flag(word):
+            keep = word.partition("=")[0].replace("_", "-") not in SAID
+        if keep:
+            kept.append(word)
+    return shlex.join(kept)

@@ -1,0 +1,1 @@
+"""The command `memoria plan`: what is asked, and how a plan is shown."""

@@ -1,0 +1,39 @@
+"""The forms in which a plan is told: text, JSON, or lines for .env."""
+
+import msgspec
+from rich.console import Console
+
+from app.codec import encode
+from app.memory.question import AnsweredPlan
+from app.memory.text import WIDTH, print_plan
+from app.settings import PREFIX
+
+
+def tell(answer: AnsweredPlan, form: str | None) -> None:
+    """Write a plan to standard output.
+
+    Args:
+        answer: what to tell.
+        form: json, env or compose; None for text.
+    """
+    if form == "json":
+        print(msgspec.json.format(encode(answer.plan), indent=2).decode())
+    elif form is None:
+        console = Console(highlight=False, soft_wrap=True, width=WIDTH)
+        print_plan(answer.plan, console)
+    else:
+        print("\n".join(_lines(answer, form)))
+
+
+def _lines(answer: AnsweredPlan, form: str) -> list[str]:
+    """Lines for .env, which the service hands on to its engines, or deploy/compose.yaml to vLLM's servers."""
+    lines: list[str] = []
+    for engine in answer.plan.engines:
+        name, memory = PREFIX[engine.role], answer.memory_flags[engine.role]
+        lines.append(f"MODEL_{name}_NAME={engine.model}")
+        if form == "compose":
+            lines.append(f"VLLM_{name}_MEMORY_ARGS={memory}")
+        else:
+            # One variable for all flags: what it said before stays in it.
+            lines.append(f"VLLM_{name}_ARGS={' '.join(filter(None, (memory, answer.other_flags[engine.role])))}")
+    return lines

@@ -1,0 +1,66 @@
+"""What `memoria plan` is asked; what is None comes from the settings, the machine or the plan."""
+
+import shlex
+
+import msgspec
+
+from app.settings import GIB_RULE, parse_gib
+from domain.backend import Role
+from domain.errors import ConfigurationError
+from domain.memory_plan import MemoryPlan
+
+
+class EngineQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of one engine."""
+
+    model: str | None = None
+    context: int | None = None
+    """Tokens of the longest request."""
+    concurrency: int | None = None
+    """Requests of that length at a time."""
+    kv_cache_dtype: str | None = None
+
+    @property
+    def flags(self) -> str:
+        """What can be said by vLLM's flags, as such."""
+        context = f" --max-model-len {self.context}" if self.context is not None else ""
+        cache = f" --kv-cache-dtype {shlex.quote(self.kv_cache_dtype)}" if self.kv_cache_dtype else ""
+        return f"{context}{cache}".strip()
+
+
+class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of the command."""
+
+    gpu_bytes: int | None = None
+    """Memory of a card to plan for; None for this machine."""
+    gpu_name: str | None = None
+    embed: EngineQuestion = EngineQuestion()
+    generate: EngineQuestion = EngineQuestion()
+
+    def of(self, role: Role) -> EngineQuestion:
+        """The part for one engine."""
+        return self.embed if role is Role.EMBED else self.generate
+
+
+class AnsweredPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan, and the flags that make it so."""
+
+    plan: MemoryPlan
+    memory_flags: dict[Role, str]
+    """For each engine, what follows from the plan."""
+    other_flags: dict[Role, str]
+    """For each engine, what the settings say besides."""
+
+
+def card_bytes(written: str | None) -> int | None:
+    """The size of a card as it is written: 24GiB.
+
+    Raises:
+        ConfigurationError: it is no size.
+    """
+    if written is None:
+        return None
+    gib = parse_gib(written)
+    if gib is None:
+        raise ConfigurationError(f"--gpu-memory is '{written}'; it {GIB_RULE}.")
+    return int(gib * 2**30)

@@ -1,0 +1,222 @@
+import pytest
+
+from domain.backend import Role
+from domain.errors import ConfigurationError
+from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
+from tests.unit.memory_plan.shapes import EMBEDDER, GENERATOR, GIB, LLAMA_70B, MINILM, changed
+
+
+def card(gib: float, **what) -> Card:
+    return Card(name="a card", total_bytes=int(gib * GIB), **what)
+
+
+def ram(gib: float) -> Card:
+    return card(gib, is_gpu=False)
+
+
+def pair_on(memory: Card, embed=None, generate=None) -> MemoryPlan:
+    return make_plan(
+        memory,
+        [
+            EngineWish(role=Role.EMBED, shape=EMBEDDER, **(embed or {})),
+            EngineWish(role=Role.GENERATE, shape=GENERATOR, **(generate or {})),
+        ],
+    )
+
+
+def gib_of(plan: MemoryPlan, role: Role, name: str) -> float:
+    return next((part.bytes for part in plan.engine(role).parts if part.name == name), 0) / GIB
+
+
+@pytest.mark.parametrize(
+    ("gib", "contexts", "sequences"),
+    [(16, (4096, 8192), 16), (24, (8192, 16384), 256), (48, (8192, 40960), 256), (141, (8192, 40960), 256)],
+)
+def test_the_pair_on_cards(gib, contexts, sequences):
+    plan = pair_on(card(gib))
+    assert plan.fits
+    assert tuple(engine.max_model_len for engine in plan.engines) == contexts
+    assert {engine.max_num_seqs for engine in plan.engines} == {sequences}
+    # At the full length two requests at a time, at the least.
+    assert all(engine.fitting[-1].requests >= 2 for engine in plan.engines)
+
+
+def test_large_cards_get_large_batches():
+    assert pair_on(card(48)).engine(Role.GENERATE).max_num_batched_tokens == 2048
+    assert pair_on(card(80)).engine(Role.GENERATE).max_num_batched_tokens == 8192
+
+
+def test_the_weights_of_the_pair_are_as_published():
+    plan = pair_on(card(24))
+    assert gib_of(plan, Role.EMBED, "weights") == pytest.approx(1.11, abs=0.005)
+    assert gib_of(plan, Role.GENERATE, "weights") == pytest.approx(8.79, abs=0.005)
+
+
+def test_the_generator_gets_what_is_left():
+    small, large = pair_on(card(48)), pair_on(card(80))
+    assert small.free_bytes < small.engine(Role.GENERATE).kv_block_bytes
+    assert gib_of(small, Role.EMBED, "kv_cache") == gib_of(large, Role.EMBED, "kv_cache")
+    assert gib_of(large, Role.GENERATE, "kv_cache") - gib_of(small, Role.GENERATE, "kv_cache") > 25
+
+
+def test_both_shares_together_leave_the_reserve():
+    for gib in (16, 24, 48, 80, 141):
+        plan = pair_on(card(gib))
+        shares = sum(engine.gpu_memory_utilization for engine in plan.engines)
+        assert shares <= 1 - plan.reserve_bytes / plan.card.total_bytes
+        for engine in plan.engines:
+            # Whichever starts second finds its share free, with the first one in full.
+            share = engine.gpu_memory_utilization * plan.card.total_bytes
+            assert share <= engine.total_bytes + engine.kv_block_bytes
+
+
+def test_what_others_hold_is_theirs():
+    alone, beside = pair_on(card(48)), pair_on(card(48, used_bytes=8 * GIB))
+    assert beside.fits
+    lost = gib_of(alone, Role.GENERATE, "kv_cache") - gib_of(beside, Role.GENERATE, "kv_cache")
+    assert lost == pytest.approx(8, abs=0.01)
+
+
+def test_together_only_with_room_for_two_peaks():
+    assert pair_on(card(48)).may_start_together
+    assert not pair_on(card(16)).may_start_together
+
+
+def test_what_is_wished_for_is_kept():
+    plan = pair_on(
+        card(80),
+        embed={"context": 1024, "sequences": 10, "batched_tokens": 3000},
+        generate={"context": 4096, "concurrency": 50, "cache_dtype": "fp8", "eager": True},
+    )
+    embed, generate = plan.engines
+    assert (embed.max_model_len, embed.max_num_seqs, embed.max_num_batched_tokens) == (1024, 10, 3000)
+    assert (generate.max_model_len, generate.kv_cache_dtype) == (4096, "fp8")
+    assert generate.fitting[-1].requests >= 50
+    assert gib_of(plan, Role.GENERATE, "cuda_graphs") == 0
+
+
+def test_no_engine_is_kept_from_the_wished_number_of_requests_by_its_batches():
+    plan = pair_on(card(141), generate={"context": 512, "concurrency": 300})
+    assert plan.engine(Role.GENERATE).max_num_seqs == 300
+
+
+def test_the_order_of_the_wishes_does_not_matter():
+    wishes = [EngineWish(role=Role.GENERATE, shape=GENERATOR), EngineWish(role=Role.EMBED, shape=EMBEDDER)]
+    assert make_plan(card(24), wishes) == pair_on(card(24))
+
+
+def test_a_budget_is_kept():
+    plan = pair_on(card(80), embed={"budget_bytes": 6 * GIB}, generate={"budget_bytes": 20 * GIB})
+    assert plan.fits
+    for engine, gib in zip(plan.engines, (6, 20), strict=True):
+        assert gib * GIB - engine.kv_block_bytes < engine.total_bytes <= gib * GIB
+        assert engine.gpu_memory_utilization == pytest.approx(gib / 80, abs=0.0001)
+
+
+def test_a_cache_of_so_many_bytes_is_kept():
+    plan = pair_on(card(80), generate={"cache_bytes": 5 * GIB})
+    assert plan.engine(Role.GENERATE).kv_cache_memory_bytes == 5 * GIB
+    assert plan.free_bytes > 40 * GIB
+
+
+def test_a_budget_too_small_for_the_model_does_not_fit():
+    plan = pair_on(card(80), generate={"budget_bytes": 9 * GIB})
+    assert not plan.fits
+    assert plan.changes[0].what == "Leave the memory of the generation engine to the plan."
+    assert plan.changes[0].fits_then
+
+
+def test_two_budgets_that_are_more_than_the_card():
+    plan = pair_on(card(24), embed={"budget_bytes": 6 * GIB}, generate={"budget_bytes": 20 * GIB})
+    assert plan.missing_bytes == 2 * GIB + plan.reserve_bytes
+
+
+def test_a_context_beyond_the_model_is_a_mistake():
+    with pytest.raises(ConfigurationError, match=r"50000 .*'Qwen/Qwen3-8B-FP8'.* 40960"):
+        pair_on(card(80), generate={"context": 50000})
+
+
+def test_an_encoder_keeps_no_cache():
+    plan = make_plan(card(24), [EngineWish(role=Role.EMBED, shape=MINILM, cache_bytes=GIB)])
+    engine = plan.engines[0]
+    assert (engine.kv_cache_memory_bytes, engine.fitting) == (0, [])
+    assert (engine.max_model_len, engine.limits_context) == (256, False)
+    # It reads whole texts at once.
+    assert engine.max_num_batched_tokens >= 256
+
+
+def test_the_weights_of_a_float32_model_take_half_on_a_gpu():
+    wish = EngineWish(role=Role.EMBED, shape=MINILM)
+    engines = [make_plan(memory, [wish]).engines[0] for memory in (card(8), ram(8))]
+    assert [engine.parts[0].bytes for engine in engines] == [2 * MINILM.float_weights, 4 * MINILM.float_weights]
+
+
+def test_changes_come_in_order_of_least_loss():
+    plan = pair_on(card(12), generate={"context": 8192, "concurrency": 4, "sequences": 256})
+    told = [change.what for change in plan.changes]
+    kinds = ["request(s) of full length", "batches of the generation", "Shorten the context", "FP8", "FP8",
+             "CUDA graphs", "CUDA graphs", "Take a smaller"]  # fmt: skip
+    assert len(told) == len(kinds)
+    assert all(kind in what for kind, what in zip(kinds, told, strict=True))
+    assert [change.fits_then for change in plan.changes] == [False] * 7 + [True]
+    assert all(change.saves_bytes > 0 for change in plan.changes)
+    assert sum(change.saves_bytes for change in plan.changes) == plan.missing_bytes
+
+
+def test_the_changes_end_where_it_fits():
+    plan = pair_on(card(24), generate={"context": 16384, "concurrency": 16})
+    (change,) = plan.changes
+    assert change.what.startswith("Ask for 4 generation request(s)")
+    assert (change.fits_then, change.saves_bytes) == (True, plan.missing_bytes)
+    # And so it is.
+    assert pair_on(card(24), generate={"context": 16384, "concurrency": 4}).fits
+
+
+def test_the_card_that_is_named_is_large_enough():
+    wish = EngineWish(role=Role.GENERATE, shape=LLAMA_70B)
+    last = make_plan(card(80), [wish]).changes[-1]
+    gib = int(last.what.rpartition("with ")[2].split()[0])
+    assert make_plan(card(gib), [wish]).fits
+
+
+def test_no_fp8_cache_for_cards_that_compute_none():
+    def advises_fp8(capability: str | None) -> bool:
+        plan = pair_on(card(12, capability=capability))
+        return any("fp8" in change.what for change in plan.changes)
+
+    assert [advises_fp8(each) for each in (None, "9.0", "8.9", "8.0")] == [True, True, True, False]
+
+
+def test_on_the_cpu_a_cache_of_one_gib():
+    plan = pair_on(ram(64))
+    for engine in plan.engines:
+        assert GIB - engine.kv_block_bytes < engine.kv_cache_memory_bytes <= GIB
+        assert engine.gpu_memory_utilization is None
+        # The longest context of which one request fits into it.
+        assert engine.fitting[-1].requests >= 1
+    assert {part.name for part in plan.engines[0].parts} == {"weights", "kv_cache", "activations", "processes"}
+    assert plan.may_start_together
+
+
+def test_on_the_cpu_a_longer_context_gets_a_larger_cache():
+    plan = pair_on(ram(64), generate={"context": 32768})
+    assert plan.engine(Role.GENERATE).kv_cache_memory_bytes > 4 * GIB
+
+
+def test_a_machine_without_room():
+    plan = pair_on(ram(8))
+    assert not plan.fits
+    assert plan.missing_bytes > 4 * GIB
+    assert plan.changes[-1].what.endswith("GiB more.")
+
+
+def test_a_cache_that_holds_no_request_does_not_fit():
+    plan = pair_on(ram(64), generate={"cache_bytes": 100 * 2**20, "context": 8192})
+    assert plan.missing_bytes == plan.engine(Role.GENERATE).kv_cache_needed_bytes - 100 * 2**20
+
+
+def test_a_smaller_vocabulary_needs_less_for_choosing():
+    small = changed(GENERATOR, vocabulary=32000)
+    wishes = [EngineWish(role=Role.GENERATE, shape=shape) for shape in (GENERATOR, small)]
+    plans = [make_plan(card(24), [wish]) for wish in wishes]
+    assert gib_of(plans[1], Role.GENERATE, "activations") < gib_of(plans[0], Role.GENERATE, "activations") / 2

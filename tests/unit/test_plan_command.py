@@ -1,0 +1,180 @@
+"""`memoria plan` as a user calls it."""
+
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+from app.memory.text import BAR
+from app.settings import VARIABLES, load_settings
+from tests.unit.test_shape import QWEN3, write
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "memory.md"
+PAIR = ["--embed", "Qwen/Qwen3-Embedding-0.6B", "--gen", "Qwen/Qwen3-8B-FP8"]
+GIB = 2**30
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """The command, in an empty folder, with no setting of whoever runs the tests and no hub."""
+    monkeypatch.chdir(tmp_path)
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable.name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def run(*arguments: str, **environ: str) -> Result:
+        return CliRunner().invoke(main, ["plan", *arguments], env=environ)
+
+    return run
+
+
+def is_mistake(result: Result, *said: str) -> bool:
+    return (
+        result.exit_code == 2
+        and result.stdout == ""
+        and "Traceback" not in result.stderr
+        and all(each in result.stderr for each in said)
+    )
+
+
+def test_what_fits_ends_with_0(plan):
+    result = plan("--gpu-memory", "24GiB", "--gpu-name", "NVIDIA L4")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("NVIDIA L4: 24.00 GiB. It fits.\n")
+    assert "What to change" not in result.stdout
+
+
+def test_what_does_not_fit_ends_with_1_and_says_what_to_change(plan):
+    result = plan("--gpu-memory", "24GB", "--context", "16384", "--concurrency", "16")
+    assert result.exit_code == 1
+    assert "It does not fit: " in result.stdout
+    assert "1. Ask for 4 generation request(s) of full length at a time" in result.stdout
+    assert result.stdout.rstrip().endswith(", and it fits.")
+
+
+@pytest.mark.parametrize("gib", ["16GiB", "24GiB", "80GiB", "12GiB"])
+def test_the_bar_is_the_card(plan, gib):
+    lines = plan("--gpu-memory", gib, *PAIR).stdout.splitlines()
+    bars = [line for line in lines if re.match(r"(embed|generate|reserve|free) .*[█▒▓░] \d", line)]
+    drawn = [re.search(r"[█▒▓░]+", line) for line in bars]
+    assert sum(len(found[0]) for found in drawn) == BAR
+    for before, after in itertools.pairwise(drawn):
+        assert after.start() == before.end()
+
+
+def test_json_has_exact_bytes(plan):
+    result = plan("--gpu-memory", "80GiB", "--json")
+    found = json.loads(result.stdout)
+    assert found["fits"] is True
+    assert found["card"]["total_bytes"] == 80 * GIB
+    for engine in found["engines"]:
+        assert sum(part["bytes"] for part in engine["parts"]) == engine["total_bytes"]
+
+
+def test_the_options_are_the_generators(plan):
+    options = ["--context", "4096", "--concurrency", "3", "--kv-cache-dtype", "fp8", "--embed-context", "1024"]
+    embed, generate = json.loads(plan("--gpu-memory", "80GiB", "--json", *options).stdout)["engines"]
+    assert (embed["max_model_len"], embed["kv_cache_dtype"]) == (1024, "auto")
+    assert (generate["max_model_len"], generate["kv_cache_dtype"]) == (4096, "fp8")
+
+
+def test_settings_count_and_options_count_more(plan):
+    environ = {
+        "VLLM_GEN_MAX_MODEL_LEN": "2048",
+        "VLLM_EMBED_GPU_MEMORY": "6GiB",
+        "VLLM_EMBED_ARGS": "--max-num-seqs 8",
+    }
+    found = json.loads(plan("--gpu-memory", "80GiB", "--json", **environ).stdout)["engines"]
+    assert (found[0]["max_num_seqs"], found[1]["max_model_len"]) == (8, 2048)
+    assert found[0]["total_bytes"] == pytest.approx(6 * GIB, abs=found[0]["kv_block_bytes"])
+    environ["VLLM_GEN_ARGS"] = "--max-model-len 1024"
+    found = json.loads(plan("--gpu-memory", "80GiB", "--json", "--context", "4096", **environ).stdout)["engines"]
+    assert found[1]["max_model_len"] == 4096
+
+
+def test_lines_for_the_settings_make_the_same_plan(plan):
+    told = plan("--gpu-memory", "24GiB", "--env", VLLM_GEN_ARGS="--seed 7 --max-num-seqs 99").stdout
+    lines = dict(line.split("=", 1) for line in told.splitlines())
+    assert lines["VLLM_GEN_ARGS"].endswith("--seed 7")
+    assert load_settings(lines).generate.args == lines["VLLM_GEN_ARGS"]
+    first, second = (
+        json.loads(plan("--gpu-memory", "24GiB", "--json", **environ).stdout)["engines"]
+        for environ in ({"VLLM_GEN_ARGS": "--seed 7 --max-num-seqs 99"}, lines)
+    )
+    sizes = ("kv_cache_memory_bytes", "max_model_len", "max_num_batched_tokens", "max_num_seqs")
+    assert [[engine[size] for size in sizes] for engine in first] == [
+        [engine[size] for size in sizes] for engine in second
+    ]
+
+
+def test_lines_for_compose_hold_memory_flags_alone(plan):
+    told = plan("--gpu-memory", "24GiB", "--compose", VLLM_GEN_ARGS="--seed 7").stdout
+    lines = dict(line.split("=", 1) for line in told.splitlines())
+    assert list(lines) == ["MODEL_EMBED_NAME", "VLLM_EMBED_MEMORY_ARGS", "MODEL_GEN_NAME", "VLLM_GEN_MEMORY_ARGS"]
+    assert shlex.split(lines["VLLM_GEN_MEMORY_ARGS"])[::2] == [
+        "--gpu-memory-utilization",
+        "--kv-cache-memory-bytes",
+        "--max-model-len",
+        "--max-num-batched-tokens",
+        "--max-num-seqs",
+    ]
+
+
+def test_a_local_folder_and_this_machine(plan, tmp_path):
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(QWEN3))
+        write(folder / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
+    found = json.loads(plan("--embed", "./a", "--gen", "./b", "--json").stdout)
+    assert [engine["model"] for engine in found["engines"]] == ["a", "b"]
+    assert found["card"]["is_gpu"] is False
+    # In float32, as engines on the CPU compute.
+    assert found["engines"][0]["parts"][0] == {"name": "weights", "bytes": 4000}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpu-memory", "24"], "--gpu-memory is '24'; it must be a size such as 24GiB."),
+        (["--gpu-memory", "0GiB"], "--gpu-memory is '0GiB'"),
+        (["--gpu-memory", "lots"], "--gpu-memory is 'lots'"),
+        (["--gpu-memory", "24GiB", "--context", "0"], "--context"),
+        (["--gpu-memory", "24GiB", "--context", "100000"], "more than the generate model 'Qwen/Qwen3-8B-FP8'"),
+        (["--gpu-memory", "24GiB", "--kv-cache-dtype", "fp7"], "knows no cache of the kind 'fp7'"),
+        (["--gpu-memory", "24GiB", "--kv-cache-dtype", "a b'"], "knows no cache of the kind 'a b''"),
+        (["--gpu-memory", "24GiB", "--gen", "./nowhere"], "--gen: there is no folder ./nowhere"),
+        (["--gpu-memory", "24GiB", "--gen", "org/model"], "the hub can't be reached"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(plan, arguments, said):
+    assert is_mistake(plan(*arguments), said)
+
+
+def test_a_model_of_an_unknown_kind_is_told(plan, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
+    assert is_mistake(
+        plan("--gen", str(tmp_path), "--gpu-memory", "24GiB"), "No plan can be made: ", "state-space"
+    )
+
+
+def examples() -> list[tuple[str, str]]:
+    """The commands in the documentation, and what it says that they print."""
+    return re.findall(r"```\n\$ (memoria plan .+?)\n(.+?)```", DOCS.read_text(), re.DOTALL)
+
+
+def test_the_documentation_has_five_cards_and_one_that_is_too_small():
+    sizes = [command.split("--gpu-memory ")[1].split("GiB")[0] for command, _output in examples()]
+    assert sizes == ["24", "16", "48", "80", "141", "12"]
+
+
+@pytest.mark.parametrize(("command", "output"), examples(), ids=lambda text: text[:48])
+def test_the_documentation_shows_what_the_command_prints(plan, command, output):
+    assert plan(*shlex.split(command)[2:]).stdout.rstrip() == output.rstrip()

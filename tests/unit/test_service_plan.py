@@ -1,0 +1,220 @@
+"""The plan that the service makes before it starts its engines; a stand-in for nvidia-smi tells of a card."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from adapters.models import hardware
+from adapters.models.hardware import gpu_bytes_of, gpu_card, ram, ram_bytes_of
+from adapters.models.locate import GPU_DEFAULTS, LocatedModel
+from app.bootstrap import DEFAULT_GPU_SHARE, _require_memory, build_service
+from app.codec import encode
+from app.memory.composition import plan_service
+from app.settings import load_settings
+from domain.backend import Role
+from domain.errors import ConfigurationError
+from domain.health import EngineMemory, MemoryMeter, MemoryPart
+from domain.memory_plan import Card, MemoryPlan
+from tests.fakes import FakeBackend
+from tests.unit.waiting import until
+
+GIB, MIB = 2**30, 2**20
+PAIR = {role: LocatedModel(name=name, source=name, is_local=False) for role, name in GPU_DEFAULTS.items()}
+NAMES = "'Qwen/Qwen3-Embedding-0.6B' and 'Qwen/Qwen3-8B-FP8'"
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Puts a stand-in on the path, which tells of one card and of the processes on it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def say(
+        *, total_mib: int = 24 * 1024, used_mib: int = 0, processes: str = "", card: str | None = None
+    ) -> None:
+        card = f"NVIDIA L4, 8.9, {used_mib}, {total_mib}" if card is None else card
+        script: Path = tmp_path / "nvidia-smi"
+        script.write_text(
+            f'#!/bin/sh\ncase "$1" in *compute-apps*) echo "{processes}";; *) echo "{card}";; esac\n'
+        )
+        script.chmod(0o755)
+
+    return say
+
+
+def plan(models=PAIR, gpu_gib: float | None = 24.0, **environ: str) -> MemoryPlan | None:
+    return plan_service(models, load_settings(environ), gpu_gib, lone_share=DEFAULT_GPU_SHARE)
+
+
+def mistake(models=PAIR, gpu_gib: float | None = 24.0, **environ: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        plan(models, gpu_gib, **environ)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+def test_a_card(nvidia_smi):
+    nvidia_smi(used_mib=512)
+    assert gpu_card() == Card(name="NVIDIA L4", capability="8.9", used_bytes=512 * MIB, total_bytes=24 * GIB)
+
+
+@pytest.mark.parametrize("card", ["", "NVIDIA L4", "NVIDIA L4, 8.9, [N/A], [N/A]"])
+def test_a_card_that_tells_nothing_is_none(nvidia_smi, card):
+    nvidia_smi(card=card)
+    assert gpu_card() is None
+
+
+def test_a_driver_that_does_not_know_the_capability(nvidia_smi):
+    nvidia_smi(card="Tesla V100, [N/A], 0, 16384")
+    assert gpu_card().capability is None
+
+
+def test_memory_of_an_engines_processes_on_the_card(nvidia_smi):
+    nvidia_smi(processes="11, 100\n12, 2000\n13, 5000\n14, [N/A]")
+    assert gpu_bytes_of({11, 12, 14}) == 2100 * MIB
+    assert gpu_bytes_of({99}) is None
+    assert gpu_bytes_of({14}) is None
+
+
+def test_memory_of_processes_on_the_cpu():
+    assert MIB < ram_bytes_of([psutil.Process()]) < psutil.virtual_memory().total
+    assert ram_bytes_of([]) is None
+
+
+def test_the_memory_of_a_container_is_its_limit_less_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    machine = psutil.virtual_memory().total
+    assert ram().total_bytes == machine
+    (tmp_path / "memory.max").write_text("max\n")
+    assert ram().total_bytes == machine
+    (tmp_path / "memory.max").write_text(f"{GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{300 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {100 * MIB}\n")
+    assert (ram().total_bytes, ram().used_bytes) == (GIB, 200 * MIB)
+    assert not ram().is_gpu
+
+
+def test_the_default_pair_is_planned_for_the_card(nvidia_smi):
+    nvidia_smi()
+    found = plan()
+    assert found.fits
+    assert [engine.max_model_len for engine in found.engines] == [8192, 16384]
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_an_engine_alone_leaves_room_for_another_one(nvidia_smi, role):
+    nvidia_smi(total_mib=80 * 1024)
+    found = plan({role: PAIR[role]}, 80.0)
+    assert found.engines[0].gpu_memory_utilization <= {Role.EMBED: 0.25, Role.GENERATE: 0.65}[role]
+
+
+def test_settings_and_flags_win(nvidia_smi):
+    nvidia_smi(total_mib=80 * 1024)
+    found = plan(
+        gpu_gib=80.0,
+        VLLM_EMBED_GPU_MEMORY="0.1",
+        VLLM_EMBED_MAX_MODEL_LEN="2048",
+        VLLM_GEN_GPU_MEMORY="20GiB",
+        VLLM_GEN_MAX_MODEL_LEN="8192",
+        VLLM_GEN_ARGS="--max-model-len 4096 --max-num-seqs 32 --kv-cache-dtype fp8",
+    )
+    embed, generate = found.engines
+    assert embed.max_model_len == 2048
+    assert embed.total_bytes == pytest.approx(8 * GIB, abs=embed.kv_block_bytes)
+    assert generate.total_bytes == pytest.approx(20 * GIB, abs=generate.kv_block_bytes)
+    # What a flag says counts more than a setting.
+    assert (generate.max_model_len, generate.max_num_seqs, generate.kv_cache_dtype) == (4096, 32, "fp8")
+
+
+def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
+    nvidia_smi()
+    found = plan(VLLM_EMBED_ARGS="--gpu-memory-utilization 0.25")
+    assert found.engine(Role.EMBED).total_bytes == pytest.approx(6 * GIB, abs=2 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        (
+            {"VLLM_GEN_GPU_MEMORY": "30GiB"},
+            "VLLM_GEN_GPU_MEMORY asks for 30.0 GiB, and the card has 24.0 GiB, of which 22.0 GiB are free.",
+        ),
+        (
+            {"VLLM_GEN_GPU_MEMORY": "18GiB", "VLLM_EMBED_GPU_MEMORY": "0.25"},
+            "VLLM_EMBED_GPU_MEMORY and VLLM_GEN_GPU_MEMORY together ask for 24.0 GiB, and the card has 24.0 GiB, "
+            "of which 22.0 GiB are free.",
+        ),
+        (
+            {"VLLM_GEN_GPU_MEMORY": "9GiB"},
+            f"{NAMES} do not fit on NVIDIA L4, which has 22.0 of 24.0 GiB free: 1.5 GiB are missing. Leave the "
+            "memory of the generation engine to the plan. `memoria plan` shows it all.",
+        ),
+    ],
+)
+def test_what_can_not_fit_is_said_before_anything_starts(nvidia_smi, environ, said):
+    nvidia_smi(used_mib=2048)
+    assert mistake(**environ) == said
+
+
+def test_a_card_with_too_little_memory(nvidia_smi):
+    nvidia_smi(total_mib=10 * 1024)
+    assert mistake(gpu_gib=10.0).startswith(f"{NAMES} do not fit on NVIDIA L4, which has 10.0 of 10.0 GiB free")
+
+
+def test_a_model_of_an_unknown_kind_gets_what_it_got_without_a_plan(nvidia_smi, tmp_path, caplog):
+    nvidia_smi()
+    (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
+    odd = PAIR | {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
+    assert plan(odd) is None
+    assert "No memory plan: 'odd' has state-space layers" in caplog.text
+
+
+def test_so_does_an_engine_with_a_flag_that_the_plan_does_not_know(nvidia_smi, caplog):
+    nvidia_smi()
+    assert plan(VLLM_GEN_ARGS="--tensor-parallel-size 2") is None
+    assert "does not know what --tensor-parallel-size does" in caplog.text
+
+
+def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
+    odd = {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
+    assert plan(odd, None) is None
+    _require_memory([Role.GENERATE])
+    monkeypatch.setattr("app.bootstrap.CPU_ENGINE_GIB", 10**6)
+    with pytest.raises(ConfigurationError, match=r"on the CPU need at least 1000000 GiB"):
+        _require_memory([Role.GENERATE])
+
+
+def test_a_machine_without_room_is_told(monkeypatch):
+    monkeypatch.setattr(
+        "app.memory.composition.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
+    )
+    assert "do not fit on this machine, which has 4.0 of 4.0 GiB free" in mistake(gpu_gib=None)
+
+
+class Metered(FakeBackend, MemoryMeter):
+    def memory(self) -> EngineMemory | None:
+        return EngineMemory(
+            planned=[MemoryPart(name="weights", bytes=10), MemoryPart(name="kv_cache", bytes=5)],
+            measured_bytes=14,
+            kv_cache_planned_bytes=5,
+            kv_cache_bytes=4,
+        )
+
+
+async def test_health_tells_what_was_planned_and_what_is():
+    backends = {Role.EMBED: ("e", Metered(Role.EMBED)), Role.GENERATE: ("g", FakeBackend(Role.GENERATE))}
+    service = build_service(load_settings({"EMBED_JOIN": "true", "EMBED_CACHE": "1MiB"}), backends=backends)
+    service.start()
+    await until(lambda: service.health().backends[Role.EMBED].memory is not None)
+    told = json.loads(encode(service.health()))["backends"]
+    await service.stop()
+    assert told["generate"]["memory"] is None
+    assert told["embed"]["memory"] == {
+        "planned": [{"name": "weights", "bytes": 10}, {"name": "kv_cache", "bytes": 5}],
+        "measured_bytes": 14,
+        "kv_cache_planned_bytes": 5,
+        "kv_cache_bytes": 4,
+    }

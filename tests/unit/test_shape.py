@@ -1,0 +1,204 @@
+"""A model's shape, from configurations as they are published and safetensors files as they are written."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.models.known_shapes import KNOWN_SHAPES
+from adapters.models.shape import UnknownShapeError, read_shape, shape_of
+from adapters.models.weights import Tensor, local_tensors
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
+    "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+    "vocab_size": 151936, "max_position_embeddings": 40960, "torch_dtype": "bfloat16", "tie_word_embeddings": True,
+    "sliding_window": None, "use_sliding_window": False,
+}  # fmt: skip
+BERT = {
+    "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 384, "intermediate_size": 1536,
+    "num_hidden_layers": 6, "num_attention_heads": 12, "vocab_size": 30522, "max_position_embeddings": 512,
+}  # fmt: skip
+WEIGHTS = [Tensor(name="model.embed_tokens.weight", dtype="BF16", numbers=1000, bytes=2000)]
+
+
+def shape(config: dict[str, Any], tensors: list[Tensor] = WEIGHTS, **what: Any):
+    return shape_of("a model", {**config, **what}, tensors)
+
+
+def write(file: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
+    """A file as safetensors has it: names to type, shape and bytes."""
+    header, place = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, dimensions, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": dimensions, "data_offsets": [place, place + size]}
+        place += size
+    written = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(written)) + written + bytes(place))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3))
+    write(tmp_path / "model.safetensors", {"a.weight": ("BF16", [4, 8], 64), "b.weight": ("F8_E4M3", [10], 10)})
+    return tmp_path
+
+
+def test_a_folder(folder):
+    found = read_shape("mine", str(folder))
+    assert (found.name, found.layers, found.kv_heads, found.head_dim) == ("mine", 28, 8, 128)
+    assert (found.float_weights, found.quantized_bytes, found.dtype_bytes) == (32, 10, 2)
+
+
+def test_weights_in_several_files_are_those_of_the_index(folder):
+    (folder / "model.safetensors").unlink()
+    write(folder / "model-1-of-2.safetensors", {"a.weight": ("BF16", [3], 6)})
+    write(folder / "model-2-of-2.safetensors", {"b.weight": ("F16", [5], 10)})
+    write(folder / "model-old.safetensors", {"c.weight": ("F16", [7], 14)})
+    index = {"weight_map": {"a.weight": "model-1-of-2.safetensors", "b.weight": "model-2-of-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert read_shape("mine", str(folder)).float_weights == 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x02", struct.pack("<Q", 10**12), struct.pack("<Q", 4) + b"nope", struct.pack("<Q", 2) + b"[]",
+     struct.pack("<Q", 9) + b'{"a": {}}'],
+)  # fmt: skip
+def test_a_broken_file_of_weights_is_named(folder, content):
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UnknownShapeError, match="'mine' has no weights"):
+        read_shape("mine", str(folder))
+
+
+def test_half_a_download_is_no_model(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    assert local_tensors(folder) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_broken_configuration_is_named(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UnknownShapeError, match=r"config\.json can't be read"):
+        read_shape("mine", str(folder))
+
+
+def test_the_limit_of_sentence_transformers_counts(folder):
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    assert read_shape("mine", str(folder)).max_context == 256
+
+
+def test_the_pair_needs_no_hub():
+    for name, known in KNOWN_SHAPES.items():
+        assert read_shape(name, name) is known
+
+
+def test_no_hub_is_one_clear_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UnknownShapeError) as caught:
+        read_shape("org/model", "org/model")
+    said = str(caught.value)
+    assert said.startswith("The shape of 'org/model' could not be read from the hub or its cache on this machine")
+    assert said.endswith("Connect the machine, or name a local folder.")
+    assert "\n" not in said
+
+
+def test_an_output_layer_of_its_own_is_told_apart_and_a_second_copy_left_out():
+    both = [*WEIGHTS, Tensor(name="lm_head.weight", dtype="BF16", numbers=1000, bytes=2000)]
+    assert shape(QWEN3, both).float_weights == 1000
+    untied = shape(QWEN3, both, tie_word_embeddings=False)
+    assert (untied.float_weights, untied.output_head_weights) == (2000, 1000)
+
+
+def test_what_is_quantised_keeps_its_size_scales_included():
+    tensors = [
+        *WEIGHTS,
+        Tensor(name="q.weight", dtype="F8_E4M3", numbers=500, bytes=500),
+        Tensor(name="q.weight_scale_inv", dtype="F32", numbers=4, bytes=16),
+        Tensor(name="p.qweight", dtype="I32", numbers=10, bytes=40),
+    ]
+    found = shape(QWEN3, tensors, quantization_config={"quant_method": "fp8"})
+    assert (found.float_weights, found.quantized_bytes, found.quantization) == (1000, 556, "fp8")
+
+
+def test_bert_keeps_nothing_and_its_pooler_is_not_loaded():
+    tensors = [
+        Tensor(name="embeddings.weight", dtype="F32", numbers=1000, bytes=4000),
+        Tensor(name="pooler.dense.weight", dtype="F32", numbers=500, bytes=2000),
+    ]
+    found = shape(BERT, tensors)
+    assert (found.is_encoder, found.float_weights, found.dtype_bytes) == (True, 1000, 4)
+    assert (found.head_dim, found.kv_heads, found.max_context) == (32, 12, 512)
+    assert shape(BERT, tensors, model_type="xlm-roberta", max_position_embeddings=514).max_context == 512
+
+
+def test_a_decoder_made_to_see_both_ways_is_an_encoder():
+    assert shape(QWEN3, is_causal=False).is_encoder
+
+
+def test_latent_attention():
+    found = shape(QWEN3, kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=128)
+    assert (found.latent_dim, found.head_dim) == (576, 192)
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        ({"sliding_window": 4096, "use_sliding_window": False}, 0),
+        ({"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 20}, 8),
+        ({"sliding_window": 4096, "use_sliding_window": True}, 28),
+        ({"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 14}, 14),
+        ({"sliding_window": 512, "model_type": "gemma3_text"}, 28 - 4),
+        ({"sliding_window": 512, "model_type": "gemma2"}, 14),
+        ({"sliding_window": 512, "sliding_window_pattern": 4}, 21),
+    ],
+)
+def test_layers_with_a_window(config, layers):
+    base = {key: value for key, value in QWEN3.items() if key != "use_sliding_window"}
+    found = shape(base, **config)
+    assert found.sliding_layers == layers
+    assert found.sliding_window == (config["sliding_window"] if layers else None)
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 81920),
+        # What is stated is scaled already.
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 40960),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 40960),
+        ({"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 40960),
+        ({"rope_scaling": None}, 40960),
+    ],
+)
+def test_the_longest_context(rope, context):
+    assert shape(QWEN3, **rope).max_context == context
+
+
+def test_experts():
+    found = shape(QWEN3, num_experts_per_tok=8, moe_intermediate_size=768)
+    assert (found.experts_per_token, found.expert_intermediate) == (8, 768)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"vision_config": {"hidden_size": 10}}, "images"),
+        ({"is_encoder_decoder": True}, "an encoder and a decoder"),
+        ({"mamba_d_state": 16}, "state-space layers"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
+    ],
+)
+def test_models_that_no_plan_is_made_for_are_told(config, what):
+    with pytest.raises(UnknownShapeError, match=f"'a model' has {what}, which no plan"):
+        shape(QWEN3, **config)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
+@pytest.mark.parametrize("value", [None, "many", [1, 2]])
+def test_a_configuration_that_says_too_little_is_told(key, value):
+    with pytest.raises(UnknownShapeError, match=r"config\.json of 'a model' does not say how large it is"):
+        shape(QWEN3, **{key: value})
