@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
 
-from litestar import Litestar
+from litestar import Controller, Litestar
 from litestar.datastructures import State
 from litestar.enums import ScopeType
-from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.api_options import ApiOptions
 from app.authentication import Gate
@@ -23,12 +24,16 @@ from app.controllers.page import PageController
 from app.controllers.status import StatusController
 from app.controllers.tokenize import TokenizeController
 from app.cors import cors
-from app.errors import handle
-from app.requests import HISTORY, OPTIONS, SERVICE
+from app.errors import REFUSAL, handle, refuse
+from app.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.response_headers import request_id, stamped
 from app.service import Service
 from app.telemetry.history import History
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
+from domain.errors import InferenceError
+
+if TYPE_CHECKING:
+    from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("memoria")
 
@@ -62,10 +67,15 @@ class Application(Litestar):
         if scope["type"] != ScopeType.HTTP:
             await super().__call__(scope, receive, send)
             return
-        stamped_send = stamped(scope, send)  # type: ignore[arg-type]
-        observation = self.telemetry.begin(scope, request_id(scope))  # type: ignore[arg-type]
+        request = cast(HTTPScope, scope)
+        stamped_send = stamped(request, cast(Send, send))
+        observation = self.telemetry.begin(request, request_id(request))
+        refusal: InferenceError | None = request["state"].get(REFUSAL)
         try:
-            await super().__call__(scope, receive, stamped_send)
+            if refusal is not None:
+                await refuse(refusal, request, stamped_send, connection="close")
+            else:
+                await super().__call__(scope, receive, stamped_send)
         except asyncio.CancelledError:
             # The server does not wait any longer at the end of the service; this task is over in any case, and
             # the client sees its connection close in the middle of the answer.
@@ -85,6 +95,7 @@ def create_app(
     history: History | None = None,
     cors_origins: Sequence[str] = (),
     telemetry: Telemetry = NO_TELEMETRY,
+    metrics: "Metrics | None" = None,
     wait_s: float = 0.0,
 ) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
@@ -96,8 +107,15 @@ def create_app(
         history: what `GET /status` shows of the last minutes; None shows nothing.
         cors_origins: web sites whose pages may use the API.
         telemetry: watches requests; started and stopped with the service.
+        metrics: what is counted, to be shown; None for nothing.
         wait_s: how long at most to wait for the backends before connections are taken.
     """
+    controllers: list[type[Controller]] = [*CONTROLLERS]
+    if metrics is not None and metrics.is_shown:
+        # Loaded only where it is needed, as the library behind it.
+        from app.controllers.metrics import MetricsController
+
+        controllers.append(MetricsController)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -112,9 +130,9 @@ def create_app(
             await telemetry.stop()
 
     application = Application(
-        route_handlers=CONTROLLERS,
+        route_handlers=controllers,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options, HISTORY: history or History()}),
+        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics, HISTORY: history or History()}),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],

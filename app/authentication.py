@@ -11,13 +11,13 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.api_keys import KeyRing, masked, read_keys
-from app.errors import error_body, error_headers
+from app.errors import refuse
 from app.page.files import PATHS
 from app.rate_limits import ACCOUNT, Account
 from app.requests import AnyRequest
 from app.settings import Settings
-from app.telemetry.request import note_error
-from domain.errors import AuthenticationError, InferenceError, RequestRateError
+from app.telemetry.request import note_key
+from domain.errors import AuthenticationError, RequestRateError
 from domain.policies.rate_limit import Clock
 
 OPEN = {"/health", "/health/live", "/health/ready"}
@@ -50,19 +50,20 @@ class Gate(ASGIMiddleware):
             account = self._account(scope)
         except AuthenticationError as error:
             if scope["path"] not in OPEN | PATHS:
-                await _refuse(error, scope, send)
+                await refuse(error, scope, send)
                 return
             scope["state"][_STRANGER] = True
             await next_app(scope, receive, send)
             return
         scope["state"][ACCOUNT] = account
+        note_key(scope, account.name)
         send = account.announced(send)
         if scope["method"] == "POST":
             # Only these are work for an engine.
             try:
                 account.take_request()
             except RequestRateError as error:
-                await _refuse(error, scope, send)
+                await refuse(error, scope, send)
                 return
         await next_app(scope, receive, send)
 
@@ -98,16 +99,3 @@ def build_gate(settings: Settings, *, clock: Clock = time.monotonic) -> Gate | N
 def is_stranger(request: AnyRequest) -> bool:
     """Whether there are keys, and the request has none of them."""
     return _STRANGER in request.scope["state"]
-
-
-async def _refuse(error: InferenceError, scope: Scope, send: Send) -> None:
-    note_error(scope, error)
-    body = error_body(error)
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **error_headers(error),
-    }
-    head = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": head})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -26,6 +26,7 @@ import psutil
 from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import GPU_DEFAULT_CONTEXT, LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
+from adapters.retrying import RetryingBackend
 from adapters.vllm_http.server import Timeouts
 from adapters.vllm_http.servers import ServerOptions, servers
 from adapters.vllm_http.tracing import TracedTransport
@@ -34,11 +35,12 @@ from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, pre
 from app import log
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
+from app.telemetry.environment import opentelemetry
 from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.record import Listener
 from app.telemetry.request_log import RequestLog
-from app.telemetry.telemetry import Telemetry
+from app.telemetry.telemetry import Exporter, Telemetry
 from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
@@ -50,8 +52,10 @@ from domain.policies.joining import JoiningBackend
 from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
+from domain.statistics import LocalEngine
 
 if TYPE_CHECKING:
+    from app.telemetry.metrics import Metrics
     from app.telemetry.tracing import Tracing
 
 # Shares of the card for an engine that no setting gives one.
@@ -119,21 +123,76 @@ def build_service(
 
 
 def build_tracing(settings: Settings) -> "Tracing | None":
-    """What makes spans; None if nobody gets them, and then nothing of OpenTelemetry is loaded."""
+    """What makes spans; None if nobody gets them, and then nothing of OpenTelemetry is loaded.
+
+    Raises:
+        ConfigurationError: OpenTelemetry can't use one of its variables.
+    """
     if settings.telemetry.traces is None:
         return None
-    from app.telemetry.tracing import build_tracing
-
     over_http = all(settings.role(role).backend == HTTP for role in Role)
-    return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
+    with opentelemetry(settings.telemetry):
+        from app.telemetry.tracing import build_tracing
+
+        return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
 
 
-def build_telemetry(settings: Settings, tracing: "Tracing | None", history: History) -> Telemetry:
-    """All that watches requests; the history is told of each."""
-    listeners: list[Listener] = [history]
+def has_metrics(settings: Settings) -> bool:
+    """Whether anything is counted: for the page, or to be exported."""
+    return settings.telemetry.metrics or settings.telemetry.metrics_export is not None
+
+
+def build_metrics(settings: Settings, service: Service, *, folder: Path | None = None) -> "Metrics | None":
+    """The metrics that the settings ask for, or None.
+
+    Args:
+        settings: the configuration.
+        service: whose state they show.
+        folder: where several processes of this service share their values; None for one process.
+    """
+    if not has_metrics(settings):
+        return None
+    # Only now, so that who counts nothing does not pay for the library.
+    from app.telemetry.metrics import Metrics
+    from app.telemetry.state import ProcessMemory, Retries, ServiceState
+
+    metrics = Metrics(
+        models=service.catalog.own_names,
+        scheme="https" if settings.security.tls_cert_file is not None else "http",
+        folder=folder,
+        is_shown=settings.telemetry.metrics,
+    )
+
+    def count(retrying: RetryingBackend) -> Callable[[], Retries]:
+        return lambda: Retries(retrying.retries, retrying.given_up)
+
+    retrying = service.layers(RetryingBackend)
+    ServiceState(metrics, service.health, retries={role: count(backend) for role, backend in retrying.items()})
+    engines = service.layers(LocalEngine)
+    ProcessMemory(metrics, {role: engine.process_ids for role, engine in engines.items()})
+    metrics.engines += [engine.families for engine in engines.values()]
+    return metrics
+
+
+def build_telemetry(
+    settings: Settings,
+    tracing: "Tracing | None" = None,
+    metrics: "Metrics | None" = None,
+    history: History | None = None,
+) -> Telemetry:
+    """All that watches requests; what is None does not."""
+    listeners: list[Listener] = [history] if history is not None else []
     if settings.telemetry.request_log:
         listeners.append(RequestLog())
-    return Telemetry(listeners, tracing=tracing)
+    if metrics is None:
+        return Telemetry(listeners, tracing=tracing)
+    exporters: list[Exporter] = [metrics]
+    if settings.telemetry.metrics_export is not None:
+        # OpenTelemetry is loaded only where something is sent.
+        from app.telemetry.otlp_metrics import MetricsExporter
+
+        exporters.append(MetricsExporter(metrics, settings.telemetry, settings.telemetry.metrics_export))
+    return Telemetry([*listeners, metrics], tracing=tracing, exporters=exporters)
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
@@ -254,7 +313,12 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
             setting=f"VLLM_{PREFIX[role]}_ARGS",
         )
         backend = VLLMInProcessBackend(
-            role=role, name=model.name, setup=setup, start_lock=start_lock, hang_s=settings.hang_timeout_s
+            role=role,
+            name=model.name,
+            setup=setup,
+            start_lock=start_lock,
+            hang_s=settings.hang_timeout_s,
+            counts=settings.telemetry.engine_metrics and has_metrics(settings),
         )
         built[role] = (model.name, backend)
     return built

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 EXIT_CONFIGURATION = 2
+DOTENV = Path(".env")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,11 +37,15 @@ def main() -> None:
 @click.option("--port", help="Port to listen on; overrides PORT.")
 def serve(host: str | None, port: str | None) -> None:
     """Serve both models on one port."""
-    from app.console import Console
+    from app.console import Console, console_for
 
     console = Console()
     try:
-        code = _serve(console, {"HOST": host, "PORT": port})
+        settings = _read_settings({"HOST": host, "PORT": port})
+        # From here on everything is said in the log's own form.
+        console = console_for(settings.telemetry.log_format)
+        _warn_of_unknown_names(console)
+        code = _serve(console, settings)
     except ConfigurationError as error:
         _fail(console, error)
     except KeyboardInterrupt:
@@ -132,17 +137,14 @@ def bench(
         sys.exit(130)
 
 
-def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
+def _serve(console: "Console", settings: "Settings") -> int:
     from app import processes, server
     from app.asgi import create_app
     from app.authentication import build_gate
-    from app.bootstrap import build_service, build_telemetry, build_tracing
-    from app.console import console_for
+    from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
     from app.telemetry.history import History
     from app.tls import require_pair
 
-    settings = _settings(console, overrides)
-    console = console_for(settings.telemetry.log_format)
     processes.require_gateway(settings)
     require_pair(settings.security)
     gate = build_gate(settings)
@@ -162,12 +164,14 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
         console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
             history = History()
+            metrics = build_metrics(settings, service)
             app = create_app(
                 service,
                 settings.api,
                 gate=gate,
                 cors_origins=settings.security.cors_origins,
-                telemetry=build_telemetry(settings, tracing, history),
+                telemetry=build_telemetry(settings, tracing, metrics, history),
+                metrics=metrics,
                 history=history,
             )
             return server.serve(app, listener, settings, on_drain=service.drain)
@@ -176,16 +180,26 @@ def _serve(console: "Console", overrides: dict[str, str | None]) -> int:
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
-    from app import log
-    from app.settings import load_settings, unknown_names
-
-    dotenv = Path(".env")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    settings = load_settings({**os.environ, **given}, dotenv)
-    log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
-    for warning in unknown_names(dotenv):
-        console.warn(warning)
+    settings = _read_settings(overrides)
+    _warn_of_unknown_names(console)
     return settings
+
+
+def _read_settings(overrides: dict[str, str | None]) -> "Settings":
+    from app import log
+    from app.settings import load_settings
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = load_settings({**os.environ, **given}, DOTENV)
+    log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
+    return settings
+
+
+def _warn_of_unknown_names(console: "Console") -> None:
+    from app.settings import unknown_names
+
+    for warning in unknown_names(DOTENV):
+        console.warn(warning)
 
 
 def _fail(console: "Console", error: ConfigurationError) -> NoReturn:

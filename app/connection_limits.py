@@ -8,15 +8,16 @@ excepted; a crowd beyond that is closed unheard. A request that comes in one pie
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
-from litestar.types import Receive, Scope, Send
+from litestar.types import Scope
 
 from app.authentication import OPEN
-from app.errors import error_body, error_headers
+from app.errors import REFUSAL, error_body, error_headers
 from app.joined_writes import JoinedWritesProtocol
+from app.telemetry.request import observation_of
 from app.turnstile import Turnstile
 from domain.errors import (
     HeadersTooLargeError,
@@ -142,14 +143,12 @@ class LimitedProtocol(JoinedWritesProtocol):
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum([len(name) + len(value) for name, value in headers])
         if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
-            app = _refusing(_head_too_large())
+            scope["state"][REFUSAL] = _head_too_large()
         elif self._is_surplus and scope["path"] not in OPEN:
-            app = _refusing(
-                TooManyConnectionsError(
-                    f"All {self._limits.max_connections} connections that the service takes are in use. Please "
-                    "try again later.",
-                    retry_after_s=1,
-                )
+            scope["state"][REFUSAL] = TooManyConnectionsError(
+                f"All {self._limits.max_connections} connections that the service takes are in use. Please try "
+                "again later.",
+                retry_after_s=1,
             )
         if scope["path"] in OPEN:
             # Whoever asks how the service is does not queue.
@@ -202,7 +201,17 @@ class LimitedProtocol(JoinedWritesProtocol):
             lines = [f"{name}: {value}\r\n" for name, value in (headers | error_headers(error)).items()]
             head = f"HTTP/1.1 {error.status} {_REASONS[error.status]}\r\n{''.join(lines)}\r\n"
             self.transport.write(head.encode() + body)
+            self._tell(error)
         self.transport.close()
+
+    def _tell(self, error: InferenceError) -> None:
+        """Tell who watches the request, if it is one already: its handler only sees the client go."""
+        observation = (
+            None if self.cycle is None or self._is_answered() else observation_of(cast(Scope, self.cycle.scope))
+        )
+        if observation is not None:
+            observation.answers(error.status)
+            observation.failed(error)
 
     def _is_between_messages(self) -> bool:
         """Whether the last answer is complete, and what comes in belongs to no request that it answered."""
@@ -223,21 +232,3 @@ def _head_too_large() -> HeadersTooLargeError:
     return HeadersTooLargeError(
         f"The request's headers are too large: send at most {MAX_HEADERS}, of {MAX_HEAD_BYTES} bytes together."
     )
-
-
-def _refusing(error: InferenceError) -> Any:
-    """An application that answers with this error, and closes the connection."""
-    body = error_body(error)
-
-    async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            "connection": "close",
-            **error_headers(error),
-        }
-        head = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": error.status, "headers": head})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-
-    return answer

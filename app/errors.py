@@ -2,10 +2,12 @@
 
 import logging
 import traceback
-from typing import Any
+from typing import Any, cast
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.types import Method, Scope, Send
+from litestar.utils import normalize_path
 
 from app.codec import encode
 from app.telemetry.request import STATUS_CLIENT_GONE, note_client_left, note_error
@@ -23,6 +25,8 @@ from domain.openai.error import error_response
 log = logging.getLogger("memoria")
 
 STATUS_TOO_LARGE = 413
+REFUSAL = "refusal"
+"""Where a request's state keeps the error with which it is to be answered, whatever it asks for."""
 
 
 class ClientDisconnectedError(Exception):
@@ -75,6 +79,35 @@ def error_headers(error: InferenceError) -> dict[str, str]:
     return headers
 
 
+async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -> None:
+    """Answer a request with an error, in front of all handlers.
+
+    Args:
+        error: the answer.
+        scope: the request's.
+        send: takes the answer.
+        more: headers besides those that the error has.
+    """
+    note_error(scope, error)
+    body = error_body(error)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **more,
+        **error_headers(error),
+    }
+    head = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def note_route(request: Request[Any, Any, Any], allowed: str) -> None:
+    """Which path it is that has other methods: the router tells only requests that it lets through."""
+    method = cast(Method, allowed.partition(",")[0])
+    path = normalize_path(request.scope["path"])
+    *_, request.scope["path_template"] = request.app.asgi_router.handle_routing(path=path, method=method)
+
+
 def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
     """Litestar's handler for every exception of every route, unknown routes included."""
     if isinstance(exception, ClientDisconnectedError):
@@ -86,4 +119,5 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
         # Which methods the path has, as RFC 9110 (15.5.6) wants it.
         headers |= exception.headers
+        note_route(request, exception.headers["allow"])
     return Response(error_body(error), status_code=error.status, media_type="application/json", headers=headers)

@@ -4,6 +4,7 @@ Everything that the process says goes through it: the service, the web server, v
 what engine processes print, under their engine's name.
 """
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ ENGINE = "engine"
 """Where a record of an engine's output keeps the engine's name."""
 SERVICE_LOG, ENGINE_LOG = "memoria", "memoria.engine"
 _OTHERS = ("uvicorn", "vllm")
+_TELLTALES = ("opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util.re")
+"""Loggers that repeat a client's headers, or a secret of the settings, where they warn of them."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -37,7 +40,11 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, FIELDS, {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:
+            # Half a character, as JSON and file names may hold one.
+            return json.dumps(line, default=str)
 
 
 class StandardError(logging.Handler):
@@ -86,6 +93,12 @@ def set_up(level: str, log_format: str) -> None:
     logging.getLogger(ENGINE_LOG).setLevel(logging.DEBUG)
     for name in _OTHERS:
         _give(name, handler)
+    # Whatever else has something to say, which would go to standard error in a form of its own.
+    root = logging.getLogger()
+    root.handlers = [own for own in root.handlers if not isinstance(own, StandardError)] + [handler]
+    logging.captureWarnings(True)
+    for name in _TELLTALES:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def adopt_engine_library() -> None:

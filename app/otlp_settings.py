@@ -6,7 +6,7 @@ Those that are not looked at here (certificates, compression, timeouts, batch si
 
 import re
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -22,6 +22,17 @@ SAMPLERS = (
 )
 DEFAULT_SERVICE_NAME = "memoria-vllm"
 TRACES, METRICS = "traces", "metrics"
+FOR_THE_SDK = {
+    f"OTEL_EXPORTER_OTLP_{signal}{what}"
+    for signal in ("", "TRACES_", "METRICS_", "LOGS_")
+    for what in (
+        "ENDPOINT", "PROTOCOL", "HEADERS", "TIMEOUT", "COMPRESSION", "CERTIFICATE", "CLIENT_CERTIFICATE",
+        "CLIENT_KEY", "INSECURE",
+    )
+} | {"OTEL_LOGS_EXPORTER", "OTEL_METRIC_EXPORT_TIMEOUT", "OTEL_METRICS_EXEMPLAR_FILTER"}  # fmt: skip
+"""Names that are close to those of the service's own, and no mistakes."""
+# What the SDK's exporters take; what they do not take they leave out, and say so with the value.
+_HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~\-]+\s*=[ !#-+\--:<-\[\]-~]*")
 
 
 class OtlpSignal(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,11 +94,37 @@ def parse_sampler_argument(value: str) -> str:
     return value
 
 
-def parse_pairs(value: str) -> str:
+def parse_headers(value: str) -> str:
+    """A list of header=value, separated by commas, or nothing. Raises ValueError."""
+    if not all(_HEADER.fullmatch(pair) for pair in _pairs(value)):
+        raise ValueError("must be header=value, or several with commas; write other than plain characters as %20")
+    return value
+
+
+def parse_attributes(value: str) -> str:
     """A list of name=value, separated by commas, or nothing. Raises ValueError."""
-    if any("=" not in pair for pair in value.split(",") if pair.strip()):
+    if not all(pair.partition("=")[0].strip() and "=" in pair for pair in _pairs(value)):
         raise ValueError("must be name=value, or several with commas")
     return value
+
+
+def service_name(values: Mapping[str, str], given: Mapping[str, str]) -> str:
+    """The name that was set for the service, one way or the other.
+
+    Args:
+        values: the variables, checked.
+        given: what was written, defaults left out.
+    """
+    if not given.get("OTEL_SERVICE_NAME", "").strip():
+        for pair in _pairs(values["OTEL_RESOURCE_ATTRIBUTES"]):
+            name, _, value = pair.partition("=")
+            if name.strip() == "service.name" and value.strip():
+                return unquote(value.strip())
+    return values["OTEL_SERVICE_NAME"]
+
+
+def _pairs(value: str) -> list[str]:
+    return [pair.strip() for pair in value.split(",") if pair.strip()]
 
 
 def parse_interval(value: str) -> int:

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import psutil
 from litestar import Litestar
@@ -70,10 +71,11 @@ def require_gateway(settings: Settings) -> None:
 
 def serve(settings: Settings, address: SharedAddress) -> int:
     """Serve in several processes until SIGINT or SIGTERM; return the exit code."""
-    application = partial(_application, settings, time.monotonic())
-    config = server_config(application, settings)
-    group = _Group(config, [address])
-    group.run()
+    with _shared_folder(settings) as folder:
+        application = partial(_application, settings, time.monotonic(), folder)
+        config = server_config(application, settings)
+        group = _Group(config, [address])
+        group.run()
     return 0 if group.was_told else 1
 
 
@@ -120,12 +122,23 @@ def _signal(pid: int | None) -> None:
         os.kill(pid, signal.SIGINT)
 
 
-def _application(settings: Settings, began: float) -> Litestar:
+def _shared_folder(settings: Settings) -> contextlib.AbstractContextManager[Path | None]:
+    """Where the processes share their metrics, if there are any."""
+    from app.bootstrap import has_metrics
+
+    if not has_metrics(settings):
+        return contextlib.nullcontext()
+    from app.telemetry.several_processes import shared_folder
+
+    return shared_folder()
+
+
+def _application(settings: Settings, began: float, folder: Path | None) -> Litestar:
     """What one of the processes serves; made in that process."""
     from app import log
     from app.asgi import create_app
     from app.authentication import build_gate
-    from app.bootstrap import build_service, build_telemetry, build_tracing
+    from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
     from app.console import console_for
     from app.telemetry.history import History
 
@@ -139,12 +152,15 @@ def _application(settings: Settings, began: float) -> Litestar:
 
     tracing = build_tracing(settings)
     history = History()
+    service = build_service(settings, on_change=tell, tracing=tracing)
+    metrics = build_metrics(settings, service, folder=folder)
     return create_app(
-        build_service(settings, on_change=tell, tracing=tracing),
+        service,
         settings.api,
         gate=build_gate(settings),
         cors_origins=settings.security.cors_origins,
-        telemetry=build_telemetry(settings, tracing, history),
+        telemetry=build_telemetry(settings, tracing, metrics, history),
+        metrics=metrics,
         history=history,
         wait_s=ENGINES_PATIENCE_S,
     )

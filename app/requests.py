@@ -16,6 +16,7 @@ from app.service import Service
 from app.telemetry.history import History
 from app.telemetry.request import observation_of
 from domain.backend import RequestContext
+from domain.catalog import ServedModel
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -23,7 +24,7 @@ AnyRequest = Request[Any, Any, Any]
 
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
-SERVICE, OPTIONS, HISTORY = "service", "options", "history"
+SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
 """Where the application's state keeps what the controllers work with."""
 
 
@@ -42,16 +43,21 @@ def history_of(request: AnyRequest) -> History:
     return cast(History, request.app.state[HISTORY])
 
 
-def context_of(request: AnyRequest) -> RequestContext:
+def context_of(request: AnyRequest, model: ServedModel | None = None) -> RequestContext:
     """What travels with the request to the engine.
+
+    Args:
+        request: the request.
+        model: the model that it wants work of; noted already now, since it may not be ready.
 
     Raises:
         InvalidRequestError: the client's own deadline is no time.
     """
+    observation = observation_of(request.scope)
+    if observation is not None and model is not None:
+        observation.asks(model.name, model.role)
     return RequestContext(
-        request_id=request_id(request.scope),
-        timeout_s=_client_timeout_s(request),
-        observer=observation_of(request.scope),
+        request_id=request_id(request.scope), timeout_s=_client_timeout_s(request), observer=observation
     )
 
 

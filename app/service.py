@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from domain.backend import Role
 from domain.catalog import ModelCatalog
@@ -12,6 +13,9 @@ from domain.health import GpuMemory, ServiceHealth, service_health, with_load
 from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
+from domain.policies.wrapper import layer
+
+T = TypeVar("T")
 
 GPU_INTERVAL_S = 5.0
 log = logging.getLogger("memoria")
@@ -94,6 +98,11 @@ class Service:
             embedding_cache=self._cache.stats if self._cache is not None else None,
             gpu_memory=self._gpu_memory,
         )
+
+    def layers(self, kind: type[T]) -> dict[Role, T]:
+        """The outermost layer of a kind behind each role's admission, for roles that have one."""
+        found = {role: layer(admission, kind) for role, admission in self._admissions.items()}
+        return {role: each for role, each in found.items() if each is not None}
 
     async def _watch_gpu(self, read: Callable[[], GpuMemory | None]) -> None:
         while True:

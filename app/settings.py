@@ -99,6 +99,10 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str
     """One of LOG_FORMATS; auto is text on a terminal and JSON elsewhere."""
     request_log: bool
+    metrics: bool
+    """Whether there is a page for Prometheus."""
+    engine_metrics: bool
+    """Whether engines in process count for it, too."""
     traces: otlp.OtlpSignal | None
     """None if traces are not exported, and then none are made."""
     metrics_export: otlp.OtlpSignal | None
@@ -597,6 +601,18 @@ TELEMETRY_VARIABLES = (
         about="Whether each request gets a line in the log, on the level info and without its content.",
     ),
     Variable(
+        name="METRICS",
+        default="true",
+        parse=_yes_or_no,
+        about="Whether there are metrics for Prometheus at /metrics.",
+    ),
+    Variable(
+        name="ENGINE_METRICS",
+        default="true",
+        parse=_yes_or_no,
+        about=f"Whether vLLM's own metrics are among the metrics; {INPROCESS} only.",
+    ),
+    Variable(
         name="OTEL_EXPORTER_OTLP_ENDPOINT",
         default="",
         parse=otlp.parse_endpoint,
@@ -635,7 +651,7 @@ TELEMETRY_VARIABLES = (
     Variable(
         name="OTEL_EXPORTER_OTLP_HEADERS",
         default="",
-        parse=otlp.parse_pairs,
+        parse=otlp.parse_headers,
         is_secret=True,
         about="Headers to send with them, such as authorization=Bearer%20KEY, separated by commas.",
     ),
@@ -678,7 +694,7 @@ TELEMETRY_VARIABLES = (
     Variable(
         name="OTEL_RESOURCE_ATTRIBUTES",
         default="",
-        parse=otlp.parse_pairs,
+        parse=otlp.parse_attributes,
         about="More about the service for traces and metrics, such as deployment.environment=test.",
     ),
     Variable(
@@ -763,10 +779,12 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         telemetry=TelemetrySettings(
             log_format=values["LOG_FORMAT"],
             request_log=values["REQUEST_LOG"],
+            metrics=values["METRICS"],
+            engine_metrics=values["ENGINE_METRICS"],
             traces=otlp.signal(values, otlp.TRACES),
             metrics_export=otlp.signal(values, otlp.METRICS),
             metrics_interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
-            service_name=values["OTEL_SERVICE_NAME"],
+            service_name=otlp.service_name(values, given),
             capture_content=values["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"],
             environment=_otel_environment(given),
         ),
@@ -786,7 +804,7 @@ def unknown_names(dotenv: Path) -> list[str]:
     warnings: list[str] = []
     for name in _read_dotenv(dotenv):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if name not in known and near:
+        if name not in known and name not in otlp.FOR_THE_SDK and near:
             warnings.append(f"{dotenv.name} sets {name}, which nothing reads. Did you mean {near[0]}?")
     return warnings
 

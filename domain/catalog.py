@@ -82,6 +82,10 @@ class ModelCatalog:
                 return model
         raise self._not_found(name or "")
 
+    def own_names(self) -> set[str]:
+        """The names that the models themselves have, as far as they are known."""
+        return {model.name for model in self._models if model.name is not None}
+
     def list(self) -> list[Model]:
         """Every model under every name that it has."""
         return [self._object(model, name) for model in self._models for name in model.names]

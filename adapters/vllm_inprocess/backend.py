@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import time
 import traceback
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from adapters.vllm_inprocess.choices import Choices
 from adapters.vllm_inprocess.engine import EngineThread
 from adapters.vllm_inprocess.engine_args import EngineSetup
 from adapters.vllm_inprocess.quick_tokenizer import QuickTokenizer, quick_tokenizer
+from adapters.vllm_inprocess.statistics import EngineStatistics
 from adapters.vllm_inprocess.translate import finish_reason, output_logprobs, sampling_params
 from adapters.vllm_inprocess.watchdog import Watchdog
 from adapters.vllm_messages import form_param, not_a_chat_model, refusal
@@ -60,6 +61,7 @@ from domain.errors import (
     WrongEndpointError,
 )
 from domain.sampling import SamplingParameters
+from domain.statistics import Family, LocalEngine
 
 RETRY_AFTER_S = 10
 CANARY = RequestContext(request_id="canary")
@@ -75,7 +77,7 @@ REFUSALS = (VLLMClientError, GracefulHTTPError, ValueError)
 """What vLLM raises of a request that it does not take; anything else is a failure of the engine."""
 
 
-class VLLMInProcessBackend:
+class VLLMInProcessBackend(LocalEngine):
     """One model on an AsyncLLM of this process."""
 
     def __init__(
@@ -86,6 +88,7 @@ class VLLMInProcessBackend:
         setup: EngineSetup,
         start_lock: asyncio.Lock | None = None,
         hang_s: float = 30.0,
+        counts: bool = False,
     ) -> None:
         """Make the backend; nothing starts yet.
 
@@ -96,6 +99,7 @@ class VLLMInProcessBackend:
             start_lock: shared by engines that must start one after the other, because each measures the
                 free memory of the same card; None lets this one start at any time.
             hang_s: seconds without a sign of work after which the engine hangs, if it has work.
+            counts: whether the engine counts what it does, for `families`.
         """
         self._role = role
         self._name = name
@@ -105,6 +109,7 @@ class VLLMInProcessBackend:
         self._max_model_len = int(setup.config.model_config.max_model_len)
         self._start_lock = start_lock
         self._hang_s = hang_s
+        self._statistics = EngineStatistics(name) if counts else None
         self._thread: EngineThread | None = None
         self._watchdog: Watchdog | None = None
         self._engine: AsyncLLM | None = None
@@ -121,7 +126,7 @@ class VLLMInProcessBackend:
             on_step("waiting for the other engine")
         async with self._start_lock or contextlib.nullcontext():
             # A thread of its own for each engine, however often one is lost.
-            thread = self._thread = EngineThread(self._config, name=self._name)
+            thread = self._thread = EngineThread(self._config, name=self._name, statistics=self._statistics)
             self._engine = await thread.start(on_step)
         self._watchdog = Watchdog(thread.processes, hang_s=self._hang_s)
         on_step("warming up")
@@ -147,6 +152,8 @@ class VLLMInProcessBackend:
         self._engine = self._chat = self._watchdog = self._thread = None
         if thread is not None:
             await thread.stop()
+        if self._statistics is not None:
+            self._statistics.forget_state()
         if engine is not None:
             # Who still waits for an engine that was given up waits for nothing.
             engine.output_processor.propagate_error(EngineDeadError())
@@ -187,6 +194,15 @@ class VLLMInProcessBackend:
             async with contextlib.aclosing(self.generate(request, CANARY)) as events:
                 async for _ in events:
                     pass
+
+    def process_ids(self) -> list[int]:
+        """See `LocalEngine`."""
+        thread = self._thread
+        return [process.pid for process in thread.processes()] if thread is not None else []
+
+    def families(self) -> Iterable[Family]:
+        """See `LocalEngine`."""
+        return self._statistics.families() if self._statistics is not None else ()
 
     def unfinished_requests(self) -> int:
         """Requests that the engine is working on."""

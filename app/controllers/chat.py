@@ -32,7 +32,7 @@ class ChatController(Controller):
         model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/chat/completions")
         conversation = body.to_conversation()
         generations = [body.to_request(conversation)]
-        context = context_of(request)
+        context = context_of(request, model)
         # Whatever can be refused has been by now: what is reserved is given back by the work alone.
         reservation = await reserve(request, generations)
         events = counted(generate_all(model.backend, generations, context), reservation)

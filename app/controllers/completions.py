@@ -31,7 +31,7 @@ class CompletionsController(Controller):
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
         generations = body.to_requests()
-        context = context_of(request)
+        context = context_of(request, model)
         # Whatever can be refused has been by now: what is reserved is given back by the work alone.
         reservation = await reserve(request, generations)
         events = counted(generate_all(model.backend, generations, context), reservation)

@@ -22,7 +22,7 @@ class EmbeddingsController(Controller):
         body = await read_body(request, decoder)
         model = service_of(request).catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
         inputs = body.to_request()
-        context = context_of(request)
+        context = context_of(request, model)
         # Whatever can be refused has been by now: what is reserved is given back by the work alone.
         reservation = await reserve(request)
         work = counted_embedding(model.backend.embed(inputs, context), reservation)

@@ -46,8 +46,9 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     began: float
     """Unix time."""
     method: str
+    """One of `conventions.METHODS`, or OTHER: a client may write anything."""
     route: str = UNMATCHED
-    """The path's template, such as /v1/models/{model_id:path}; UNMATCHED for an unknown path."""
+    """The path's template, such as /v1/models/{model_id}; UNMATCHED for an unknown path."""
     key: str | None = None
     """Name of the API key, where keys have names."""
     status: int = 0

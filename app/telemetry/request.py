@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from litestar.types import HTTPScope, Scope
 
+from app.telemetry.conventions import METHODS, OTHER
 from app.telemetry.record import CANCELLED, PROBES, UNMATCHED, Listener, OperationRecord, RequestRecord
-from domain.backend import RequestContext
+from domain.backend import RequestContext, Role
 from domain.errors import InferenceError
 from domain.observation import Phase
 
@@ -42,11 +43,12 @@ class RequestObservation:
             tracing: makes spans; None where nobody wants them.
         """
         self._began = time.monotonic()
-        self.record = RequestRecord(request_id=request_id, began=time.time(), method=scope["method"])
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        self.record = RequestRecord(request_id=request_id, began=time.time(), method=method)
         # From moments of the monotonic clock to Unix time.
         self.unix_offset = self.record.began - self._began
         self.listeners = listeners
-        self.tracing = tracing if scope["path"] not in PROBES else None
+        self.tracing = tracing if (scope["path"].rstrip("/") or "/") not in PROBES else None
         self._scope = scope
         self._context = self.tracing.begin_request(scope, self.record) if self.tracing else None
 
@@ -56,18 +58,23 @@ class RequestObservation:
     def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
         """Nothing, as `waited`."""
 
+    def asks(self, model: str | None, role: Role) -> None:
+        """It is for this model, whether that is ready or not."""
+        self.record.model, self.record.role = model, role
+
     def answers(self, status: int) -> None:
-        """The answer's head goes out."""
-        self.record.status = status
+        """The answer's head goes out; what comes after one does not."""
+        self.record.status = self.record.status or status
 
     def failed(self, error: InferenceError) -> None:
         """An error is the answer, or the end of a stream."""
         self.record.error_type = type_of(error)
 
     def client_left(self) -> None:
-        """The client has gone before its answer was whole."""
-        self.record.client_gone = True
-        self.record.error_type = CANCELLED
+        """The client has gone before its answer was whole; one that was sent away did not leave."""
+        if self.record.error_type is None:
+            self.record.client_gone = True
+            self.record.error_type = CANCELLED
 
     def given_up(self) -> None:
         """The service ends and does not wait for it any longer."""
@@ -196,6 +203,13 @@ def observation_of(scope: Scope) -> RequestObservation | None:
     """What watches a request, if anything does."""
     state = scope.get("state")
     return None if state is None else state.get(OBSERVATION)
+
+
+def note_key(scope: Scope, name: str) -> None:
+    """Whose request it is."""
+    observation = observation_of(scope)
+    if observation is not None:
+        observation.record.key = name
 
 
 def note_error(scope: Scope, error: InferenceError) -> None:

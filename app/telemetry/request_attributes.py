@@ -91,7 +91,8 @@ def _asked(request: GenerationRequest) -> dict[str, object]:
         messages = [_input_message(message) for message in conversation["messages"]]
         attributes: dict[str, object] = {names.GEN_AI_INPUT_MESSAGES: _json(messages)}
         if conversation.get("tools"):
-            attributes[names.GEN_AI_TOOL_DEFINITIONS] = _json(conversation["tools"])
+            tools = [{"type": "function", **tool} for tool in conversation["tools"]]
+            attributes[names.GEN_AI_TOOL_DEFINITIONS] = _json(tools)
         return attributes
     text = request.prompt if isinstance(request.prompt, str) else f"[{len(request.prompt)} token ids]"
     return {names.GEN_AI_INPUT_MESSAGES: _json([{"role": "user", "parts": [_text(text)]}])}
@@ -100,7 +101,7 @@ def _asked(request: GenerationRequest) -> dict[str, object]:
 def _input_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message in OpenAI's shape, in the conventions' one."""
     content = message.get("content")
-    texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content or []]
+    texts = [content] if isinstance(content, str) else [_said(part) for part in content or []]
     if message["role"] == "tool":
         answer = {"type": "tool_call_response", "id": message.get("tool_call_id"), "response": "".join(texts)}
         return {"role": "tool", "parts": [answer]}
@@ -109,6 +110,10 @@ def _input_message(message: Mapping[str, Any]) -> dict[str, Any]:
         for call in message.get("tool_calls") or []
     ]
     return {"role": message["role"], "parts": [_text(text) for text in texts] + calls}
+
+
+def _said(part: Mapping[str, str]) -> str:
+    return part["refusal"] if part["type"] == "refusal" else part["text"]
 
 
 def _text(text: str) -> dict[str, str]:

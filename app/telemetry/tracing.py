@@ -13,7 +13,6 @@ docs/gen-ai/gen-ai-spans.md; W3C Trace Context.
 """
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import cast
@@ -30,6 +29,7 @@ from opentelemetry.util.types import AttributeValue
 from app.otlp_settings import GRPC, OtlpSignal
 from app.settings import TelemetrySettings
 from app.telemetry import conventions as names
+from app.telemetry.environment import export_environment as export_environment
 from app.telemetry.record import CANCELLED, UNMATCHED, OperationRecord, RequestRecord
 
 NS = 1_000_000_000
@@ -84,9 +84,9 @@ class Tracing:
             if record.client_gone:
                 span.set_attribute(names.CLIENT_GONE, True)
                 span.set_attribute(names.ERROR_TYPE, CANCELLED)
-            elif record.error_type is not None and (record.status >= 500 or record.status in (0, 200)):
+            elif record.status >= 500 or (record.error_type is not None and record.status < 400):
                 # What is the client's fault is no error of a server; a broken stream has status 200.
-                span.set_attribute(names.ERROR_TYPE, record.error_type)
+                span.set_attribute(names.ERROR_TYPE, record.error_type or str(record.status))
                 span.set_status(Status(StatusCode.ERROR))
         span.end()
 
@@ -199,23 +199,11 @@ def build_tracing(settings: TelemetrySettings, signal: OtlpSignal, *, on_behalf_
     return Tracing(provider, on_behalf_of_clients=on_behalf_of_clients)
 
 
-def export_environment(settings: TelemetrySettings) -> None:
-    """Let the SDK, and the engine processes to come, read what was set in .env, and what follows from it."""
-    os.environ.update(settings.environment)
-    if settings.traces is not None:
-        # vLLM takes gRPC for the default, and knows only the variables of traces.
-        os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.traces.protocol
-        os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = settings.traces.endpoint
-        os.environ.setdefault("OTEL_SERVICE_NAME", settings.service_name)
-    # The HTTP client's instrumentation keeps to names of 2022 otherwise.
-    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
-
-
 def _exporter(signal: OtlpSignal) -> SpanExporter:
     if signal.protocol == GRPC:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
-        return GrpcExporter(endpoint=signal.endpoint, insecure=not signal.endpoint.startswith("https"))
+        return GrpcExporter(endpoint=signal.endpoint, insecure=not signal.endpoint.lower().startswith("https:"))
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
     return HttpExporter(endpoint=signal.endpoint)
@@ -231,29 +219,31 @@ def _links(carrier: Mapping[str, str] | None, *, but: Span) -> list[Link]:
 
 
 def _method(method: str) -> str:
-    return method if method in names.METHODS else "HTTP"
+    return "HTTP" if method == names.OTHER else method
 
 
 def _headers(scope: HTTPScope) -> dict[str, str]:
-    wanted = set(propagate.get_global_textmap().fields)
-    return {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in scope["headers"]
-        if name.decode("latin-1") in wanted
-    }
+    wanted = propagate.get_global_textmap().fields
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name = raw.decode("latin-1")
+        if name in wanted:
+            # A list may come in several headers (RFC 9110, 5.3); two parents are none (W3C Trace Context).
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]},{text}" if name in found else text
+    return found
 
 
 def _request_attributes(scope: HTTPScope, record: RequestRecord) -> dict[str, AttributeValue]:
-    method = record.method if record.method in names.METHODS else names.OTHER
     attributes: dict[str, AttributeValue] = {
-        names.HTTP_REQUEST_METHOD: method,
+        names.HTTP_REQUEST_METHOD: record.method,
         names.URL_PATH: scope["path"],
         names.URL_SCHEME: scope["scheme"],
         names.NETWORK_PROTOCOL_VERSION: scope["http_version"],
         names.REQUEST_ID: record.request_id,
     }
-    if method == names.OTHER:
-        attributes[names.HTTP_REQUEST_METHOD_ORIGINAL] = record.method
+    if record.method == names.OTHER:
+        attributes[names.HTTP_REQUEST_METHOD_ORIGINAL] = scope["method"]
     if scope["server"] is not None:
         attributes[names.SERVER_ADDRESS] = scope["server"][0]
         if scope["server"][1] is not None:

@@ -201,15 +201,17 @@ class _Passenger:
         self.result: asyncio.Future[EmbeddingResult] = asyncio.get_running_loop().create_future()
         self.has_left = False
         self._since = time.monotonic()
+        self._waits = True
         self._on_leaving: Callable[[], None] = lambda: None
 
     def board(self, on_leaving: Callable[[], None]) -> None:
         self._on_leaving = on_leaving
 
     def tell_wait(self, now: float) -> None:
-        """Tell who watches that the wait is over."""
-        if self.context.observer is not None:
+        """Tell who watches that the wait is over, once."""
+        if self._waits and self.context.observer is not None:
             self.context.observer.waited(Phase.JOIN, self._since, now)
+        self._waits = False
 
     def tell_flight(self, began: float, company: int, *, leader: RequestContext) -> None:
         """Tell who watches that the flight is back."""
@@ -219,6 +221,7 @@ class _Passenger:
     def leave(self) -> None:
         """Its client has its answer, or wants none any more."""
         self.has_left = True
+        self.tell_wait(time.monotonic())
         self._on_leaving()
 
     def arrive(self, result: EmbeddingResult) -> None:

@@ -1,4 +1,6 @@
 import importlib.metadata
+import json
+import logging
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ def _signals_as_before():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture
@@ -119,6 +122,19 @@ def test_a_misspelled_name_in_the_dotenv_file_is_told(memoria, tmp_path):
     (tmp_path / ".env").write_text("MODEL_EMBD_NAME=x\n")
     result = memoria("serve", **{**ELSEWHERE, "GEN_BACKEND": "no_such_package.factory"})
     assert is_told(result, "Did you mean MODEL_EMBED_NAME?")
+
+
+@pytest.mark.parametrize(
+    "more", [{"GEN_BACKEND": "no_such_package.factory"}, {"HOST": "no.such.host"}, {"API_KEYS_FILE": "none"}]
+)
+def test_what_ends_a_start_is_said_in_the_logs_form(memoria, tmp_path, more):
+    (tmp_path / ".env").write_text("MODEL_EMBD_NAME=x\n")
+    warning, line = memoria("serve", **{**ELSEWHERE, "LOG_FORMAT": "json", **more}).stderr.splitlines()
+    assert (json.loads(warning)["level"], json.loads(line)["level"]) == ("warning", "error")
+    assert next(iter(more)) in json.loads(line)["message"]
+    text = memoria("serve", **{**ELSEWHERE, "LOG_FORMAT": "text", **more}).stderr
+    assert text.startswith("memoria: .env sets MODEL_EMBD_NAME")
+    assert '{"' not in text
 
 
 def test_a_host_open_to_the_network_is_told(memoria):

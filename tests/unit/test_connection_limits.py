@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 
 from app import connection_limits
 from app.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
+from app.errors import REFUSAL, refuse
 
 SOON_S = 0.2
 LARGE = b"x" * 2**20
@@ -26,6 +27,9 @@ class App:
     async def __call__(self, scope, receive, send) -> None:
         self.running += 1
         try:
+            if refusal := scope["state"].get(REFUSAL):
+                await refuse(refusal, scope, send, connection="close")
+                return
             await self._answer(scope, receive, send)
         finally:
             self.running -= 1

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from adapters.vllm_inprocess.engine_log import ADDRESS, EngineLog
-from app.log import SERVICE_LOG, TEXT, set_up
+from app.log import JSON, SERVICE_LOG, TEXT, set_up
 
 PRINTS = """
 import sys
@@ -56,6 +57,19 @@ def test_what_an_engine_prints_is_told_under_its_name(make_log, capsys):
     eventually(lambda: told.append(capsys.readouterr().err) or "the end" in "".join(told))
     assert "".join(told) == "[small] loading\n[small] whole\n[small] the end\n"
     assert (process.stdout, process.stderr) == ("", "")
+
+
+def test_for_machines_a_line_says_whose_it_is_and_how_bad(make_log, capsys):
+    make_log("small", echo=True)
+    set_up("error", JSON)
+    run(TRACEBACK.splitlines()[0] + "\n(EngineCore pid=7) DEBUG 11-23 17:51:59 [core.py:1] odd: %s {}")
+    told: list[str] = []
+    eventually(lambda: told.append(capsys.readouterr().err) or "the end" in "".join(told))
+    lines = [json.loads(line) for line in "".join(told).splitlines()]
+    assert [(line["level"], line["engine"], line["logger"]) for line in lines] == [
+        (level, "small", "memoria.engine") for level in ("error", "debug", "info")
+    ]
+    assert lines[1]["message"].endswith("odd: %s {}")
 
 
 def test_nothing_is_told_unless_asked_for(make_log, capsys):

@@ -71,6 +71,8 @@ OTHER_VALUES = {
     "HTTP_BREAKER_COOL_DOWN_S": "1.5",
     "LOG_FORMAT": "json",
     "REQUEST_LOG": "false",
+    "METRICS": "false",
+    "ENGINE_METRICS": "false",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:6006/v1/traces",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9090/v1/metrics",

@@ -1,0 +1,133 @@
+"""The service's state as metrics, read when somebody looks."""
+
+import contextlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+import psutil
+
+from app.telemetry import instruments
+from app.telemetry.metrics import Metrics
+from domain.backend import Role
+from domain.health import BackendHealth, BackendState, BreakerState, CacheStats, MemberHealth, ServiceHealth
+
+MEMORY_INTERVAL_S = 5.0
+GIB = 2**30
+SERVICE = "service"
+"""Whose memory it is: the service's own, or that of a role's engine."""
+
+
+class Retries(msgspec.Struct, frozen=True):
+    """What became of requests that a server did not take."""
+
+    made: int
+    given_up: int
+
+
+class ServiceState:
+    """Reads `health`, and what else is counted by others, into metrics."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: Callable[[], ServiceHealth],
+        *,
+        retries: Mapping[Role, Callable[[], Retries]],
+    ) -> None:
+        """Make it, and have it asked.
+
+        Args:
+            metrics: where it is shown.
+            health: the state now.
+            retries: of roles whose requests are made again.
+        """
+        self._metrics = metrics
+        self._health = health
+        self._retries = retries
+        version = importlib.metadata.version("memoria-vllm")
+        metrics.set(instruments.BUILD_INFO, 1, version, platform.python_version())
+        metrics.sources.append(self.read)
+
+    def read(self) -> None:
+        """Bring the metrics up to date. Costs some 0.1 ms."""
+        health, metrics = self._health(), self._metrics
+        metrics.set(instruments.SERVICE_READY, health.status == "ok")
+        for role, backend in health.backends.items():
+            self._read_backend(role.value, backend)
+        for role, retries in self._retries.items():
+            counted = retries()
+            metrics.count_to(instruments.RETRIES, counted.made, role.value)
+            metrics.count_to(instruments.RETRIES_GIVEN_UP, counted.given_up, role.value)
+        if health.embedding_cache is not None:
+            self._read_cache(health.embedding_cache)
+        if health.gpu_memory is not None:
+            metrics.set(instruments.GPU_USED, health.gpu_memory.used_gib * GIB)
+            metrics.set(instruments.GPU_LIMIT, health.gpu_memory.total_gib * GIB)
+
+    def _read_backend(self, role: str, health: BackendHealth) -> None:
+        metrics = self._metrics
+        metrics.one_of(instruments.ENGINE_STATE, health.state, BackendState, role)
+        metrics.count_to(instruments.ENGINE_RESTARTS, health.restarts, role)
+        for member in health.members or ():
+            self._read_server(role, member)
+        if health.queue is None:
+            return
+        queue, bounds = health.queue, health.queue.bounds
+        metrics.set(instruments.RUNNING, queue.running, role)
+        metrics.set(instruments.WAITING, queue.waiting, role)
+        metrics.set(instruments.RUNNING_TOKENS, queue.running_tokens, role)
+        metrics.set(instruments.WAITING_TOKENS, queue.waiting_tokens, role)
+        metrics.set(instruments.RUNNING_LIMIT, bounds.max_running, role)
+        metrics.set(instruments.WAITING_LIMIT, bounds.max_waiting, role)
+        metrics.set(instruments.RUNNING_TOKENS_LIMIT, bounds.max_running_tokens, role)
+        metrics.set(instruments.WAITING_TOKENS_LIMIT, bounds.max_waiting_tokens, role)
+
+    def _read_server(self, role: str, member: MemberHealth) -> None:
+        metrics, of_whom = self._metrics, (role, member.address)
+        metrics.one_of(instruments.SERVER_STATE, member.state, BackendState, *of_whom)
+        metrics.one_of(instruments.SERVER_BREAKER, member.breaker, BreakerState, *of_whom)
+        metrics.set(instruments.SERVER_OUTSTANDING, member.outstanding, *of_whom)
+        metrics.count_to(instruments.SERVER_EJECTIONS, member.ejections, *of_whom)
+
+    def _read_cache(self, cache: CacheStats) -> None:
+        metrics = self._metrics
+        metrics.count_to(instruments.CACHE_INPUTS, cache.hits, "hit")
+        metrics.count_to(instruments.CACHE_INPUTS, cache.shared, "shared")
+        metrics.count_to(instruments.CACHE_INPUTS, cache.misses, "miss")
+        metrics.set(instruments.CACHE_ENTRIES, cache.entries)
+        metrics.set(instruments.CACHE_SIZE, cache.bytes)
+        metrics.set(instruments.CACHE_LIMIT, cache.max_bytes)
+
+
+class ProcessMemory:
+    """Measures the service and its engines, not more often than every few seconds."""
+
+    def __init__(self, metrics: Metrics, engines: Mapping[Role, Callable[[], list[int]]]) -> None:
+        """Make it, and have it asked.
+
+        Args:
+            metrics: where it is shown.
+            engines: the processes of each engine that is inside the service.
+        """
+        self._metrics = metrics
+        self._engines = engines
+        self._measured_at = -MEMORY_INTERVAL_S
+        metrics.slow_sources.append(self.read)
+
+    def read(self) -> None:
+        """Bring the metrics up to date. Takes some milliseconds; in a thread."""
+        if time.monotonic() - self._measured_at < MEMORY_INTERVAL_S:
+            return
+        self._measured_at = time.monotonic()
+        self._metrics.set(instruments.PROCESS_MEMORY, psutil.Process().memory_info().rss, SERVICE)
+        for role, ids in self._engines.items():
+            self._metrics.set(instruments.PROCESS_MEMORY, sum(map(_resident, ids())), role.value)
+
+
+def _resident(pid: int) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
