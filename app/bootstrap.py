@@ -188,8 +188,8 @@ def build_telemetry(
     metrics: "Metrics | None" = None,
     history: History | None = None,
 ) -> Telemetry:
-    """All that watches requests."""
-    listeners: list[Listener] = [] if history is None else [history]
+    """All that watches requests; what is None does not."""
+    listeners: list[Listener] = [history] if history is not None else []
     if settings.telemetry.request_log:
         listeners.append(RequestLog())
     if metrics is None:

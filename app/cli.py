@@ -216,7 +216,8 @@ def _serve(console: "Console", settings: "Settings") -> int:
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
         console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
         if settings.api_processes == 1:
-            metrics, history = build_metrics(settings, service), History()
+            history = History()
+            metrics = build_metrics(settings, service)
             app = create_app(
                 service,
                 settings.api,

@@ -151,8 +151,9 @@ def _application(settings: Settings, began: float, folder: Path | None) -> Lites
             console.health_changed(role, health)
 
     tracing = build_tracing(settings)
+    history = History()
     service = build_service(settings, on_change=tell, tracing=tracing)
-    metrics, history = build_metrics(settings, service, folder=folder), History()
+    metrics = build_metrics(settings, service, folder=folder)
     return create_app(
         service,
         settings.api,

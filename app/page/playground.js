@@ -302,7 +302,7 @@ function matrix(texts, values) {
   const heads = texts.map((text, index) => h("th", { scope: "col", title: text }, String(index + 1)));
   const rows = texts.map((text, i) => {
     const cells = values[i].map((value) => {
-      const cell = h("td", {}, value.toFixed(2).replace("-", "−"));
+      const cell = h("td", {}, value.toFixed(2).replace("-0.00", "0.00").replace("-", "−"));
       cell.style.setProperty("--share", String(Math.max(0, Math.min(1, value))));
       return cell;
     });
