@@ -41,6 +41,8 @@ def judge(answer: httpx.Response) -> None:
         judge_error(strictly(answer.text))
     elif answer.headers["content-type"].startswith("text/html"):
         assert answer.text.startswith("<!doctype html>"), answer.text[:500]
+    elif answer.headers["content-type"].startswith(("text/plain", "application/openmetrics-text")):
+        assert answer.text.startswith("# HELP "), answer.text[:500]
     else:
         strictly(answer.text)
 
