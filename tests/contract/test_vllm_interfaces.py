@@ -24,6 +24,8 @@ PROTOCOL = "vllm.entrypoints.openai.chat_completion.protocol"
 
 IMPORTS: dict[str, set[str]] = {
     "vllm.config": {"ModelConfig", "VllmConfig"},
+    "vllm.distributed.ec_transfer.ec_connector.metrics": {"ECConnectorProm"},
+    "vllm.distributed.kv_transfer.kv_connector.v1.metrics": {"KVConnectorProm"},
     "vllm.engine.arg_utils": {"AsyncEngineArgs", "get_kwargs"},
     "vllm.entrypoints.launchers.cli_args": {"BaseFrontendArgs"},
     PROTOCOL: {
@@ -52,7 +54,10 @@ IMPORTS: dict[str, set[str]] = {
     "vllm.v1.executor": {"Executor"},
     "vllm.v1.executor.multiproc_executor": {"MultiprocExecutor"},
     "vllm.v1.executor.uniproc_executor": {"UniProcExecutor"},
-    "vllm.v1.metrics.loggers": {"StatLoggerBase"},
+    "vllm.v1.metrics.loggers": {"PrometheusStatLogger"},
+    "vllm.v1.metrics.perf": {"PerfMetricsProm"},
+    "vllm.v1.metrics.stats": {"IterationStats", "SchedulerStats"},
+    "vllm.v1.spec_decode.metrics": {"SpecDecodingProm"},
 }
 """Everything that `adapters/` imports from vLLM."""
 
