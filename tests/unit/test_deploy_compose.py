@@ -217,10 +217,6 @@ def test_what_watches_starts_only_when_asked_for(file):
     assert set(services) - watching == ({"memoria"} | ({"embed", "generate"} if file == "compose.yaml" else set()))
 
 
-@pytest.mark.skipif(
-    not (DEPLOY / "observability" / "collector.yaml").exists(),
-    reason="deploy/observability has no collector.yaml: the profile observability has nothing to start with",
-)
 def test_every_mounted_file_is_there():
     sources = {
         volume["source"]

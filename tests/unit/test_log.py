@@ -108,7 +108,7 @@ def test_the_level_is_the_services(said, level, heard):
     assert len(said()) == heard
 
 
-@pytest.mark.parametrize("name", ["uvicorn.error", "vllm.engine", "asyncio", "some.library", "opentelemetry.sdk"])
+@pytest.mark.parametrize("name", ["uvicorn.error", "vllm.engine", "asyncio", "some.package", "opentelemetry.sdk"])
 @pytest.mark.parametrize("log_format", [JSON, TEXT])
 def test_what_libraries_say_comes_the_same_way_and_once(said, name, log_format):
     set_up("info", log_format)
