@@ -150,10 +150,24 @@ def _require_room(budgets: dict[Role, int | None], card: Card, settings: Setting
 
 def _does_not_fit(plan: MemoryPlan) -> str:
     card = plan.card
+    advice = f"{plan.changes[0].what} `memoria plan` shows it all."
+    short = [engine for engine in plan.engines if engine.missing_bytes]
+    if short and sum(engine.missing_bytes for engine in short) == plan.missing_bytes:
+        # The card would do: what somebody decided for an engine does not.
+        lacks = " and ".join(f"'{engine.model}' was given {_size(engine.missing_bytes)}" for engine in short)
+        return f"{lacks} too little for its weights and a request of its context on {card.name}. {advice}"
     names = " and ".join(f"'{engine.model}'" for engine in plan.engines)
     verb = "do not fit" if len(plan.engines) > 1 else "does not fit"
     free, total = (card.total_bytes - card.used_bytes) / GIB, card.total_bytes / GIB
     return (
         f"{names} {verb} on {card.name}, which has {free:.1f} of {total:.1f} GiB free: "
-        f"{plan.missing_bytes / GIB:.1f} GiB are missing. {plan.changes[0].what} `memoria plan` shows it all."
+        f"{_size(plan.missing_bytes)} are missing. {advice}"
     )
+
+
+def _size(amount: int) -> str:
+    """In a unit in which it is not nothing."""
+    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
+        if amount >= 0.1 * unit:
+            return f"{amount / unit:.1f} {name}"
+    return f"{amount / 2**10:.1f} KiB"

@@ -138,7 +138,7 @@ async def test_what_is_left_of_a_failed_embedding_is_aborted(backend: Any, failu
         def __init__(self) -> None:
             self.aborted: list[str] = []
 
-        async def add_request(self, request_id: str, _item: Any, _params: Any) -> Output:
+        async def add_request(self, request_id: str, _item: Any, _params: Any, **_trace: Any) -> Output:
             return Output(request_id)
 
         async def abort(self, request_ids: list[str], *, internal: bool) -> None:

@@ -1,5 +1,7 @@
 """From start to end: health tells the truth on the way, and no engine process is left at the end of any."""
 
+import os
+import shutil
 import signal
 import tempfile
 import time
@@ -105,13 +107,17 @@ def test_nothing_is_left_of_a_service_that_ends_while_it_starts(
     assert number == signal.SIGKILL or "Traceback" not in service.output
 
 
-def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(tiny_models: dict[str, Path]) -> None:
-    environment = tiny_environment(tiny_models) | {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"}
-    service = ServiceProcess(environment)
+def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    broken = shutil.copytree(tiny_models["tiny-gen"], tmp_path / "tiny-gen")
+    weights = broken / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1000)
+    service = ServiceProcess(tiny_environment(tiny_models) | {"MODEL_GEN_NAME": str(broken)})
     try:
         url = service.wait_until_listening()
         told = service.wait_for_line(r"generate +failed +tiny-gen +(.*)")[1]
-        assert "memory" in told
+        assert "file not fully covered" in told
         service.wait_for_status(f"{url}/v1/models")
         deadline = time.monotonic() + 60
         ask = {"model": "tiny-embed", "input": "x"}

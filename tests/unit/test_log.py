@@ -33,6 +33,9 @@ TELLTALES = ["opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util
 def _loggers_as_before() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in TOUCHED + TELLTALES]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    # As in a fresh process: vLLM may be in this one already, with a level of its own.
+    for logger in loggers:
+        logger.setLevel(logging.NOTSET if logger.name != "root" else logging.WARNING)
     yield
     logging.captureWarnings(False)
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):

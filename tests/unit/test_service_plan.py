@@ -18,7 +18,7 @@ from domain.errors import ConfigurationError
 from domain.health import EngineMemory, MemoryMeter, MemoryPart
 from domain.memory_plan import Card, MemoryPlan
 from tests.fakes import FakeBackend
-from tests.unit.waiting import until
+from tests.unit.waiting import eventually
 
 GIB, MIB = 2**30, 2**20
 PAIR = {role: LocatedModel(name=name, source=name, is_local=False) for role, name in GPU_DEFAULTS.items()}
@@ -148,8 +148,13 @@ def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
         ),
         (
             {"VLLM_GEN_GPU_MEMORY": "9GiB"},
-            f"{NAMES} do not fit on NVIDIA L4, which has 22.0 of 24.0 GiB free: 1.5 GiB are missing. Leave the "
-            "memory of the generation engine to the plan. `memoria plan` shows it all.",
+            "'Qwen/Qwen3-8B-FP8' was given 1.5 GiB too little for its weights and a request of its context on "
+            "NVIDIA L4. Leave the memory of the generation engine to the plan. `memoria plan` shows it all.",
+        ),
+        (
+            {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"},
+            "'Qwen/Qwen3-8B-FP8' was given 0.6 GiB too little for its weights and a request of its context on "
+            "NVIDIA L4. Leave the memory of the generation engine to the plan. `memoria plan` shows it all.",
         ),
     ],
 )
@@ -208,7 +213,7 @@ async def test_health_tells_what_was_planned_and_what_is():
     backends = {Role.EMBED: ("e", Metered(Role.EMBED)), Role.GENERATE: ("g", FakeBackend(Role.GENERATE))}
     service = build_service(load_settings({"EMBED_JOIN": "true", "EMBED_CACHE": "1MiB"}), backends=backends)
     service.start()
-    await until(lambda: service.health().backends[Role.EMBED].memory is not None)
+    await eventually(lambda: service.health().backends[Role.EMBED].memory is not None)
     told = json.loads(encode(service.health()))["backends"]
     await service.stop()
     assert told["generate"]["memory"] is None

@@ -1,4 +1,4 @@
-"""Waiting without a clock: for a condition, or in a loop whose time passes by itself."""
+"""Waiting: for a condition, or in a loop whose time passes by itself."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -14,6 +14,15 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """For what a thread does, which takes real time."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
     raise AssertionError("it never came true")
 
 
