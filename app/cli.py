@@ -146,6 +146,7 @@ def doctor(as_json: bool) -> None:
 @main.command()
 @click.option("--url", default="http://127.0.0.1:8200", show_default=True, help="The running service to measure.")
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
+@click.option("--telemetry", is_flag=True, help="Start this service with and without telemetry, and compare.")
 @click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
 @click.option("--soak", type=click.FloatRange(min=0.05), metavar="MINUTES", help="Mixed load for so long.")
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Requests/s that arrive without waiting (open loop).")
@@ -155,6 +156,7 @@ def doctor(as_json: bool) -> None:
 def bench(
     url: str,
     compare: bool,
+    telemetry: bool,
     vllm_flags: str,
     soak: float | None,
     rate: float | None,
@@ -171,6 +173,7 @@ def bench(
     options = BenchOptions(
         url=url,
         compare=compare,
+        telemetry=telemetry,
         vllm_flags=vllm_flags,
         soak_minutes=soak,
         rate=rate,

@@ -1,6 +1,7 @@
 """A server that answers at once with what it was given: an engine that costs nothing, behind gateways.
 
-Run as `python -m app.bench.canned PORT MODEL`. It knows as much of vLLM's API as the gateways ask for.
+Run as `python -m app.bench.canned PORT MODEL`. It knows as much of vLLM's API as the gateways ask for, and
+takes whatever telemetry it is sent.
 """
 
 import asyncio
@@ -42,6 +43,8 @@ def answers(model: str) -> dict[bytes, bytes]:
         b"/v1/embeddings": _encode(embeddings),
         b"/v1/models": _encode(models),
         b"/health": b"",
+        b"/v1/traces": b"",
+        b"/v1/metrics": b"",
     }
     return {path: _whole(b"200 OK", body) for path, body in bodies.items()}
 

@@ -21,6 +21,7 @@ from app.bench.processes import Models, servers
 from app.bench.requirements import check_requirements, sweep
 from app.bench.results import Report, new_report
 from app.bench.soak import soak
+from app.bench.telemetry_cost import compare_telemetry
 from app.bench.text_report import print_report
 from app.bench.workloads import Side
 from domain.errors import ConfigurationError
@@ -36,6 +37,9 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     """Of the running service to measure; not used by a comparison."""
     compare: bool
+    """Beside vLLM's own servers and other gateways."""
+    telemetry: bool
+    """The service with telemetry beside itself without."""
     soak_minutes: float | None
     rate: float | None
     """Requests in a second that arrive without waiting for one another; None for so many clients."""
@@ -91,6 +95,8 @@ def _command(options: BenchOptions) -> str:
     words = ["memoria", "bench"]
     if options.compare:
         words += ["--compare", "--rounds", f"{options.rounds}"]
+    if options.telemetry:
+        words += ["--telemetry", "--rounds", f"{options.rounds}"]
     if options.vllm_flags:
         words += ["--vllm-flags", options.vllm_flags]
     if options.soak_minutes:
@@ -103,13 +109,15 @@ def _command(options: BenchOptions) -> str:
 def _title(options: BenchOptions) -> str:
     if options.compare:
         return "memoria-vllm beside vLLM's own servers and other gateways"
+    if options.telemetry:
+        return "memoria-vllm: what its telemetry costs"
     return "memoria-vllm: soak" if options.soak_minutes else "memoria-vllm: what this service does"
 
 
 def _measured(
     report: Report, options: BenchOptions, tiny_models: Callable[[], Models], progress: Progress
 ) -> Coroutine[Any, Any, Any]:
-    if options.compare:
+    if options.compare or options.telemetry:
         return _compared(report, options, tiny_models, progress)
     side = running_service(options.url)
     if options.soak_minutes:
@@ -123,12 +131,16 @@ async def _compared(
     progress("making tiny models", None)
     models = await asyncio.to_thread(tiny_models)
     with tempfile.TemporaryDirectory(prefix="memoria-bench-") as folder, servers(Path(folder)) as running:
+        rounds, seconds = options.rounds, options.seconds
+        if options.telemetry:
+            await compare_telemetry(report, running, models, rounds=rounds, seconds=seconds, progress=progress)
+            return
         await compare(
             report,
             running,
             models,
-            rounds=options.rounds,
-            seconds=options.seconds,
+            rounds=rounds,
+            seconds=seconds,
             vllm_flags=options.vllm_flags,
             progress=progress,
         )

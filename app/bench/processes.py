@@ -22,6 +22,7 @@ from domain.errors import ConfigurationError
 READY_TIMEOUT_S = 400.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
+CANNED_MODEL = "canned"
 ENGINE_FLAGS = "--kv-cache-memory-bytes 134217728"
 """The same for both sides of a comparison, with those that the service gives its engines by itself."""
 PLAIN_FLAGS = "--dtype float32 --enforce-eager"
@@ -125,16 +126,16 @@ class Servers:
         environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         return self._start(command, environment, port)
 
-    def canned(self, model: str) -> Server:
-        """A server that answers at once."""
+    def canned(self) -> Server:
+        """A server that answers at once, whether it is asked as an engine or told as a collector of telemetry."""
         port = _free_port()
-        return self._start([sys.executable, "-m", "app.bench.canned", str(port), model], {}, port)
+        return self._start([sys.executable, "-m", "app.bench.canned", str(port), CANNED_MODEL], {}, port)
 
-    def litellm(self, program: str, upstream: Server, model: str) -> Server:
-        """LiteLLM's proxy in front of a server."""
+    def litellm(self, program: str, upstream: Server) -> Server:
+        """LiteLLM's proxy in front of the canned server."""
         port = _free_port()
         config = self._folder / f"litellm-{port}.yaml"
-        config.write_text(_LITELLM_CONFIG.format(model=model, url=upstream.url))
+        config.write_text(_LITELLM_CONFIG.format(model=CANNED_MODEL, url=upstream.url))
         command = [
             program,
             "--config",
@@ -219,6 +220,11 @@ def side(name: str, embed: Server, generate: Server, embed_model: str, gen_model
         gen_model=gen_model,
         processes=tuple(dict.fromkeys((embed.pid, generate.pid))),
     )
+
+
+def alone(name: str, gateway: Server) -> Side:
+    """A gateway in front of the canned server, or that one itself."""
+    return side(name, gateway, gateway, CANNED_MODEL, CANNED_MODEL)
 
 
 def rival(program: str) -> str | None:

@@ -83,6 +83,9 @@ STREAMS = Workload(
 )
 EMBEDDINGS_1 = EMBEDDINGS.with_clients(1)
 COMPLETIONS_1 = COMPLETIONS.with_clients(1)
+CANNED = Workload(name="canned answers, 64 clients", role=Role.GENERATE, clients=64, tokens=1)
+"""For gateways in front of a server that answers at once."""
+CANNED_1 = CANNED.with_clients(1)
 ALL = (EMBEDDINGS, COMPLETIONS, STREAMS, EMBEDDINGS_1, COMPLETIONS_1)
 SWEEP = (1, 4, 16, 64)
 

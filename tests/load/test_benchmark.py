@@ -1,14 +1,17 @@
 """The benchmark's own requirements and soak, run against real engines. Speed is told, not asserted."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from app.bench import soak as soaking
 from app.bench.command import running_service
+from app.bench.processes import servers
 from app.bench.requirements import CROWD, LONG, check_requirements
 from app.bench.results import new_report
 from app.bench.soak import soak
+from app.bench.telemetry_cost import GOALS, OFF, gateway_cost
 from app.bench.text_report import print_report
 from tests.processes import ServiceProcess
 
@@ -46,3 +49,17 @@ def test_mixed_load_fails_nobody_and_leaves_nothing_behind(
     # Memory grows in the first seconds of any process; `memoria bench --soak` is for that.
     assert {what for what, is_met in verdicts.items() if not is_met} <= {"resident memory"}, rows
     assert len(report.memory) > 5
+
+
+def test_what_telemetry_costs_a_gateway(tmp_path: Path) -> None:
+    report = new_report("telemetry", "pytest")
+
+    async def measured() -> None:
+        with servers(tmp_path) as running:
+            collector = running.canned()
+            await gateway_cost(report, running, collector, rounds=1, seconds=0.5, progress=silent)
+
+    asyncio.run(measured())
+    assert {measurement.side for measurement in report.measurements} == {OFF, *GOALS}
+    assert all(measurement.requests and not measurement.failed for measurement in report.measurements)
+    assert [ratio.ratio for ratio in report.ratios if not ratio.ratio] == []

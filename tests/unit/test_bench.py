@@ -10,11 +10,11 @@ import pytest
 from app.bench import command, workloads
 from app.bench.arrivals import closed_loop, open_loop
 from app.bench.canned import CannedServer, answers
-from app.bench.comparison import _in_turn
 from app.bench.html_report import html_report
 from app.bench.http_client import Answer, Connection, Target
 from app.bench.measure import Percentiles, measure, median_of
 from app.bench.results import MemorySample, Report, Row, new_report, ratio
+from app.bench.rounds import in_turn
 from app.bench.workloads import Side, Workload
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -143,7 +143,7 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
 
 
 def test_every_other_round_begins_with_the_other_side():
-    assert [_in_turn(["a", "b"], number) for number in range(3)] == [["a", "b"], ["b", "a"], ["a", "b"]]
+    assert [in_turn(["a", "b"], number) for number in range(3)] == [["a", "b"], ["b", "a"], ["a", "b"]]
 
 
 def test_the_number_of_clients_is_part_of_a_workloads_name():
@@ -193,6 +193,7 @@ def test_a_server_that_goes_away_is_said_in_a_sentence(monkeypatch, tmp_path):
     options = command.BenchOptions(
         url="http://127.0.0.1:9",
         compare=False,
+        telemetry=False,
         vllm_flags="",
         soak_minutes=None,
         rate=None,
