@@ -26,8 +26,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-from app.otlp_settings import GRPC, OtlpSignal
 from app.settings import TelemetrySettings
+from app.settings.otlp import GRPC, OtlpSignal
 from app.telemetry import conventions as otel
 from app.telemetry.instruments import BY_FAMILY, Instrument
 from app.telemetry.metrics import Metrics

@@ -26,8 +26,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from app.otlp_settings import GRPC, OtlpSignal
 from app.settings import TelemetrySettings
+from app.settings.otlp import GRPC, OtlpSignal
 from app.telemetry import conventions as names
 from app.telemetry.environment import export_environment as export_environment
 from app.telemetry.record import CANCELLED, UNMATCHED, OperationRecord, RequestRecord

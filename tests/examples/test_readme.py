@@ -30,13 +30,6 @@ def test_the_example_prints_what_the_readme_says(real_service: ServiceProcess, t
     assert run.stdout == block("output")
 
 
-def test_the_table_of_settings_is_the_codes() -> None:
-    from app.settings import readme_table
-
-    table = README.split("<!-- settings -->\n")[1].split("\n\n")[0] + "\n"
-    assert table == readme_table(), "python -m app.settings --readme prints the table"
-
-
 def test_every_make_target_of_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake (\w+)", README)):

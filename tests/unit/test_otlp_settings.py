@@ -3,8 +3,8 @@
 import pytest
 from opentelemetry.sdk import environment_variables
 
-from app.otlp_settings import GRPC, HTTP_PROTOBUF, SAMPLERS, OtlpSignal
 from app.settings import VARIABLES, load_settings, unknown_names
+from app.settings.otlp import GRPC, HTTP_PROTOBUF, SAMPLERS, OtlpSignal
 from domain.errors import ConfigurationError
 
 A = "OTEL_EXPORTER_OTLP"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.api_options import ApiOptions
 from app.compose_variables import COMPOSE_VARIABLES
-from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, env_example, load_settings, unknown_names
+from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, load_settings, unknown_names
 from domain.backend import Role
 from domain.errors import ConfigurationError
 
@@ -20,15 +20,9 @@ OTHER_VALUES = {
     "HOST": "0.0.0.0",
     "PORT": "0",
     "API_PROCESSES": "2",
-    "LOG_LEVEL": "DEBUG",
-    "ENGINE_LOG_LEVEL": "warning",
     "MEMORIA_CACHE_DIR": "some/folder",
-    "MAX_BODY_BYTES": "1",
     "ALLOW_UNKNOWN_FIELDS": "true",
     "SSE_KEEP_ALIVE_S": "0.5",
-    "REQUEST_TIMEOUT_S": "5",
-    "DRAIN_TIMEOUT_S": "5",
-    "HANG_TIMEOUT_S": "5",
     "API_KEYS": "sk-first-key,sk-second-key",
     "API_KEYS_FILE": "some/keys",
     "KEY_REQUESTS_PER_MINUTE": "60",
@@ -36,43 +30,49 @@ OTHER_VALUES = {
     "CORS_ORIGINS": "https://app.example.com,http://localhost:3000",
     "TLS_CERT_FILE": "some/cert.pem",
     "TLS_KEY_FILE": "some/key.pem",
+    "MAX_BODY_BYTES": "1",
     "MAX_CONNECTIONS": "64",
     "CLIENT_TIMEOUT_S": "0",
+    "REQUEST_TIMEOUT_S": "5",
+    "DRAIN_TIMEOUT_S": "5",
+    "HANG_TIMEOUT_S": "5",
     "MODEL_EMBED_NAME": "org/model",
     "MODEL_EMBED_ALIASES": "a,b",
+    "MODEL_GEN_NAME": "./model",
+    "MODEL_GEN_ALIASES": "a,b",
     "EMBED_BACKEND": "vllm-http",
     "VLLM_EMBED_URL": "https://host/v1/",
     "VLLM_EMBED_API_KEY": "key",
     "VLLM_EMBED_ARGS": "--seed 1",
-    "VLLM_EMBED_GPU_MEMORY": "0.5",
-    "VLLM_EMBED_MAX_MODEL_LEN": "512",
-    "EMBED_MAX_RUNNING": "7",
-    "EMBED_MAX_WAITING": "0",
-    "EMBED_MAX_RUNNING_TOKENS": "7000",
-    "EMBED_MAX_WAITING_TOKENS": "7000",
-    "VLLM_EMBED_TOKENIZER": "some/folder",
-    "EMBED_JOIN": "true",
-    "EMBED_CACHE": "256MiB",
-    "MODEL_GEN_NAME": "./model",
-    "MODEL_GEN_ALIASES": "a,b",
     "GEN_BACKEND": "package.module:factory",
     "VLLM_GEN_URL": "http://[::1]:8000",
     "VLLM_GEN_API_KEY": "key",
     "VLLM_GEN_ARGS": "--seed 1",
+    "VLLM_EMBED_GPU_MEMORY": "0.5",
+    "VLLM_EMBED_MAX_MODEL_LEN": "512",
     "VLLM_GEN_GPU_MEMORY": "6GiB",
     "VLLM_GEN_MAX_MODEL_LEN": "4096",
+    "EMBED_MAX_RUNNING": "7",
+    "EMBED_MAX_WAITING": "0",
+    "EMBED_MAX_RUNNING_TOKENS": "7000",
+    "EMBED_MAX_WAITING_TOKENS": "7000",
     "GEN_MAX_RUNNING": "7",
     "GEN_MAX_WAITING": "0",
     "GEN_MAX_RUNNING_TOKENS": "7000",
     "GEN_MAX_WAITING_TOKENS": "7000",
+    "VLLM_EMBED_TOKENIZER": "some/folder",
+    "EMBED_JOIN": "true",
+    "EMBED_CACHE": "256MiB",
     "HTTP_CONNECT_TIMEOUT_S": "0.5",
     "HTTP_READ_TIMEOUT_S": "30",
     "HTTP_RETRIES": "0",
     "HTTP_RETRY_SHARE": "0.1",
     "HTTP_BREAKER_FAILURES": "3",
     "HTTP_BREAKER_COOL_DOWN_S": "1.5",
+    "LOG_LEVEL": "DEBUG",
     "LOG_FORMAT": "json",
     "REQUEST_LOG": "false",
+    "ENGINE_LOG_LEVEL": "warning",
     "METRICS": "false",
     "ENGINE_METRICS": "false",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
@@ -271,7 +271,7 @@ def test_a_misspelled_backend_is_told_the_one_it_resembles(written):
 
 def test_all_mistakes_are_told_at_once():
     lines = mistake(PORT="x", LOG_LEVEL="y", VLLM_GEN_URL="z", EMBED_BACKEND="-").splitlines()
-    assert [line.split()[0] for line in lines] == ["PORT", "LOG_LEVEL", "EMBED_BACKEND", "VLLM_GEN_URL"]
+    assert [line.split()[0] for line in lines] == ["PORT", "EMBED_BACKEND", "VLLM_GEN_URL", "LOG_LEVEL"]
 
 
 @given(
@@ -381,20 +381,6 @@ def test_names_that_only_containers_read_are_no_mistakes(tmp_path):
     # They are close enough to settings to be taken for them: VLLM_GEN_MODEL_ARGS and VLLM_GEN_ARGS.
     text = "".join(f"{variable.name}={variable.default}\n" for variable in COMPOSE_VARIABLES)
     assert unknown_names(dotenv(tmp_path, text)) == []
-
-
-def test_the_example_file_is_what_the_settings_say():
-    assert (ROOT / ".env.example").read_text() == env_example()
-
-
-def test_the_example_files_values_are_the_defaults(tmp_path):
-    lines = [
-        line.removeprefix("#") if "=" in line and line[1:2] != " " else line for line in env_example().splitlines()
-    ]
-    path = dotenv(tmp_path, "\n".join(lines))
-    names = [line.partition("=")[0] for line in lines if line and line[0] != "#"]
-    assert names == [*OTHER_VALUES, *(variable.name for variable in COMPOSE_VARIABLES)]
-    assert load_settings({}, path) == load_settings({})
 
 
 @pytest.mark.parametrize(("written", "size"), [("0", 0), ("1000", 1000), ("2KiB", 2048), ("3 gib", 3 * 2**30)])

@@ -16,8 +16,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import app.disconnect
 from app.bootstrap import build_tracing
-from app.otlp_settings import GRPC, OtlpSignal
 from app.settings import load_settings
+from app.settings.otlp import GRPC, OtlpSignal
 from app.telemetry.environment import export_environment, opentelemetry
 from app.telemetry.record import OperationRecord
 from app.telemetry.request import RequestObservation

@@ -1,0 +1,227 @@
+"""What may be written for a setting, and what it means.
+
+Each parser takes what is written, or the default, and raises ValueError with a sentence that says what is allowed.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from app.settings.settings import HTTP, INPROCESS, GpuMemory
+
+LOG_FORMATS = ("auto", "text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+GIB_RULE = "must be a size such as 24GiB"
+KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by commas"
+
+
+def parse_text(value: str) -> str | None:
+    """Any text; None if there is none."""
+    return value or None
+
+
+def parse_host(value: str) -> str:
+    """An address or host name to listen on."""
+    if not re.fullmatch(r"[A-Za-z0-9.:_-]+", value):
+        raise ValueError("must be an address or host name, such as 127.0.0.1 or 0.0.0.0")
+    return value
+
+
+def parse_port(value: str) -> int:
+    """A TCP port; 0 is any free one."""
+    if not (value.isascii() and value.isdigit() and int(value) <= 65535):
+        raise ValueError("must be a whole number from 0 (any free port) to 65535")
+    return int(value)
+
+
+def parse_positive_int(value: str) -> int:
+    """A whole number of at least 1."""
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise ValueError("must be a whole number of at least 1")
+    return int(value)
+
+
+def parse_optional_tokens(value: str) -> int | None:
+    """A number of tokens; None if there is none."""
+    if value and not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
+        raise ValueError("must be a whole number of tokens, such as 8192")
+    return int(value) if value else None
+
+
+def parse_limit(value: str) -> int:
+    """A whole number; 0 is no limit."""
+    if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
+        raise ValueError("must be a whole number, or 0 for no limit")
+    return int(value)
+
+
+def parse_seconds(value: str) -> float:
+    """Seconds; 0 is never, or no limit."""
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII):
+        raise ValueError("must be a number of seconds, such as 15, or 0 for never")
+    return float(value)
+
+
+def parse_positive_seconds(value: str) -> float:
+    """Seconds above 0."""
+    if not parse_seconds(value):
+        raise ValueError("must be a number of seconds above 0, such as 30")
+    return parse_seconds(value)
+
+
+def parse_bytes(value: str) -> int:
+    """Bytes, with a unit or without; 0 is none."""
+    size = re.fullmatch(r"(\d{1,15})\s*(KiB|MiB|GiB)?", value, re.ASCII | re.IGNORECASE)
+    if not size:
+        raise ValueError("must be a number of bytes, or a size such as 256MiB; 0 for none")
+    return int(size[1]) * {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}[(size[2] or "").lower()]
+
+
+def parse_yes_or_no(value: str) -> bool:
+    """Whether it is so."""
+    if value.lower() not in YES | NO:
+        raise ValueError("must be true or false")
+    return value.lower() in YES
+
+
+def parse_auto_or_yes_or_no(value: str) -> bool | None:
+    """Whether it is so; None where the service decides."""
+    if value.lower() == "auto":
+        return None
+    if value.lower() not in YES | NO:
+        raise ValueError("must be auto, true or false")
+    return value.lower() in YES
+
+
+def parse_log_level(value: str) -> str:
+    """One of LOG_LEVELS."""
+    if value.lower() not in LOG_LEVELS:
+        raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+    return value.lower()
+
+
+def parse_log_format(value: str) -> str:
+    """One of LOG_FORMATS."""
+    if value.lower() not in LOG_FORMATS:
+        raise ValueError(f"must be one of {', '.join(LOG_FORMATS)}")
+    return value.lower()
+
+
+def parse_folder(value: str) -> Path:
+    """A folder that is there or can be made; the user's cache folder if none is named."""
+    try:
+        folder = Path(value).expanduser() if value else platformdirs.user_cache_path("memoria-vllm")
+        is_file = folder.exists() and not folder.is_dir()
+    except (OSError, RuntimeError):
+        raise ValueError("must be a folder that can exist on this machine") from None
+    if is_file:
+        raise ValueError("must be a folder, and this is a file")
+    return folder
+
+
+def parse_backend(value: str) -> str:
+    """INPROCESS, HTTP, or the dotted path of a factory."""
+    if value in (INPROCESS, HTTP) or re.fullmatch(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*", value):
+        return value
+    near = difflib.get_close_matches(value, (INPROCESS, HTTP), n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"must be {INPROCESS}, {HTTP} or the dotted path of a factory{meant}")
+
+
+def parse_whole(value: str) -> int:
+    """A whole number from 0 to 9999."""
+    if not re.fullmatch(r"\d{1,4}", value, re.ASCII):
+        raise ValueError("must be a whole number from 0 to 9999")
+    return int(value)
+
+
+def parse_time_limit(value: str) -> float:
+    """Seconds above 0, for what always has a limit."""
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII) or float(value) <= 0:
+        raise ValueError("must be a number of seconds above 0, such as 5 or 0.5")
+    return float(value)
+
+
+def parse_share(value: str) -> float:
+    """A share from 0 to 1."""
+    if not re.fullmatch(r"[01](\.\d{1,4})?", value, re.ASCII) or float(value) > 1:
+        raise ValueError("must be a share from 0 to 1, such as 0.2")
+    return float(value)
+
+
+def parse_urls(value: str) -> tuple[str, ...]:
+    """Addresses of servers, separated by commas."""
+    urls = tuple(_url(url.strip()) for url in value.split(","))
+    if len({url.removesuffix("/v1") for url in urls}) < len(urls):
+        raise ValueError("must not list one server twice")
+    return urls
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # A port that is no number, or brackets that do not close.
+        is_usable = False
+    if not is_usable or not re.fullmatch(r"https?://[^\s/?#]+(/v1)?/?", value):
+        raise ValueError(
+            "must be an address such as http://127.0.0.1:8100, with nothing behind it but /v1, or a list of them"
+        )
+    return value.rstrip("/")
+
+
+def parse_names(value: str) -> tuple[str, ...]:
+    """Names separated by commas, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+
+def parse_keys(value: str) -> tuple[str, ...]:
+    """Keys separated by commas, each once."""
+    keys = parse_names(value)
+    if not all(is_usable_key(key) for key in keys):
+        raise ValueError(KEY_RULE)
+    return keys
+
+
+def is_usable_key(key: str) -> bool:
+    """Whether it can be a key: it has to fit in a header, and not be guessed."""
+    return re.fullmatch(r"[!-~]{8,256}", key) is not None
+
+
+def parse_file(value: str) -> Path | None:
+    """A file, which is not looked for yet; None if none is named."""
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError:
+        raise ValueError("must be a file on this machine") from None
+
+
+def parse_origins(value: str) -> tuple[str, ...]:
+    """Origins of web pages separated by commas, or * for all."""
+    origins = parse_names(value)
+    if not all(re.fullmatch(r"\*|https?://[A-Za-z0-9.\[\]:-]+", origin) for origin in origins):
+        raise ValueError("must be origins such as https://app.example.com, separated by commas, or * for all")
+    return origins
+
+
+def parse_gib(value: str) -> float | None:
+    """The number of GiB in a size such as 24GiB; GB and G mean the same. None if it is no size above 0."""
+    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|G)", value, re.IGNORECASE | re.ASCII)
+    return (float(size[1]) or None) if size else None
+
+
+def parse_gpu_memory(value: str) -> GpuMemory | None:
+    """A share of the card, or a size; None if there is none."""
+    if not value:
+        return None
+    gib = parse_gib(value)
+    if gib is not None:
+        return GpuMemory(gib=gib)
+    if re.fullmatch(r"\d{1,6}(\.\d{1,9})?", value, re.ASCII) and 0 < float(value) < 1:
+        return GpuMemory(fraction=float(value))
+    raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
