@@ -20,6 +20,7 @@ from litestar import Litestar
 from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
+from adapters.resource_tracker import is_resource_tracker
 from app.server import server_config
 from app.settings import HTTP, INPROCESS, PREFIX, Settings
 from domain.backend import Role
@@ -169,13 +170,13 @@ def _application(settings: Settings, began: float, folder: Path | None) -> Lites
 def _speaks() -> bool:
     """Whether this process tells how the engines are: one does for all, the oldest that lives."""
     siblings = psutil.Process(os.getppid()).children()
-    return not any(each.pid < os.getpid() for each in siblings if not _is_helper(each))
+    return not any(_works(each) for each in siblings if each.pid < os.getpid())
 
 
-def _is_helper(process: psutil.Process) -> bool:
-    """Whether it is Python's own, which goes with processes of multiprocessing."""
+def _works(process: psutil.Process) -> bool:
+    """Whether a process below the supervisor lives and is one of ours, not Python's own."""
     with contextlib.suppress(psutil.Error):
-        return any("resource_tracker import main" in argument for argument in process.cmdline())
+        return not is_resource_tracker(process)
     return False
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from adapters.resource_tracker import is_resource_tracker
+
 ROOT = Path(__file__).resolve().parent.parent
 MEMORIA = Path(sys.executable).parent / "memoria"
 START_TIMEOUT_S = 240
@@ -117,7 +119,7 @@ class LoggedProcess:
         for process in psutil.Process(self.pid).children(recursive=True):
             # Engines also run small programs of a moment, which may be gone when they are looked at.
             with contextlib.suppress(psutil.Error):
-                if "resource_tracker import main" not in " ".join(process.cmdline()):
+                if not is_resource_tracker(process):
                     found.append(process)
         return found
 

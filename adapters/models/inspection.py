@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import HUB_TIMEOUT_S, LocatedModel, locate
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.backend import Role
@@ -30,6 +31,8 @@ class InspectedModel(msgspec.Struct, frozen=True, kw_only=True):
     fetch_bytes: int
     fetch_into: Path
     hub_answers: bool | None
+    source: str | None
+    """From where its shape can be read now, asking nobody; None while it has to be fetched first."""
 
 
 def inspect_model(name: str, *, setting: str, cache: Path) -> InspectedModel:
@@ -64,6 +67,7 @@ def _package(name: str, cache: Path, setting: str) -> InspectedModel:
             _described(name, files, _weight_bytes_of(files), setting=setting, origin="package"),
             package_role=model.role,
             fetch_into=cache,
+            source=str(folder),
         )
     return InspectedModel(
         name=name,
@@ -76,12 +80,14 @@ def _package(name: str, cache: Path, setting: str) -> InspectedModel:
         fetch_bytes=model.wheel_bytes * PACKAGE_ROOM,
         fetch_into=cache,
         hub_answers=None,
+        source=None,
     )
 
 
 def _folder(name: str, folder: Path, setting: str) -> InspectedModel:
     files = _files(folder)
-    return _described(name, files, _weight_bytes_of(files), setting=setting, origin="folder")
+    described = _described(name, files, _weight_bytes_of(files), setting=setting, origin="folder")
+    return msgspec.structs.replace(described, source=str(folder))
 
 
 def _hub(name: str, setting: str, cache: Path) -> InspectedModel:
@@ -125,7 +131,15 @@ def _hub(name: str, setting: str, cache: Path) -> InspectedModel:
         weight_bytes=sum(size for file, size in wanted.items() if file.endswith(WEIGHTS))
         or described.weight_bytes,
         hub_answers=sizes is not None,
+        source=_hub_source(name, files, is_whole=bool(wanted) and not missing),
     )
+
+
+def _hub_source(name: str, files: dict[str, Path], *, is_whole: bool) -> str | None:
+    if name in KNOWN_SHAPES:
+        return name
+    # Its folder in the cache: by its name the hub would be asked again.
+    return str(files["config.json"].parent) if is_whole and "config.json" in files else None
 
 
 def _sizes_on_hub(name: str) -> dict[str, int] | None:
@@ -211,6 +225,7 @@ def _described(
         fetch_bytes=0,
         fetch_into=Path(),
         hub_answers=None,
+        source=None,
     )
 
 

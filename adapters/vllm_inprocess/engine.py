@@ -16,6 +16,7 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor import Executor
 
+from adapters.resource_tracker import is_resource_tracker
 from adapters.vllm_inprocess.engine_log import EngineLog
 from adapters.vllm_inprocess.executors import owned
 from adapters.vllm_inprocess.statistics import EngineStatistics, stat_loggers
@@ -100,7 +101,7 @@ class EngineThread:
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
                 # Python's resource tracker is everybody's; it ends by itself when this process does.
-                if "resource_tracker import main" not in " ".join(process.cmdline()):
+                if not is_resource_tracker(process):
                     found.append(process)
                     found += process.children(recursive=True)
         return found

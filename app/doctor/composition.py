@@ -13,12 +13,15 @@ from pathlib import Path
 import psutil
 
 from adapters.models.cards import first_card
+from adapters.models.hardware import ram
 from adapters.models.inspection import InspectedModel, inspect_model
-from adapters.models.locate import default_model
+from adapters.models.locate import LocatedModel, default_model
+from adapters.models.shape import UnknownShapeError
 from app.api_keys import read_keys
-from app.bootstrap import CPU_ENGINE_GIB, _gpu_share
-from app.doctor import configuration, gpu, machine, models, numbers, packages, servers
+from app.bootstrap import DEFAULT_GPU_SHARE, _gpu_share, _require_memory
+from app.doctor import configuration, gpu, machine, memory, models, numbers, packages, servers
 from app.doctor.finding import GIB, Finding, Report, failure, ok, report, warning
+from app.memory.composition import possible_plan
 from app.processes import require_gateway
 from app.server import bind
 from app.settings import HTTP, INPROCESS, PREFIX, Settings, load_settings, unknown_names
@@ -121,18 +124,42 @@ class _World:
         return numbers.check_numbers_on_cpu(check, config, flags=flags, variable=f"VLLM_{PREFIX[role]}_ARGS")
 
     def check_memory(self) -> Iterator[Finding]:
-        """Of the machine, and of the card."""
-        card = _usable_card()
-        available = machine.available_memory()
-        if card is None:
-            weights = sum(_as_float32(model) for model in self._found.values())
-            yield machine.check_memory(available, len(self.roles), int(CPU_ENGINE_GIB * GIB), weights)
+        """Of the card, or else of the machine: by the plan that a start would make, without fetching a model."""
+        card, free_ram = _usable_card(), _free_ram()
+        check = "memory" if card is None else "gpu memory"
+        if card is not None:
+            yield machine.check_host_memory(free_ram)
+        if len(self._found) < len(self.roles):
+            yield warning(check, "can't be planned before the models are found", "Look again when they are")
             return
-        yield machine.check_host_memory(available)
+        here = {
+            role: LocatedModel(name=model.name, source=model.source, is_local=True)
+            for role, model in self._found.items()
+            if model.source is not None
+        }
+        if absent := [model.name for role, model in self._found.items() if role not in here]:
+            yield memory.plan_comes_later(check, free_ram if card is None else card.free_bytes, absent)
+            return
+        gpu_gib = card.total_bytes / GIB if card else None
+        try:
+            plan = possible_plan(here, self._settings, gpu_gib, lone_share=DEFAULT_GPU_SHARE)
+        except UnknownShapeError as error:
+            yield memory.no_plan(check, str(error))
+            yield from self._check_memory_without_plan(card)
+        except ConfigurationError as error:
+            yield failure(check, str(error))
+        else:
+            yield memory.check_plan(check, plan)
+
+    def _check_memory_without_plan(self, card: gpu.Card | None) -> list[Finding]:
+        """What a start asks for then."""
+        if card is None:
+            _require_memory(self.roles)
+            return []
         shares = {role: _gpu_share(role, self._settings.role(role), card.total_bytes / GIB) for role in self.roles}
         asked = {str(role): share for role, share in shares.items() if share is not None}
         weights_of = {str(role): model.weight_bytes for role, model in self._found.items()}
-        yield from gpu.check_gpu_memory(card, asked, weights_of)
+        return gpu.check_gpu_memory(card, asked, weights_of)
 
     def check_shared_memory(self) -> Iterator[Finding]:
         """Where engine processes exchange what they compute."""
@@ -213,6 +240,11 @@ def _usable_card() -> gpu.Card | None:
     return _any_card() if packages.flavour(_installed) == "gpu" else None
 
 
+def _free_ram() -> int:
+    here = ram()
+    return here.total_bytes - here.used_bytes
+
+
 def _cuda() -> int | None:
     """Version of CUDA that this install brings, its first number."""
     version = _installed("nvidia-cuda-runtime") or ""
@@ -232,12 +264,6 @@ def _facts(model: InspectedModel) -> models.ModelFacts:
         fetch_bytes=model.fetch_bytes,
         hub_answers=model.hub_answers,
     )
-
-
-def _as_float32(model: InspectedModel) -> int:
-    """Bytes of weights on the CPU, where the service computes in float32."""
-    is_16_bit = model.config.get("dtype", model.config.get("torch_dtype")) in ("bfloat16", "float16")
-    return (model.weight_bytes or 0) * (2 if is_16_bit else 1)
 
 
 def _servers(role: Role, settings: Settings) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Memory, shared memory and disk."""
+"""Memory beside a GPU's, shared memory and disk."""
 
 import os
 from collections.abc import Mapping
@@ -14,33 +14,6 @@ SHM_NEEDED = 240 * MIB
 SHM_GOOD = GIB
 # Engines on a GPU keep their weights there, and take so much of the machine while they load.
 GPU_HOST_GIB = 8
-CPU_KV_CACHE = GIB
-
-
-def check_memory(available: int, engines: int, least: int, weights: int) -> Finding:
-    """Whether engines on the CPU have room.
-
-    Args:
-        available: bytes that can be had.
-        engines: how many run here.
-        least: bytes without which one does not start.
-        weights: bytes of all their weights, computed with as float32.
-    """
-    told = f"{size(available)} available"
-    if available < least * engines:
-        return failure(
-            "memory",
-            f"{told}, and {engines} engine(s) on the CPU need at least {size(least * engines)}",
-            "Close other programs, or run engines elsewhere: EMBED_BACKEND=vllm-http, GEN_BACKEND=vllm-http",
-        )
-    wanted = least * engines + weights
-    if available < wanted:
-        return warning(
-            "memory",
-            f"{told}, and {engines} engine(s) with these weights need about {size(wanted)}",
-            "Close other programs, choose smaller models, or run one engine elsewhere",
-        )
-    return ok("memory", f"{told}, {engines} engine(s) on the CPU need about {size(wanted)}")
 
 
 def check_host_memory(available: int) -> Finding:
@@ -52,18 +25,6 @@ def check_host_memory(available: int) -> Finding:
             "Close other programs, or watch the start",
         )
     return ok("memory", f"{size(available)} available beside the GPU's")
-
-
-def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of memory that can be had: the machine's, or what a container's limit leaves of it."""
-    available = psutil.virtual_memory().available
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):
-        # No container, another kind of one, or "max": no limit.
-        return int(available)
-    return int(min(available, max(0, limit - used)))
 
 
 def check_shared_memory(free: int | None, *, on_gpu: bool) -> Finding:

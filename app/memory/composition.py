@@ -12,6 +12,7 @@ from adapters.models.packaged import Progress
 from adapters.models.shape import UnknownShapeError
 from adapters.vllm_flags import memory_arguments, other_arguments
 from app.memory.question import AnsweredPlan, PlanQuestion
+from app.memory.shortage import shortage
 from app.settings import PREFIX, Settings
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -39,6 +40,29 @@ def plan_service(
     Raises:
         ConfigurationError: they do not fit.
     """
+    try:
+        plan = possible_plan(models, settings, gpu_gib, lone_share=lone_share)
+    except UnknownShapeError as error:
+        logger.warning("No memory plan: %s The engines get what they got without one.", error)
+        return None
+    if not plan.fits:
+        raise ConfigurationError(f"{shortage(plan)}. {plan.changes[0].what} `memoria plan` shows it all.")
+    return plan
+
+
+def possible_plan(
+    models: dict[Role, LocatedModel],
+    settings: Settings,
+    gpu_gib: float | None,
+    *,
+    lone_share: dict[Role, float],
+) -> MemoryPlan:
+    """The same plan, for who wants to know what is missing if it does not fit.
+
+    Raises:
+        ConfigurationError: the settings ask for what no card has, or for more than this one has.
+        UnknownShapeError: a model, or a flag, is of a kind that no plan can be made for.
+    """
     card = ram() if gpu_gib is None else _gpu(gpu_gib)
     budgets = {
         role: _budget_bytes(role, settings, card, default=lone_share[role] if len(models) == 1 else None)
@@ -56,14 +80,7 @@ def plan_service(
         )
         for role, model in models.items()
     ]
-    try:
-        plan = plan_engines(card, choices)
-    except UnknownShapeError as error:
-        logger.warning("No memory plan: %s The engines get what they got without one.", error)
-        return None
-    if not plan.fits:
-        raise ConfigurationError(_does_not_fit(plan))
-    return plan
+    return plan_engines(card, choices)
 
 
 def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) -> AnsweredPlan:
@@ -146,28 +163,3 @@ def _require_room(budgets: dict[Role, int | None], card: Card, settings: Setting
         f"{names} {verb} for {sum(asked.values()) / GIB:.1f} GiB, and the card has {total / GIB:.1f} GiB, of "
         f"which {free / GIB:.1f} GiB are free."
     )
-
-
-def _does_not_fit(plan: MemoryPlan) -> str:
-    card = plan.card
-    advice = f"{plan.changes[0].what} `memoria plan` shows it all."
-    short = [engine for engine in plan.engines if engine.missing_bytes]
-    if short and sum(engine.missing_bytes for engine in short) == plan.missing_bytes:
-        # The card would do: what somebody decided for an engine does not.
-        lacks = " and ".join(f"'{engine.model}' was given {_size(engine.missing_bytes)}" for engine in short)
-        return f"{lacks} too little for its weights and a request of its context on {card.name}. {advice}"
-    names = " and ".join(f"'{engine.model}'" for engine in plan.engines)
-    verb = "do not fit" if len(plan.engines) > 1 else "does not fit"
-    free, total = (card.total_bytes - card.used_bytes) / GIB, card.total_bytes / GIB
-    return (
-        f"{names} {verb} on {card.name}, which has {free:.1f} of {total:.1f} GiB free: "
-        f"{_size(plan.missing_bytes)} are missing. {advice}"
-    )
-
-
-def _size(amount: int) -> str:
-    """In a unit in which it is not nothing."""
-    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
-        if amount >= 0.1 * unit:
-            return f"{amount / unit:.1f} {name}"
-    return f"{amount / 2**10:.1f} KiB"

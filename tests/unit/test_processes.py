@@ -49,14 +49,3 @@ def test_a_replacement_is_young_again(group):
     group.processes[1] = Answering(3)
     group.keep_subprocess_alive()
     assert group.processes[1].waited == [processes.START_PATIENCE_S]
-
-
-@pytest.mark.parametrize(
-    ("command", "is_helper"),
-    [
-        (["python", "-c", "from multiprocessing.resource_tracker import main;main(5)"], True),
-        (["python", "-Wignore::UserWarning:multiprocessing.resource_tracker", "-c", "spawn_main()"], False),
-    ],
-)
-def test_pythons_helper_is_told_by_what_it_runs(command, is_helper):
-    assert processes._is_helper(SimpleNamespace(cmdline=lambda: command)) is is_helper

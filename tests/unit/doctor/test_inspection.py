@@ -70,10 +70,35 @@ def test_a_model_that_is_nowhere_is_told(tmp_path, name):
         inspected(name, tmp_path)
 
 
+def test_a_folder_is_where_its_shape_is_read(folder, tmp_path):
+    assert inspected(folder, tmp_path).source == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "is_known"),
+    [("some/model", True, True), ("some/model", False, False), ("Qwen/Qwen3-8B-FP8", False, True)],
+)
+def test_the_hub_is_not_asked_for_the_shape_of_a_model_that_is_here(
+    tmp_path, monkeypatch, name, weights, is_known
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / (40 * "a")
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(40 * "a")
+    (snapshot / "config.json").write_text('{"architectures":["Qwen3ForCausalLM"]}')
+    if weights:
+        (snapshot / "model.safetensors").write_bytes(b"12")
+    expected = str(snapshot) if name == "some/model" else name
+    assert inspected(name, tmp_path).source == (expected if is_known else None)
+
+
 def test_a_packaged_model_is_not_fetched(tmp_path):
     found = inspected(PACKAGED.name, tmp_path / "cache")
     assert (found.origin, found.package_role, found.has_chat_template) == ("package", Role.GENERATE, True)
     assert found.fetch_bytes > PACKAGED.wheel_bytes
+    assert found.source is None
     assert not (tmp_path / "cache").exists()
 
 
@@ -84,6 +109,7 @@ def test_a_prepared_packaged_model_is_looked_at(tmp_path):
     (prepared / "model.safetensors").write_bytes(b"12")
     found = inspected(PACKAGED.name, tmp_path)
     assert (found.fetch_bytes, found.weight_bytes, found.package_role) == (0, 2, Role.GENERATE)
+    assert found.source == str(prepared)
 
 
 NEW = "NVIDIA RTX 4090, 580.95.05, 24564, 24000, 8.9"

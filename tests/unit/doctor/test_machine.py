@@ -6,13 +6,6 @@ from app.doctor import machine
 from app.doctor.finding import GIB, MIB, Verdict
 
 
-@pytest.mark.parametrize(("available", "verdict"), [(3, Verdict.FAILURE), (5, Verdict.WARNING), (7, Verdict.OK)])
-def test_memory_for_engines_on_the_cpu(available, verdict):
-    finding = machine.check_memory(available * GIB, engines=2, least=2 * GIB, weights=2 * GIB)
-    assert finding.verdict is verdict
-    assert (finding.advice is None) == (verdict is Verdict.OK)
-
-
 @pytest.mark.parametrize(("available", "verdict"), [(4, Verdict.WARNING), (9, Verdict.OK)])
 def test_memory_beside_a_gpu(available, verdict):
     assert machine.check_host_memory(available * GIB).verdict is verdict
@@ -30,15 +23,6 @@ def test_memory_beside_a_gpu(available, verdict):
 )
 def test_shared_memory(free, on_gpu, verdict):
     assert machine.check_shared_memory(free, on_gpu=on_gpu).verdict is verdict
-
-
-def test_a_containers_limit_counts(tmp_path):
-    assert machine.available_memory(tmp_path) > 0
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    assert machine.available_memory(tmp_path) == 2000000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.available_memory(tmp_path) > 2000000
 
 
 def test_a_disk_that_is_too_small(tmp_path):
