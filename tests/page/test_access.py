@@ -217,7 +217,7 @@ async def test_where_the_focus_is_can_be_seen(open_page: OpenPage, service: Serv
             await page.keyboard.press("Tab")
             told = await check(page, "focus")
             # A heading is where the page itself puts the focus when the view changes, unseen as it is.
-                if told[1] not in ("BODY", "HTML", "MAIN", "H1"):
+            if told[1] not in ("BODY", "HTML", "MAIN", "H1"):
                 seen.append(told)
         assert [each[0] for each in seen if each[2] == "none"] == []
         assert len({each[0] for each in seen}) > 10
