@@ -4,6 +4,8 @@ Everything here runs on the event loop, save what says otherwise.
 """
 
 import asyncio
+import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -13,6 +15,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from app.telemetry import conventions as otel
 from app.telemetry import instruments, several_processes
@@ -28,6 +31,9 @@ REFRESH_S = 1.0
 PATIENCE_S = 5.0
 """How long the event loop may take to come round."""
 Child = Counter | Gauge | Histogram
+# A version that is none makes prometheus_client fail, now or while it writes.
+_ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*([;,]|$))", re.ASCII)
+log = logging.getLogger("memoria")
 
 
 class Metrics(Listener):
@@ -89,9 +95,11 @@ class Metrics(Listener):
         if error or not operation.is_stream or operation.first_token_s is None:
             return
         self._observe(instruments.TIME_TO_FIRST_TOKEN, operation.first_token_s, *of_whom)
-        if operation.completion_tokens > 1:
+        # Choices are written side by side, so that each takes as long as all of them.
+        further = operation.completion_tokens / operation.choices - 1
+        if further > 0:
             rest_s = operation.duration_s - operation.first_token_s
-            self._observe(instruments.TIME_PER_OUTPUT_TOKEN, rest_s / (operation.completion_tokens - 1), *of_whom)
+            self._observe(instruments.TIME_PER_OUTPUT_TOKEN, rest_s / further, *of_whom)
 
     def request_ended(self, record: RequestRecord) -> None:
         """See `Listener`."""
@@ -160,7 +168,7 @@ class Metrics(Listener):
             accept: the header of the request; OpenMetrics is written if it asks for it.
         """
         self.refresh()
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder(accept)
         return await asyncio.to_thread(lambda: encode(_Collected(self.collect()))), content_type
 
     # Life.
@@ -186,9 +194,17 @@ class Metrics(Listener):
         self.refresh()
 
     async def _refresh_all_the_time(self) -> None:
+        told = ""
         while True:
-            self.refresh()
-            await asyncio.to_thread(self._refresh_slowly)
+            try:
+                self.refresh()
+                await asyncio.to_thread(self._refresh_slowly)
+                told = ""
+            except Exception as error:
+                # What can't be told now may be told later. The same is not told each second.
+                if repr(error) != told:
+                    told = repr(error)
+                    log.exception("the state can't be shared with the other processes; this is tried again")
             await asyncio.sleep(REFRESH_S)
 
     def _refresh_slowly(self) -> None:
@@ -242,6 +258,10 @@ class _Collected:
 
     def collect(self) -> Sequence[Metric]:
         return self._families
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    return choose_encoder("" if _ODD_VERSION.search(accept) else accept)
 
 
 def _made(instrument: Instrument, registry: CollectorRegistry) -> Child:
