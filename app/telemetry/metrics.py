@@ -8,8 +8,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -30,7 +31,10 @@ REFRESH_S = 1.0
 """How old another process's state may be in what one of several shows."""
 PATIENCE_S = 5.0
 """How long the event loop may take to come round."""
+END = b"# EOF\n"
+"""OpenMetrics' mark at the end of a page."""
 Child = Counter | Gauge | Histogram
+T = TypeVar("T")
 # A version that is none makes prometheus_client fail, now or while it writes.
 _ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*([;,]|$))", re.ASCII)
 log = logging.getLogger("memoria")
@@ -155,9 +159,9 @@ class Metrics(Listener):
         for source in self.slow_sources:
             source()
         own = several_processes.collect(self.folder) if self.folder else self._registry.collect()
-        families = {metric.name: metric for metric in own}
+        families = {metric.name: metric for metric in _in_turns(own)}
         for engine in self.engines:
-            for family in engine():
+            for family in _in_turns(engine()):
                 _add(family, families)
         return list(families.values())
 
@@ -169,7 +173,7 @@ class Metrics(Listener):
         """
         self.refresh()
         encode, content_type = _encoder(accept)
-        return await asyncio.to_thread(lambda: encode(_Collected(self.collect()))), content_type
+        return await asyncio.to_thread(lambda: _written(encode, self.collect())), content_type
 
     # Life.
 
@@ -258,6 +262,19 @@ class _Collected:
 
     def collect(self) -> Sequence[Metric]:
         return self._families
+
+
+def _in_turns(families: Iterable[T]) -> Iterator[T]:
+    """The same, with a moment for the event loop after each: a thread gives way only every 5 ms by itself."""
+    for family in families:
+        yield family
+        time.sleep(0)
+
+
+def _written(encode: Callable[[Collector], bytes], families: Iterable[Metric]) -> bytes:
+    """A page of all families. OpenMetrics ends each page with a mark, and this one shall have one at its end."""
+    pages = [encode(_Collected([family])).removesuffix(END) for family in _in_turns(families)]
+    return b"".join([*pages, encode(_Collected([]))])
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:

@@ -7,6 +7,8 @@ import sys
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -350,6 +352,26 @@ async def test_the_page_is_in_the_format_that_is_asked_for():
         assert {family.name for family in parse_openmetrics(open_.text)} >= set(families)
 
 
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+async def test_the_page_is_written_family_by_family_and_the_loop_comes_round_in_between(monkeypatch, accept):
+    metrics = fresh()
+    metrics.operation_ended(operation())
+    sample = Sample("_total", {}, 1.0)
+    family = Family(name="vllm:tokens", kind="counter", about="Tokens.", samples=[sample])
+    metrics.engines.append(lambda: [family])
+    gave_way: list[float] = []
+    monkeypatch.setattr("app.telemetry.metrics.time.sleep", gave_way.append)
+    page, _ = await metrics.text(accept)
+    count = len(metrics.collect())
+    assert count > 3
+    # When they are collected, when they are written.
+    assert gave_way[: 2 * count] == [0] * 2 * count
+    encode, _ = choose_encoder(accept)
+    registry = CollectorRegistry()
+    registry.collect = metrics.collect
+    assert page == encode(registry)
+
+
 @pytest.mark.parametrize(
     "accept",
     [f"application/openmetrics-text; version={odd}" for odd in ("abc", "1.x", "2.0.x", "", '"1.0.0"', "1..0")]
@@ -379,7 +401,8 @@ async def test_a_state_that_can_not_be_read_once_is_shared_all_the_same_later(mo
     metrics.sources.append(source)
     metrics.start()
     async with asyncio.timeout(10):
-        await until(lambda: asked > 5)
+        while asked < 6:
+            await asyncio.sleep(0.001)
     metrics.stop()
     # Told, and not each time.
     assert caplog.text.count("RuntimeError: not now") == 1
