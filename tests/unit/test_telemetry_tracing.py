@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator
-from types import SimpleNamespace
 
 import pytest
 from opentelemetry.context import Context
@@ -634,15 +633,16 @@ def test_the_exporter_is_the_protocols(built, given, kind, endpoint):
     ("endpoint", "insecure"), [("http://a:1", True), ("https://a:1", False), ("HTTPS://a:1", False)]
 )
 def test_grpc_is_encrypted_where_the_address_says_so(monkeypatch, endpoint, insecure):
-    from app.telemetry.tracing import _exporter
+    from app.telemetry import otlp_metrics, tracing
 
-    given = {}
-    monkeypatch.setattr(
-        "opentelemetry.exporter.otlp.proto.grpc.trace_exporter.OTLPSpanExporter",
-        lambda **arguments: given.update(arguments) or SimpleNamespace(),
-    )
-    _exporter(OtlpSignal(endpoint=endpoint, protocol=GRPC))
-    assert given["insecure"] is insecure
+    given = []
+    for name in ("trace_exporter.OTLPSpanExporter", "metric_exporter.OTLPMetricExporter"):
+        monkeypatch.setattr(
+            f"opentelemetry.exporter.otlp.proto.grpc.{name}", lambda **arguments: given.append(arguments)
+        )
+    for module in (tracing, otlp_metrics):
+        module._exporter(OtlpSignal(endpoint=endpoint, protocol=GRPC))
+    assert [arguments["insecure"] for arguments in given] == [insecure] * 2
 
 
 @pytest.mark.parametrize(
