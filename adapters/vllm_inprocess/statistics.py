@@ -77,6 +77,7 @@ class EngineStatistics:
     def families(self) -> list[Family]:
         """All of it now; in any thread."""
         with self._lock:
+            self.on_look()
             return [
                 instrument.family(self._model) for instrument in self._instruments.values() if instrument.children
             ]

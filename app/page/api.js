@@ -11,11 +11,27 @@ export class ApiError extends Error {
   }
 }
 
+let known = stored(() => sessionStorage.getItem(KEY));
 export const key = {
-  get: () => sessionStorage.getItem(KEY),
-  set: (value) => sessionStorage.setItem(KEY, value),
-  forget: () => sessionStorage.removeItem(KEY),
+  get: () => known,
+  set: (value) => {
+    known = value;
+    stored(() => sessionStorage.setItem(KEY, value));
+  },
+  forget: () => {
+    known = null;
+    stored(() => sessionStorage.removeItem(KEY));
+  },
 };
+
+/** Storage may be forbidden; then the key lasts as long as the page. */
+function stored(action) {
+  try {
+    return action();
+  } catch {
+    return null;
+  }
+}
 
 export const baseUrl = () => new URL("v1", document.baseURI).href;
 

@@ -127,6 +127,7 @@ class Page {
       key.set(given);
       setText(byId("key-error"), "");
       this.isLocked = false;
+      this.isKeyNew = true;
       this.poll();
     });
     byId("key-button").addEventListener("click", () => {
@@ -161,7 +162,9 @@ class Page {
     const hasKey = Boolean(key.get());
     setHidden(byId("key-button"), !hasKey);
     setHidden(byId("key-forget"), !hasKey);
-    if (!document.body.classList.contains("locked")) return;
+    // Whoever is about to write another key is left alone.
+    if (!this.isKeyNew) return;
+    this.isKeyNew = false;
     document.body.classList.remove("locked");
     setHidden(byId("key-panel"), true);
     byId("key-input").value = "";

@@ -102,8 +102,9 @@ export class Playground {
       event.preventDefault();
       byId("chat-form").requestSubmit();
     });
-    byId("chat-new").addEventListener("click", () => {
-      run.stop();
+    byId("chat-new").addEventListener("click", async () => {
+      // An answer under way ends in the old chat.
+      await run.stop();
       this.messages = [];
       byId("chat-log").replaceChildren(byId("chat-empty") ?? h("p", { class: "empty muted", id: "chat-empty" }, "Nothing said yet."));
       setText(byId("chat-meta"), "");
@@ -221,11 +222,17 @@ class Run {
     return this.abort !== undefined;
   }
 
+  /** Resolves when it has ended. */
   stop() {
     this.abort?.abort();
+    return this.ended;
   }
 
-  async start(path, body, { onChunk, onEnd }) {
+  start(path, body, listeners) {
+    this.ended = this.#read(path, body, listeners);
+  }
+
+  async #read(path, body, { onChunk, onEnd }) {
     const meta = byId(`${this.kind}-meta`);
     const place = byId(`${this.kind}-error`);
     place.replaceChildren();

@@ -19,6 +19,7 @@ from app.settings.settings import (
     Settings,
     TelemetrySettings,
 )
+from app.settings.variable import SecretValueError
 from app.settings.variables import VARIABLES
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -39,7 +40,8 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         try:
             values[variable.name] = variable.parse(written)
         except ValueError as error:
-            shown = "" if variable.is_secret else f" is '{written}'; it"
+            is_secret = variable.is_secret or isinstance(error, SecretValueError)
+            shown = "" if is_secret else f" is '{written}'; it"
             mistakes.append(f"{variable.name}{shown} {error}.")
     if mistakes:
         raise ConfigurationError("\n".join(mistakes))

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from app.settings.variable import SecretValueError
+
 HTTP_PROTOBUF, GRPC = "http/protobuf", "grpc"
 PROTOCOLS = (HTTP_PROTOBUF, GRPC)
 SAMPLERS = (
@@ -65,7 +67,11 @@ def signal(values: Mapping[str, str], name: str) -> OtlpSignal | None:
 
 
 def parse_endpoint(value: str) -> str:
-    """An address, or nothing. Raises ValueError."""
+    """An address, or nothing, without anything secret: it gets into the log. Raises ValueError."""
+    if "@" in value or "?" in value:
+        raise SecretValueError(
+            "must be an address without user, password or query; put keys into OTEL_EXPORTER_OTLP_HEADERS"
+        )
     try:
         parts = urlsplit(value)
         is_usable = not value or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)

@@ -6,6 +6,10 @@ from typing import Any
 import msgspec
 
 
+class SecretValueError(ValueError):
+    """What was written can't be used, and is not to be repeated."""
+
+
 class Variable(msgspec.Struct, frozen=True, kw_only=True):
     """One environment variable."""
 

@@ -5,7 +5,7 @@ All of it is bounded: so many requests, so many buckets of time, and so many cel
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -19,8 +19,6 @@ LAST_REQUESTS = 50
 OTHER = "other"
 """The series of requests that ask no engine: what was refused before, unknown paths, lists of models."""
 KINDS = (*Role, OTHER)
-PAGE_FILES = "/page/"
-"""What an open page loads is not seen, as probes are not: it would fill the history with itself."""
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +105,26 @@ class _Durations:
         return self._percentiles
 
 
+class _Whole:
+    """Durations of all buckets together. Those that are closed are put together once, until there is one more."""
+
+    def __init__(self) -> None:
+        self._open_bucket: int | None = None
+        self._closed = Histogram()
+
+    def percentiles(self, durations: list[_Durations], open_bucket: int) -> Percentiles:
+        """Of the whole time.
+
+        Args:
+            durations: of each bucket, the oldest first; the last one is open.
+            open_bucket: which one that is.
+        """
+        if open_bucket != self._open_bucket:
+            self._closed = _merged(each.histogram for each in durations[:-1])
+            self._open_bucket = open_bucket
+        return _percentiles(_merged([self._closed, durations[-1].histogram]))
+
+
 class _Counts:
     """What ended in one bucket of time, of one kind."""
 
@@ -140,10 +158,12 @@ class History(Listener):
         self._clock = clock
         self._requests: deque[RequestRecord] = deque(maxlen=LAST_REQUESTS)
         self._buckets: dict[int, dict[str, _Counts]] = {}
+        self._latency = {kind: _Whole() for kind in KINDS}
+        self._first_token = {kind: _Whole() for kind in KINDS}
 
     def request_ended(self, record: RequestRecord) -> None:
         """Note a request that is over."""
-        if record.is_probe or record.route.startswith(PAGE_FILES):
+        if record.is_probe:
             return
         self._requests.appendleft(record)
         now = self._bucket_now()
@@ -160,16 +180,22 @@ class History(Listener):
 
     def series(self) -> Series:
         """The last minutes, up to now."""
-        end = self._bucket_now() + 1
-        buckets = range(end - BUCKETS, end)
+        now = self._bucket_now()
+        buckets = range(now - BUCKETS + 1, now + 1)
+        roles = {kind: self._role_series(kind, buckets) for kind in KINDS}
+        return Series(bucket_s=BUCKET_S, begin=buckets[0] * BUCKET_S, roles=roles)
+
+    def _role_series(self, kind: str, buckets: range) -> RoleSeries:
         nothing = _Counts()
-        return Series(
-            bucket_s=BUCKET_S,
-            begin=buckets[0] * BUCKET_S,
-            roles={
-                kind: _role_series([self._buckets.get(bucket, {}).get(kind, nothing) for bucket in buckets])
-                for kind in KINDS
-            },
+        counts = [self._buckets.get(bucket, {}).get(kind, nothing) for bucket in buckets]
+        now = buckets[-1]
+        return RoleSeries(
+            requests=[each.requests for each in counts],
+            errors=[each.errors for each in counts],
+            prompt_tokens=[each.prompt_tokens for each in counts],
+            completion_tokens=[each.completion_tokens for each in counts],
+            latency=_percentile_series([each.latency for each in counts], self._latency[kind], now),
+            first_token=_percentile_series([each.first_token for each in counts], self._first_token[kind], now),
         )
 
     def _bucket_now(self) -> int:
@@ -180,28 +206,21 @@ def _last(record: RequestRecord) -> LastRequest:
     return LastRequest(**{name: getattr(record, name) for name in LastRequest.__struct_fields__})
 
 
-def _role_series(counts: list[_Counts]) -> RoleSeries:
-    return RoleSeries(
-        requests=[each.requests for each in counts],
-        errors=[each.errors for each in counts],
-        prompt_tokens=[each.prompt_tokens for each in counts],
-        completion_tokens=[each.completion_tokens for each in counts],
-        latency=_percentile_series([each.latency for each in counts]),
-        first_token=_percentile_series([each.first_token for each in counts]),
-    )
-
-
-def _percentile_series(durations: list[_Durations]) -> PercentileSeries:
+def _percentile_series(durations: list[_Durations], whole: _Whole, open_bucket: int) -> PercentileSeries:
     each = [bucket.percentiles() for bucket in durations]
-    whole = Histogram()
-    for bucket in durations:
-        whole.merge(bucket.histogram)
     return PercentileSeries(
         p50=[percentiles.p50 for percentiles in each],
         p95=[percentiles.p95 for percentiles in each],
         p99=[percentiles.p99 for percentiles in each],
-        whole=_percentiles(whole),
+        whole=whole.percentiles(durations, open_bucket),
     )
+
+
+def _merged(histograms: Iterable[Histogram]) -> Histogram:
+    merged = Histogram()
+    for histogram in histograms:
+        merged.merge(histogram)
+    return merged
 
 
 def _percentiles(histogram: Histogram) -> Percentiles:

@@ -4,15 +4,19 @@ Everything here runs on the event loop, save what says otherwise.
 """
 
 import asyncio
+import logging
+import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from app.telemetry import conventions as otel
 from app.telemetry import instruments, several_processes
@@ -27,7 +31,13 @@ REFRESH_S = 1.0
 """How old another process's state may be in what one of several shows."""
 PATIENCE_S = 5.0
 """How long the event loop may take to come round."""
+END = b"# EOF\n"
+"""OpenMetrics' mark at the end of a page."""
 Child = Counter | Gauge | Histogram
+T = TypeVar("T")
+# A version that is none makes prometheus_client fail, now or while it writes.
+_ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*([;,]|$))", re.ASCII)
+log = logging.getLogger("memoria")
 
 
 class Metrics(Listener):
@@ -89,9 +99,11 @@ class Metrics(Listener):
         if error or not operation.is_stream or operation.first_token_s is None:
             return
         self._observe(instruments.TIME_TO_FIRST_TOKEN, operation.first_token_s, *of_whom)
-        if operation.completion_tokens > 1:
+        # Choices are written side by side, so that each takes as long as all of them.
+        further = operation.completion_tokens / operation.choices - 1
+        if further > 0:
             rest_s = operation.duration_s - operation.first_token_s
-            self._observe(instruments.TIME_PER_OUTPUT_TOKEN, rest_s / (operation.completion_tokens - 1), *of_whom)
+            self._observe(instruments.TIME_PER_OUTPUT_TOKEN, rest_s / further, *of_whom)
 
     def request_ended(self, record: RequestRecord) -> None:
         """See `Listener`."""
@@ -147,9 +159,9 @@ class Metrics(Listener):
         for source in self.slow_sources:
             source()
         own = several_processes.collect(self.folder) if self.folder else self._registry.collect()
-        families = {metric.name: metric for metric in own}
+        families = {metric.name: metric for metric in _in_turns(own)}
         for engine in self.engines:
-            for family in engine():
+            for family in _in_turns(engine()):
                 _add(family, families)
         return list(families.values())
 
@@ -160,8 +172,8 @@ class Metrics(Listener):
             accept: the header of the request; OpenMetrics is written if it asks for it.
         """
         self.refresh()
-        encode, content_type = choose_encoder(accept)
-        return await asyncio.to_thread(lambda: encode(_Collected(self.collect()))), content_type
+        encode, content_type = _encoder(accept)
+        return await asyncio.to_thread(lambda: _written(encode, self.collect())), content_type
 
     # Life.
 
@@ -186,9 +198,17 @@ class Metrics(Listener):
         self.refresh()
 
     async def _refresh_all_the_time(self) -> None:
+        told = ""
         while True:
-            self.refresh()
-            await asyncio.to_thread(self._refresh_slowly)
+            try:
+                self.refresh()
+                await asyncio.to_thread(self._refresh_slowly)
+                told = ""
+            except Exception as error:
+                # What can't be told now may be told later. The same is not told each second.
+                if repr(error) != told:
+                    told = repr(error)
+                    log.exception("the state can't be shared with the other processes; this is tried again")
             await asyncio.sleep(REFRESH_S)
 
     def _refresh_slowly(self) -> None:
@@ -242,6 +262,23 @@ class _Collected:
 
     def collect(self) -> Sequence[Metric]:
         return self._families
+
+
+def _in_turns(families: Iterable[T]) -> Iterator[T]:
+    """The same, with a moment for the event loop after each: a thread gives way only every 5 ms by itself."""
+    for family in families:
+        yield family
+        time.sleep(0)
+
+
+def _written(encode: Callable[[Collector], bytes], families: Iterable[Metric]) -> bytes:
+    """A page of all families. OpenMetrics ends each page with a mark, and this one shall have one at its end."""
+    pages = [encode(_Collected([family])).removesuffix(END) for family in _in_turns(families)]
+    return b"".join([*pages, encode(_Collected([]))])
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    return choose_encoder("" if _ODD_VERSION.search(accept) else accept)
 
 
 def _made(instrument: Instrument, registry: CollectorRegistry) -> Child:

@@ -58,7 +58,7 @@ class ObservedBackend(BackendWrapper):
         observer = context.observer
         if not isinstance(observer, RequestObservation):
             return await self._backend.embed(request, context)
-        attributes = embedding_attributes(request) if observer.tracing is not None else {}
+        attributes = embedding_attributes(request) if observer.is_traced else {}
         operation = observer.begin(self._record("embeddings"), attributes)
         try:
             result = await self._backend.embed(request, operation.context(context))
@@ -82,8 +82,8 @@ class ObservedBackend(BackendWrapper):
         self, request: GenerationRequest, context: RequestContext, observer: RequestObservation
     ) -> AsyncGenerator[GenerationEvent, None]:
         name = "chat" if isinstance(request.prompt, Conversation) else "text_completion"
-        captures = self._captures_content and observer.tracing is not None
-        attributes = generation_attributes(request, content=captures) if observer.tracing is not None else {}
+        captures = self._captures_content and observer.is_traced
+        attributes = generation_attributes(request, content=captures) if observer.is_traced else {}
         operation = observer.begin(self._record(name, is_stream=request.stream), attributes)
         kept: list[GenerationDelta] = []
         try:

@@ -225,7 +225,7 @@ def _exporter(signal: OtlpSignal) -> MetricExporter:
     if signal.protocol == GRPC:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        return GrpcExporter(endpoint=signal.endpoint, insecure=not signal.endpoint.startswith("https"))
+        return GrpcExporter(endpoint=signal.endpoint, insecure=not signal.endpoint.lower().startswith("https:"))
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
     return HttpExporter(endpoint=signal.endpoint)

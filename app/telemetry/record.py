@@ -8,8 +8,19 @@ UNMATCHED = "unmatched"
 """The route of a path that the service does not have; the path itself could be anything."""
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/status", "/"})
 """Routes that machines and open pages ask all the time: counted, but neither traced nor listed."""
+PAGE_FILES = "/page/"
+"""What an open page loads; as the routes of probes, or it would fill log and history with itself."""
 CANCELLED = "cancelled"
 """The error type of work whose client has left."""
+
+
+def is_probe(path: str) -> bool:
+    """Whether somebody who asks this only looks how the service is.
+
+    Args:
+        path: a request's, or its template.
+    """
+    return (path.rstrip("/") or "/") in PROBES or path.startswith(PAGE_FILES)
 
 
 class OperationRecord(msgspec.Struct, kw_only=True):
@@ -33,6 +44,9 @@ class OperationRecord(msgspec.Struct, kw_only=True):
     """From the operation's begin to its first token; None without one, and for embeddings."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    """Of all its choices together."""
+    choices: int = 1
+    """How many answers were written side by side."""
     error_type: str | None = None
     """The error's code in OpenAI's spelling, its type where it has none, or CANCELLED; None if all went well."""
 
@@ -42,7 +56,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
 
     request_id: str
     trace_id: str | None = None
-    """32 hexadecimal digits; None where the request is not traced."""
+    """32 hexadecimal digits; None where the request is not traced, or its trace not kept."""
     began: float
     """Unix time."""
     method: str
@@ -71,11 +85,12 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """From the request's begin to the first token of any operation."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    """What engines wrote. Of n greedy choices they write one, and `usage` in the answer counts n of them."""
 
     @property
     def is_probe(self) -> bool:
         """Whether somebody only looked how the service is."""
-        return self.route in PROBES
+        return is_probe(self.route)
 
 
 class Listener:

@@ -12,7 +12,7 @@ import msgspec
 from litestar.types import HTTPScope, Scope
 
 from app.telemetry.conventions import METHODS, OTHER
-from app.telemetry.record import CANCELLED, PROBES, UNMATCHED, Listener, OperationRecord, RequestRecord
+from app.telemetry.record import CANCELLED, UNMATCHED, Listener, OperationRecord, RequestRecord, is_probe
 from domain.backend import RequestContext, Role
 from domain.errors import InferenceError
 from domain.observation import Phase
@@ -48,9 +48,14 @@ class RequestObservation:
         # From moments of the monotonic clock to Unix time.
         self.unix_offset = self.record.began - self._began
         self.listeners = listeners
-        self.tracing = tracing if (scope["path"].rstrip("/") or "/") not in PROBES else None
+        self.tracing = None if is_probe(scope["path"]) else tracing
         self._scope = scope
         self._context = self.tracing.begin_request(scope, self.record) if self.tracing else None
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether its spans are kept, so that it is worth while to fill them."""
+        return self.record.trace_id is not None
 
     def waited(self, phase: Phase, began: float, ended: float) -> None:
         """Nothing: whoever waits is an operation. There to be what travels in a `RequestContext`."""
@@ -184,6 +189,7 @@ class Operation:
         record = self.record
         record.duration_s = time.monotonic() - self._began
         record.error_type = error_type
+        record.choices = len(self._finish_reasons) or 1
         if self._first_token is not None:
             record.first_token_s = self._first_token - self._began
         if self._request.tracing is not None and self._context is not None:

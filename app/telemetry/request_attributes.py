@@ -61,27 +61,31 @@ class _Choice:
     """One choice of an answer, as its parts come."""
 
     def __init__(self) -> None:
-        self._text = self._reasoning = ""
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
+        self._arguments: dict[int, list[str]] = {}
         self._finish_reason: str | None = None
 
     def add(self, delta: GenerationDelta) -> None:
-        self._text += delta.text
-        self._reasoning += delta.reasoning
+        self._text.append(delta.text)
+        self._reasoning.append(delta.reasoning)
         for part in delta.tool_calls:
-            call = self._calls.setdefault(part.index, {"type": "tool_call", "arguments": ""})
+            call = self._calls.setdefault(part.index, {"type": "tool_call"})
             if part.name is not None:
                 call |= {"id": part.id, "name": part.name}
-            call["arguments"] += part.arguments
+            self._arguments.setdefault(part.index, []).append(part.arguments)
         self._finish_reason = delta.finish_reason or self._finish_reason
 
     def message(self) -> dict[str, Any]:
         parts: list[dict[str, Any]] = []
-        if self._reasoning:
-            parts.append({"type": "reasoning", "content": self._reasoning})
-        if self._text:
-            parts.append({"type": "text", "content": self._text})
-        parts += [self._calls[index] for index in sorted(self._calls)]
+        if reasoning := "".join(self._reasoning):
+            parts.append({"type": "reasoning", "content": reasoning})
+        if text := "".join(self._text):
+            parts.append(_text(text))
+        parts += [
+            self._calls[index] | {"arguments": "".join(self._arguments[index])} for index in sorted(self._calls)
+        ]
         return {"role": "assistant", "parts": parts, "finish_reason": self._finish_reason or "error"}
 
 

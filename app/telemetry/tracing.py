@@ -13,6 +13,7 @@ docs/gen-ai/gen-ai-spans.md; W3C Trace Context.
 """
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import cast
@@ -33,19 +34,29 @@ from app.telemetry.environment import export_environment as export_environment
 from app.telemetry.record import CANCELLED, UNMATCHED, OperationRecord, RequestRecord
 
 NS = 1_000_000_000
+LAST_PATIENCE_S = 5.0
+"""How long the last export may take while the service waits for it; the SDK would give it 30 s."""
 
 
 class Tracing:
     """Makes the spans of requests, and hands their context on."""
 
-    def __init__(self, provider: TracerProvider, *, on_behalf_of_clients: bool = False) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider,
+        *,
+        exporter: SpanExporter | None = None,
+        on_behalf_of_clients: bool = False,
+    ) -> None:
         """Make it.
 
         Args:
             provider: where spans go.
+            exporter: what sends them from there.
             on_behalf_of_clients: whether engines are elsewhere, so that calls of them are a client's.
         """
         self._provider = provider
+        self._exporter = exporter
         self._tracer = provider.get_tracer("memoria", schema_url=names.SCHEMA_URL)
         self._kind = SpanKind.CLIENT if on_behalf_of_clients else SpanKind.INTERNAL
 
@@ -57,7 +68,8 @@ class Tracing:
     def begin_request(self, scope: HTTPScope, record: RequestRecord) -> Context:
         """A context with the span of a request, in the client's trace if it sent one.
 
-        What else the client sent along (tracestate, baggage) is in it, too. The trace's id goes into the record.
+        What else the client sent along (tracestate, baggage) is in it, too. If the trace is kept, its id goes into
+        the record.
         """
         # Its route is known only at its end, and samplers shall not see what a client may have put into a path.
         context = self._begin(
@@ -67,8 +79,8 @@ class Tracing:
             start_time=int(record.began * NS),
         )
         span = trace.get_current_span(context)
-        record.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
         if span.is_recording():
+            record.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
             span.set_attributes(_request_attributes(scope, record))
         return context
 
@@ -170,8 +182,13 @@ class Tracing:
         span.end(end_time=int(ended * NS))
 
     def stop(self) -> None:
-        """Send what has not been sent, for some seconds at most."""
-        self._provider.shutdown()
+        """Send what has not been sent, and end. Blocks for some seconds at most."""
+        ending = threading.Thread(target=self._provider.shutdown, name="export-last-spans", daemon=True)
+        ending.start()
+        ending.join(LAST_PATIENCE_S)
+        if ending.is_alive() and self._exporter is not None:
+            # Whoever is still trying gives up now.
+            self._exporter.shutdown()
 
     def _begin(self, name: str, parent: Context, kind: SpanKind, start_time: int | None = None) -> Context:
         span = self._tracer.start_span(name, context=parent, kind=kind, start_time=start_time)
@@ -192,11 +209,12 @@ def build_tracing(settings: TelemetrySettings, signal: OtlpSignal, *, on_behalf_
     service = {names.SERVICE_NAME: settings.service_name, names.SERVICE_VERSION: metadata.version("memoria-vllm")}
     # The sampler and the sizes of batches follow from the standard variables.
     provider = TracerProvider(resource=Resource.create(service, schema_url=names.SCHEMA_URL))
-    provider.add_span_processor(BatchSpanProcessor(_exporter(signal)))
+    exporter = _exporter(signal)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     # Each engine in this process brings a provider too, and is told in the log that there is one.
     logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
-    return Tracing(provider, on_behalf_of_clients=on_behalf_of_clients)
+    return Tracing(provider, exporter=exporter, on_behalf_of_clients=on_behalf_of_clients)
 
 
 def _exporter(signal: OtlpSignal) -> SpanExporter:

@@ -82,6 +82,37 @@ async def test_the_key_is_kept_in_the_tab_alone_and_written_nowhere(open_page: O
     await expect(other.get_by_label("API key", exact=True)).to_be_visible()
 
 
+async def test_another_key_can_be_given(open_page: OpenPage, guarded: Served):
+    page = await open_page(guarded.url)
+    await give(page, KEY)
+    await expect(page.locator("#overall")).to_have_text("all ready")
+    await page.get_by_role("button", name="Key", exact=True).click()
+    field = page.get_by_label("API key", exact=True)
+    await field.fill(KEY)
+    # Answers that come meanwhile do not take it away.
+    for _ in range(2):
+        await page.wait_for_event("response", lambda response: response.url.endswith("/status"))
+    await expect(field).to_have_value(KEY)
+    await page.get_by_role("button", name="Use this key").click()
+    await expect(page.locator("#key-panel")).to_be_hidden()
+    await expect(field).to_have_value("")
+
+
+async def test_a_browser_that_keeps_nothing_asks_once_for_each_page(open_page: OpenPage, guarded: Served):
+    async def forbid(page: Page) -> None:
+        await page.add_init_script(
+            "Object.defineProperty(window, 'sessionStorage', { get: () => { throw new Error('forbidden'); } });"
+        )
+
+    page = await open_page(guarded.url, prepare=forbid)
+    await give(page, KEY)
+    await expect(page.locator("#overall")).to_have_text("all ready")
+    await expect(page.locator("#key-panel")).to_be_hidden()
+    await page.get_by_role("button", name="Key", exact=True).click()
+    await page.get_by_role("button", name="Forget it").click()
+    await expect(page.locator("#overall")).to_have_text("needs a key")
+
+
 async def test_a_key_can_be_forgotten(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
     await give(page, KEY)

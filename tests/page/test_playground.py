@@ -113,6 +113,22 @@ async def test_an_answer_can_be_stopped_and_the_engine_stops_too(open_page: Open
     assert len(await answer.locator(".said").text_content() or "") < 60
 
 
+async def test_a_new_chat_during_an_answer_has_nothing_of_the_old_one(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service)
+    await talking(page)
+    service.api.writer.delay_s = 0.1
+    answer = await send(page, "Go on and on")
+    await expect(answer.locator(".said")).not_to_be_empty()
+    await page.get_by_role("button", name="New chat").click()
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    await expect(page.locator("#chat-log .message")).to_have_count(0)
+    await expect(page.locator("#chat-meta")).to_be_empty()
+    service.api.writer.delay_s = 0.0
+    await send(page, "Another thing")
+    await expect(page.locator("#chat-meta")).to_contain_text("in all")
+    assert len(sent(service).prompt.messages) == 1
+
+
 async def test_markup_stays_text(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
     await send(page, "<img src=x onerror=alert(1)><b>bold</b>")

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from app.codec import encode
+from app.telemetry.histogram import Histogram
 from app.telemetry.history import BUCKET_S, BUCKETS, LAST_REQUESTS, OTHER, History, LastRequest
 from app.telemetry.record import UNMATCHED, RequestRecord
 from domain.backend import Role
@@ -166,3 +167,29 @@ def test_a_bucket_that_was_read_tells_of_what_came_later_too(history):
     assert generate(history).latency.p99[-1] == pytest.approx(0.1, rel=0.12)
     history.request_ended(record(duration_s=10.0))
     assert generate(history).latency.p99[-1] == pytest.approx(10.0, rel=0.12)
+
+
+def test_closed_buckets_are_put_together_once(history, clock, monkeypatch):
+    for _ in range(20):
+        history.request_ended(record(duration_s=0.1))
+        clock.now += BUCKET_S
+    assert generate(history).latency.whole.p99 == pytest.approx(0.1, rel=0.12)
+    merged = []
+    merge = Histogram.merge
+    monkeypatch.setattr(Histogram, "merge", lambda self, other: (merged.append(other), merge(self, other)))
+    history.request_ended(record(duration_s=10.0))
+    told = generate(history).latency.whole
+    assert (told.p50, told.p99) == (pytest.approx(0.1, rel=0.12), pytest.approx(10.0, rel=0.12))
+    # For each role and for other requests: two kinds of durations, each of the closed buckets and of the open one.
+    assert len(merged) == 3 * 2 * 2
+
+
+def test_the_whole_time_forgets_what_is_old(history, clock):
+    history.request_ended(record(duration_s=10.0))
+    clock.now += BUCKET_S
+    history.request_ended(record(duration_s=0.1))
+    assert generate(history).latency.whole.p99 == pytest.approx(10.0, rel=0.12)
+    clock.now += (BUCKETS - 1) * BUCKET_S
+    assert generate(history).latency.whole.p99 == pytest.approx(0.1, rel=0.12)
+    clock.now += BUCKET_S
+    assert generate(history).latency.whole.p99 is None

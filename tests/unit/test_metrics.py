@@ -1,11 +1,14 @@
 """Metrics: what is counted under which name, that labels are bounded, and what is off when it is off."""
 
+import asyncio
 import math
 import subprocess
 import sys
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -116,6 +119,16 @@ def test_a_call_is_measured_as_the_conventions_have_it():
     tokens = "gen_ai_client_token_usage_sum"
     assert value(metrics, tokens, **OPERATION, gen_ai_token_type="input") == 10
     assert value(metrics, tokens, **OPERATION, gen_ai_token_type="output") == 4
+
+
+@pytest.mark.parametrize(
+    ("tokens", "choices", "expected"), [(64, 4, 1.5 / 15), (4, 4, None), (6, 4, 1.5 / 0.5), (1, 1, None)]
+)
+def test_choices_that_are_written_side_by_side_take_as_long_as_one(tokens, choices, expected):
+    metrics = fresh()
+    metrics.operation_ended(operation(completion_tokens=tokens, choices=choices))
+    found = values(metrics, "gen_ai_server_time_per_output_token_seconds_sum")
+    assert list(found.values()) == ([] if expected is None else [pytest.approx(expected)])
 
 
 @pytest.mark.parametrize(
@@ -337,6 +350,62 @@ async def test_the_page_is_in_the_format_that_is_asked_for():
         assert open_.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
         assert open_.text.endswith("# EOF\n")
         assert {family.name for family in parse_openmetrics(open_.text)} >= set(families)
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+async def test_the_page_is_written_family_by_family_and_the_loop_comes_round_in_between(monkeypatch, accept):
+    metrics = fresh()
+    metrics.operation_ended(operation())
+    sample = Sample("_total", {}, 1.0)
+    family = Family(name="vllm:tokens", kind="counter", about="Tokens.", samples=[sample])
+    metrics.engines.append(lambda: [family])
+    gave_way: list[float] = []
+    monkeypatch.setattr("app.telemetry.metrics.time.sleep", gave_way.append)
+    page, _ = await metrics.text(accept)
+    count = len(metrics.collect())
+    assert count > 3
+    # When they are collected, when they are written.
+    assert gave_way[: 2 * count] == [0] * 2 * count
+    encode, _ = choose_encoder(accept)
+    registry = CollectorRegistry()
+    registry.collect = metrics.collect
+    assert page == encode(registry)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [f"application/openmetrics-text; version={odd}" for odd in ("abc", "1.x", "2.0.x", "", '"1.0.0"', "1..0")]
+    + ["text/plain; version=1.x"],
+)
+async def test_whoever_asks_for_a_version_that_is_none_gets_the_usual_page(accept):
+    api, _metrics = counting()
+    async with serving(api):
+        answer = await api.http.get("/metrics", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "memoria_service_ready" in answer.text
+
+
+async def test_a_state_that_can_not_be_read_once_is_shared_all_the_same_later(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr("app.telemetry.metrics.REFRESH_S", 0.001)
+    (tmp_path / "began").write_text("1")
+    metrics = fresh(folder=tmp_path)
+    asked = 0
+
+    def source() -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 4:
+            raise RuntimeError("not now")
+
+    metrics.sources.append(source)
+    metrics.start()
+    async with asyncio.timeout(10):
+        while asked < 6:
+            await asyncio.sleep(0.001)
+    metrics.stop()
+    # Told, and not each time.
+    assert caplog.text.count("RuntimeError: not now") == 1
 
 
 async def test_the_service_tells_of_itself():

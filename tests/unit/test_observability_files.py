@@ -14,7 +14,7 @@ import yaml
 from app.telemetry import conventions
 from app.telemetry.instruments import BY_FAMILY, INSTRUMENTS, Kind
 from domain.backend import Role
-from domain.errors import OverloadedError
+from domain.errors import OverloadedError, TooManyConnectionsError
 from domain.health import BackendState, BreakerState
 from tests.promql import parse, read
 
@@ -85,8 +85,24 @@ def test_values_of_labels_are_values_that_occur():
         assert label_values(expression, "role") <= set(Role)
         assert label_values(expression, "process") <= {"service", *Role}
         assert label_values(expression, "gen_ai_token_type") <= {conventions.INPUT, conventions.OUTPUT}
-    refused = ALERTS["MemoriaRefuses"]["expr"]
-    assert label_values(refused, "error_type") == {OverloadedError.default_code}
+
+
+def test_all_who_are_turned_away_for_want_of_room_raise_the_alert():
+    (types,) = re.findall(r'error_type=~"(.*?)"', ALERTS["MemoriaRefuses"]["expr"])
+    assert set(types.split("|")) == {OverloadedError.default_code, TooManyConnectionsError.default_code}
+
+
+def test_failures_are_the_same_on_the_dashboard_and_in_the_alert():
+    """Streams that broke off among them: their status is 200."""
+
+    def selectors(expression: str) -> set[str]:
+        counted = re.findall(r"http_server_request_duration_seconds_count\{(.*?)\}", expression)
+        return {each.removeprefix('job="$job", instance=~"$instance", ') for each in counted}
+
+    (failures,) = [expression for title, expression in QUERIES if title == "Failures"]
+    (recorded,) = [rule["expr"] for rule in ALL_RULES if rule.get("record") == "job:memoria_failures:rate5m"]
+    assert selectors(failures) == selectors(recorded) | {'http_route=~"/v1/.*"'}
+    assert any('http_response_status_code="200"' in each for each in selectors(failures))
 
 
 def test_every_metric_of_ours_is_on_the_dashboard():

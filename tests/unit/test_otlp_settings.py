@@ -106,6 +106,28 @@ def test_a_mistake_in_headers_does_not_show_them(value):
     assert "secret" not in said
 
 
+@pytest.mark.parametrize("name", [f"{A}_ENDPOINT", f"{A}_TRACES_ENDPOINT", f"{A}_METRICS_ENDPOINT"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://user:secret@collector:4318",
+        "https://secret@collector",
+        "http://user:sec/ret@collector",
+        "ftp://user:secret@collector",
+        "user:secret@collector:4318",
+        "http://collector:4318?key=secret",
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_shown(name, value):
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({name: value})
+    said = str(caught.value)
+    assert said.startswith(f"{name} must be an address without user, password or query")
+    assert said.endswith(f"put keys into {A}_HEADERS.")
+    assert "secret" not in said
+    assert "ret@" not in said
+
+
 @pytest.mark.parametrize(
     "value", ["a=b", "authorization=Bearer%20x", "a=b, c=d", "authorization=Bearer x", "a=b==", "a=", "a=b,"]
 )

@@ -130,6 +130,16 @@ async def test_of_several_prompts_the_first_token_of_any_counts(api):
 async def test_several_choices_are_one_operation(api, stream):
     await api.complete(n=3, stream=stream, temperature=1, max_tokens=4)
     assert api.heard.operation.completion_tokens == api.heard.request.completion_tokens == 12
+    assert api.heard.operation.choices == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_greedy_choices_are_the_work_of_one(api, stream):
+    response = await api.complete(n=3, stream=stream, temperature=0, max_tokens=4)
+    assert api.heard.operation.choices == 1
+    assert api.heard.operation.completion_tokens == api.heard.request.completion_tokens == 4
+    if not stream:
+        assert response.json()["usage"]["completion_tokens"] == 12
 
 
 # Refusals
@@ -253,6 +263,14 @@ async def test_probes_are_known_as_such(api, path):
     await api.http.get(path)
     assert api.heard.request.is_probe
     assert api.heard.request.route in PROBES
+
+
+async def test_what_a_page_loads_is_a_probe_too(api):
+    for path in ("/", "/page/main.js"):
+        assert (await api.http.get(path)).status_code == 200
+    assert [record.is_probe for record in api.heard.requests] == [True, True]
+    await api.http.get("/v1/models")
+    assert not api.heard.requests[-1].is_probe
 
 
 # Before the application: what the server itself refuses

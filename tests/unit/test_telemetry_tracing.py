@@ -3,8 +3,9 @@
 import asyncio
 import json
 import os
+import socket
+import time
 from collections.abc import AsyncGenerator
-from types import SimpleNamespace
 
 import pytest
 from opentelemetry.context import Context
@@ -297,8 +298,8 @@ async def test_a_trace_that_its_client_does_not_keep_goes_on_unkept(traced):
     (context,) = traced.contexts
     assert context.trace["traceparent"].startswith(f"00-{TRACE}-")
     assert context.trace["traceparent"].endswith("-00")
-    # The log names it all the same.
-    assert traced.api.heard.request.trace_id == TRACE
+    # Nobody finds it under its name.
+    assert traced.api.heard.request.trace_id is None
 
 
 @pytest.mark.parametrize(
@@ -317,6 +318,7 @@ async def test_a_sampler_is_heeded(sampler, parent, kept):
         response = await api.http.post(CHAT, json=BODIES[CHAT] | {"stream": True}, headers=headers)
     assert response.status_code == 200
     assert bool(spans.all()) is kept
+    assert (api.heard.request.trace_id is not None) is kept
 
 
 # Errors
@@ -424,7 +426,7 @@ async def test_a_request_that_is_given_up_is_an_error(traced, stream):
     assert server.attributes.get("http.response.status_code") == (200 if stream else None)
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/", "/health/live", "/health/ready"])
+@pytest.mark.parametrize("path", ["/health", "/health/", "/health/live", "/health/ready", "/", "/page/main.js"])
 async def test_probes_leave_no_spans(traced, path):
     await traced.api.http.get(path, headers={"traceparent": TRACEPARENT})
     assert traced.spans.all() == []
@@ -503,6 +505,15 @@ async def test_content_is_told_where_it_is_asked_for():
         spans.forget()
         await api.embed(SECRET)
         assert SECRET not in "".join(span.to_json() for span in spans.all())
+
+
+async def test_of_what_is_not_kept_no_content_is_written_down(monkeypatch):
+    monkeypatch.setattr("app.telemetry.request_attributes._json", lambda _: pytest.fail("content was encoded"))
+    asked_for = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
+    async with watched(tracing=Tracing(TracerProvider(sampler=ALWAYS_OFF)), settings=asked_for) as api:
+        for answer in (await api.chat(SECRET), await api.chat(SECRET, stream=True), await api.complete(SECRET)):
+            assert answer.status_code == 200
+            assert api.heard.operations.pop().error_type is None
 
 
 async def test_of_a_stream_that_breaks_off_what_came_is_told():
@@ -622,15 +633,16 @@ def test_the_exporter_is_the_protocols(built, given, kind, endpoint):
     ("endpoint", "insecure"), [("http://a:1", True), ("https://a:1", False), ("HTTPS://a:1", False)]
 )
 def test_grpc_is_encrypted_where_the_address_says_so(monkeypatch, endpoint, insecure):
-    from app.telemetry.tracing import _exporter
+    from app.telemetry import otlp_metrics, tracing
 
-    given = {}
-    monkeypatch.setattr(
-        "opentelemetry.exporter.otlp.proto.grpc.trace_exporter.OTLPSpanExporter",
-        lambda **arguments: given.update(arguments) or SimpleNamespace(),
-    )
-    _exporter(OtlpSignal(endpoint=endpoint, protocol=GRPC))
-    assert given["insecure"] is insecure
+    given = []
+    for name in ("trace_exporter.OTLPSpanExporter", "metric_exporter.OTLPMetricExporter"):
+        monkeypatch.setattr(
+            f"opentelemetry.exporter.otlp.proto.grpc.{name}", lambda **arguments: given.append(arguments)
+        )
+    for module in (tracing, otlp_metrics):
+        module._exporter(OtlpSignal(endpoint=endpoint, protocol=GRPC))
+    assert [arguments["insecure"] for arguments in given] == [insecure] * 2
 
 
 @pytest.mark.parametrize(
@@ -658,6 +670,22 @@ async def test_stopping_sends_what_is_left():
         # Afterwards nothing is sent, and nothing fails.
         assert (await api.complete()).status_code == 200
         assert len(exporter.get_finished_spans()) == 2
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_never_answers_holds_nobody_up(built, monkeypatch, protocol):
+    monkeypatch.setattr("app.telemetry.tracing.LAST_PATIENCE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        tracing = built(
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_PROTOCOL=protocol
+        )
+        tracing.provider.get_tracer("test").start_span("left").end()
+        began = time.monotonic()
+        tracing.stop()
+        assert time.monotonic() - began < 3
+        # Whoever sends is told to give up.
+        assert tracing._exporter._shutdown
 
 
 def test_spans_of_the_past_are_as_long_as_they_were():

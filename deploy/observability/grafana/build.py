@@ -122,6 +122,8 @@ TOKENS = "gen_ai_client_token_usage"
 MODEL = "gen_ai_request_model"
 API = 'http_route=~"/v1/.*"'
 FAILED = f'{API}, http_response_status_code=~"5.."'
+BROKEN_OFF = f'{API}, http_response_status_code="200", error_type!="", error_type!="cancelled"'
+"""Streams that had their status before they failed. Cancelled ones were left by their client."""
 
 PANELS: list[tuple[int, dict[str, Any]]] = [
     (24, row("At a glance")),
@@ -144,9 +146,9 @@ PANELS: list[tuple[int, dict[str, Any]]] = [
         4,
         number(
             "Failures",
-            f"(sum(rate({HTTP}_count{{{MINE}, {FAILED}}}{RATE})) or vector(0)) / sum(rate({HTTP}_count{{{MINE}, {API}}}{RATE}))",
+            f"(sum(rate({HTTP}_count{{{MINE}, {FAILED}}}{RATE}) or rate({HTTP}_count{{{MINE}, {BROKEN_OFF}}}{RATE})) or vector(0)) / sum(rate({HTTP}_count{{{MINE}, {API}}}{RATE}))",
             unit="percentunit",
-            about="Share of requests that failed by the service's fault.",
+            about="Share of requests that failed by the service's fault, streams that broke off included.",
             steps=[(None, GREEN), (0.01, YELLOW), (0.05, RED)],
         ),
     ),
