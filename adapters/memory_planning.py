@@ -1,11 +1,13 @@
 """From what somebody has chosen for each engine to a plan: the model's shape, and what the flags say."""
 
+import os
+
 import msgspec
 
 from adapters.models.shape import UnknownShapeError, read_shape
 from adapters.vllm_flags import memory_flags
 from domain.backend import Role
-from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
+from domain.memory_plan import Card, EngineWish, MemoryPlan, UnknownCacheError, make_plan
 
 CPU_ELEMENT_BYTES = 4
 """Engines on the CPU compute in float32 unless told otherwise (`adapters.vllm_inprocess.engine_args`)."""
@@ -33,18 +35,24 @@ def plan_engines(card: Card, choices: list[EngineChoice]) -> MemoryPlan:
         UnknownShapeError: a model, or a flag, is of a kind that no plan can be made for.
         ConfigurationError: a choice can't be had on any card.
     """
-    return make_plan(card, [_wish(choice, card) for choice in choices])
+    try:
+        return make_plan(card, [_wish(choice, card) for choice in choices])
+    except UnknownCacheError as error:
+        raise UnknownShapeError(str(error)) from error
 
 
 def _wish(choice: EngineChoice, card: Card) -> EngineWish:
     flags = memory_flags(choice.flags)
     if flags.unplanned is not None:
         raise UnknownShapeError(f"The memory plan does not know what {flags.unplanned} does to an engine.")
+    context, shape = flags.context or choice.context, read_shape(choice.name, choice.source)
+    if context and os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in ("1", "true"):
+        shape = msgspec.structs.replace(shape, longest_context=max(context, shape.allowed_context))
     share = int(flags.share * card.total_bytes) if flags.share is not None and card.is_gpu else None
     return EngineWish(
         role=choice.role,
-        shape=read_shape(choice.name, choice.source),
-        context=flags.context or choice.context,
+        shape=shape,
+        context=context,
         concurrency=choice.concurrency,
         batched_tokens=flags.batched_tokens,
         sequences=flags.sequences,

@@ -5,6 +5,7 @@ object from names to type, shape and place.
 """
 
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def local_tensors(folder: Path) -> list[Tensor]:
         files = [folder / name for name in sorted(set(weight_map.values()))]
     else:
         files = sorted(folder.glob("model*.safetensors"))
+        counts = [int(found[1]) for file in files if (found := re.search(r"-of-(\d+)", file.name))]
+        if counts and len(counts) < max(counts):
+            # A download that was interrupted before its index came.
+            return []
     if not all(file.is_file() for file in files):
         return []
     return [tensor for file in files for tensor in header(file)]

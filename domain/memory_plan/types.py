@@ -59,7 +59,7 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The sum of the parts."""
     max_model_len: int
     limits_context: bool
-    """Whether that is less than the model's own, or was wished for."""
+    """Whether that is less than the model can, or was wished for."""
     max_num_batched_tokens: int
     max_num_seqs: int
     kv_cache_dtype: str

@@ -182,6 +182,20 @@ def test_so_does_an_engine_with_a_flag_that_the_plan_does_not_know(nvidia_smi, c
     assert "does not know what --tensor-parallel-size does" in caplog.text
 
 
+def test_so_does_one_with_a_cache_that_the_plan_does_not_know(nvidia_smi, caplog):
+    nvidia_smi()
+    assert plan(VLLM_GEN_ARGS="--kv-cache-dtype turboquant_k8v4") is None
+    assert "knows no cache of the kind 'turboquant_k8v4'" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["1", "True"])
+def test_a_longer_context_than_the_models_if_vllm_is_told_to_allow_it(nvidia_smi, monkeypatch, word):
+    nvidia_smi(total_mib=80 * 1024)
+    assert "A context of 50000 tokens is more than" in mistake(VLLM_GEN_MAX_MODEL_LEN="50000")
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", word)
+    assert plan(VLLM_GEN_MAX_MODEL_LEN="50000").engine(Role.GENERATE).max_model_len == 50000
+
+
 def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
     odd = {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
