@@ -115,6 +115,16 @@ def test_half_a_download_is_no_model(folder):
         assert local_tensors(folder) == []
         write(folder / f"model-0000{number}-of-00002.safetensors", {"a.weight": ("BF16", [3], 6)})
     assert len(local_tensors(folder)) == 2
+
+
+def test_mistrals_own_files_will_do(folder):
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    # Of the files that this lists none is here.
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1-of-1.safetensors"}}')
+    assert len(local_tensors(folder)) == 2
+
+
+def test_an_index_tells_what_is_missing(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
     assert local_tensors(folder) == []
 
