@@ -26,6 +26,8 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     cache_dtype: str | None = None
     budget_bytes: int | None = None
+    budget_change: str | None = None
+    """What to do if that is too little, as a sentence."""
 
 
 def plan_engines(card: Card, choices: list[EngineChoice]) -> MemoryPlan:
@@ -48,6 +50,7 @@ def _wish(choice: EngineChoice, card: Card) -> EngineWish:
     context, shape = flags.context or choice.context, read_shape(choice.name, choice.source)
     if context and os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in ("1", "true"):
         shape = msgspec.structs.replace(shape, longest_context=max(context, shape.allowed_context))
+    cache_dtype = flags.cache_dtype or choice.cache_dtype or "auto"
     share = int(flags.share * card.total_bytes) if flags.share is not None and card.is_gpu else None
     return EngineWish(
         role=choice.role,
@@ -56,9 +59,10 @@ def _wish(choice: EngineChoice, card: Card) -> EngineWish:
         concurrency=choice.concurrency,
         batched_tokens=flags.batched_tokens,
         sequences=flags.sequences,
-        cache_dtype=flags.cache_dtype or choice.cache_dtype or "auto",
+        cache_dtype=shape.cache_dtype if cache_dtype == "auto" else cache_dtype,
         element_bytes=flags.element_bytes or (None if card.is_gpu else CPU_ELEMENT_BYTES),
         cache_bytes=flags.cache_bytes,
         budget_bytes=share or choice.budget_bytes,
+        budget_change=None if share or flags.cache_bytes else choice.budget_change,
         eager=flags.eager,
     )

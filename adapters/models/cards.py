@@ -4,6 +4,7 @@ import msgspec
 
 from adapters.models import nvidia_smi
 from adapters.models.hardware import MIB, ram
+
 FIELDS = "name,driver_version,memory.total,memory.free,compute_cap"
 
 

@@ -164,6 +164,9 @@ def _shape(
     is_encoder = config.get("model_type") in ENCODERS or config.get("is_causal") is False
     is_tied = bool(config.get("tie_word_embeddings", False))
     floats, others, head = _sorted_weights(tensors, is_tied=is_tied, is_encoder=is_encoder)
+    if latent and any("kv_b_proj" in tensor.name and tensor.dtype not in PLAIN_FLOATS for tensor in tensors):
+        # `vllm.model_executor.layers.attention.mla_attention` keeps two parts of it as floats besides.
+        floats += layers * heads * (latent - rope_dim) * (key_dim - rope_dim + int(config["v_head_dim"]))
     window = _window(config)
     usual, longest = (longest_input, longest_input) if longest_input else _contexts(config, tokenizer_limit)
     return ModelShape(
@@ -183,6 +186,7 @@ def _shape(
         quantized_bytes=others,
         output_head_weights=head,
         quantization=(config.get("quantization_config") or {}).get("quant_method"),
+        cache_dtype=_cache_dtype(config.get("quantization_config") or {}),
         sliding_window=window,
         sliding_layers=_sliding_layers(config, layers) if window else 0,
         latent_dim=latent,
@@ -237,12 +241,26 @@ def _contexts(config: dict[str, Any], tokenizer_limit: int | None) -> tuple[int,
     if kind in ("linear", "dynamic") and "gemma3" not in str(config.get("model_type")):
         longest = int(longest * float(rope.get("factor") or 1))
     usual = longest
-    if kind == "longrope":
+    if kind in ("longrope", "su"):
         usual = int(config.get("original_max_position_embeddings") or longest)
     elif config.get("model_type") in PADDED_POSITIONS:
         # vLLM would take two tokens more, and find no position for them.
         usual = min(longest, int(config["max_position_embeddings"]) - 2)
     return usual, longest
+
+
+def _cache_dtype(quantization: dict[str, Any]) -> str:
+    """What `vllm.utils.torch_utils.resolve_kv_cache_dtype_string` makes of "auto"."""
+    if not str(quantization.get("quant_method")).startswith("modelopt"):
+        return "auto"
+    places = (quantization.get("quantization", quantization), quantization)
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    said = next(filter(None, (place.get(key) for key in keys for place in places)), None)
+    if isinstance(said, dict):
+        kind = (said.get("type"), said.get("num_bits"))
+        is_fixed = said.get("dynamic") is False
+        said = "nvfp4" if kind == ("float", 4) else "fp8" if kind == ("float", 8) and is_fixed else None
+    return {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}.get(str(said).lower(), "auto")
 
 
 def _dtype_bytes(config: dict[str, Any], tensors: list[Tensor]) -> int:

@@ -77,6 +77,10 @@ def possible_plan(
             flags=settings.role(role).args,
             context=settings.role(role).max_model_len,
             budget_bytes=budgets[role],
+            # Nobody decided for the share of an engine alone, so there is no decision to take back.
+            budget_change=None
+            if settings.role(role).gpu_memory
+            else f"Give it more with VLLM_{PREFIX[role]}_GPU_MEMORY.",
         )
         for role, model in models.items()
     ]

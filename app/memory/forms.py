@@ -34,8 +34,8 @@ def _require_hub_name(model: str) -> None:
     what = "a local folder" if model.startswith("/") else "a packaged model" if "/" not in model else None
     if what is not None:
         raise ConfigurationError(
-            f"The servers of deploy/compose.yaml load models from the hub, and '{model}' is {what}. Name a model on "
-            "the hub, or take the plan for engines in process (--env)."
+            f"The servers of deploy/compose.yaml load models from the hub, and '{model}' is {what}. Name a model "
+            "on the hub, or take the plan for engines in process (--env)."
         )
 
 

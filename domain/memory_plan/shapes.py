@@ -31,6 +31,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that an engine can be told to take, where those are more than `max_context`."""
     quantization: str | None = None
     """Name of the method, such as fp8."""
+    cache_dtype: str = "auto"
+    """The cache that it was quantised for, as for vLLM's `--kv-cache-dtype`."""
     sliding_window: int | None = None
     """Tokens that the layers with a window look back on."""
     sliding_layers: int = 0

@@ -37,6 +37,8 @@ class EngineWish(msgspec.Struct, frozen=True, kw_only=True):
     """The key/value cache, exactly."""
     budget_bytes: int | None = None
     """All that the engine may take together."""
+    budget_change: str | None = None
+    """What to do if that is too little, as a sentence; None to leave it to the plan."""
     eager: bool = False
     """Whether it runs without CUDA graphs."""
 

@@ -141,6 +141,21 @@ def test_a_local_folder_and_this_machine(plan, tmp_path):
     assert found["engines"][0]["parts"][0] == {"name": "weights", "bytes": 4000}
 
 
+def test_a_model_that_was_quantised_for_another_cache_gets_it(plan, tmp_path):
+    quantised = {**QWEN3, "quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantised))
+    write(tmp_path / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
+
+    def cache(*options: str) -> tuple[str, int]:
+        told = plan("--gpu-memory", "24GiB", "--gen", str(tmp_path), "--json", *options).stdout
+        engine = json.loads(told)["engines"][1]
+        return engine["kv_cache_dtype"], engine["kv_bytes_per_token"]
+
+    plain = 28 * 8 * 128 * 2 * 2
+    assert cache() == cache("--kv-cache-dtype", "auto") == ("fp8_e4m3", plain // 2)
+    assert cache("--kv-cache-dtype", "bfloat16") == ("bfloat16", plain)
+
+
 def test_lines_for_the_settings_name_a_model_that_is_found_again(plan, tmp_path):
     folder = tmp_path / "models" / "mine"
     folder.mkdir(parents=True)

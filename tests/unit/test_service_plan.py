@@ -241,6 +241,17 @@ def test_what_can_not_fit_is_said_before_anything_starts(nvidia_smi, environ, sa
     assert mistake(**environ) == said
 
 
+def test_an_engine_alone_can_be_given_more_than_its_usual_share(nvidia_smi):
+    nvidia_smi(total_mib=13 * 1024)
+    alone = {Role.GENERATE: PAIR[Role.GENERATE]}
+    assert mistake(alone, 13.0).endswith(
+        "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. `memoria plan` shows it all."
+    )
+    assert plan(alone, 13.0, VLLM_GEN_GPU_MEMORY="0.95").fits
+    for decided in ({"VLLM_GEN_GPU_MEMORY": "0.7"}, {"VLLM_GEN_ARGS": "--gpu-memory-utilization 0.7"}):
+        assert "Leave the memory of the generation engine to the plan." in mistake(alone, 13.0, **decided)
+
+
 def test_a_card_with_too_little_memory(nvidia_smi):
     nvidia_smi(total_mib=10 * 1024)
     assert mistake(gpu_gib=10.0).startswith(f"{NAMES} do not fit on NVIDIA L4, which has 10.0 of 10.0 GiB free")

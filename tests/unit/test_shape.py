@@ -210,6 +210,39 @@ def test_latent_attention():
     assert (found.latent_dim, found.head_dim) == (576, 192)
 
 
+def test_latent_attention_keeps_a_quantised_matrix_as_floats_too():
+    config = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 96}
+    name = "model.layers.0.self_attn.kv_b_proj.weight"
+    plain, quantised = (
+        shape(QWEN3, [*WEIGHTS, Tensor(name=name, dtype=dtype, numbers=10, bytes=10)], **config)
+        for dtype in ("BF16", "F8_E4M3")
+    )
+    assert plain.float_weights == 1010
+    assert (quantised.float_weights, quantised.quantized_bytes) == (1000 + 28 * 512 * 16 * (128 + 96), 10)
+
+
+def modelopt(**scheme: Any) -> dict[str, Any]:
+    return {"quant_method": "modelopt", "kv_cache_scheme": scheme}
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "fp8_e4m3"),
+        ({"quant_method": "modelopt_fp4", "quantization": {"kv_cache_quant_algo": "NVFP4"}}, "nvfp4"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "INT8"}, "auto"),
+        ({"quant_method": "fp8", "kv_cache_quant_algo": "FP8"}, "auto"),
+        (modelopt(), "auto"),
+        (modelopt(type="float", num_bits=8, dynamic=False), "fp8_e4m3"),
+        (modelopt(type="float", num_bits=8, dynamic=True), "auto"),
+        (modelopt(type="float", num_bits=4), "nvfp4"),
+        (modelopt(type="int", num_bits=4), "auto"),
+    ],
+)
+def test_the_cache_that_a_model_was_quantised_for(says, expected):
+    assert shape(QWEN3, quantization_config=says).cache_dtype == expected
+
+
 @pytest.mark.parametrize(
     ("config", "layers"),
     [
@@ -251,8 +284,9 @@ def test_the_usual_context(config, context):
 
 
 def test_a_model_that_can_do_more_than_is_usual():
-    found = shape(QWEN3, rope_scaling={"type": "longrope"}, original_max_position_embeddings=4096)
-    assert (found.max_context, found.allowed_context) == (4096, 40960)
+    for kind in ("longrope", "su"):
+        found = shape(QWEN3, rope_scaling={"type": kind}, original_max_position_embeddings=4096)
+        assert (found.max_context, found.allowed_context) == (4096, 40960)
 
 
 def test_experts():
