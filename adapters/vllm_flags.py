@@ -108,6 +108,11 @@ def flag_name(word: str) -> str:
     """
     letter = LETTER.match(word)
     name = letter[0] if letter else re.split(r"[=.]", word, maxsplit=1)[0].replace("_", "-")
+    known = {*UNPLANNED, *SAID, *ALIASES}
+    if name not in known and name.startswith("--"):
+        # vLLM's parser takes the beginning of a name for all of it where only one begins so.
+        whole = [each for each in known if each.startswith(name)]
+        name = whole[0] if len(whole) == 1 else name
     return ALIASES.get(name, name)
 
 

@@ -296,6 +296,12 @@ def test_the_memory_plan_knows_all_names_of_its_flags():
     for same in names:
         affirming = {name for name in same if not name.startswith("--no-")}
         assert not affirming & first or {vllm_flags.flag_name(name) for name in affirming} <= first, same
+    taken = {
+        name
+        for name in set().union(*names) - first - set(vllm_flags.ALIASES)
+        if vllm_flags.flag_name(name) != name
+    }
+    assert not taken, "whole names that vllm_flags takes for the beginning of another one"
     short = {name for same in names for name in same if re.fullmatch("-[a-z]", name)}
     begin = [name for same in names for name in same if name[:2] in short and len(name) > 2]
     assert not begin, "vllm_flags.LETTER takes them for a flag of one letter"

@@ -41,6 +41,10 @@ from tests.unit.memory_plan.shapes import GENERATOR, GIB, MINILM, changed
         # What follows a point is a part of the value.
         ("--speculative_config.method ngram", {"unplanned": "--speculative-config"}),
         ("--device-memory-utilization 0.5", {"share": 0.5}),
+        # The beginning of a name will do where only one begins so.
+        ("--tensor-parallel 2", {"unplanned": "--tensor-parallel-size"}),
+        ("--max-model 4096 --device-mem 0.5", {"context": 4096, "share": 0.5}),
+        ("--spec ngram", {}),
         ("--tensor-parallel-size=1", {}),
         ("--quantization fp8", {"unplanned": "--quantization"}),
         ("--load-format dummy", {}),
