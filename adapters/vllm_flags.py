@@ -12,14 +12,27 @@ import msgspec
 from domain.memory_plan import EnginePlan
 from domain.memory_plan.kv_cache import PLAIN
 
-# Flags with which an engine holds more, or less, than the plan can tell.
+# Flags with which an engine holds more, or less, than the plan can tell, and the value that changes nothing.
 UNPLANNED = {
-    "--tensor-parallel-size": "1", "-tp": "1", "--pipeline-parallel-size": "1", "-pp": "1",
-    "--data-parallel-size": "1", "-dp": "1", "--cpu-offload-gb": "0", "--speculative-config": None,
-    "--enable-lora": None, "--quantization": None, "-q": None, "--config": None, "--hf-overrides": None,
-    "--kv-offloading-size": None, "--num-gpu-blocks-override": None, "--enable-sleep-mode": None,
-    "--load-format": "auto",
+    "--block-size": None, "--config": None, "--cpu-offload-gb": "0", "--cudagraph-capture-sizes": None,
+    "--data-parallel-size": "1", "--decode-context-parallel-size": "1", "--device-ids": None,
+    "--disable-hybrid-kv-cache-manager": None, "--disable-sliding-window": None, "--enable-lora": None,
+    "--enable-sleep-mode": None, "--hf-overrides": None, "--kv-cache-dtype-skip-layers": None,
+    "--kv-offloading-size": None, "--load-format": "auto", "--max-cudagraph-capture-size": None, "--nnodes": "1",
+    "--no-enable-chunked-prefill": None, "--num-gpu-blocks-override": None, "--offload-group-size": "0",
+    "--pipeline-parallel-size": "1", "--prefill-context-parallel-size": "1", "--quantization": None,
+    "--quantization-config": None, "--spec-method": None, "--spec-model": None, "--spec-tokens": None,
+    "--speculative-config": None, "--tensor-parallel-size": "1",
 }  # fmt: skip
+ALIASES = {
+    "--device-memory-utilization": "--gpu-memory-utilization",
+    "-dcp": "--decode-context-parallel-size", "-dp": "--data-parallel-size", "-n": "--nnodes",
+    "-pcp": "--prefill-context-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization",
+    "-sc": "--speculative-config", "-tp": "--tensor-parallel-size",
+}  # fmt: skip
+"""Other names of the flags here; a test holds them against vLLM's own parser."""
+LETTER = re.compile(r"-[nq](?=[^.=])")
+"""A flag of one letter, with its value behind it in one word. No longer flag begins with these two."""
 DUMMY = ("--load-format", "dummy")
 """Weights that are made up take as much memory as real ones."""
 NUMBERS = {
@@ -76,15 +89,31 @@ def memory_flags(flags: str) -> MemoryFlags:
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    """Flags with their values, "" for none; underscores in a flag are dashes to vLLM."""
+    """Flags with their values, "" for none."""
     pairs: list[tuple[str, str]] = []
     for word in words:
         if _is_flag(word):
-            name, _, value = word.partition("=")
-            pairs.append((name.replace("_", "-"), value))
+            letter = LETTER.match(word)
+            value = word[letter.end() :] if letter else word.partition("=")[2]
+            pairs.append((flag_name(word), value))
         elif pairs and not pairs[-1][1]:
             pairs[-1] = (pairs[-1][0], word)
     return pairs
+
+
+def flag_name(word: str) -> str:
+    """The first name of the flag that a word is, or begins with.
+
+    To vLLM underscores in a name are dashes, and what follows a point is a part of the flag's value.
+    """
+    letter = LETTER.match(word)
+    name = letter[0] if letter else re.split(r"[=.]", word, maxsplit=1)[0].replace("_", "-")
+    known = {*UNPLANNED, *SAID, *ALIASES}
+    if name not in known and name.startswith("--"):
+        # vLLM's parser takes the beginning of a name for all of it where only one begins so.
+        whole = [each for each in known if each.startswith(name)]
+        name = whole[0] if len(whole) == 1 else name
+    return ALIASES.get(name, name)
 
 
 def _is_flag(word: str) -> bool:
@@ -102,14 +131,14 @@ def plan_flags(plan: EnginePlan) -> dict[str, object]:
     """The flags that make an engine what its plan says.
 
     On the CPU vLLM's own batches are planned with, and only the cache is said, and the context if it is shorter
-    than the model's own.
+    than the model can. On a GPU the context is always said: what a model's own is vLLM reads in its own way.
     """
     flags: dict[str, object] = {}
     if plan.gpu_memory_utilization is not None:
         flags["--gpu-memory-utilization"] = plan.gpu_memory_utilization
     if plan.kv_cache_memory_bytes:
         flags["--kv-cache-memory-bytes"] = plan.kv_cache_memory_bytes
-    if plan.limits_context:
+    if plan.limits_context or plan.gpu_memory_utilization is not None:
         flags["--max-model-len"] = plan.max_model_len
     if plan.gpu_memory_utilization is not None:
         flags["--max-num-batched-tokens"] = plan.max_num_batched_tokens
@@ -136,7 +165,7 @@ def other_arguments(flags: str) -> str:
     keep = True
     for word in words:
         if _is_flag(word):
-            keep = word.partition("=")[0].replace("_", "-") not in SAID
+            keep = flag_name(word) not in SAID
         if keep:
             kept.append(word)
     return shlex.join(kept)

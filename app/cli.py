@@ -117,9 +117,9 @@ def plan(
         )
         with console.progress() as progress:
             answer = plan_memory(_settings(console, {}), question, progress)
+        tell(answer, form)
     except ConfigurationError as error:
         _fail(console, error)
-    tell(answer, form)
     sys.exit(0 if answer.plan.fits else EXIT_DOES_NOT_FIT)
 
 

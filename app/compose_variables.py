@@ -33,7 +33,7 @@ COMPOSE_VARIABLES = (
     ),
     ComposeVariable("MEMORIA_MEMORY_LIMIT", "2g", "Most memory of the service without vLLM."),
     ComposeVariable(
-        "STOP_GRACE_PERIOD", "45s", "Time to end before Docker kills the service; longer than DRAIN_TIMEOUT_S."
+        "STOP_GRACE_PERIOD", "60s", "Time to end before Docker kills the service; longer than DRAIN_TIMEOUT_S."
     ),
     ComposeVariable("VLLM_IMAGE", "vllm/vllm-openai:v0.32.0", "Image of the two vLLM servers."),
     ComposeVariable("VLLM_EMBED_PORT", "8100", "Port on the host's own 127.0.0.1 of the embedding vLLM server."),

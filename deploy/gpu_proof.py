@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from gpu_proof_report import memory_by_role, report_text
+from gpu_proof_report import memory_by_role, memory_failures, report_text
 
 from adapters.models.cards import first_card
 from adapters.models.hardware import usable_gpu_gib
@@ -106,8 +106,8 @@ def prove(shape: str, output: Path, *, minutes: float, seconds: float) -> dict[s
     Raises:
         ProofError: there is no GPU, or no room for the report.
     """
-    clock, card = Clock(minutes), first_card()
-    if shape == "qwen3" and (card is None or usable_gpu_gib() is None):
+    clock, card, on_card = Clock(minutes), first_card(), usable_gpu_gib() is not None
+    if shape == "qwen3" and (card is None or not on_card):
         why = "there is no NVIDIA GPU here" if card is None else "this install computes on the CPU (INSTALL=gpu)"
         raise ProofError(f"{why}. To try the script itself on a CPU: --shape tiny")
     output = output.resolve()
@@ -132,9 +132,8 @@ def prove(shape: str, output: Path, *, minutes: float, seconds: float) -> dict[s
             clock.say(f"memoria {command}")
             report[command] = _asked(command, environment, output, clock)
         _serve(report, environment, output, clock, seconds=seconds)
-    report["memory"] = memory_by_role(report["health"])
-    for role, compared in report["memory"].items():
-        report["failures"] += [f"{role}: {complaint}" for complaint in compared["complaints"]]
+    report["memory"] = memory_by_role(report["health"], on_card=on_card)
+    report["failures"] += memory_failures(report["health"], report["memory"], on_card=on_card)
     report["passed"] = not report["failures"]
     (output / "report.json").write_text(json.dumps(report, indent=2))
     (output / "report.md").write_text(report_text(report))

@@ -7,23 +7,50 @@ GIB = 2**30
 CACHE_TOLERANCE = 0.02
 
 
-def memory_by_role(health: dict[str, Any]) -> dict[str, Any]:
+def memory_by_role(health: dict[str, Any], *, on_card: bool) -> dict[str, Any]:
     """By role: what was planned, what is used, and what is wrong with that. Empty where nothing was planned.
 
     Args:
         health: answers of /health, by when they were given; the last one that is there counts.
+        on_card: whether the engines compute on a card.
     """
+    told = _told(health)
+    return {role: compare_memory(memory, on_card=on_card) for role, memory in told.items() if memory is not None}
+
+
+def memory_failures(health: dict[str, Any], compared: dict[str, Any], *, on_card: bool) -> list[str]:
+    """What is wrong with the memory of all engines; on a card also that nothing was planned for one.
+
+    Args:
+        health: as for `memory_by_role`.
+        compared: what that returned.
+        on_card: whether the engines compute on a card.
+    """
+    unplanned = [role for role, memory in _told(health).items() if memory is None and on_card]
+    return [
+        *(f"{role}: nothing was planned." for role in unplanned),
+        *(f"{role}: {complaint}" for role, one in compared.items() for complaint in one["complaints"]),
+    ]
+
+
+def _told(health: dict[str, Any]) -> dict[str, Any]:
     last = health.get("after") or health.get("ready") or {"backends": {}}
-    told = {role: backend.get("memory") for role, backend in last["backends"].items()}
-    return {role: compare_memory(memory) for role, memory in told.items() if memory is not None}
+    return {role: backend.get("memory") for role, backend in last["backends"].items()}
 
 
-def compare_memory(memory: dict[str, Any]) -> dict[str, Any]:
-    """The plan of one engine against what it holds, from its part of /health."""
+def compare_memory(memory: dict[str, Any], *, on_card: bool) -> dict[str, Any]:
+    """The plan of one engine against what it holds, from its part of /health.
+
+    On a card every number has to be there, or nothing would be proved.
+    """
     planned = sum(part["bytes"] for part in memory["planned"])
     measured, cache = memory.get("measured_bytes"), memory.get("kv_cache_bytes")
     planned_cache = memory["kv_cache_planned_bytes"]
     complaints = []
+    if on_card and measured is None:
+        complaints.append("could not be measured. In a container the driver may not know its processes.")
+    if on_card and planned_cache and cache is None:
+        complaints.append("does not tell the size of its KV cache.")
     if measured is not None and measured > planned:
         complaints.append(f"uses {_gib(measured)}, and {_gib(planned)} were planned.")
     if cache is not None and abs(cache - planned_cache) > CACHE_TOLERANCE * planned_cache:

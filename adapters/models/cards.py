@@ -1,12 +1,10 @@
 """What `nvidia-smi` tells of the first NVIDIA GPU beside its memory."""
 
-import shutil
-import subprocess
-
 import msgspec
 
-TIMEOUT_S = 20.0
-MIB = 2**20
+from adapters.models import nvidia_smi
+from adapters.models.hardware import MIB, ram
+
 FIELDS = "name,driver_version,memory.total,memory.free,compute_cap"
 
 
@@ -28,27 +26,23 @@ def first_card() -> CardFacts | None:
 
 
 def _ask(fields: str) -> CardFacts | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return _card(answer.stdout.split("\n")[0]) if answer.returncode == 0 else None
+    found = nvidia_smi.ask(f"--query-gpu={fields}")
+    return _card(*found[0]) if found and len(found[0]) == fields.count(",") + 1 else None
 
 
-def _card(line: str) -> CardFacts | None:
-    name, *rest = (part.strip() for part in line.split(","))
-    if len(rest) < 3 or not all(part.isdigit() for part in rest[1:3]):
-        return None
+def _card(name: str, driver: str, total: str, free: str, capability: str = "") -> CardFacts:
+    if total.isdigit() and free.isdigit():
+        total_bytes, free_bytes = int(total) * MIB, int(free) * MIB
+    else:
+        # It has none of its own.
+        shared = ram()
+        total_bytes, free_bytes = shared.total_bytes, shared.total_bytes - shared.used_bytes
     return CardFacts(
         name=name,
-        driver=rest[0],
-        capability=_capability(rest[3]) if len(rest) > 3 else None,
-        total_bytes=int(rest[1]) * MIB,
-        free_bytes=int(rest[2]) * MIB,
+        driver=driver,
+        capability=_capability(capability),
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
     )
 
 

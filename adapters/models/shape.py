@@ -14,10 +14,19 @@ ENCODERS = {
     "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta",
     "xlm-roberta",
 }  # fmt: skip
+# Files in which sentence-transformers states the longest input, as
+# `vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config` looks for them.
+SENTENCE_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+TOKENIZER_FILE = "tokenizer_config.json"
 # Models whose positions begin behind the padding token, so that two of them are of no use.
 PADDED_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
 # Every so many layers one has no window, for models whose configuration may say nothing of each layer.
 WINDOW_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
+# Models whose window counts only if `use_sliding_window` says so.
+SILENT_WINDOWS = ("qwen2", "qwen3")
 # What says that a model keeps something else than keys and values, or has parts that the plan knows nothing of.
 STRANGE = {
     "vision_config": "images",
@@ -57,7 +66,7 @@ def read_shape(name: str, source: str) -> ModelShape:
         if source in KNOWN_SHAPES:
             return KNOWN_SHAPES[source]
         return _from_hub(name, source)
-    return shape_of(name, _json(folder / "config.json"), local_tensors(folder), _longest_input(folder))
+    return _shape_in(folder, name, local_tensors(folder))
 
 
 def _from_hub(name: str, source: str) -> ModelShape:
@@ -71,17 +80,20 @@ def _from_hub(name: str, source: str) -> ModelShape:
         config = Path(hf_hub_download(source, "config.json", etag_timeout=HUB_TIMEOUT_S))
         tensors = local_tensors(config.parent)
         if not tensors:
-            # Not downloaded yet: the hub gives the headers alone.
+            # Not downloaded yet: the hub gives the headers alone, and the files that limit the context.
+            info = HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
+            for file in {*SENTENCE_FILES, TOKENIZER_FILE} & {each.rfilename for each in info.siblings or []}:
+                hf_hub_download(source, file, etag_timeout=HUB_TIMEOUT_S)
             found = HfApi().get_safetensors_metadata(source, timeout=HUB_TIMEOUT_S)
             tensors = [
                 Tensor(
                     name=tensor,
-                    dtype=info.dtype,
-                    numbers=info.parameter_count,
-                    bytes=info.data_offsets[1] - info.data_offsets[0],
+                    dtype=facts.dtype,
+                    numbers=facts.parameter_count,
+                    bytes=facts.data_offsets[1] - facts.data_offsets[0],
                 )
-                for file in found.files_metadata.values()
-                for tensor, info in file.tensors.items()
+                for part in found.files_metadata.values()
+                for tensor, facts in part.tensors.items()
             ]
     except Exception as error:
         # The hub's library raises a dozen kinds of errors, for names, rights, networks and files.
@@ -89,11 +101,24 @@ def _from_hub(name: str, source: str) -> ModelShape:
             f"The shape of '{source}' could not be read from the hub or its cache on this machine "
             f"({_first_line(error)}). Connect the machine, or name a local folder."
         ) from error
-    return shape_of(name, _json(config), tensors, _longest_input(config.parent))
+    return _shape_in(config.parent, name, tensors)
+
+
+def _shape_in(folder: Path, name: str, tensors: list[Tensor]) -> ModelShape:
+    """The shape that the small files in a folder describe."""
+    config = _json(folder / "config.json")
+    return shape_of(
+        name, config, tensors, longest_input=_longest_input(folder), tokenizer_limit=_tokenizer_limit(folder)
+    )
 
 
 def shape_of(
-    name: str, config: dict[str, Any], tensors: list[Tensor], longest_input: int | None = None
+    name: str,
+    config: dict[str, Any],
+    tensors: list[Tensor],
+    *,
+    longest_input: int | None = None,
+    tokenizer_limit: int | None = None,
 ) -> ModelShape:
     """The shape that a configuration and a list of weights describe.
 
@@ -102,6 +127,7 @@ def shape_of(
         config: the content of `config.json`.
         tensors: all weights.
         longest_input: the limit that sentence-transformers sets, if there is one.
+        tokenizer_limit: the limit that the tokenizer's configuration sets, if there is one.
 
     Raises:
         UnknownShapeError: something needed is missing, or the model is of a kind that the plan does not know.
@@ -116,14 +142,20 @@ def shape_of(
     if not tensors:
         raise UnknownShapeError(f"'{name}' has no weights in safetensors files whose sizes could be read.")
     try:
-        return _shape(name, config, tensors, longest_input)
+        return _shape(name, config, tensors, longest_input, tokenizer_limit)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, msgspec.ValidationError) as error:
         raise UnknownShapeError(
             f"The config.json of '{name}' does not say how large it is in a way that is known here ({error!r})."
         ) from error
 
 
-def _shape(name: str, config: dict[str, Any], tensors: list[Tensor], longest_input: int | None) -> ModelShape:
+def _shape(
+    name: str,
+    config: dict[str, Any],
+    tensors: list[Tensor],
+    longest_input: int | None,
+    tokenizer_limit: int | None,
+) -> ModelShape:
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     layers = int(config["num_hidden_layers"])
     rope_dim = int(config.get("qk_rope_head_dim") or 0)
@@ -132,7 +164,11 @@ def _shape(name: str, config: dict[str, Any], tensors: list[Tensor], longest_inp
     is_encoder = config.get("model_type") in ENCODERS or config.get("is_causal") is False
     is_tied = bool(config.get("tie_word_embeddings", False))
     floats, others, head = _sorted_weights(tensors, is_tied=is_tied, is_encoder=is_encoder)
+    if latent and any("kv_b_proj" in tensor.name and tensor.dtype not in PLAIN_FLOATS for tensor in tensors):
+        # `vllm.model_executor.layers.attention.mla_attention` keeps two parts of it as floats besides.
+        floats += layers * heads * (latent - rope_dim) * (key_dim - rope_dim + int(config["v_head_dim"]))
     window = _window(config)
+    usual, longest = (longest_input, longest_input) if longest_input else _contexts(config, tokenizer_limit)
     return ModelShape(
         name=name,
         architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),
@@ -143,12 +179,14 @@ def _shape(name: str, config: dict[str, Any], tensors: list[Tensor], longest_inp
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=(key_dim if latent else 0) or int(config.get("head_dim") or hidden // heads),
-        max_context=longest_input or _max_context(config),
+        max_context=usual,
+        longest_context=longest,
         dtype_bytes=_dtype_bytes(config, tensors),
         float_weights=floats,
         quantized_bytes=others,
         output_head_weights=head,
         quantization=(config.get("quantization_config") or {}).get("quant_method"),
+        cache_dtype=_cache_dtype(config.get("quantization_config") or {}),
         sliding_window=window,
         sliding_layers=_sliding_layers(config, layers) if window else 0,
         latent_dim=latent,
@@ -177,7 +215,7 @@ def _sorted_weights(tensors: list[Tensor], *, is_tied: bool, is_encoder: bool) -
 
 
 def _window(config: dict[str, Any]) -> int | None:
-    if config.get("use_sliding_window") is False:
+    if not config.get("use_sliding_window", not str(config.get("model_type")).startswith(SILENT_WINDOWS)):
         return None
     return int(config["sliding_window"]) if config.get("sliding_window") else None
 
@@ -191,16 +229,38 @@ def _sliding_layers(config: dict[str, Any], layers: int) -> int:
     return layers - layers // int(pattern) if pattern else layers
 
 
-def _max_context(config: dict[str, Any]) -> int:
-    """`vllm.config.model._get_and_verify_max_len`, for what is not set by the user."""
-    longest = int(config["max_position_embeddings"])
-    if config.get("model_type") in PADDED_POSITIONS:
-        longest -= 2
+def _contexts(config: dict[str, Any], tokenizer_limit: int | None) -> tuple[int, int]:
+    """The usual context and the longest allowed one, as `vllm.config.model._get_and_verify_max_len` has them."""
+    # Cohere's models say by the second name what they can.
+    longest = int(config.get("model_max_length") or config["max_position_embeddings"])
+    if tokenizer_limit and config.get("position_embedding_type") == "absolute":
+        longest = min(longest, tokenizer_limit)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type")
-    if kind == "longrope":
-        return int(config.get("original_max_position_embeddings") or longest)
-    return int(longest * float(rope.get("factor") or 1)) if kind in ("linear", "dynamic") else longest
+    # What Gemma 3 states is scaled already.
+    if kind in ("linear", "dynamic") and "gemma3" not in str(config.get("model_type")):
+        longest = int(longest * float(rope.get("factor") or 1))
+    usual = longest
+    if kind in ("longrope", "su"):
+        usual = int(config.get("original_max_position_embeddings") or longest)
+    elif config.get("model_type") in PADDED_POSITIONS:
+        # vLLM would take two tokens more, and find no position for them.
+        usual = min(longest, int(config["max_position_embeddings"]) - 2)
+    return usual, longest
+
+
+def _cache_dtype(quantization: dict[str, Any]) -> str:
+    """What `vllm.utils.torch_utils.resolve_kv_cache_dtype_string` makes of "auto"."""
+    if not str(quantization.get("quant_method")).startswith("modelopt"):
+        return "auto"
+    places = (quantization.get("quantization", quantization), quantization)
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    said = next(filter(None, (place.get(key) for key in keys for place in places)), None)
+    if isinstance(said, dict):
+        kind = (said.get("type"), said.get("num_bits"))
+        is_fixed = said.get("dynamic") is False
+        said = "nvfp4" if kind == ("float", 4) else "fp8" if kind == ("float", 8) and is_fixed else None
+    return {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}.get(str(said).lower(), "auto")
 
 
 def _dtype_bytes(config: dict[str, Any], tensors: list[Tensor]) -> int:
@@ -210,8 +270,14 @@ def _dtype_bytes(config: dict[str, Any], tensors: list[Tensor]) -> int:
 
 def _longest_input(folder: Path) -> int | None:
     """`vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config`."""
-    file = folder / "sentence_bert_config.json"
-    longest = _json(file).get("max_seq_length") if file.is_file() else None
+    found = (_json(folder / name) for name in SENTENCE_FILES if (folder / name).is_file())
+    longest = next(filter(None, found), {}).get("max_seq_length")
+    return int(longest) if longest else None
+
+
+def _tokenizer_limit(folder: Path) -> int | None:
+    file = folder / TOKENIZER_FILE
+    longest = _json(file).get("model_max_length") if file.is_file() else None
     return int(longest) if longest else None
 
 

@@ -5,6 +5,7 @@ object from names to type, shape and place.
 """
 
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,23 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
 
 def local_tensors(folder: Path) -> list[Tensor]:
     """All weights of a model in a folder; none if it has no safetensors files, or not all of them."""
+    files = _files(folder) or _whole(sorted(folder.glob("consolidated*.safetensors")))
+    return [tensor for file in files for tensor in header(file)]
+
+
+def _files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map: dict[str, str] = msgspec.json.decode(index.read_bytes()).get("weight_map", {})
         files = [folder / name for name in sorted(set(weight_map.values()))]
-    else:
-        files = sorted(folder.glob("model*.safetensors"))
-    if not all(file.is_file() for file in files):
-        return []
-    return [tensor for file in files for tensor in header(file)]
+        return files if all(file.is_file() for file in files) else []
+    return _whole(sorted(folder.glob("model*.safetensors")))
+
+
+def _whole(files: list[Path]) -> list[Path]:
+    """Files, or none if their names say that there are more: after a download that was interrupted."""
+    counts = [int(found[1]) for file in files if (found := re.search(r"-of-(\d+)", file.name))]
+    return [] if counts and len(counts) < max(counts) else files
 
 
 def header(file: Path) -> list[Tensor]:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from adapters.vllm_flags import plan_flags
+from adapters.vllm_flags import flag_name, plan_flags
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
 from adapters.vllm_inprocess.owner import own_engines
 from domain.backend import Role
@@ -189,7 +189,7 @@ def engine_setup(
 
 def _without(defaults: list[str], words: list[str]) -> list[str]:
     """The defaults that the user's own flags leave standing; vLLM warns of flags that are given twice."""
-    given = {word.split("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
+    given = {flag_name(word).replace("--no-", "--") for word in words}
     kept: list[str] = []
     keep = True
     for word in defaults:

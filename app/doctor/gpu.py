@@ -50,7 +50,8 @@ def check_card(card: Card | None, *, flavour: str, cuda: int | None, has_engine:
             failure(
                 "gpu",
                 "this install needs an NVIDIA GPU, and nvidia-smi shows none",
-                "Load NVIDIA's driver (in a container: give it the GPU), or take the CPU: make serve INSTALL=cpu",
+                "Load NVIDIA's driver (in a container: give it the GPU), look what CUDA_VISIBLE_DEVICES hides, or "
+                "take the CPU: make serve INSTALL=cpu",
             )
         ]
     return [_check_driver(card, cuda), _check_age(card, cuda)]

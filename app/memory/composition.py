@@ -8,7 +8,7 @@ from adapters.memory_planning import EngineChoice, plan_engines
 from adapters.models.hardware import gpu_card, ram, usable_gpu_gib
 from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import LocatedModel, default_model, locate
-from adapters.models.packaged import Progress
+from adapters.models.packaged import PACKAGED_MODELS, Progress
 from adapters.models.shape import UnknownShapeError
 from adapters.vllm_flags import memory_arguments, other_arguments
 from app.memory.question import AnsweredPlan, PlanQuestion
@@ -77,6 +77,10 @@ def possible_plan(
             flags=settings.role(role).args,
             context=settings.role(role).max_model_len,
             budget_bytes=budgets[role],
+            # Nobody decided for the share of an engine alone, so there is no decision to take back.
+            budget_change=None
+            if settings.role(role).gpu_memory
+            else f"Give it more with VLLM_{PREFIX[role]}_GPU_MEMORY.",
         )
         for role, model in models.items()
     ]
@@ -90,13 +94,18 @@ def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) 
         ConfigurationError: a model does not exist, or is of a kind that no plan can be made for.
     """
     card = _asked_card(question)
-    choices = [_asked_engine(role, settings, question, card, progress) for role in Role]
+    names = {role: _asked_name(role, settings, question, card) for role in Role}
+    choices = [_asked_engine(role, names[role], settings, question, card, progress) for role in Role]
     try:
         plan = plan_engines(card, choices)
     except UnknownShapeError as error:
         raise ConfigurationError(f"No plan can be made: {error}") from error
     return AnsweredPlan(
         plan=plan,
+        models={
+            choice.role: names[choice.role] if names[choice.role] in PACKAGED_MODELS else choice.source
+            for choice in choices
+        },
         memory_flags={engine.role: memory_arguments(engine) for engine in plan.engines},
         other_flags={role: other_arguments(settings.role(role).args) for role in Role},
     )
@@ -110,13 +119,17 @@ def _asked_card(question: PlanQuestion) -> Card:
     return msgspec.structs.replace(card, name=question.gpu_name or card.name)
 
 
+def _asked_name(role: Role, settings: Settings, question: PlanQuestion, card: Card) -> str:
+    """A model: by the command's option, then the setting, then the machine."""
+    card_gib = card.total_bytes / GIB if card.is_gpu else None
+    return question.of(role).model or settings.role(role).model or default_model(role, card_gib)
+
+
 def _asked_engine(
-    role: Role, settings: Settings, question: PlanQuestion, card: Card, progress: Progress
+    role: Role, name: str, settings: Settings, question: PlanQuestion, card: Card, progress: Progress
 ) -> EngineChoice:
     """One engine: by the command's options, then the settings, then the machine."""
     own, asked = settings.role(role), question.of(role)
-    card_gib = card.total_bytes / GIB if card.is_gpu else None
-    name = asked.model or own.model or default_model(role, card_gib)
     if name in KNOWN_SHAPES:
         # No need to ask the hub.
         model = LocatedModel(name=name, source=name, is_local=False)

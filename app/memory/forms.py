@@ -7,6 +7,7 @@ from app.codec import encode
 from app.memory.question import AnsweredPlan
 from app.memory.text import WIDTH, print_plan
 from app.settings import PREFIX
+from domain.errors import ConfigurationError
 
 
 def tell(answer: AnsweredPlan, form: str | None) -> None:
@@ -15,6 +16,9 @@ def tell(answer: AnsweredPlan, form: str | None) -> None:
     Args:
         answer: what to tell.
         form: json, env or compose; None for text.
+
+    Raises:
+        ConfigurationError: the plan can't be told in this form.
     """
     if form == "json":
         print(msgspec.json.format(encode(answer.plan), indent=2).decode())
@@ -25,12 +29,24 @@ def tell(answer: AnsweredPlan, form: str | None) -> None:
         print("\n".join(_lines(answer, form)))
 
 
+def _require_hub_name(model: str) -> None:
+    """Raise if a server in a container could not load the model: it has neither our packages nor this disk."""
+    what = "a local folder" if model.startswith("/") else "a packaged model" if "/" not in model else None
+    if what is not None:
+        raise ConfigurationError(
+            f"The servers of deploy/compose.yaml load models from the hub, and '{model}' is {what}. Name a model "
+            "on the hub, or take the plan for engines in process (--env)."
+        )
+
+
 def _lines(answer: AnsweredPlan, form: str) -> list[str]:
     """Lines for .env, which the service hands on to its engines, or deploy/compose.yaml to vLLM's servers."""
     lines: list[str] = []
     for engine in answer.plan.engines:
-        name, memory = PREFIX[engine.role], answer.memory_flags[engine.role]
-        lines.append(f"MODEL_{name}_NAME={engine.model}")
+        name, memory, model = PREFIX[engine.role], answer.memory_flags[engine.role], answer.models[engine.role]
+        if form == "compose":
+            _require_hub_name(model)
+        lines.append(f"MODEL_{name}_NAME={model}")
         if form == "compose":
             lines.append(f"VLLM_{name}_MEMORY_ARGS={memory}")
         else:

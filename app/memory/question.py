@@ -46,6 +46,8 @@ class AnsweredPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A plan, and the flags that make it so."""
 
     plan: MemoryPlan
+    models: dict[Role, str]
+    """For each engine, its model as a setting names it: packaged, a folder's whole path, or on the hub."""
     memory_flags: dict[Role, str]
     """For each engine, what follows from the plan."""
     other_flags: dict[Role, str]

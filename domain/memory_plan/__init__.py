@@ -12,8 +12,9 @@ vLLM 0.32.0 that it follows, or the measurements that it was fitted to.
     advice.py     what to change if it does not fit
 """
 
+from domain.memory_plan.kv_cache import UnknownCacheError
 from domain.memory_plan.planner import make_plan
 from domain.memory_plan.shapes import ModelShape
 from domain.memory_plan.types import Card, EnginePlan, EngineWish, MemoryPlan
 
-__all__ = ["Card", "EnginePlan", "EngineWish", "MemoryPlan", "ModelShape", "make_plan"]
+__all__ = ["Card", "EnginePlan", "EngineWish", "MemoryPlan", "ModelShape", "UnknownCacheError", "make_plan"]

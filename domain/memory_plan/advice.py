@@ -77,7 +77,7 @@ def _budget(wish: EngineWish) -> Iterator[Step]:
     if wish.budget_bytes is not None or wish.cache_bytes is not None:
         yield Step(
             kind=f"budget {wish.role}",
-            what=f"Leave the memory of the {NAMES[wish.role]} engine to the plan.",
+            what=wish.budget_change or f"Leave the memory of the {NAMES[wish.role]} engine to the plan.",
             role=wish.role,
             wish={"budget_bytes": None, "cache_bytes": None},
         )

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from domain.errors import ConfigurationError
 from domain.memory_plan.shapes import ModelShape
 
 GPU_BLOCK_TOKENS = 16
@@ -22,6 +21,10 @@ PACKED_LATENT = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352}
 """`vllm.model_executor.layers.attention.mla_attention`: bytes of a token in a layer, scales included."""
 
 
+class UnknownCacheError(Exception):
+    """A cache of a kind that the plan does not know, though an engine may; the message says so in a sentence."""
+
+
 def token_layer_bytes(shape: ModelShape, cache_dtype: str, element_bytes: int) -> int:
     """What one layer keeps of one token: `AttentionSpec.page_size_bytes` for a block of one token.
 
@@ -31,7 +34,7 @@ def token_layer_bytes(shape: ModelShape, cache_dtype: str, element_bytes: int) -
         element_bytes: size of the type that the engine computes in, which "auto" stands for.
 
     Raises:
-        ConfigurationError: the plan does not know this kind of cache.
+        UnknownCacheError: the plan does not know this kind of cache.
     """
     if shape.is_encoder:
         # No `KVCacheSpec` at all: `vllm.model_executor.layers.attention.attention`, ENCODER_ONLY.
@@ -59,7 +62,7 @@ def _side_bytes(width: int, cache_dtype: str, element_bytes: int, *, latent: boo
         "nvfp4_4over6": width // 2 + width // 16,
     }
     if cache_dtype not in sizes:
-        raise ConfigurationError(
+        raise UnknownCacheError(
             f"The memory plan knows no cache of the kind '{cache_dtype}'. It knows {', '.join(sizes)} and, for "
             f"latent attention, {', '.join(PACKED_LATENT)}."
         )

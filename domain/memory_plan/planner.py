@@ -52,6 +52,7 @@ def make_plan(card: Card, wishes: list[EngineWish]) -> MemoryPlan:
 
     Raises:
         ConfigurationError: a wish can't be had on any card.
+        UnknownCacheError: a cache is of a kind that the plan does not know.
     """
     for wish in wishes:
         _require_possible(wish)
@@ -62,10 +63,10 @@ def make_plan(card: Card, wishes: list[EngineWish]) -> MemoryPlan:
 
 
 def _require_possible(wish: EngineWish) -> None:
-    if wish.context is not None and wish.context > wish.shape.max_context:
+    if wish.context is not None and wish.context > wish.shape.allowed_context:
         raise ConfigurationError(
             f"A context of {wish.context} tokens is more than the {wish.role} model '{wish.shape.name}' was made "
-            f"for, which is {wish.shape.max_context}."
+            f"for, which is {wish.shape.allowed_context}."
         )
 
 
@@ -185,7 +186,7 @@ class _Draft:
             parts=[MemoryPart(name=name, bytes=amount) for name, amount in parts if amount],
             total_bytes=total,
             max_model_len=size.context,
-            limits_context=size.context < self.wish.shape.max_context or self.wish.context is not None,
+            limits_context=size.context < self.wish.shape.allowed_context or self.wish.context is not None,
             max_num_batched_tokens=size.batched_tokens,
             max_num_seqs=size.sequences,
             kv_cache_dtype=self.wish.cache_dtype,

@@ -18,7 +18,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     kv_heads: int
     head_dim: int
     max_context: int
-    """Tokens that the model was made for."""
+    """Tokens that an engine takes if nobody says how many."""
     dtype_bytes: int
     """Bytes of one number of the model's own type."""
     float_weights: int
@@ -27,8 +27,12 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of all other weights, held as they are stored."""
     output_head_weights: int = 0
     """Those of `float_weights` that only a generator needs: the output layer, where it is not the input's."""
+    longest_context: int | None = None
+    """Tokens that an engine can be told to take, where those are more than `max_context`."""
     quantization: str | None = None
     """Name of the method, such as fp8."""
+    cache_dtype: str = "auto"
+    """The cache that it was quantised for, as for vLLM's `--kv-cache-dtype`."""
     sliding_window: int | None = None
     """Tokens that the layers with a window look back on."""
     sliding_layers: int = 0
@@ -39,6 +43,11 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it reads whole texts at once and keeps nothing of them, as BERT does."""
     experts_per_token: int = 0
     expert_intermediate: int = 0
+
+    @property
+    def allowed_context(self) -> int:
+        """Tokens of the longest request that the model can be asked for."""
+        return self.longest_context or self.max_context
 
     def weight_bytes(self, element_bytes: int, *, with_output_head: bool = True) -> int:
         """Bytes of all weights.

@@ -46,12 +46,7 @@ def gpu_sizes(card: Card, wishes: list[EngineWish]) -> Iterator[dict[Role, Sizes
     order = [role for role in (Role.GENERATE, Role.EMBED) if role in by_role]
     contexts = {role: _contexts(by_role[role]) for role in order}
     batches = LARGE_BATCHES if card.total_bytes >= LARGE_CARD else BATCHES
-    useful = [
-        [length for length in contexts[role] if length >= USEFUL_CONTEXT] or contexts[role][:1]
-        if role is Role.GENERATE
-        else contexts[role][:1]
-        for role in order
-    ]
+    useful = [_useful(by_role[role], contexts[role]) for role in order]
     small = [
         [length for length in contexts[role] if length <= USEFUL_CONTEXT] or contexts[role][-1:] for role in order
     ]
@@ -61,14 +56,23 @@ def gpu_sizes(card: Card, wishes: list[EngineWish]) -> Iterator[dict[Role, Sizes
             yield {role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)}
 
 
+def _useful(wish: EngineWish, contexts: list[int]) -> list[int]:
+    """The contexts that nobody minds much."""
+    if wish.role is Role.GENERATE:
+        return [length for length in contexts if length >= USEFUL_CONTEXT] or contexts[:1]
+    # What the embedder has is decided: a shorter context of its own costs the generator nothing.
+    is_decided = wish.budget_bytes is not None or wish.cache_bytes is not None
+    return contexts if is_decided else contexts[:1]
+
+
 def sizes(wish: EngineWish, context: int, batched_tokens: int, sequences: int) -> Sizes:
     """Sizes of one engine, its wishes respected."""
     if wish.role is Role.EMBED:
         batched_tokens = max(context, EMBED_BATCH)
     elif wish.shape.is_encoder:
         batched_tokens = max(context, batched_tokens)
-    batched_tokens = wish.batched_tokens or batched_tokens
     # No step has more sequences than tokens.
+    batched_tokens = wish.batched_tokens or max(batched_tokens, wish.sequences or 0)
     return Sizes(
         context=context,
         batched_tokens=batched_tokens,

@@ -37,6 +37,8 @@ class EngineWish(msgspec.Struct, frozen=True, kw_only=True):
     """The key/value cache, exactly."""
     budget_bytes: int | None = None
     """All that the engine may take together."""
+    budget_change: str | None = None
+    """What to do if that is too little, as a sentence; None to leave it to the plan."""
     eager: bool = False
     """Whether it runs without CUDA graphs."""
 
@@ -59,7 +61,7 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The sum of the parts."""
     max_model_len: int
     limits_context: bool
-    """Whether that is less than the model's own, or was wished for."""
+    """Whether that is less than the model can, or was wished for."""
     max_num_batched_tokens: int
     max_num_seqs: int
     kv_cache_dtype: str

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from adapters import vllm_flags
 from tests.deployment import ROOT, compose
 
 ADAPTERS = ROOT / "adapters"
@@ -280,6 +281,31 @@ def test_a_server_takes_the_flags_of_the_compose_file(role):
         assert (arguments.tool_call_parser, arguments.reasoning_parser) == ("hermes", "qwen3")
         assert arguments.tool_call_parser in found("vllm.tool_parsers.ToolParserManager").list_registered()
         assert arguments.reasoning_parser in found("vllm.reasoning.ReasoningParserManager").list_registered()
+
+
+@needs_vllm
+def test_the_memory_plan_knows_all_names_of_its_flags():
+    parser = found("vllm.utils.argparse_utils.FlexibleArgumentParser")(add_help=False)
+    names = [
+        set(action.option_strings)
+        for action in found("vllm.engine.arg_utils.AsyncEngineArgs").add_cli_args(parser)._actions
+    ]
+    first = {*vllm_flags.UNPLANNED, *vllm_flags.SAID}
+    # The parser itself knows --config.
+    assert {*first, *vllm_flags.ALIASES} - {"--config"} <= set().union(*names)
+    for same in names:
+        affirming = {name for name in same if not name.startswith("--no-")}
+        assert not affirming & first or {vllm_flags.flag_name(name) for name in affirming} <= first, same
+    taken = {
+        name
+        for name in set().union(*names) - first - set(vllm_flags.ALIASES)
+        if vllm_flags.flag_name(name) != name
+    }
+    assert not taken, "whole names that vllm_flags takes for the beginning of another one"
+    short = {name for same in names for name in same if re.fullmatch("-[a-z]", name)}
+    begin = [name for same in names for name in same if name[:2] in short and len(name) > 2]
+    assert not begin, "vllm_flags.LETTER takes them for a flag of one letter"
+    assert all(vllm_flags.LETTER.match(f"{name}x") for name in short & set(vllm_flags.ALIASES))
 
 
 def served(words: list[str]) -> Any:

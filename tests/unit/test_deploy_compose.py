@@ -146,8 +146,9 @@ async def test_the_health_check_asks_a_route_of_the_service(file, api: Api):
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
-def test_docker_waits_longer_than_the_service_drains(file):
-    assert seconds(service(file, "memoria")["stop_grace_period"]) > load_settings({}).drain_timeout_s + 10
+def test_docker_waits_longer_than_the_service_takes_to_end(file):
+    # Engines have up to 25 s to end after that (adapters.vllm_inprocess.engine).
+    assert seconds(service(file, "memoria")["stop_grace_period"]) >= load_settings({}).drain_timeout_s + 25
 
 
 @pytest.mark.parametrize(("file", "name"), [("compose.yaml", "embed"), ("compose.yaml", "generate")])

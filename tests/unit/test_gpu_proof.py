@@ -80,15 +80,45 @@ def memory(**changes):
     ],
 )
 def test_the_plan_is_compared_with_what_is_used(changes, complaint):
-    compared = proof_report.compare_memory(memory(**changes))
+    compared = proof_report.compare_memory(memory(**changes), on_card=False)
     assert compared["planned_bytes"] == 3 * GIB
     assert compared["complaints"] == ([complaint] if complaint else [])
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"measured_bytes": None}, "could not be measured"),
+        ({"kv_cache_bytes": None}, "does not tell the size of its KV cache."),
+        ({"kv_cache_bytes": None, "kv_cache_planned_bytes": 0}, None),
+    ],
+)
+def test_on_a_card_nothing_is_proved_without_a_measurement(changes, complaint):
+    complaints = proof_report.compare_memory(memory(**changes), on_card=True)["complaints"]
+    assert len(complaints) == bool(complaint)
+    assert all(complaint in each for each in complaints)
+
+
+def test_on_a_card_nothing_is_proved_without_a_plan():
+    told = {"embed": None, "generate": memory(measured_bytes=None)}
+    health = {"after": {"backends": {role: {"memory": memory} for role, memory in told.items()}}}
+    failed = {
+        on_card: proof_report.memory_failures(
+            health, proof_report.memory_by_role(health, on_card=on_card), on_card=on_card
+        )
+        for on_card in (True, False)
+    }
+    assert failed[False] == []
+    assert failed[True][0] == "embed: nothing was planned."
+    assert failed[True][1].startswith("generate: could not be measured.")
+    assert proof_report.memory_failures({"last": None}, {}, on_card=True) == []
+
+
 def test_the_last_health_counts_and_what_has_no_plan_is_left_out():
     after = {"backends": {"embed": {"memory": None}, "generate": {"memory": memory()}}}
-    assert list(proof_report.memory_by_role({"ready": {"backends": {}}, "after": after})) == ["generate"]
-    assert proof_report.memory_by_role({"last": None}) == {}
+    health = {"ready": {"backends": {}}, "after": after}
+    assert list(proof_report.memory_by_role(health, on_card=False)) == ["generate"]
+    assert proof_report.memory_by_role({"last": None}, on_card=True) == {}
 
 
 def report(**changes):
@@ -107,7 +137,7 @@ def test_the_report_tells_memory_and_speed():
         report(
             ready_after_s=61.5,
             card_ready={"total_bytes": 80 * GIB, "free_bytes": 10 * GIB},
-            memory={"generate": proof_report.compare_memory(memory())},
+            memory={"generate": proof_report.compare_memory(memory(), on_card=True)},
             bench=[load],
         )
     )

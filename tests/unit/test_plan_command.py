@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from adapters.models.locate import LocatedModel
 from app.cli import main
 from app.memory.text import BAR
 from app.settings import VARIABLES, load_settings
@@ -138,6 +139,44 @@ def test_a_local_folder_and_this_machine(plan, tmp_path):
     assert found["card"]["is_gpu"] is False
     # In float32, as engines on the CPU compute.
     assert found["engines"][0]["parts"][0] == {"name": "weights", "bytes": 4000}
+
+
+def test_a_model_that_was_quantised_for_another_cache_gets_it(plan, tmp_path):
+    quantised = {**QWEN3, "quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantised))
+    write(tmp_path / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
+
+    def cache(*options: str) -> tuple[str, int]:
+        told = plan("--gpu-memory", "24GiB", "--gen", str(tmp_path), "--json", *options).stdout
+        engine = json.loads(told)["engines"][1]
+        return engine["kv_cache_dtype"], engine["kv_bytes_per_token"]
+
+    plain = 28 * 8 * 128 * 2 * 2
+    assert cache() == cache("--kv-cache-dtype", "auto") == ("fp8_e4m3", plain // 2)
+    assert cache("--kv-cache-dtype", "bfloat16") == ("bfloat16", plain)
+
+
+def test_lines_for_the_settings_name_a_model_that_is_found_again(plan, tmp_path):
+    folder = tmp_path / "models" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(QWEN3))
+    write(folder / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
+    told = plan("--gpu-memory", "24GiB", "--env", "--gen", "models/mine/").stdout
+    assert f"MODEL_GEN_NAME={folder}" in told.splitlines()
+    assert "MODEL_EMBED_NAME=Qwen/Qwen3-Embedding-0.6B" in told.splitlines()
+    assert is_mistake(
+        plan("--gpu-memory", "24GiB", "--compose", "--gen", "models/mine/"), f"'{folder}' is a local folder"
+    )
+
+
+def test_a_packaged_model_has_its_own_name_and_is_none_for_compose(plan, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3))
+    write(tmp_path / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
+    prepared = LocatedModel(name="SmolLM2-135M-Instruct", source=str(tmp_path), is_local=True)
+    monkeypatch.setattr("app.memory.composition.locate", lambda *_, **__: prepared)
+    asked = ["--gpu-memory", "24GiB", "--gen", "SmolLM2-135M-Instruct"]
+    assert "MODEL_GEN_NAME=SmolLM2-135M-Instruct" in plan(*asked, "--env").stdout.splitlines()
+    assert is_mistake(plan(*asked, "--compose"), "'SmolLM2-135M-Instruct' is a packaged model")
 
 
 @pytest.mark.parametrize(

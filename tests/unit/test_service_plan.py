@@ -7,7 +7,9 @@ import psutil
 import pytest
 
 from adapters.models import hardware
-from adapters.models.hardware import gpu_bytes_of, gpu_card, ram, ram_bytes_of
+from adapters.models import nvidia_smi as nvidia_smi_module
+from adapters.models.cards import first_card
+from adapters.models.hardware import gpu_bytes_of, gpu_card, gpu_memory, ram, ram_bytes_of
 from adapters.models.locate import GPU_DEFAULTS, LocatedModel
 from app.bootstrap import DEFAULT_GPU_SHARE, _require_memory, build_service
 from app.codec import encode
@@ -15,7 +17,7 @@ from app.memory.composition import plan_service
 from app.settings import load_settings
 from domain.backend import Role
 from domain.errors import ConfigurationError
-from domain.health import EngineMemory, MemoryMeter, MemoryPart
+from domain.health import EngineMemory, GpuMemory, MemoryMeter, MemoryPart
 from domain.memory_plan import Card, MemoryPlan
 from tests.fakes import FakeBackend
 from tests.unit.waiting import eventually
@@ -29,6 +31,7 @@ NAMES = "'Qwen/Qwen3-Embedding-0.6B' and 'Qwen/Qwen3-8B-FP8'"
 def nvidia_smi(tmp_path, monkeypatch):
     """Puts a stand-in on the path, which tells of one card and of the processes on it."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def say(
         *, total_mib: int = 24 * 1024, used_mib: int = 0, processes: str = "", card: str | None = None
@@ -60,7 +63,44 @@ def test_a_card(nvidia_smi):
     assert gpu_card() == Card(name="NVIDIA L4", capability="8.9", used_bytes=512 * MIB, total_bytes=24 * GIB)
 
 
-@pytest.mark.parametrize("card", ["", "NVIDIA L4", "NVIDIA L4, 8.9, [N/A], [N/A]"])
+def test_a_card_without_memory_of_its_own_computes_in_the_machines(nvidia_smi, monkeypatch):
+    nvidia_smi(card="NVIDIA GB10, 12.1, [N/A], [N/A]")
+    machine = Card(name="this machine", total_bytes=128 * GIB, used_bytes=8 * GIB, is_gpu=False)
+    monkeypatch.setattr("adapters.models.hardware.ram", lambda: machine)
+    assert gpu_card() == Card(
+        name="NVIDIA GB10", capability="12.1", used_bytes=8 * GIB, total_bytes=128 * GIB, is_gpu=True
+    )
+    nvidia_smi(card="[N/A], [N/A]")
+    assert gpu_memory() == GpuMemory(used_gib=8, total_gib=128)
+
+
+@pytest.mark.parametrize(
+    ("visible", "card"),
+    [(None, None), ("3", "3"), ("GPU-12ab,1", "GPU-12ab"), (" 2 , 0", "2"), ("MIG-12ab", None)],
+)
+def test_the_card_that_cuda_shows_is_asked_for(tmp_path, nvidia_smi, monkeypatch, visible, card):
+    nvidia_smi()
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "asked: $3, 8.9, 0, 24576"\n')
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_card().name == ("asked:" if card is None else f"asked: --id={card}")
+
+
+@pytest.mark.parametrize("visible", ["", "-1", " "])
+def test_no_card_is_used_that_cuda_does_not_show(nvidia_smi, monkeypatch, visible):
+    nvidia_smi()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert (gpu_card(), gpu_memory(), first_card()) == (None, None, None)
+
+
+def test_a_driver_that_hangs_holds_up_nobody(tmp_path, nvidia_smi, monkeypatch):
+    nvidia_smi()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nwhile :; do :; done\n")
+    monkeypatch.setattr(nvidia_smi_module, "TIMEOUT_S", 0.1)
+    assert gpu_card() is None
+
+
+@pytest.mark.parametrize("card", ["", "NVIDIA L4", "No devices were found"])
 def test_a_card_that_tells_nothing_is_none(nvidia_smi, card):
     nvidia_smi(card=card)
     assert gpu_card() is None
@@ -85,6 +125,7 @@ def test_memory_of_processes_on_the_cpu():
 
 def test_the_memory_of_a_container_is_its_limit_less_what_it_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    monkeypatch.setattr(hardware, "OWN_GROUP", tmp_path / "none")
     machine = psutil.virtual_memory().total
     assert ram().total_bytes == machine
     (tmp_path / "memory.max").write_text("max\n")
@@ -94,6 +135,43 @@ def test_the_memory_of_a_container_is_its_limit_less_what_it_holds(tmp_path, mon
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {100 * MIB}\n")
     assert (ram().total_bytes, ram().used_bytes) == (GIB, 200 * MIB)
     assert not ram().is_gpu
+
+
+@pytest.mark.parametrize(
+    ("own", "limited", "counts"),
+    [
+        ("/system.slice/memoria.service", "system.slice/memoria.service", True),
+        ("/system.slice/memoria.service", "system.slice", True),
+        ("/system.slice/memoria.service", "", True),
+        ("/system.slice/memoria.service", "system.slice/other.service", False),
+        # As a container sees itself, and a group outside of it.
+        ("/", "", True),
+        ("/../other", "../other", False),
+    ],
+)
+def test_the_nearest_limit_of_the_own_group_counts(tmp_path, monkeypatch, own, limited, counts):
+    tree = tmp_path / "tree"
+    (tree / limited).mkdir(parents=True)
+    tree.mkdir(exist_ok=True)
+    (tree / limited / "memory.max").write_text(f"{GIB}\n")
+    (tree / limited / "memory.current").write_text(f"{300 * MIB}\n")
+    (tree / limited / "memory.stat").write_text("inactive_file 0\n")
+    (tmp_path / "cgroup").write_text(f"1:memory:/old\n0::{own}\n")
+    monkeypatch.setattr(hardware, "CGROUP", tree)
+    monkeypatch.setattr(hardware, "OWN_GROUP", tmp_path / "cgroup")
+    here = ram()
+    assert ((here.total_bytes, here.used_bytes) == (GIB, 300 * MIB)) is counts
+
+
+def test_a_unit_without_a_limit_has_the_one_of_its_slice(tmp_path, monkeypatch):
+    unit = tmp_path / "system.slice" / "memoria.service"
+    unit.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/system.slice/memoria.service\n")
+    (unit / "memory.max").write_text("max\n")
+    (unit.parent / "memory.max").write_text(f"{GIB}\n")
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    monkeypatch.setattr(hardware, "OWN_GROUP", tmp_path / "cgroup")
+    assert ram().total_bytes == GIB
 
 
 def test_the_default_pair_is_planned_for_the_card(nvidia_smi):
@@ -163,6 +241,17 @@ def test_what_can_not_fit_is_said_before_anything_starts(nvidia_smi, environ, sa
     assert mistake(**environ) == said
 
 
+def test_an_engine_alone_can_be_given_more_than_its_usual_share(nvidia_smi):
+    nvidia_smi(total_mib=13 * 1024)
+    alone = {Role.GENERATE: PAIR[Role.GENERATE]}
+    assert mistake(alone, 13.0).endswith(
+        "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. `memoria plan` shows it all."
+    )
+    assert plan(alone, 13.0, VLLM_GEN_GPU_MEMORY="0.95").fits
+    for decided in ({"VLLM_GEN_GPU_MEMORY": "0.7"}, {"VLLM_GEN_ARGS": "--gpu-memory-utilization 0.7"}):
+        assert "Leave the memory of the generation engine to the plan." in mistake(alone, 13.0, **decided)
+
+
 def test_a_card_with_too_little_memory(nvidia_smi):
     nvidia_smi(total_mib=10 * 1024)
     assert mistake(gpu_gib=10.0).startswith(f"{NAMES} do not fit on NVIDIA L4, which has 10.0 of 10.0 GiB free")
@@ -180,6 +269,20 @@ def test_so_does_an_engine_with_a_flag_that_the_plan_does_not_know(nvidia_smi, c
     nvidia_smi()
     assert plan(VLLM_GEN_ARGS="--tensor-parallel-size 2") is None
     assert "does not know what --tensor-parallel-size does" in caplog.text
+
+
+def test_so_does_one_with_a_cache_that_the_plan_does_not_know(nvidia_smi, caplog):
+    nvidia_smi()
+    assert plan(VLLM_GEN_ARGS="--kv-cache-dtype turboquant_k8v4") is None
+    assert "knows no cache of the kind 'turboquant_k8v4'" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["1", "True"])
+def test_a_longer_context_than_the_models_if_vllm_is_told_to_allow_it(nvidia_smi, monkeypatch, word):
+    nvidia_smi(total_mib=80 * 1024)
+    assert "A context of 50000 tokens is more than" in mistake(VLLM_GEN_MAX_MODEL_LEN="50000")
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", word)
+    assert plan(VLLM_GEN_MAX_MODEL_LEN="50000").engine(Role.GENERATE).max_model_len == 50000
 
 
 def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """A model's shape, from configurations as they are published and safetensors files as they are written."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,41 @@ WEIGHTS = [Tensor(name="model.embed_tokens.weight", dtype="BF16", numbers=1000, 
 
 def shape(config: dict[str, Any], tensors: list[Tensor] = WEIGHTS, **what: Any):
     return shape_of("a model", {**config, **what}, tensors)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Path:
+    """A hub with one model; its files are those in the folder "there", and come to the folder "here"."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "config.json").write_text(json.dumps(QWEN3))
+
+    def download(_name: str, file: str, **_options: Any) -> str:
+        return str(shutil.copy(there / file, here / file))
+
+    class Api:
+        def model_info(self, _name: str, **_options: Any):
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file.name) for file in there.iterdir()])
+
+        def get_safetensors_metadata(self, _name: str, **_options: Any):
+            tensor = SimpleNamespace(dtype="BF16", parameter_count=100, data_offsets=(0, 200))
+            return SimpleNamespace(files_metadata={"model": SimpleNamespace(tensors={"x.weight": tensor})})
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    return there
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+def test_a_model_that_is_not_here_yet_tells_its_limit_too(hub, kind):
+    (hub / f"sentence_{kind}_config.json").write_text('{"max_seq_length": 384}')
+    found = read_shape("org/model", "org/model")
+    assert (found.max_context, found.float_weights) == (384, 100)
+
+
+def test_a_model_that_is_not_here_yet_and_has_no_limit(hub):
+    assert read_shape("org/model", "org/model").max_context == 40960
 
 
 def write(file: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
@@ -73,6 +110,21 @@ def test_a_broken_file_of_weights_is_named(folder, content):
 
 
 def test_half_a_download_is_no_model(folder):
+    (folder / "model.safetensors").unlink()
+    for number in (1, 2):
+        assert local_tensors(folder) == []
+        write(folder / f"model-0000{number}-of-00002.safetensors", {"a.weight": ("BF16", [3], 6)})
+    assert len(local_tensors(folder)) == 2
+
+
+def test_mistrals_own_files_will_do(folder):
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    # Of the files that this lists none is here.
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1-of-1.safetensors"}}')
+    assert len(local_tensors(folder)) == 2
+
+
+def test_an_index_tells_what_is_missing(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
     assert local_tensors(folder) == []
 
@@ -85,8 +137,21 @@ def test_a_broken_configuration_is_named(folder, content):
 
 
 def test_the_limit_of_sentence_transformers_counts(folder):
+    (folder / "sentence_xlnet_config.json").write_text('{"max_seq_length": 128}')
+    assert read_shape("mine", str(folder)).max_context == 128
+    # The first that says anything counts.
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
     assert read_shape("mine", str(folder)).max_context == 256
+    assert read_shape("mine", str(folder)).allowed_context == 256
+
+
+def test_a_tokenizers_limit_counts_for_absolute_positions(folder):
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 300}')
+    assert read_shape("mine", str(folder)).max_context == 40960
+    (folder / "config.json").write_text(json.dumps({**BERT, "position_embedding_type": "absolute"}))
+    assert read_shape("mine", str(folder)).max_context == 300
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 1000000000000000019884624838656}')
+    assert read_shape("mine", str(folder)).max_context == 512
 
 
 def test_the_pair_needs_no_hub():
@@ -131,7 +196,9 @@ def test_bert_keeps_nothing_and_its_pooler_is_not_loaded():
     found = shape(BERT, tensors)
     assert (found.is_encoder, found.float_weights, found.dtype_bytes) == (True, 1000, 4)
     assert (found.head_dim, found.kv_heads, found.max_context) == (32, 12, 512)
-    assert shape(BERT, tensors, model_type="xlm-roberta", max_position_embeddings=514).max_context == 512
+    padded = shape(BERT, tensors, model_type="xlm-roberta", max_position_embeddings=514)
+    # vLLM takes 514 tokens, but there are positions for 512.
+    assert (padded.max_context, padded.allowed_context) == (512, 514)
 
 
 def test_a_decoder_made_to_see_both_ways_is_an_encoder():
@@ -143,12 +210,48 @@ def test_latent_attention():
     assert (found.latent_dim, found.head_dim) == (576, 192)
 
 
+def test_latent_attention_keeps_a_quantised_matrix_as_floats_too():
+    config = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 96}
+    name = "model.layers.0.self_attn.kv_b_proj.weight"
+    plain, quantised = (
+        shape(QWEN3, [*WEIGHTS, Tensor(name=name, dtype=dtype, numbers=10, bytes=10)], **config)
+        for dtype in ("BF16", "F8_E4M3")
+    )
+    assert plain.float_weights == 1010
+    assert (quantised.float_weights, quantised.quantized_bytes) == (1000 + 28 * 512 * 16 * (128 + 96), 10)
+
+
+def modelopt(**scheme: Any) -> dict[str, Any]:
+    return {"quant_method": "modelopt", "kv_cache_scheme": scheme}
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "fp8_e4m3"),
+        ({"quant_method": "modelopt_fp4", "quantization": {"kv_cache_quant_algo": "NVFP4"}}, "nvfp4"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "INT8"}, "auto"),
+        ({"quant_method": "fp8", "kv_cache_quant_algo": "FP8"}, "auto"),
+        (modelopt(), "auto"),
+        (modelopt(type="float", num_bits=8, dynamic=False), "fp8_e4m3"),
+        (modelopt(type="float", num_bits=8, dynamic=True), "auto"),
+        (modelopt(type="float", num_bits=4), "nvfp4"),
+        (modelopt(type="int", num_bits=4), "auto"),
+    ],
+)
+def test_the_cache_that_a_model_was_quantised_for(says, expected):
+    assert shape(QWEN3, quantization_config=says).cache_dtype == expected
+
+
 @pytest.mark.parametrize(
     ("config", "layers"),
     [
         ({"sliding_window": 4096, "use_sliding_window": False}, 0),
         ({"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 20}, 8),
         ({"sliding_window": 4096, "use_sliding_window": True}, 28),
+        ({"sliding_window": 4096, "model_type": "qwen2"}, 0),
+        ({"sliding_window": 4096, "model_type": "qwen3_moe"}, 0),
+        ({"sliding_window": 4096, "model_type": "mistral"}, 28),
         ({"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 14}, 14),
         ({"sliding_window": 512, "model_type": "gemma3_text"}, 28 - 4),
         ({"sliding_window": 512, "model_type": "gemma2"}, 14),
@@ -157,15 +260,17 @@ def test_latent_attention():
 )
 def test_layers_with_a_window(config, layers):
     base = {key: value for key, value in QWEN3.items() if key != "use_sliding_window"}
-    found = shape(base, **config)
+    found = shape(base, **{"model_type": "llama", **config})
     assert found.sliding_layers == layers
     assert found.sliding_window == (config["sliding_window"] if layers else None)
 
 
 @pytest.mark.parametrize(
-    ("rope", "context"),
+    ("config", "context"),
     [
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 81920),
+        ({"rope_scaling": {"type": "linear", "factor": 8.0}, "model_type": "gemma3_text"}, 40960),
+        ({"model_max_length": 131072}, 131072),
         # What is stated is scaled already.
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 40960),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 40960),
@@ -174,8 +279,14 @@ def test_layers_with_a_window(config, layers):
         ({"rope_scaling": None}, 40960),
     ],
 )
-def test_the_longest_context(rope, context):
-    assert shape(QWEN3, **rope).max_context == context
+def test_the_usual_context(config, context):
+    assert shape(QWEN3, **config).max_context == context
+
+
+def test_a_model_that_can_do_more_than_is_usual():
+    for kind in ("longrope", "su"):
+        found = shape(QWEN3, rope_scaling={"type": kind}, original_max_position_embeddings=4096)
+        assert (found.max_context, found.allowed_context) == (4096, 40960)
 
 
 def test_experts():

@@ -1,9 +1,10 @@
 import pytest
 
 from adapters.vllm_flags import MemoryFlags, memory_arguments, memory_flags, other_arguments
+from adapters.vllm_inprocess.engine_args import _without
 from domain.backend import Role
 from domain.memory_plan import Card, EngineWish, make_plan
-from tests.unit.memory_plan.shapes import GENERATOR, GIB
+from tests.unit.memory_plan.shapes import GENERATOR, GIB, MINILM, changed
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,23 @@ from tests.unit.memory_plan.shapes import GENERATOR, GIB
         ("--enforce-eager --no-enforce-eager", {}),
         # Of two the last one counts.
         ("--max-model-len 8192 --max-model-len 4096", {"context": 4096}),
-        ("-tp 2", {"unplanned": "-tp"}),
+        ("-tp 2", {"unplanned": "--tensor-parallel-size"}),
+        ("-tp=1", {}),
+        ("-sc '{}'", {"unplanned": "--speculative-config"}),
+        ("--spec-method ngram", {"unplanned": "--spec-method"}),
+        ("-dcp 2", {"unplanned": "--decode-context-parallel-size"}),
+        ("-q fp8", {"unplanned": "--quantization"}),
+        ("-qfp8", {"unplanned": "--quantization"}),
+        ("-n1", {}),
+        ("--block_size 256", {"unplanned": "--block-size"}),
+        ("--no-enable-chunked-prefill", {"unplanned": "--no-enable-chunked-prefill"}),
+        # What follows a point is a part of the value.
+        ("--speculative_config.method ngram", {"unplanned": "--speculative-config"}),
+        ("--device-memory-utilization 0.5", {"share": 0.5}),
+        # The beginning of a name will do where only one begins so.
+        ("--tensor-parallel 2", {"unplanned": "--tensor-parallel-size"}),
+        ("--max-model 4096 --device-mem 0.5", {"context": 4096, "share": 0.5}),
+        ("--spec ngram", {}),
         ("--tensor-parallel-size=1", {}),
         ("--quantization fp8", {"unplanned": "--quantization"}),
         ("--load-format dummy", {}),
@@ -47,6 +64,8 @@ def test_what_flags_say_of_memory(flags, found):
         ("--max_model_len=8192", ""),
         ("--no-enforce-eager --seed=1", "--seed=1"),
         ("--hf-overrides '{\"a\": 1}' --kv-cache-dtype fp8", "--hf-overrides '{\"a\": 1}'"),
+        ("--device-memory-utilization 0.5 --seed 1", "--seed 1"),
+        ("-tp 2 --hf-overrides.a 1", "-tp 2 --hf-overrides.a 1"),
         ("'oops", "'oops"),
     ],
 )
@@ -70,7 +89,26 @@ def test_a_plans_flags_say_what_the_plan_was_made_with():
     )
 
 
-def test_the_models_own_context_is_left_unsaid():
-    wish = EngineWish(role=Role.GENERATE, shape=GENERATOR)
-    plan = make_plan(Card(name="a card", total_bytes=80 * GIB), [wish])
-    assert "--max-model-len" not in memory_arguments(plan.engines[0])
+@pytest.mark.parametrize("is_gpu", [True, False])
+def test_the_models_own_context_is_said_on_a_gpu(is_gpu):
+    wish = EngineWish(role=Role.EMBED, shape=MINILM)
+    plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=is_gpu), [wish])
+    assert ("--max-model-len 256" in memory_arguments(plan.engines[0])) is is_gpu
+
+
+def test_a_context_is_said_that_vllm_would_not_take_by_itself():
+    wish = EngineWish(role=Role.EMBED, shape=changed(MINILM, longest_context=258))
+    plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=False), [wish])
+    assert "--max-model-len 256" in memory_arguments(plan.engines[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("--device-memory-utilization=0.5", ["--max-num-seqs", "8"]),
+        ("--max_num_seqs 4", ["--gpu-memory-utilization", "0.3"]),
+        ("--seed 1", ["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"]),
+    ],
+)
+def test_what_the_user_says_under_another_name_is_not_said_twice(given, left):
+    assert _without(["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"], given.split()) == left

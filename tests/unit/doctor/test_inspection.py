@@ -3,10 +3,11 @@
 import pytest
 
 from adapters.models.cards import first_card
-from adapters.models.inspection import inspect_model
+from adapters.models.inspection import _wanted, inspect_model
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.memory_plan import Card
 
 PACKAGED = PACKAGED_MODELS["SmolLM2-135M-Instruct"]
 
@@ -35,6 +36,15 @@ def test_weights_of_one_kind_count(folder, tmp_path):
     (folder / "model-2.safetensors").write_bytes(b"4567")
     (folder / "pytorch_model.bin").write_bytes(b"1234567")
     assert inspected(folder, tmp_path).weight_bytes == 7
+
+
+def test_of_weights_that_are_there_twice_one_set_counts(folder, tmp_path):
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"123")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"4567")
+    (folder / "consolidated.safetensors").write_bytes(b"12345678")
+    assert inspected(folder, tmp_path).weight_bytes == 8
+    sizes = {"consolidated.safetensors": 8, "model.safetensors": 7, "config.json": 1, "a/b.json": 1}
+    assert _wanted(sizes) == {"consolidated.safetensors": 8, "config.json": 1}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,9 @@ OLD = "Tesla P4, 470.1, 7611, 7000"
         (NEW, ("NVIDIA RTX 4090", "580.95.05", 24564 * 2**20, 24000 * 2**20, (8, 9))),
         (f"{NEW}\n{OLD}", ("NVIDIA RTX 4090", "580.95.05", 24564 * 2**20, 24000 * 2**20, (8, 9))),
         (OLD, ("Tesla P4", "470.1", 7611 * 2**20, 7000 * 2**20, None)),
-        ("GB10, 580.1, [N/A], [N/A], 12.1", None),
+        # It has no memory of its own.
+        ("GB10, 580.1, [N/A], [N/A], 12.1", ("GB10", "580.1", 128 * 2**30, 120 * 2**30, (12, 1))),
+        ("No devices were found", None),
         ("", None),
     ],
 )
@@ -131,6 +143,8 @@ def test_the_first_card_is_described(tmp_path, monkeypatch, said, expected):
     script.write_text(f"#!/bin/sh\necho '{said}'\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    machine = Card(name="this machine", total_bytes=128 * 2**30, used_bytes=8 * 2**30, is_gpu=False)
+    monkeypatch.setattr("adapters.models.cards.ram", lambda: machine)
     card = first_card()
     found = card and (card.name, card.driver, card.total_bytes, card.free_bytes, card.capability)
     assert found == expected

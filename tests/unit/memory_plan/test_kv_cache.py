@@ -1,7 +1,6 @@
 import pytest
 
-from domain.errors import ConfigurationError
-from domain.memory_plan.kv_cache import CacheShape, cache_shape, token_layer_bytes
+from domain.memory_plan.kv_cache import CacheShape, UnknownCacheError, cache_shape, token_layer_bytes
 from tests.unit.memory_plan.shapes import (
     DEEPSEEK_LITE,
     EMBEDDER,
@@ -108,5 +107,5 @@ def test_a_window_saves_most_of_the_cache_of_a_long_request():
 
 
 def test_a_cache_of_an_unknown_kind_is_named():
-    with pytest.raises(ConfigurationError, match=r"'turboquant_k8v4'.* fp8, "):
+    with pytest.raises(UnknownCacheError, match=r"'turboquant_k8v4'.* fp8, "):
         on_gpu(GENERATOR, "turboquant_k8v4")

@@ -136,6 +136,31 @@ def test_a_context_beyond_the_model_is_a_mistake():
         pair_on(card(80), generate={"context": 50000})
 
 
+def test_a_context_beyond_the_usual_one_can_be_had():
+    longer = changed(GENERATOR, max_context=4096, longest_context=131072)
+    usual = make_plan(card(80), [EngineWish(role=Role.GENERATE, shape=longer)]).engines[0]
+    asked = make_plan(card(80), [EngineWish(role=Role.GENERATE, shape=longer, context=32768)]).engines[0]
+    assert (usual.max_model_len, asked.max_model_len) == (4096, 32768)
+    with pytest.raises(ConfigurationError, match="131072"):
+        make_plan(card(80), [EngineWish(role=Role.GENERATE, shape=longer, context=131073)])
+
+
+@pytest.mark.parametrize("decided", [{"budget_bytes": 4 * GIB}, {"cache_bytes": GIB}])
+def test_what_is_decided_for_the_embedder_costs_the_generator_nothing(decided):
+    plan = pair_on(card(80), embed=decided)
+    assert plan.fits
+    embed, generate = plan.engines
+    assert (generate.max_model_len, generate.max_num_seqs) == (40960, 256)
+    assert embed.max_model_len < 8192
+
+
+@pytest.mark.parametrize("gib", [14, 16, 24])
+def test_a_batch_has_a_token_for_each_sequence_that_is_wished_for(gib):
+    engine = pair_on(card(gib), generate={"sequences": 1024}).engine(Role.GENERATE)
+    assert engine.max_num_seqs == 1024
+    assert engine.max_num_batched_tokens >= 1024
+
+
 def test_an_encoder_keeps_no_cache():
     plan = make_plan(card(24), [EngineWish(role=Role.EMBED, shape=MINILM, cache_bytes=GIB)])
     engine = plan.engines[0]
