@@ -18,7 +18,7 @@ from app.authentication import OPEN
 from app.errors import REFUSAL, error_body, error_headers
 from app.joined_writes import JoinedWritesProtocol
 from app.telemetry.request import observation_of
-from app.turnstile import Turnstile
+from app.turnstile import TURNSTILE, Turnstile
 from domain.errors import (
     HeadersTooLargeError,
     InferenceError,
@@ -154,6 +154,7 @@ class LimitedProtocol(JoinedWritesProtocol):
             # Whoever asks how the service is does not queue.
             super()._start_asgi_task(cycle, app)
         else:
+            scope["state"][TURNSTILE] = self._turnstile
             self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
 
     def _still_receiving(self, size: int) -> None:

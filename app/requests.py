@@ -15,6 +15,7 @@ from app.response_headers import request_id
 from app.service import Service
 from app.telemetry.history import History
 from app.telemetry.request import observation_of
+from app.turnstile import TURNSTILE, Turnstile
 from domain.backend import RequestContext
 from domain.catalog import ServedModel
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
@@ -109,10 +110,15 @@ async def _read_json(request: AnyRequest) -> bytes:
             f"Unsupported content encoding: '{encoding[:100]}'. Send the body as it is, without compression."
         )
     try:
-        return await request.body()
+        body = await request.body()
     except InternalServerException:
         # The framework's word for a body that ends before its end; it has no other use for this one here.
         raise ClientDisconnectedError from None
+    turnstile: Turnstile | None = request.scope["state"].get(TURNSTILE)
+    if turnstile is not None:
+        # Many clients send their bodies a moment later than their heads, and then all of them at once.
+        await turnstile.passed()
+    return body
 
 
 class JSONAnswer:

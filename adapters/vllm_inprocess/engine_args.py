@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from adapters.vllm_flags import flag_name, plan_flags
 from adapters.vllm_inprocess.chat_options import ChatOptions, add_flags, chat_options
-from adapters.vllm_inprocess.owner import own_engines
+from adapters.vllm_inprocess.owner import let_engines_give_way, own_engines
 from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.matryoshka import has_several_lengths
@@ -60,6 +60,7 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
     if offline:
         defaults["HF_HUB_OFFLINE"] = "1"
     if not on_gpu:
+        let_engines_give_way()
         defaults |= _cpu_threads()
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

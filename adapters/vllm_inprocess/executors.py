@@ -10,10 +10,11 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from adapters.vllm_inprocess.engine_log import send_output_to_owner
-from adapters.vllm_inprocess.owner import bind_to_owner, is_owned
+from adapters.vllm_inprocess.owner import bind_to_owner, give_way, is_owned
 
 if is_owned():
     bind_to_owner()
+    give_way()
     send_output_to_owner()
 
 

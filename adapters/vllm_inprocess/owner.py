@@ -15,12 +15,33 @@ OWNER = "MEMORIA_OWNER_PID"
 """The process id of whoever starts the engine processes to come: the service, then each engine process for
 those below it. Without it binding does nothing, so that a plain vLLM in this environment is left alone."""
 
+NICENESS = "MEMORIA_ENGINE_NICENESS"
+"""The niceness (setpriority(2)) of engine processes to come, where they are to give way."""
+
 _PR_SET_PDEATHSIG = 1
+_GIVES_WAY_BY = 10
+_NICEST = 19
 
 
 def own_engines() -> None:
     """Make this process the owner of all engine processes that it starts from now on."""
     os.environ[OWNER] = str(os.getpid())
+
+
+def let_engines_give_way() -> None:
+    """Have engine processes to come give way to this one on the processor.
+
+    On the CPU they keep all cores busy, and each wakes in the middle of what the service does for a hundred other
+    clients. The service needs little, and whoever asks for its health shall not wait for a turn.
+    """
+    niceness = os.getpriority(os.PRIO_PROCESS, 0) + _GIVES_WAY_BY
+    os.environ[NICENESS] = str(min(niceness, _NICEST))
+
+
+def give_way() -> None:
+    """Take the niceness that the service wants of this engine process, and of the threads that it will have."""
+    if NICENESS in os.environ:
+        os.setpriority(os.PRIO_PROCESS, 0, int(os.environ[NICENESS]))
 
 
 def is_owned() -> bool:

@@ -31,7 +31,7 @@ from app.bench.rounds import (
     ready,
     tokens,
 )
-from app.bench.workloads import CANNED, CANNED_1, Side
+from app.bench.workloads import CANNED, CANNED_1
 from domain.backend import Role
 
 MEMORIA, OVER_HTTP, VLLM = "memoria, in process", "memoria, over HTTP", "vLLM's own server"

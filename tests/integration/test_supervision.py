@@ -83,6 +83,11 @@ class Embedding:
                 self.failures.append(error)
 
 
+def test_engines_give_way_to_the_service(service: ServiceProcess) -> None:
+    own = psutil.Process(service.pid).nice()
+    assert [process.nice() for process in service.engine_processes()] == [min(own + 10, 19)] * 2
+
+
 @pytest.mark.parametrize(
     ("number", "state"), [(signal.SIGKILL, "dead"), (signal.SIGSTOP, "hung")], ids=["kill-9", "stopped"]
 )

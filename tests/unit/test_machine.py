@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from adapters.models.hardware import gpu_memory, gpu_memory_gib
 from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import GPU_DEFAULTS, GPU_DEFAULTS_GIB
 from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
-from adapters.vllm_inprocess.owner import OWNER, bind_to_owner
+from adapters.vllm_inprocess.owner import NICENESS, OWNER, bind_to_owner
 from domain.backend import Role
 from domain.health import GpuMemory
 from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
@@ -155,6 +157,21 @@ def test_an_engine_on_the_cpu_does_not_take_all_memory():
     assert flags[flags.index("--kv-cache-memory-bytes") + 1] == str(2**30)
     assert flags[flags.index("--dtype") + 1] == "float32"
     assert "--enforce-eager" in flags
+
+
+def test_engines_on_the_cpu_give_way_to_the_service_and_those_on_a_gpu_do_not(environment):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    prepare_environment(log_level="error", offline=False, on_gpu=True)
+    assert NICENESS not in environment
+    prepare_environment(log_level="error", offline=False)
+    assert int(environment[NICENESS]) == min(own + 10, 19)
+    code = (
+        "import os; from adapters.vllm_inprocess.owner import give_way; give_way(); give_way(); print(os.nice(0))"
+    )
+    engine = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(engine.stdout) == min(own + 10, 19)
 
 
 @pytest.mark.parametrize("owner", [None, str(os.getpid())], ids=["no service", "the service itself"])

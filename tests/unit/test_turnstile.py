@@ -1,7 +1,19 @@
 import asyncio
 import itertools
+from typing import Any
 
-from app.turnstile import Turnstile
+import msgspec
+from litestar import Litestar, Request, post
+from litestar.datastructures import State
+
+from app.api_options import ApiOptions
+from app.codec import BodyDecoder
+from app.requests import OPTIONS, read_body
+from app.turnstile import TURNSTILE, Turnstile
+
+
+class Body(msgspec.Struct):
+    number: int
 
 
 async def turns_until(condition) -> int:
@@ -77,3 +89,69 @@ async def test_one_that_fails_to_begin_keeps_nobody_waiting():
     loop.set_exception_handler(None)
     assert begun == [0, 1, 2, 3, 4]
     assert len(caught) == 1
+
+
+async def test_who_waits_to_go_on_does_so_in_order_some_in_each_turn():
+    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=2)
+    passed: list[int] = []
+
+    async def go_on(number: int) -> None:
+        await turnstile.passed()
+        passed.append(number)
+
+    walkers = [asyncio.create_task(go_on(number)) for number in range(6)]
+    seen = []
+    while len(passed) < 6:
+        await asyncio.sleep(0)
+        seen.append(len(passed))
+    assert passed == list(range(6))
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 2
+    await asyncio.gather(*walkers)
+
+
+async def test_who_gives_up_while_waiting_holds_up_nobody():
+    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=1)
+    walkers = [asyncio.create_task(turnstile.passed()) for _ in range(4)]
+    await asyncio.sleep(0)
+    walkers[2].cancel()
+    async with asyncio.timeout(5):
+        done = await asyncio.gather(*walkers, return_exceptions=True)
+    assert [type(each) for each in done] == [type(None), type(None), asyncio.CancelledError, type(None)]
+
+
+async def test_a_crowd_whose_bodies_come_later_than_their_heads_goes_on_some_in_each_turn():
+    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=2)
+    sent = asyncio.Event()
+    bodies: list[Any] = []
+
+    async def receive() -> dict[str, object]:
+        await sent.wait()
+        return {"type": "http.request", "body": b'{"number": 1}', "more_body": False}
+
+    async def send(_message: object) -> None:
+        pass
+
+    @post("/")
+    async def take(request: Request[Any, Any, Any]) -> None:
+        bodies.append(await read_body(request, BodyDecoder(Body)))
+
+    app: Any = Litestar([take], state=State({OPTIONS: ApiOptions()}), openapi_config=None)
+
+    async def read() -> None:
+        scope = {
+            "type": "http", "method": "POST", "path": "/", "raw_path": b"/", "query_string": b"", "headers": [],
+            "state": {TURNSTILE: turnstile}, "root_path": "", "scheme": "http", "client": None, "server": None,
+        }  # fmt: skip
+        await app(scope, receive, send)
+
+    readers = [asyncio.create_task(read()) for _ in range(6)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    sent.set()
+    seen = [0]
+    while not all(reader.done() for reader in readers):
+        await asyncio.sleep(0)
+        seen.append(len(bodies))
+    await asyncio.gather(*readers)
+    assert len(bodies) == 6
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 2
