@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 TRACE = "memoria.trace"
 """The extension of an httpx request that carries its trace context, as headers."""
 
+PARENT = "traceparent"
+SAMPLED = 1
+"""The bit of its flags that says that the trace is kept (W3C Trace Context, 3.2.2.5.1)."""
+
+
+def is_sampled(trace: Mapping[str, str]) -> bool:
+    """Whether the trace of a carrier is kept, as far as it tells (propagators can be chosen)."""
+    parent = trace.get(PARENT)
+    return parent is None or bool(int(parent[-2:], 16) & SAMPLED)
+
 
 class TracedTransport(httpx.AsyncBaseTransport):
     """Makes a span of each request that belongs to a trace. Others, which look how a server is, pass through."""
@@ -36,6 +46,10 @@ class TracedTransport(httpx.AsyncBaseTransport):
         """See httpx."""
         trace: Mapping[str, str] | None = request.extensions.get(TRACE)
         if trace is None:
+            return await self._transport.handle_async_request(request)
+        if not is_sampled(trace):
+            # The server hears of the trace, and that nobody keeps it; a span would be work for nothing.
+            request.headers.update(trace)
             return await self._transport.handle_async_request(request)
         from opentelemetry import context, propagate
 

@@ -95,9 +95,10 @@ class RequestObservation:
         record = self.record
         record.operation, record.role, record.model = operation.name, operation.role, operation.model
         record.is_stream = operation.is_stream
-        context = None
-        if self.tracing is not None and self._context is not None:
-            context = self.tracing.begin_operation(self._context, operation, attributes)
+        context = self._context
+        if self.tracing is not None and context is not None and self.is_traced:
+            # Of a trace that is not kept no span is worth its making; the engine hears of it all the same.
+            context = self.tracing.begin_operation(context, operation, attributes)
         return Operation(self, operation, context)
 
     def operation_ended(self, operation: OperationRecord, first_token: float | None) -> None:
@@ -192,7 +193,7 @@ class Operation:
         record.choices = len(self._finish_reasons) or 1
         if self._first_token is not None:
             record.first_token_s = self._first_token - self._began
-        if self._request.tracing is not None and self._context is not None:
+        if self._request.tracing is not None and self._context is not None and self._request.is_traced:
             reasons = [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
             self._request.tracing.end_operation(self._context, record, reasons, attributes or {})
         self._request.operation_ended(record, self._first_token)
@@ -201,7 +202,7 @@ class Operation:
         self, name: str, began: float, ended: float, *, company: int = 0, link: Mapping[str, str] | None = None
     ) -> None:
         tracing, offset = self._request.tracing, self._request.unix_offset
-        if tracing is not None and self._context is not None:
+        if tracing is not None and self._context is not None and self._request.is_traced:
             tracing.child(self._context, name, began + offset, ended + offset, company=company, link=link)
 
 

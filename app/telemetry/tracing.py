@@ -58,6 +58,7 @@ class Tracing:
         self._provider = provider
         self._exporter = exporter
         self._tracer = provider.get_tracer("memoria", schema_url=names.SCHEMA_URL)
+        self._wanted = {name.encode("latin-1") for name in propagate.get_global_textmap().fields}
         self._kind = SpanKind.CLIENT if on_behalf_of_clients else SpanKind.INTERNAL
 
     @property
@@ -72,9 +73,10 @@ class Tracing:
         the record.
         """
         # Its route is known only at its end, and samplers shall not see what a client may have put into a path.
+        headers = self._headers(scope)
         context = self._begin(
             _method(record.method),
-            propagate.extract(_headers(scope)),
+            propagate.extract(headers) if headers else Context(),
             SpanKind.SERVER,
             start_time=int(record.began * NS),
         )
@@ -107,16 +109,14 @@ class Tracing:
     ) -> Context:
         """A context with the span of a call of an engine."""
         context = self._begin(f"{operation.name} {operation.model}", parent, self._kind)
-        span = trace.get_current_span(context)
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    names.GEN_AI_OPERATION_NAME: operation.name,
-                    names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
-                    names.GEN_AI_REQUEST_MODEL: operation.model,
-                    **cast(Mapping[str, AttributeValue], attributes),
-                }
-            )
+        trace.get_current_span(context).set_attributes(
+            {
+                names.GEN_AI_OPERATION_NAME: operation.name,
+                names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
+                names.GEN_AI_REQUEST_MODEL: operation.model,
+                **cast(Mapping[str, AttributeValue], attributes),
+            }
+        )
         return context
 
     def end_operation(
@@ -128,20 +128,19 @@ class Tracing:
     ) -> None:
         """The span is over."""
         span = trace.get_current_span(context)
-        if span.is_recording():
-            said = {
-                names.GEN_AI_RESPONSE_MODEL: None if operation.error_type else operation.model,
-                names.GEN_AI_USAGE_INPUT_TOKENS: operation.prompt_tokens or None,
-                names.GEN_AI_USAGE_OUTPUT_TOKENS: operation.completion_tokens or None,
-                names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: operation.first_token_s,
-                names.GEN_AI_RESPONSE_FINISH_REASONS: list(finish_reasons) or None,
-                names.ERROR_TYPE: operation.error_type,
-                **attributes,
-            }
-            found = {name: value for name, value in said.items() if value is not None}
-            span.set_attributes(cast(Mapping[str, AttributeValue], found))
-            if operation.error_type not in (None, CANCELLED):
-                span.set_status(Status(StatusCode.ERROR))
+        said = {
+            names.GEN_AI_RESPONSE_MODEL: None if operation.error_type else operation.model,
+            names.GEN_AI_USAGE_INPUT_TOKENS: operation.prompt_tokens or None,
+            names.GEN_AI_USAGE_OUTPUT_TOKENS: operation.completion_tokens or None,
+            names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: operation.first_token_s,
+            names.GEN_AI_RESPONSE_FINISH_REASONS: list(finish_reasons) or None,
+            names.ERROR_TYPE: operation.error_type,
+            **attributes,
+        }
+        found = {name: value for name, value in said.items() if value is not None}
+        span.set_attributes(cast(Mapping[str, AttributeValue], found))
+        if operation.error_type not in (None, CANCELLED):
+            span.set_status(Status(StatusCode.ERROR))
         span.end()
 
     def carrier(self, context: Context) -> dict[str, str]:
@@ -171,6 +170,7 @@ class Tracing:
             link: the trace context of the span in which it happened; None where it is this one's own.
         """
         if not trace.get_current_span(parent).is_recording():
+            # It has ended meanwhile.
             return
         span = self._tracer.start_span(
             name,
@@ -189,6 +189,16 @@ class Tracing:
         if ending.is_alive() and self._exporter is not None:
             # Whoever is still trying gives up now.
             self._exporter.shutdown()
+
+    def _headers(self, scope: HTTPScope) -> dict[str, str]:
+        """What a client says of its trace."""
+        found: dict[str, str] = {}
+        for raw, value in scope["headers"]:
+            if raw in self._wanted:
+                # A list may come in several headers (RFC 9110, 5.3); two parents are none (W3C Trace Context).
+                name, text = raw.decode("latin-1"), value.decode("latin-1")
+                found[name] = f"{found[name]},{text}" if name in found else text
+        return found
 
     def _begin(self, name: str, parent: Context, kind: SpanKind, start_time: int | None = None) -> Context:
         span = self._tracer.start_span(name, context=parent, kind=kind, start_time=start_time)
@@ -238,18 +248,6 @@ def _links(carrier: Mapping[str, str] | None, *, but: Span) -> list[Link]:
 
 def _method(method: str) -> str:
     return "HTTP" if method == names.OTHER else method
-
-
-def _headers(scope: HTTPScope) -> dict[str, str]:
-    wanted = propagate.get_global_textmap().fields
-    found: dict[str, str] = {}
-    for raw, value in scope["headers"]:
-        name = raw.decode("latin-1")
-        if name in wanted:
-            # A list may come in several headers (RFC 9110, 5.3); two parents are none (W3C Trace Context).
-            text = value.decode("latin-1")
-            found[name] = f"{found[name]},{text}" if name in found else text
-    return found
 
 
 def _request_attributes(scope: HTTPScope, record: RequestRecord) -> dict[str, AttributeValue]:
