@@ -105,13 +105,29 @@ async def test_the_running_tasks_own_context_is_as_before(client):
     assert otel_context.get_current() == before
 
 
-async def test_what_nobody_records_is_handed_on_as_such(client, spans):
+@pytest.mark.parametrize("flags", ["00", "02"], ids=["not kept", "not kept, of a random id"])
+async def test_what_nobody_keeps_is_handed_on_as_it_is_and_makes_no_work(client, spans, monkeypatch, flags):
+    monkeypatch.setattr(client._transport, "_traced", None)
+    carrier = CARRIER | {"traceparent": f"{TRACEPARENT[:-2]}{flags}"}
     script = Listening()
     async with serving(script) as (_, url):
-        await client.get(url, extensions={TRACE: {"traceparent": TRACEPARENT[:-1] + "0"}})
+        await client.get(url, extensions={TRACE: carrier})
     assert spans.all() == []
-    assert script.heads[0]["traceparent"].startswith(f"00-{TRACE_ID}-")
-    assert script.heads[0]["traceparent"].endswith("-00")
+    assert carrier.items() <= script.heads[0].items()
+
+
+@pytest.mark.parametrize("flags", ["01", "03"])
+async def test_what_is_kept_is_a_span(client, spans, flags):
+    async with serving(always(OK)) as (_, url):
+        await client.get(url, extensions={TRACE: {"traceparent": f"{TRACEPARENT[:-2]}{flags}"}})
+    assert len(spans.all()) == 1
+
+
+async def test_other_propagators_than_the_usual_name_no_parent_there(client):
+    script = Listening()
+    async with serving(script) as (_, url):
+        assert (await client.get(url, extensions={TRACE: {"baggage": "user=alice"}})).text == "ok"
+    assert script.heads[0]["baggage"] == "user=alice"
 
 
 async def test_a_server_error_is_an_error(client, spans):
