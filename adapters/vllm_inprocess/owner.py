@@ -19,7 +19,7 @@ NICENESS = "MEMORIA_ENGINE_NICENESS"
 """The niceness (setpriority(2)) of engine processes to come, where they are to give way."""
 
 _PR_SET_PDEATHSIG = 1
-_GIVES_WAY_BY = 10
+_GIVES_WAY_BY = 5
 _NICEST = 19
 
 

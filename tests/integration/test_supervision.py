@@ -85,7 +85,7 @@ class Embedding:
 
 def test_engines_give_way_to_the_service(service: ServiceProcess) -> None:
     own = psutil.Process(service.pid).nice()
-    assert [process.nice() for process in service.engine_processes()] == [min(own + 10, 19)] * 2
+    assert [process.nice() for process in service.engine_processes()] == [min(own + 5, 19)] * 2
 
 
 @pytest.mark.parametrize(

@@ -164,14 +164,14 @@ def test_engines_on_the_cpu_give_way_to_the_service_and_those_on_a_gpu_do_not(en
     prepare_environment(log_level="error", offline=False, on_gpu=True)
     assert NICENESS not in environment
     prepare_environment(log_level="error", offline=False)
-    assert int(environment[NICENESS]) == min(own + 10, 19)
+    assert int(environment[NICENESS]) == min(own + 5, 19)
     code = (
         "import os; from adapters.vllm_inprocess.owner import give_way; give_way(); give_way(); print(os.nice(0))"
     )
     engine = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert int(engine.stdout) == min(own + 10, 19)
+    assert int(engine.stdout) == min(own + 5, 19)
 
 
 @pytest.mark.parametrize("owner", [None, str(os.getpid())], ids=["no service", "the service itself"])
