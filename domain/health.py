@@ -93,8 +93,7 @@ class MemoryMeter:
 
     def memory(self) -> EngineMemory | None:
         """Planned and measured now. Asks the operating system or the driver: some ten milliseconds."""
-        # No abstract class: a layer of a stack is looked for by its class, and mypy wants that concrete.
-        raise NotImplementedError
+        raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.
 
 
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,10 +30,8 @@ class LocalEngine:
 
     def process_ids(self) -> list[int]:
         """Its processes; none while it has none. Takes some milliseconds, in any thread."""
-        # No abstract class: a layer of a stack is looked for by its class, and mypy wants that concrete.
-        raise NotImplementedError
+        raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.
 
     def families(self) -> Iterable[Family]:
         """What it counts itself, under its own names; nothing if it was told not to. In any thread."""
-        # No abstract class: a layer of a stack is looked for by its class, and mypy wants that concrete.
-        raise NotImplementedError
+        raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.

@@ -39,9 +39,13 @@ def let_engines_give_way() -> None:
 
 
 def give_way() -> None:
-    """Take the niceness that the service wants of this engine process, and of the threads that it will have."""
+    """Take the niceness that the service wants of this engine process, and of the threads that it will have.
+
+    Never a smaller one than it has, which few may take: the service may have been made nicer since it began.
+    """
     if NICENESS in os.environ:
-        os.setpriority(os.PRIO_PROCESS, 0, int(os.environ[NICENESS]))
+        niceness = max(os.getpriority(os.PRIO_PROCESS, 0), int(os.environ[NICENESS]))
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 def is_owned() -> bool:

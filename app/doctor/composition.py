@@ -20,11 +20,12 @@ from adapters.models.shape import UnknownShapeError
 from app.api_keys import read_keys
 from app.bootstrap import DEFAULT_GPU_SHARE, _gpu_share, _require_memory
 from app.doctor import configuration, gpu, machine, memory, models, numbers, packages, servers
-from app.doctor.finding import GIB, Finding, Report, failure, ok, report, warning
+from app.doctor.finding import Finding, Report, failure, ok, report, warning
 from app.memory.composition import possible_plan
 from app.processes import require_gateway
 from app.server import bind
 from app.settings import HTTP, INPROCESS, PREFIX, Settings, load_settings, unknown_names
+from app.sizes import GIB
 from app.tls import require_pair
 from domain.backend import Role
 from domain.errors import ConfigurationError

@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-GIB = 2**30
-MIB = 2**20
-
 
 class Verdict(enum.StrEnum):
     """How bad it is."""
@@ -58,8 +55,3 @@ def warning(check: str, found: str, advice: str) -> Finding:
 def failure(check: str, found: str, advice: str | None = None) -> Finding:
     """Something that has to be mended; without advice where what was found says it already."""
     return Finding(check=check, verdict=Verdict.FAILURE, found=found, advice=advice)
-
-
-def size(amount: float) -> str:
-    """Bytes as a person reads them."""
-    return f"{amount / GIB:.1f} GiB" if amount >= GIB else f"{amount / MIB:.0f} MiB"

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from app.doctor.finding import GIB, Finding, failure, ok, size, warning
+from app.doctor.finding import Finding, failure, ok, warning
+from app.sizes import GIB, size
 
 Capability = tuple[int, int]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import psutil
 
-from app.doctor.finding import GIB, MIB, Finding, failure, ok, size, warning
+from app.doctor.finding import Finding, failure, ok, warning
+from app.sizes import GIB, MIB, size
 
 # What vLLM's largest queue between an engine and its worker must find free: 10 chunks of 24 MiB. On one GPU there
 # is no worker and no queue. Source: vllm.distributed.device_communicators.shm_broadcast (0.32.0).

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from app.doctor.finding import Finding, failure, ok, size, warning
+from app.doctor.finding import Finding, failure, ok, warning
 from app.memory.shortage import shortage
+from app.sizes import size
 from domain.memory_plan import MemoryPlan
 
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from app.doctor.finding import Finding, failure, ok, size, warning
+from app.doctor.finding import Finding, failure, ok, warning
+from app.sizes import size
 from domain.backend import Role
 
 Kind = Literal["generate", "embed", "classify"]

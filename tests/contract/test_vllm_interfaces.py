@@ -158,6 +158,7 @@ ROUTES = {
 }  # fmt: skip
 """What `adapters/vllm_http` asks of a server."""
 
+# A gateway is installed without vLLM on purpose; there the list itself is still held against the adapters.
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
 
 

@@ -13,7 +13,7 @@ from adapters.models.hardware import gpu_memory, gpu_memory_gib
 from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import GPU_DEFAULTS, GPU_DEFAULTS_GIB
 from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
-from adapters.vllm_inprocess.owner import NICENESS, OWNER, bind_to_owner
+from adapters.vllm_inprocess.owner import NICENESS, OWNER, bind_to_owner, give_way
 from domain.backend import Role
 from domain.health import GpuMemory
 from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
@@ -172,6 +172,17 @@ def test_engines_on_the_cpu_give_way_to_the_service_and_those_on_a_gpu_do_not(en
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert int(engine.stdout) == min(own + 5, 19)
+
+
+def test_an_engine_takes_no_smaller_niceness_than_it_has(environment, monkeypatch):
+    taken: list[int] = []
+    monkeypatch.setattr(os, "getpriority", lambda _which, _who: 12)
+    monkeypatch.setattr(os, "setpriority", lambda _which, _who, niceness: taken.append(niceness))
+    environment[NICENESS] = "5"
+    give_way()
+    environment[NICENESS] = "15"
+    give_way()
+    assert taken == [12, 15]
 
 
 @pytest.mark.parametrize("owner", [None, str(os.getpid())], ids=["no service", "the service itself"])

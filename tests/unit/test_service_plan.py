@@ -231,7 +231,7 @@ def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
         ),
         (
             {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"},
-            "'Qwen/Qwen3-8B-FP8' was given 0.6 GiB too little for its weights and a request of its context on "
+            "'Qwen/Qwen3-8B-FP8' was given 578 MiB too little for its weights and a request of its context on "
             "NVIDIA L4. Leave the memory of the generation engine to the plan. `memoria plan` shows it all.",
         ),
     ],

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from app.doctor import machine
-from app.doctor.finding import GIB, MIB, Verdict
+from app.doctor.finding import Verdict
+from app.sizes import GIB, MIB
 
 
 @pytest.mark.parametrize(("available", "verdict"), [(4, Verdict.WARNING), (9, Verdict.OK)])

@@ -10,10 +10,11 @@ import pytest
 from adapters.models.locate import LocatedModel
 from app.bootstrap import DEFAULT_GPU_SHARE
 from app.doctor import composition, gpu
-from app.doctor.finding import GIB, Finding, Verdict, size
+from app.doctor.finding import Finding, Verdict
 from app.doctor.memory import check_plan
 from app.memory.composition import plan_service, possible_plan
 from app.settings import Settings, load_settings
+from app.sizes import GIB, size
 from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
