@@ -292,6 +292,21 @@ async def test_odd_state_and_baggage_harm_nobody(traced, odd):
     assert f"{traced.spans.one(f'POST {COMPLETE}').context.trace_id:032x}" == TRACE
 
 
+async def test_of_a_trace_that_is_not_kept_no_span_but_the_first_is_begun(traced, monkeypatch):
+    begun: list[str] = []
+    begin = Tracing._begin
+
+    def counted(self, name, *arguments, **more):
+        begun.append(name)
+        return begin(self, name, *arguments, **more)
+
+    monkeypatch.setattr(Tracing, "_begin", counted)
+    for flag, spans in (("0", 1), ("1", 2)):
+        begun.clear()
+        await traced.api.http.post(EMBED, json=BODIES[EMBED], headers={"traceparent": TRACEPARENT[:-1] + flag})
+        assert len(begun) == spans
+
+
 async def test_a_trace_that_its_client_does_not_keep_goes_on_unkept(traced):
     await traced.api.http.post(COMPLETE, json=BODIES[COMPLETE], headers={"traceparent": TRACEPARENT[:-1] + "0"})
     assert traced.spans.all() == []
