@@ -5,12 +5,12 @@ import os
 import msgspec
 
 from adapters.models.shape import UnknownShapeError, read_shape
-from adapters.vllm_flags import memory_flags
+from adapters.vllm.dialect.memory_flags import memory_flags
 from domain.backend import Role
 from domain.memory_plan import Card, EngineWish, MemoryPlan, UnknownCacheError, make_plan
 
 CPU_ELEMENT_BYTES = 4
-"""Engines on the CPU compute in float32 unless told otherwise (`adapters.vllm_inprocess.engine_args`)."""
+"""Engines on the CPU compute in float32 unless told otherwise (`adapters.vllm.inprocess.engine_args`)."""
 
 
 class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ Each role's stack, outermost first:
                     └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: they travel together
                         └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
 
-Over HTTP the adapter is a stack too (`adapters.vllm_http.servers`): RetryingBackend, BalancingBackend if there are
+Over HTTP the adapter is a stack too (`adapters.vllm.http.servers`): RetryingBackend, BalancingBackend if there are
 several servers, and for each server a Member with its circuit breaker around VLLMHTTPBackend.
 """
 
@@ -27,15 +27,15 @@ from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.retrying import RetryingBackend
-from adapters.vllm_http.server import Timeouts
-from adapters.vllm_http.servers import ServerOptions, servers
-from adapters.vllm_http.tracing import TracedTransport
-from adapters.vllm_http.transport import PooledTransport
-from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
-from app import log
-from app.memory.composition import plan_service
+from adapters.vllm.http.server import Timeouts
+from adapters.vllm.http.servers import ServerOptions, servers
+from adapters.vllm.http.tracing import TracedTransport
+from adapters.vllm.http.transport import PooledTransport
+from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
+from app.commands.plan.composition import plan_service
 from app.service import Service
 from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
+from app.telemetry import log
 from app.telemetry.environment import opentelemetry
 from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
@@ -222,7 +222,7 @@ def tiny_models(cache: Path) -> dict[Role, Path]:
     folders = {Role.EMBED: cache / "tiny" / "tiny-embed", Role.GENERATE: cache / "tiny" / "tiny-gen"}
     if not all((folder / "model.safetensors").exists() for folder in folders.values()):
         try:
-            from adapters.models.tiny import make_tiny_models
+            from tools.tiny_models import make_tiny_models
 
             make_tiny_models(cache / "tiny")
         except ImportError as error:
@@ -297,7 +297,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
     )
     progress("loading vLLM", None)
     try:
-        from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+        from adapters.vllm.inprocess.backend import VLLMInProcessBackend
     except ImportError as error:
         raise ConfigurationError(
             f"{PREFIX[roles[0]]}_BACKEND is {INPROCESS}, but vLLM can't be loaded here ({error}). Install it "

@@ -15,7 +15,7 @@ import click
 from domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from app.console import Console
+    from app.commands.console import Console
     from app.settings import Settings
 
 EXIT_DOES_NOT_FIT = 1
@@ -38,7 +38,7 @@ def main() -> None:
 @click.option("--port", help="Port to listen on; overrides PORT.")
 def serve(host: str | None, port: str | None) -> None:
     """Serve both models on one port."""
-    from app.console import Console, console_for
+    from app.commands.console import Console, console_for
 
     console = Console()
     try:
@@ -59,7 +59,7 @@ def serve(host: str | None, port: str | None) -> None:
 def models() -> None:
     """Find and prepare both models, and print where they are."""
     from app.bootstrap import prepare_models
-    from app.console import Console
+    from app.commands.console import Console
 
     console = Console()
     try:
@@ -100,10 +100,10 @@ def plan(
 
     Exit status 0 if they fit, 1 if not, 2 for a mistake.
     """
-    from app.console import Console
-    from app.memory.composition import plan_memory
-    from app.memory.forms import tell
-    from app.memory.question import EngineQuestion, PlanQuestion, card_bytes
+    from app.commands.console import Console
+    from app.commands.plan.composition import plan_memory
+    from app.commands.plan.forms import tell
+    from app.commands.plan.question import EngineQuestion, PlanQuestion, card_bytes
 
     console = Console()
     try:
@@ -130,9 +130,9 @@ def doctor(as_json: bool) -> None:
 
     Ends with 1 if something would, and with 0 if all is well or there are only warnings.
     """
-    from app.doctor.composition import examine
-    from app.doctor.finding import Verdict
-    from app.doctor.printed import print_report, spinner
+    from app.commands.doctor.composition import examine
+    from app.commands.doctor.finding import Verdict
+    from app.commands.doctor.printed import print_report, spinner
 
     try:
         with spinner() as progress:
@@ -165,9 +165,9 @@ def bench(
     output: Path,
 ) -> None:
     """Measure a service, and write a table, report.json and report.html."""
-    from app.bench.command import BenchOptions, run, tell
     from app.bootstrap import tiny_models
-    from app.console import Console
+    from app.commands.bench.command import BenchOptions, run, tell
+    from app.commands.console import Console
 
     console = Console()
     options = BenchOptions(
@@ -194,12 +194,13 @@ def bench(
 
 
 def _serve(console: "Console", settings: "Settings") -> int:
-    from app import processes, server
-    from app.asgi import create_app
-    from app.authentication import build_gate
+    from app import api_processes as processes
     from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
+    from app.http import server
+    from app.http.asgi import create_app
+    from app.http.authentication import build_gate
+    from app.http.tls import require_pair
     from app.telemetry.history import History
-    from app.tls import require_pair
 
     processes.require_gateway(settings)
     require_pair(settings.security)
@@ -242,8 +243,8 @@ def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings
 
 
 def _read_settings(overrides: dict[str, str | None]) -> "Settings":
-    from app import log
     from app.settings import load_settings
+    from app.telemetry import log
 
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = load_settings({**os.environ, **given}, DOTENV)

@@ -30,12 +30,12 @@ from gpu_proof_report import memory_by_role, memory_failures, report_text
 
 from adapters.models.cards import first_card
 from adapters.models.hardware import usable_gpu_gib
-from adapters.models.real_shapes import make_real_shapes
-from adapters.models.tiny import make_tiny_models
-from app.bench.processes import Server, servers
-from app.bench.results import this_machine
+from app.commands.bench.processes import Server, servers
+from app.commands.bench.results import this_machine
 from app.settings import PREFIX, VARIABLES
 from domain.backend import Role
+from tools.real_shapes import make_real_shapes
+from tools.tiny_models import make_tiny_models
 
 POLL_S = 0.5
 SAY_EVERY_S = 15.0

@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Iterable
 
-from app.compose_variables import COMPOSE_VARIABLES
+from app.settings.compose_variables import COMPOSE_VARIABLES
 from app.settings.variable import Variable
 from app.settings.variables import GROUPS, VARIABLES
 

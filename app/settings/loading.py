@@ -7,9 +7,9 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from app.api_options import ApiOptions
-from app.compose_variables import COMPOSE_VARIABLES
+from app.http.api_options import ApiOptions
 from app.settings import otlp
+from app.settings.compose_variables import COMPOSE_VARIABLES
 from app.settings.settings import (
     PREFIX,
     EmbeddingPolicies,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.api_options import ApiOptions
+from app.http.api_options import ApiOptions
 from app.settings.otlp import OtlpSignal
 from domain.backend import Role
 from domain.policies.admission import Bounds

@@ -2,7 +2,7 @@
 
 import logging
 
-from app.log import FIELDS
+from app.telemetry.log import FIELDS
 from app.telemetry.record import Listener, RequestRecord
 
 log = logging.getLogger("memoria.request")

@@ -8,9 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.models import tiny
 from adapters.retrying import RetryingBackend
-from adapters.vllm_http.backend import VLLMHTTPBackend
+from adapters.vllm.http.backend import VLLMHTTPBackend
 from domain.backend import InferenceBackend, Role
 from domain.policies.admission import AdmissionBackend, Bounds
 from domain.policies.balancing import BalancingBackend
@@ -24,6 +23,7 @@ from domain.policies.retry_budget import RetryBudget
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 from tests.processes import ENGINE_FLAGS
+from tools import tiny_models as tiny
 
 REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),
@@ -48,7 +48,7 @@ NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
 @pytest.fixture(scope="package")
 def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
     """vLLM configurations of the tiny models, for engines of this process."""
-    from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
+    from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
 
     prepare_environment(log_level="error", offline=True)
     models = {Role.EMBED: tiny_models["tiny-embed"], Role.GENERATE: tiny_models["tiny-gen"]}
@@ -68,7 +68,7 @@ def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
 @pytest.fixture(scope="package")
 async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGenerator[dict, None]:
     """Both tiny models on engines of this process, which end with this folder."""
-    from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+    from adapters.vllm.inprocess.backend import VLLMInProcessBackend
 
     backends = {
         role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup)

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.vllm_http.backend import VLLMHTTPBackend
-from app.api_options import ApiOptions
-from app.asgi import create_app
+from adapters.vllm.http.backend import VLLMHTTPBackend
 from app.bootstrap import build_service
+from app.http.api_options import ApiOptions
+from app.http.asgi import create_app
 from app.settings import load_settings
 from domain.backend import Role
 

@@ -41,7 +41,7 @@ def output(*choices: tuple[int, str], prompt: str, tells_prompt: bool) -> Any:
 
 
 def test_logprobs_of_a_prompt_that_come_once_are_told_by_each_choice(inprocess_setups: dict[Role, object]) -> None:
-    from adapters.vllm_inprocess.choices import Choices
+    from adapters.vllm.inprocess.choices import Choices
 
     sampling = SamplingParameters(n=2, logprobs=0)
     request = GenerationRequest(prompt="ab", sampling=sampling, echo=True, stream=True)
@@ -57,7 +57,7 @@ def test_logprobs_of_a_prompt_that_come_once_are_told_by_each_choice(inprocess_s
 @pytest.fixture
 def backend(inprocess_setups: dict[Role, object]) -> Any:
     """A generator whose engine has not been started."""
-    from adapters.vllm_inprocess.backend import VLLMInProcessBackend
+    from adapters.vllm.inprocess.backend import VLLMInProcessBackend
 
     return VLLMInProcessBackend(role=Role.GENERATE, name="tiny-gen", setup=inprocess_setups[Role.GENERATE])
 
@@ -78,7 +78,7 @@ def test_what_fails_once_the_engine_answers_is_no_refusal(backend: Any) -> None:
 
 
 def test_a_mistake_of_our_own_is_no_refusal(backend: Any) -> None:
-    from adapters.vllm_inprocess.translate import prompt_logprobs
+    from adapters.vllm.inprocess.translate import prompt_logprobs
 
     with pytest.raises(ValueError, match="zip"), backend._translated("prompt"):
         prompt_logprobs(output((0, "x"), prompt="ab", tells_prompt=False), 0, Letters())
@@ -89,7 +89,7 @@ def chat(inprocess_setups: dict[Role, Any]) -> Any:
     """The tiny model's template and parsers."""
     from vllm.renderers import renderer_from_config
 
-    from adapters.vllm_inprocess.chat import Chat
+    from adapters.vllm.inprocess.chat import Chat
 
     setup = inprocess_setups[Role.GENERATE]
     return Chat(setup.config.model_config, renderer_from_config(setup.config), setup.chat)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from adapters.models.tiny import CORPUS
 from domain.backend import FinishReason, TokenizeRequest
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import CONTEXT, Case, generate
+from tools.tiny_models import CORPUS
 
 PROMPT = "The quick brown fox"
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from adapters import vllm_flags
+from adapters.vllm.dialect import memory_flags as vllm_flags
 from tests.deployment import ROOT, compose
 
 ADAPTERS = ROOT / "adapters"
-INPROCESS = ADAPTERS / "vllm_inprocess"
+INPROCESS = ADAPTERS / "vllm" / "inprocess"
 PROTOCOL = "vllm.entrypoints.openai.chat_completion.protocol"
 
 IMPORTS: dict[str, set[str]] = {
@@ -156,7 +156,7 @@ ROUTES = {
         "/health", "/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
     },
 }  # fmt: skip
-"""What `adapters/vllm_http` asks of a server."""
+"""What `adapters/vllm/http` asks of a server."""
 
 # A gateway is installed without vLLM on purpose; there the list itself is still held against the adapters.
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
@@ -166,7 +166,7 @@ needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 def environment() -> None:
     """vLLM reads the environment while it is imported: the same as for the engines of this folder."""
     if importlib.util.find_spec("vllm") is not None:
-        from adapters.vllm_inprocess.engine_args import prepare_environment
+        from adapters.vllm.inprocess.engine_args import prepare_environment
 
         prepare_environment(log_level="error", offline=True)
 
@@ -202,11 +202,11 @@ def test_the_list_has_all_that_is_imported():
 
 def test_nothing_but_the_adapter_of_engines_in_process_imports_vllm():
     users = {path for path in ROOT.glob("[ad]*/**/*.py") if list(imports(path))}
-    assert {path.relative_to(ROOT).parts[:2] for path in users} == {("adapters", "vllm_inprocess")}
+    assert {path.relative_to(ROOT).parts[:3] for path in users} == {("adapters", "vllm", "inprocess")}
 
 
 def test_the_routes_are_all_that_servers_are_asked():
-    written = "".join(path.read_text() for path in sorted((ADAPTERS / "vllm_http").glob("*.py")))
+    written = "".join(path.read_text() for path in sorted((ADAPTERS / "vllm" / "http").glob("*.py")))
     asked = set(re.findall(r'"(/(?:v1/)?[a-z]+(?:/[a-z]+)*)"', written))
     assert asked == ROUTES["embed"] | ROUTES["generate"]
 

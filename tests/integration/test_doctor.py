@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.doctor.machine import SHM_NEEDED
-from app.doctor.models import KINDS
-from app.doctor.numbers import BF16, FLOAT32, NATIVE_FP8, OLDEST_CARD_FOR
+from app.commands.doctor.machine import SHM_NEEDED
+from app.commands.doctor.models import KINDS
+from app.commands.doctor.numbers import BF16, FLOAT32, NATIVE_FP8, OLDEST_CARD_FOR
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,7 @@ TRACKER = "import sys; main = sys.stdin.read  # from multiprocessing.resource_tr
 
 def test_an_engine_is_seen_whatever_warnings_are_filtered_and_pythons_helper_is_not() -> None:
     # What it imports takes seconds, and only here.
-    from adapters.vllm_inprocess.engine import EngineThread
+    from adapters.vllm.inprocess.engine import EngineThread
 
     thread = EngineThread.__new__(EngineThread)
     thread._thread = threading.current_thread()

@@ -17,7 +17,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
 
-from adapters.vllm_inprocess.statistics import EngineStatistics
+from adapters.vllm.inprocess.statistics import EngineStatistics
 from tests.processes import ROOT, ServiceProcess, tiny_environment
 from tests.promql import read
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from adapters.models.real_shapes import CONFIGS, make_real_shapes
-from adapters.vllm_inprocess.engine_args import default_flags, engine_setup, prepare_environment
+from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
 from domain.backend import Role
 from tests.processes import ROOT
+from tools.real_shapes import CONFIGS, make_real_shapes
 
 pytestmark = pytest.mark.integration
 SCRIPT = [sys.executable, str(ROOT / "deploy" / "gpu_proof.py"), "--shape", "tiny"]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.models.tiny import CORPUS, MAX_MODEL_LEN
-from adapters.vllm_http.backend import VLLMHTTPBackend
+from adapters.vllm.http.backend import VLLMHTTPBackend
 from domain.backend import EmbeddingRequest, EmbeddingResult, RequestContext, Role
 from domain.errors import ContextLengthError
 from domain.policies.joining import JoiningBackend
+from tools.tiny_models import CORPUS, MAX_MODEL_LEN
 
 pytestmark = pytest.mark.integration
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from app.bench import soak as soaking
-from app.bench.command import running_service
-from app.bench.processes import servers
-from app.bench.requirements import CROWD, LONG, check_requirements
-from app.bench.results import new_report
-from app.bench.soak import soak
-from app.bench.telemetry_cost import GOALS, OFF, gateway_cost
-from app.bench.text_report import print_report
+from app.commands.bench import soak as soaking
+from app.commands.bench.command import running_service
+from app.commands.bench.processes import servers
+from app.commands.bench.requirements import CROWD, LONG, check_requirements
+from app.commands.bench.results import new_report
+from app.commands.bench.soak import soak
+from app.commands.bench.telemetry_cost import GOALS, OFF, gateway_cost
+from app.commands.bench.text_report import print_report
 from tests.processes import ServiceProcess
 
 pytestmark = pytest.mark.integration

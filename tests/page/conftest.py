@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from playwright.async_api import Browser, Page, async_playwright
 
-from app import server
+from app.http import server
 from app.settings import load_settings
 from app.telemetry.telemetry import Telemetry
 from tests.page.chromium import installer, launch

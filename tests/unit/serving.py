@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
-from app.api_options import ApiOptions
-from app.asgi import create_app
-from app.authentication import build_gate
 from app.bootstrap import build_service
+from app.http.api_options import ApiOptions
+from app.http.asgi import create_app
+from app.http.authentication import build_gate
 from app.settings import load_settings
 from app.telemetry.history import History
 from domain.backend import Role

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from app.asgi import CONTROLLERS
-from app.controllers.metrics import MetricsController
+from app.http.asgi import CONTROLLERS
+from app.http.controllers.metrics import MetricsController
 from tests.deployment import ROOT
 from tests.unit.serving import serving
 from tests.unit.test_metrics import counting

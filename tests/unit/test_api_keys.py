@@ -3,7 +3,7 @@ import hmac
 
 import pytest
 
-from app.api_keys import KeyRing, masked, read_keys
+from app.http.api_keys import KeyRing, masked, read_keys
 from app.settings import load_settings
 from domain.errors import ConfigurationError
 

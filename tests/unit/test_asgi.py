@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from app.api_options import ApiOptions
-from app.asgi import create_app
 from app.bootstrap import build_service
+from app.http.api_options import ApiOptions
+from app.http.asgi import create_app
 from app.settings import load_settings
 from domain.backend import Role
 from tests.fakes import FakeBackend

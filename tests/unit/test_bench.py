@@ -7,15 +7,15 @@ from collections.abc import AsyncGenerator
 import msgspec
 import pytest
 
-from app.bench import command, workloads
-from app.bench.arrivals import closed_loop, open_loop
-from app.bench.canned import CannedServer, answers
-from app.bench.html_report import html_report
-from app.bench.http_client import Answer, Connection, Target
-from app.bench.measure import Percentiles, measure, median_of
-from app.bench.results import MemorySample, Report, Row, new_report, ratio
-from app.bench.rounds import in_turn
-from app.bench.workloads import Side, Workload
+from app.commands.bench import command, workloads
+from app.commands.bench.arrivals import closed_loop, open_loop
+from app.commands.bench.canned import CannedServer, answers
+from app.commands.bench.html_report import html_report
+from app.commands.bench.http_client import Answer, Connection, Target
+from app.commands.bench.measure import Percentiles, measure, median_of
+from app.commands.bench.results import MemorySample, Report, Row, new_report, ratio
+from app.commands.bench.rounds import in_turn
+from app.commands.bench.workloads import Side, Workload
 from domain.backend import Role
 from domain.errors import ConfigurationError
 

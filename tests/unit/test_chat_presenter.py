@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.codec import BodyDecoder, encode
+from app.http.codec import BodyDecoder, encode
 from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.openai.chat import ChatBody

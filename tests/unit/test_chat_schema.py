@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.codec import BodyDecoder
+from app.http.codec import BodyDecoder
 from domain.backend import GenerationRequest
 from domain.conversation import Conversation, Function, ToolChoice
 from domain.errors import InvalidRequestError

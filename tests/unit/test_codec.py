@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.codec import BodyDecoder, encode
-from app.errors import error_body
+from app.http.codec import BodyDecoder, encode
+from app.http.errors import error_body
 from domain.errors import InvalidRequestError
 from domain.openai.chat import ChatBody
 from domain.openai.common import Usage

@@ -2,7 +2,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.codec import encode
+from app.http.codec import encode
 from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
 from domain.openai.completion_presenter import CompletionPresenter
 

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 from uvicorn.server import ServerState
 
-from app import connection_limits
-from app.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
-from app.errors import REFUSAL, refuse
+from app.http import connection_limits
+from app.http.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
+from app.http.errors import REFUSAL, refuse
 
 SOON_S = 0.2
 LARGE = b"x" * 2**20

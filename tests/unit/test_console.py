@@ -1,6 +1,6 @@
 import pytest
 
-from app.console import Console
+from app.commands.console import Console
 from domain.backend import Role
 from domain.health import BackendHealth, BackendState
 

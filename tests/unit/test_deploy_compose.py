@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.compose_variables import COMPOSE_VARIABLES, compose_table
 from app.settings import VARIABLES, load_settings
+from app.settings.compose_variables import COMPOSE_VARIABLES, compose_table
 from tests.deployment import COMPOSE_FILES, DEPLOY, ROOT, compose
 from tests.unit.serving import Api
 
@@ -64,7 +64,7 @@ def test_every_variable_for_containers_is_used():
 
 def test_the_table_of_the_guide_is_the_list():
     guide = (ROOT / "docs" / "deployment.md").read_text()
-    assert compose_table() in guide, "python -m app.compose_variables prints the table"
+    assert compose_table() in guide, "python -m app.settings.compose_variables prints the table"
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
@@ -147,7 +147,7 @@ async def test_the_health_check_asks_a_route_of_the_service(file, api: Api):
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
 def test_docker_waits_longer_than_the_service_takes_to_end(file):
-    # Engines have up to 25 s to end after that (adapters.vllm_inprocess.engine).
+    # Engines have up to 25 s to end after that (adapters.vllm.inprocess.engine).
     assert seconds(service(file, "memoria")["stop_grace_period"]) >= load_settings({}).drain_timeout_s + 25
 
 

@@ -104,7 +104,7 @@ def test_the_time_to_end_covers_the_drain():
     literals = dict(line.split("=", 1) for line in settings[0]["literals"])
     drain = load_settings(literals).drain_timeout_s
     assert before > 0
-    # Engines have up to 25 s to end after that (adapters.vllm_inprocess.engine).
+    # Engines have up to 25 s to end after that (adapters.vllm.inprocess.engine).
     assert spec["terminationGracePeriodSeconds"] >= before + drain + 25
 
 

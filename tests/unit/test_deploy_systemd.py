@@ -55,7 +55,7 @@ def test_it_runs_what_the_installer_installs():
 
 
 def test_systemd_waits_longer_than_the_service_drains():
-    # Engines have up to 25 s to end after that (adapters.vllm_inprocess.engine).
+    # Engines have up to 25 s to end after that (adapters.vllm.inprocess.engine).
     assert int(VALUES["TimeoutStopSec"]) >= load_settings({}).drain_timeout_s + 25
 
 

@@ -2,15 +2,15 @@ import asyncio
 
 import pytest
 
-import app.disconnect
-from app.disconnect import unless_disconnected
-from app.errors import ClientDisconnectedError
+import app.http.disconnect
+from app.http.disconnect import unless_disconnected
+from app.http.errors import ClientDisconnectedError
 from tests.unit.waiting import now, run_instantly, until
 
 
 @pytest.fixture(autouse=True)
 def _watch_at_once(monkeypatch):
-    monkeypatch.setattr(app.disconnect, "WATCH_AFTER_S", 0.0)
+    monkeypatch.setattr(app.http.disconnect, "WATCH_AFTER_S", 0.0)
 
 
 class Client:
@@ -116,7 +116,7 @@ async def test_a_cancelled_handler_cancels_the_work():
 
 
 def test_a_client_that_leaves_before_anybody_watches_is_noticed_all_the_same(monkeypatch):
-    monkeypatch.setattr(app.disconnect, "WATCH_AFTER_S", 0.05)
+    monkeypatch.setattr(app.http.disconnect, "WATCH_AFTER_S", 0.05)
     work = Work()
 
     async def wait() -> float:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from adapters.vllm_inprocess.engine_log import ADDRESS, EngineLog
-from app.log import JSON, SERVICE_LOG, TEXT, set_up
+from adapters.vllm.inprocess.engine_log import ADDRESS, EngineLog
+from app.telemetry.log import JSON, SERVICE_LOG, TEXT, set_up
 
 PRINTS = """
 import sys
-from adapters.vllm_inprocess.engine_log import send_output_to_owner
+from adapters.vllm.inprocess.engine_log import send_output_to_owner
 send_output_to_owner()
 print({text!r}, flush=True)
 print("the end", file=sys.stderr)

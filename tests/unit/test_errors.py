@@ -6,7 +6,7 @@ import pytest
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 import domain.errors
-from app.errors import as_inference_error, error_body
+from app.http.errors import as_inference_error, error_body
 from domain.errors import (
     AuthenticationError,
     BackendBusyError,

@@ -3,8 +3,8 @@ import json
 import httpx
 import pytest
 
-from adapters.fill_in_the_middle import KNOWN, not_supported
-from adapters.vllm_http.backend import VLLMHTTPBackend
+from adapters.vllm.dialect.fill_in_the_middle import KNOWN, not_supported
+from adapters.vllm.http.backend import VLLMHTTPBackend
 from domain.backend import GenerationRequest, RequestContext, Role
 from domain.errors import BackendFailedError, InvalidRequestError
 from domain.sampling import SamplingParameters

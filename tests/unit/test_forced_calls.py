@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from adapters.forced_calls import CallReader, hermes_shapes, shapes_of_tag, whole_calls
+from adapters.vllm.dialect.forced_calls import CallReader, hermes_shapes, shapes_of_tag, whole_calls
 
 SHAPES = hermes_shapes(["f", "ff"])
 

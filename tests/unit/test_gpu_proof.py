@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from adapters.models.real_shapes import BYTES, CONFIGS, tensors
 from domain.backend import Role
+from tools.real_shapes import BYTES, CONFIGS, tensors
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from app.compose_variables import COMPOSE_VARIABLES
 from app.settings import VARIABLES
+from app.settings.compose_variables import COMPOSE_VARIABLES
 from tests.deployment import ROOT
 
 GUIDES = ["docs/deployment.md", "docs/operations.md"]

@@ -5,7 +5,7 @@ import dataclasses
 import msgspec
 import pytest
 
-from app.codec import encode
+from app.http.codec import encode
 from app.telemetry.histogram import Histogram
 from app.telemetry.history import BUCKET_S, BUCKETS, LAST_REQUESTS, OTHER, History, LastRequest
 from app.telemetry.record import UNMATCHED, RequestRecord

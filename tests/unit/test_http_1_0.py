@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.http_1_0 import HttpProtocol
+from app.http.http_1_0 import HttpProtocol
 
 
 async def app(scope, receive, send) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.vllm_http.backend import BATCH, VLLMHTTPBackend
-from adapters.vllm_http.server import Timeouts
+from adapters.vllm.http.backend import BATCH, VLLMHTTPBackend
+from adapters.vllm.http.server import Timeouts
 from domain.backend import (
     MAX_EMBEDDING_TOKENS,
     EmbeddingRequest,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.vllm_http.errors import from_status, message_of, retry_after_of, translated
-from adapters.vllm_http.transport import NoAnswerError
+from adapters.vllm.http.errors import from_status, message_of, retry_after_of, translated
+from adapters.vllm.http.transport import NoAnswerError
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,

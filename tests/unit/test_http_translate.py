@@ -3,8 +3,8 @@ import struct
 
 import pytest
 
-from adapters.vllm_http.errors import translated
-from adapters.vllm_http.translate import (
+from adapters.vllm.http.errors import translated
+from adapters.vllm.http.translate import (
     MOST_TOP_LOGPROBS,
     chat_body,
     chat_delta,
@@ -15,7 +15,7 @@ from adapters.vllm_http.translate import (
     tokenize_body,
     usage_of,
 )
-from adapters.vllm_http.wire import (
+from adapters.vllm.http.wire import (
     ServerChatChoice,
     ServerChatLogprob,
     ServerChatLogprobs,

@@ -1,6 +1,6 @@
 import asyncio
 
-from app.joined_writes import _JoiningTransport
+from app.http.joined_writes import _JoiningTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 

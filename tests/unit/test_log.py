@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.console import Console, LogConsole, console_for
-from app.log import (
+from app.commands.console import Console, LogConsole, console_for
+from app.telemetry.log import (
     AUTO,
     ENGINE_LOG,
     FIELDS,

@@ -12,8 +12,8 @@ import pytest
 from adapters.models.hardware import gpu_memory, gpu_memory_gib
 from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import GPU_DEFAULTS, GPU_DEFAULTS_GIB
-from adapters.vllm_inprocess.engine_args import default_flags, prepare_environment
-from adapters.vllm_inprocess.owner import NICENESS, OWNER, bind_to_owner, give_way
+from adapters.vllm.inprocess.engine_args import default_flags, prepare_environment
+from adapters.vllm.inprocess.owner import NICENESS, OWNER, bind_to_owner, give_way
 from domain.backend import Role
 from domain.health import GpuMemory
 from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
@@ -166,7 +166,7 @@ def test_engines_on_the_cpu_give_way_to_the_service_and_those_on_a_gpu_do_not(en
     prepare_environment(log_level="error", offline=False)
     assert int(environment[NICENESS]) == min(own + 5, 19)
     code = (
-        "import os; from adapters.vllm_inprocess.owner import give_way; give_way(); give_way(); print(os.nice(0))"
+        "import os; from adapters.vllm.inprocess.owner import give_way; give_way(); give_way(); print(os.nice(0))"
     )
     engine = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -12,10 +12,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from app.api_options import ApiOptions
-from app.asgi import create_app
-from app.authentication import build_gate
 from app.bootstrap import build_metrics, build_telemetry
+from app.http.api_options import ApiOptions
+from app.http.asgi import create_app
+from app.http.authentication import build_gate
 from app.settings import load_settings
 from app.telemetry import conventions, instruments
 from app.telemetry.metrics import MOST_VALUES, Metrics
@@ -480,7 +480,7 @@ async def test_what_is_sent_alone_has_no_page():
 
 def test_who_counts_nothing_does_not_load_the_library():
     script = (
-        "import sys; from app import cli, server; from app.asgi import create_app\n"
+        "import sys; from app import cli; from app.http import server; from app.http.asgi import create_app\n"
         "from app.bootstrap import build_service\n"
         "print([name for name in ('prometheus_client', 'opentelemetry') if name in sys.modules])"
     )

@@ -18,7 +18,8 @@ from domain.errors import OverloadedError, TooManyConnectionsError
 from domain.health import BackendState, BreakerState
 from tests.promql import parse, read
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "observability"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "observability"
 RULES = yaml.safe_load((FOLDER / "prometheus" / "alerts.yaml").read_text())
 RULE_TESTS = yaml.safe_load((FOLDER / "prometheus" / "alerts.test.yaml").read_text())
 PROMETHEUS = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yaml").read_text())
@@ -161,7 +162,7 @@ def test_prometheus_reads_the_rules_and_finds_the_service():
 
 
 def test_the_dashboard_is_what_the_script_writes():
-    script = runpy.run_path(str(FOLDER / "grafana" / "build.py"))
+    script = runpy.run_path(str(ROOT / "tools" / "grafana_dashboard.py"))
     assert script["dashboard"]() == DASHBOARD
 
 

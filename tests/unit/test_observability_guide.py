@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.log import JsonFormatter
 from app.telemetry import instruments
 from app.telemetry.instruments import INSTRUMENTS, Instrument, Kind
+from app.telemetry.log import JsonFormatter
 from app.telemetry.record import RequestRecord
 from app.telemetry.request_log import RequestLog, fields
 from domain.backend import Role

@@ -31,7 +31,8 @@ OUR_OWN = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTU
 # What is loaded when everything has been made, and what follows from a mistake of .env then.
 LOOK = """
 import os, sys
-from app import bootstrap, cli, server
+from app import bootstrap, cli
+from app.http import server
 from app.settings import load_settings
 from domain.errors import ConfigurationError
 

@@ -7,9 +7,9 @@ import jsonschema
 import msgspec
 import pytest
 
-from app.asgi import CONTROLLERS
-from app.codec import encode
-from app.openapi import document
+from app.http.asgi import CONTROLLERS
+from app.http.codec import encode
+from app.http.openapi import document
 from domain.errors import ContextLengthError
 from domain.openai.chat import REFUSED, ChatBody
 from domain.openai.completions import CompletionBody

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from adapters.models.locate import LocatedModel
 from app.cli import main
-from app.memory.text import BAR
+from app.commands.plan.text import BAR
 from app.settings import VARIABLES, load_settings
 from tests.unit.test_shape import QWEN3, write
 
@@ -173,7 +173,7 @@ def test_a_packaged_model_has_its_own_name_and_is_none_for_compose(plan, tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(QWEN3))
     write(tmp_path / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
     prepared = LocatedModel(name="SmolLM2-135M-Instruct", source=str(tmp_path), is_local=True)
-    monkeypatch.setattr("app.memory.composition.locate", lambda *_, **__: prepared)
+    monkeypatch.setattr("app.commands.plan.composition.locate", lambda *_, **__: prepared)
     asked = ["--gpu-memory", "24GiB", "--gen", "SmolLM2-135M-Instruct"]
     assert "MODEL_GEN_NAME=SmolLM2-135M-Instruct" in plan(*asked, "--env").stdout.splitlines()
     assert is_mistake(plan(*asked, "--compose"), "'SmolLM2-135M-Instruct' is a packaged model")

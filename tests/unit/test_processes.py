@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from uvicorn import Config
 
-from app import processes
+from app import api_processes as processes
 
 
 class Answering:

@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from app.codec import BodyDecoder
+from app.http.codec import BodyDecoder
 from app.telemetry.request_attributes import answer_attributes, embedding_attributes, generation_attributes
 from domain.backend import EmbeddingRequest, FinishReason, GenerationDelta, GenerationRequest, ToolCallDelta
 from domain.openai.chat import ChatBody

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from app.log import JSON, JsonFormatter, set_up
+from app.telemetry.log import JSON, JsonFormatter, set_up
 from app.telemetry.record import PROBES, RequestRecord
 from app.telemetry.request_log import RequestLog, fields, text
 from app.telemetry.telemetry import Telemetry

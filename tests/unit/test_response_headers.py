@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from app.response_headers import request_id, stamped
+from app.http.response_headers import request_id, stamped
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED, NEVER_S, Leaving
 from tests.unit.test_errors import SEEN_BY_CLIENTS, make
 from tests.unit.waiting import until

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.codec import BodyDecoder
+from app.http.codec import BodyDecoder
 from domain.errors import InvalidRequestError
 from domain.openai.chat import ChatBody
 from domain.openai.completions import CompletionBody

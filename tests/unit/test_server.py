@@ -8,9 +8,9 @@ from collections.abc import Generator
 
 import pytest
 
-from app.connection_limits import ConnectionLimits
-from app.processes import require_gateway, share
-from app.server import bind, server_config
+from app.api_processes import require_gateway, share
+from app.http.connection_limits import ConnectionLimits
+from app.http.server import bind, server_config
 from app.settings import load_settings
 from domain.errors import ConfigurationError
 

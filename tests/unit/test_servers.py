@@ -3,9 +3,9 @@
 import pytest
 
 from adapters.retrying import RetryingBackend
-from adapters.vllm_http.backend import VLLMHTTPBackend
-from adapters.vllm_http.server import Timeouts
-from adapters.vllm_http.servers import ServerOptions, servers
+from adapters.vllm.http.backend import VLLMHTTPBackend
+from adapters.vllm.http.server import Timeouts
+from adapters.vllm.http.servers import ServerOptions, servers
 from app.bootstrap import build_service
 from app.settings import load_settings
 from domain.backend import Role

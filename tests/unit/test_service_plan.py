@@ -12,8 +12,8 @@ from adapters.models.cards import first_card
 from adapters.models.hardware import gpu_bytes_of, gpu_card, gpu_memory, ram, ram_bytes_of
 from adapters.models.locate import GPU_DEFAULTS, LocatedModel
 from app.bootstrap import DEFAULT_GPU_SHARE, _require_memory, build_service
-from app.codec import encode
-from app.memory.composition import plan_service
+from app.commands.plan.composition import plan_service
+from app.http.codec import encode
 from app.settings import load_settings
 from domain.backend import Role
 from domain.errors import ConfigurationError
@@ -297,7 +297,7 @@ def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_pa
 
 def test_a_machine_without_room_is_told(monkeypatch):
     monkeypatch.setattr(
-        "app.memory.composition.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
+        "app.commands.plan.composition.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
     )
     assert "do not fit on this machine, which has 4.0 of 4.0 GiB free" in mistake(gpu_gib=None)
 

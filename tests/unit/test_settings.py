@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api_options import ApiOptions
-from app.compose_variables import COMPOSE_VARIABLES
+from app.http.api_options import ApiOptions
 from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, load_settings, unknown_names
+from app.settings.compose_variables import COMPOSE_VARIABLES
 from domain.backend import Role
 from domain.errors import ConfigurationError
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from app.compose_variables import COMPOSE_VARIABLES
 from app.settings import GROUPS, VARIABLES, load_settings
+from app.settings.compose_variables import COMPOSE_VARIABLES
 from app.settings.documents import CHANGED_MOST, env_example, readme_table, settings_page
 from tests.deployment import ROOT
 

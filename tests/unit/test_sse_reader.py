@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adapters.vllm_http.sse import EventReader
+from adapters.vllm.http.sse import EventReader
 
 LINE_ENDS = [b"\n", b"\r", b"\r\n"]
 # Raw U+2028, U+2029, U+0085, form feeds and the like end no line in server-sent events.

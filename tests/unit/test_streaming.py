@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-import app.streaming
-from app.errors import ClientDisconnectedError
-from app.streaming import DONE, KEEP_ALIVE, event, stream_response
+import app.http.streaming
+from app.http.errors import ClientDisconnectedError
+from app.http.streaming import DONE, KEEP_ALIVE, event, stream_response
 from domain.errors import BackendFailedError, ContextLengthError
 from tests.unit.waiting import now, run_instantly, until
 
@@ -19,7 +19,7 @@ KEEP_ALIVE_S = 15.0
 @pytest.fixture(autouse=True)
 def _one_clock(monkeypatch):
     """What the code takes for the time is the loop's, which some tests let pass by itself."""
-    monkeypatch.setattr(app.streaming, "time", SimpleNamespace(monotonic=now), raising=False)
+    monkeypatch.setattr(app.http.streaming, "time", SimpleNamespace(monotonic=now), raising=False)
 
 
 class Chunk(msgspec.Struct):

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 import pytest
 from uvicorn.server import ServerState
 
-import app.disconnect
-from app.connection_limits import MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
+import app.http.disconnect
+from app.http.connection_limits import MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
 from app.telemetry.record import PROBES, Listener, OperationRecord
 from app.telemetry.request import OBSERVATION, RequestObservation
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
@@ -51,7 +51,7 @@ async def api(module_api) -> WatchedApi:
 
 @pytest.fixture
 def _watch_at_once(monkeypatch):
-    monkeypatch.setattr(app.disconnect, "WATCH_AFTER_S", 0.0)
+    monkeypatch.setattr(app.http.disconnect, "WATCH_AFTER_S", 0.0)
 
 
 # Answers

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-import app.disconnect
+import app.http.disconnect
 from app.bootstrap import build_tracing
 from app.settings import load_settings
 from app.settings.otlp import GRPC, OtlpSignal
@@ -412,7 +412,7 @@ async def test_a_server_error_without_a_name_is_told_by_its_status():
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_is_marked_and_is_no_error(traced, monkeypatch, stream):
-    monkeypatch.setattr(app.disconnect, "WATCH_AFTER_S", 0.0)
+    monkeypatch.setattr(app.http.disconnect, "WATCH_AFTER_S", 0.0)
     traced.api.writer.delay_s = 0.002
     client = Leaving(BODIES[COMPLETE] | {"stream": stream, "max_tokens": 200})
     call = asyncio.create_task(client.call(traced.api.app, COMPLETE))

@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from openai import AsyncOpenAI
 
-from app.server import bind, server_config
+from app.http.server import bind, server_config
+from app.http.tls import require_pair
 from app.settings import load_settings
-from app.tls import require_pair
 from domain.errors import ConfigurationError
 from tests.unit.serving import ALIASES, Api
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.codec import BodyDecoder, encode
+from app.http.codec import BodyDecoder, encode
 from domain.backend import Tokenization, TokenizeRequest
 from domain.conversation import Conversation, ToolChoice, UserMessage
 from domain.errors import InvalidRequestError

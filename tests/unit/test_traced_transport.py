@@ -9,8 +9,8 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry.trace import SpanKind, StatusCode
 
-from adapters.vllm_http.tracing import TRACE, TracedTransport
-from adapters.vllm_http.transport import PooledTransport
+from adapters.vllm.http.tracing import TRACE, TracedTransport
+from adapters.vllm.http.transport import PooledTransport
 from tests.unit.test_telemetry_tracing import PARENT, TRACEPARENT, Spans
 from tests.unit.test_telemetry_tracing import TRACE as TRACE_ID
 from tests.unit.test_transport import OK, always, head_of, serving

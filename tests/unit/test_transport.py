@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import httpx
 import pytest
 
-from adapters.vllm_http.transport import READ_AHEAD_BYTES, NoAnswerError, PooledTransport
+from adapters.vllm.http.transport import READ_AHEAD_BYTES, NoAnswerError, PooledTransport
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

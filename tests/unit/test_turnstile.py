@@ -6,10 +6,10 @@ import msgspec
 from litestar import Litestar, Request, post
 from litestar.datastructures import State
 
-from app.api_options import ApiOptions
-from app.codec import BodyDecoder
-from app.requests import OPTIONS, read_body
-from app.turnstile import TURNSTILE, Turnstile
+from app.http.api_options import ApiOptions
+from app.http.codec import BodyDecoder
+from app.http.request_pacer import TURNSTILE, Turnstile
+from app.http.requests import OPTIONS, read_body
 
 
 class Body(msgspec.Struct):

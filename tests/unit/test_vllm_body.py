@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.vllm_body import conversation_fields, message_fields, sampling_fields
-from app.codec import encode
+from adapters.vllm.dialect.request_fields import conversation_fields, message_fields, sampling_fields
+from app.http.codec import encode
 from domain.conversation import (
     AssistantMessage,
     Conversation,

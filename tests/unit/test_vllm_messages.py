@@ -1,6 +1,6 @@
 import pytest
 
-from adapters.vllm_messages import (
+from adapters.vllm.dialect.refusals import (
     form_param,
     given_up,
     no_such_dimensions,

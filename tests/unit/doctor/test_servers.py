@@ -2,8 +2,8 @@ import socket
 
 import pytest
 
-from app.doctor.finding import Verdict
-from app.doctor.servers import Answer, ask, check_servers
+from app.commands.doctor.finding import Verdict
+from app.commands.doctor.servers import Answer, ask, check_servers
 from domain.backend import Role
 from tests.unit.doctor.stand_in import answering
 

@@ -1,0 +1,1 @@
+"""What both adapters know of vLLM: names, flags, sentences and limits."""

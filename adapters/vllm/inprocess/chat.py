@@ -1,0 +1,324 @@
+"""Chat on vLLM's own parts: its chat templates, tool-call and reasoning parsers, without its web server.
+
+vLLM's parts want vLLM's request object, so one is made here; the domain has checked everything in it, so it
+is made without checking once more.
+
+Source: vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat (0.32.0), which does the same steps.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vllm.config import ModelConfig
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionRequest,
+    ChatCompletionToolsParam,
+)
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.outputs import CompletionOutput
+from vllm.renderers import BaseRenderer, TokenizeParams
+from vllm.renderers.chat_utils import load_chat_template, make_tool_call_id
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+from adapters.vllm.dialect.forced_calls import CallReader, CallShape, shapes_of_tag, whole_calls
+from adapters.vllm.dialect.request_fields import conversation_fields, followed_if_possible, sampling_fields
+from adapters.vllm.inprocess.chat_options import ChatOptions
+from domain.backend import GenerationDelta, GenerationRequest, ToolCallDelta
+from domain.conversation import Conversation
+from domain.errors import InvalidRequestError
+
+
+class Chat:
+    """Turns conversations into prompts, and outputs into text, reasoning and tool calls."""
+
+    def __init__(self, model_config: ModelConfig, renderer: BaseRenderer, options: ChatOptions) -> None:
+        self._model_config = model_config
+        self._renderer = renderer
+        # What a model wrote that can't be parsed is its own business; vLLM logs a traceback for each such text.
+        logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
+        self._sampling_defaults: Mapping[str, Any] = model_config.get_diff_sampling_param()
+        self._online = OnlineRenderer(
+            model_config,
+            renderer,
+            request_logger=None,
+            chat_template=load_chat_template(options.chat_template),
+            chat_template_content_format=options.chat_template_content_format,
+            enable_auto_tools=True,
+            tool_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser,
+            tool_strict_level=options.tool_strict_level,
+            default_chat_template_kwargs=options.default_chat_template_kwargs,
+        )
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the model is known to think aloud."""
+        parser = self._online.parser
+        return parser is not None and parser.reasoning_parser_cls is not None
+
+    def warm_up(self) -> None:
+        """Compile the template. Blocks for a moment."""
+        self._online.warmup()
+
+    async def render(self, request: GenerationRequest, conversation: Conversation) -> "RenderedChat":
+        """The conversation as a prompt in tokens.
+
+        Raises vLLM's own errors for what its template refuses or what is too long.
+        """
+        vllm_request = _chat_request(request, conversation, self._model_config.max_model_len)
+        rendered = await self._online.render_chat(vllm_request)
+        if isinstance(rendered, ErrorResponse):
+            raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
+        _mend_grammar(vllm_request)
+        _, (engine_input,) = rendered
+        return RenderedChat(self, vllm_request, engine_input)
+
+    async def tokenize(self, conversation: Conversation, *, add_special_tokens: bool) -> list[int]:
+        """The conversation's tokens, however many they are."""
+        request = ChatCompletionRequest.model_construct(**_constructed(conversation_fields(conversation)))
+        params = request.build_chat_params(
+            self._online.chat_template, self._online.chat_template_content_format
+        ).with_defaults(
+            {**self._online.default_chat_template_kwargs, "tools": _tool_dicts(request.tools), "tokenize": False}
+        )
+        unlimited = TokenizeParams(
+            max_total_tokens=None, max_output_tokens=0, add_special_tokens=add_special_tokens
+        )
+        tokens = await self._renderer.render_chat_async([request.messages], params, unlimited, skip_mm_cache=True)
+        ids: list[int] = tokens[1][0]["prompt_token_ids"]
+        return ids
+
+    def sampling_params(self, request: ChatCompletionRequest, prompt_tokens: int) -> SamplingParams:
+        """vLLM's sampling parameters for a rendered request, which its parsers have added theirs to."""
+        defaults = dict(self._sampling_defaults)
+        max_tokens = get_max_tokens(self._model_config.max_model_len, request.max_tokens, prompt_tokens, defaults)
+        return request.to_sampling_params(max_tokens, defaults)
+
+    def parser(self, request: ChatCompletionRequest) -> Any | None:
+        """A parser for one choice, or None where text passes through as it is."""
+        parser_class = self._online.parser
+        if parser_class is None:
+            return None
+        tools = parser_class.tool_parser_cls
+        strips_markup = tools is not None and getattr(tools, "engine_based_streaming", False)
+        if request.tools is None and parser_class.reasoning_parser_cls is None and not strips_markup:
+            return None
+        return parser_class(
+            self._renderer.get_tokenizer(),
+            request.tools,
+            chat_template_kwargs=self.template_arguments(request),
+            model_config=self._model_config,
+        )
+
+    def template_arguments(self, request: ChatCompletionRequest) -> dict[str, Any]:
+        """The variables of the template, the defaults included."""
+        arguments: dict[str, Any] = self._online.effective_chat_template_kwargs(request)
+        return arguments
+
+
+class RenderedChat:
+    """One conversation on its way through the engine."""
+
+    def __init__(self, chat: Chat, request: ChatCompletionRequest, engine_input: Any) -> None:
+        self.engine_input = engine_input
+        self.prompt_token_ids: list[int] = engine_input["prompt_token_ids"]
+        self._chat = chat
+        self._request = request
+        # One for each choice, because they keep state; None where text passes through as it is.
+        self._parsers: dict[int, Any] = {0: chat.parser(request)}
+        self._shapes = _forced_shapes(request, self._parsers[0])
+        self._readers: dict[int, CallReader] = {}
+        # Where calls are read here, vLLM's parsers tell thinking from text and no more.
+        self._parsed_request = request.model_copy(update={"tool_choice": "none"}) if self._shapes else request
+        self._token_ids: dict[int, list[int]] = {}
+        self._texts: dict[int, list[str]] = {}
+        self._reasoning_ended: bool | None = None
+
+    def sampling_params(self) -> SamplingParams:
+        """vLLM's sampling parameters."""
+        return self._chat.sampling_params(self._request, len(self.prompt_token_ids))
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the engine has to know to constrain only what comes after the thinking."""
+        parser = self._parsers[0]
+        reasons = parser is not None and parser.reasoning_parser is not None
+        kwargs = {"chat_template_kwargs": self._chat.template_arguments(self._request)} if reasons else None
+        self._reasoning_ended = self._request.resolve_reasoning_ended(parser, self.prompt_token_ids)
+        return {"reasoning_ended": self._reasoning_ended, "reasoning_parser_kwargs": kwargs}
+
+    @property
+    def begins_with_thinking(self) -> bool:
+        """Whether the answer begins with what no grammar constrains."""
+        return self._chat.reasons and not self._reasoning_ended
+
+    def delta(self, output: CompletionOutput, *, stream: bool) -> GenerationDelta:
+        """What a choice gained by an output: text, reasoning and tool calls, told apart."""
+        parser = self._parser(output.index)
+        if parser is None:
+            return GenerationDelta(index=output.index, text=output.text)
+        self._token_ids.setdefault(output.index, []).extend(output.token_ids)
+        self._texts.setdefault(output.index, []).append(output.text)
+        return self._part(parser, output) if stream else self._whole(parser, output)
+
+    def reasoning_tokens(self) -> int | None:
+        """Tokens that were reasoning, in all choices; None where the model is not known to reason."""
+        if not self._chat.reasons:
+            return None
+        return sum(self._reasoning_tokens_of(index) for index in self._token_ids)
+
+    def _reasoning_tokens_of(self, index: int) -> int:
+        parser: Any = self._parsers[index]
+        token_ids = self._token_ids[index]
+        if self._request.stream:
+            # What has read parts passes over tokens that came without text, as most of a character of several
+            # tokens do; so the whole is read once more.
+            parser = self._chat.parser(self._request)
+            parser.set_prompt_token_ids(self.prompt_token_ids)
+            parser.parse(
+                "".join(self._texts[index]),
+                self._request,
+                enable_auto_tools=True,
+                model_output_token_ids=token_ids,
+            )
+        count: int = parser.count_reasoning_tokens(token_ids)
+        return count
+
+    def _parser(self, index: int) -> Any:
+        if index not in self._parsers:
+            self._parsers[index] = self._chat.parser(self._request)
+        return self._parsers[index]
+
+    def _part(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
+        part = parser.parse_delta(
+            output.text,
+            list(output.token_ids),
+            self._parsed_request,
+            self.prompt_token_ids,
+            finished=output.finish_reason is not None,
+        )
+        if part is None:
+            return GenerationDelta(index=output.index, text="")
+        if self._shapes:
+            reader = self._readers.setdefault(output.index, CallReader(self._shapes, make_tool_call_id))
+            calls = reader.feed(part.content or "")
+            return GenerationDelta(index=output.index, text="", reasoning=part.reasoning or "", tool_calls=calls)
+        return GenerationDelta(
+            index=output.index,
+            text=part.content or "",
+            reasoning=part.reasoning or "",
+            tool_calls=[
+                ToolCallDelta(
+                    index=call.index,
+                    id=call.id,
+                    name=call.function.name if call.function else None,
+                    arguments=(call.function.arguments if call.function else None) or "",
+                )
+                for call in part.tool_calls or []
+            ],
+        )
+
+    def _whole(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
+        parser.set_prompt_token_ids(self.prompt_token_ids)
+        reasoning, content, calls = parser.parse(
+            output.text, self._parsed_request, enable_auto_tools=True, model_output_token_ids=output.token_ids
+        )
+        if self._shapes:
+            read = whole_calls(content or "", self._shapes, make_tool_call_id)
+            return GenerationDelta(index=output.index, text="", reasoning=reasoning or "", tool_calls=read or [])
+        return GenerationDelta(
+            index=output.index,
+            text=content or "",
+            reasoning=reasoning or "",
+            tool_calls=[
+                ToolCallDelta(
+                    index=index, id=call.id or make_tool_call_id(), name=call.name, arguments=call.arguments
+                )
+                for index, call in enumerate(calls or [])
+            ],
+        )
+
+
+def _chat_request(
+    request: GenerationRequest, conversation: Conversation, max_model_len: int
+) -> ChatCompletionRequest:
+    sampling = request.sampling
+    fields = conversation_fields(conversation) | sampling_fields(sampling)
+    if sampling.max_tokens is not None:
+        # More than the context holds is refused; what is left of the context is the same.
+        fields["max_tokens"] = min(sampling.max_tokens, max_model_len)
+    if sampling.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    return ChatCompletionRequest.model_construct(
+        **_constructed(fields),
+        stream=request.stream,
+        truncate_prompt_tokens=request.truncate_prompt_tokens,
+        add_special_tokens=bool(request.add_special_tokens),
+    )
+
+
+def _constructed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields with vLLM's own objects where its code expects them."""
+    fields = dict(fields)
+    if "tools" in fields:
+        fields["tools"] = [ChatCompletionToolsParam.model_validate(tool) for tool in fields["tools"]]
+    else:
+        fields |= {"tools": None, "tool_choice": "none"}
+    if isinstance(fields["tool_choice"], dict):
+        fields["tool_choice"] = ChatCompletionNamedToolChoiceParam.model_validate(fields["tool_choice"])
+    if "structured_outputs" in fields:
+        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+    return fields
+
+
+def _forced_shapes(request: ChatCompletionRequest, parser: Any) -> list[CallShape]:
+    """The shapes of the calls that the answer is made of, none if it may be anything else."""
+    form = request.structured_outputs
+    is_forced = bool(request.tools) and request.tool_choice not in (None, "none", "auto")
+    # Parsers that are one engine read thinking and calls together, and their calls are no JSON.
+    if not is_forced or form is None or parser is None or getattr(parser, "_engine_based", True):
+        return []
+    return shapes_of_tag(form.structural_tag)
+
+
+def _mend_grammar(request: ChatCompletionRequest) -> None:
+    """Let the JSON inside of tool calls be what the client's schemas say.
+
+    Texts of limited length as `domain.openai.json_schema` has them; and one character of white space at a time,
+    because small models that may write more write nothing else. The prompt has the client's own schemas.
+
+    Source: xgrammar.structural_tag.JSONSchemaFormat.max_whitespace_cnt.
+    """
+    form = request.structured_outputs
+    if form is None or not request.tools:
+        return
+    if isinstance(form.json, dict):
+        form.json = followed_if_possible(form.json)
+    if form.structural_tag is None:
+        return
+    tag = json.loads(form.structural_tag)
+    for part in _json_schemas(tag):
+        part["max_whitespace_cnt"] = 1
+        part["json_schema"] = followed_if_possible(part["json_schema"])
+    form.structural_tag = json.dumps(tag)
+
+
+def _json_schemas(tag: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a structural tag that are JSON by a schema."""
+    if isinstance(tag, list):
+        for item in tag:
+            yield from _json_schemas(item)
+    elif isinstance(tag, dict):
+        if tag.get("type") == "json_schema":
+            yield tag
+            return
+        for item in tag.values():
+            yield from _json_schemas(item)
+
+
+def _tool_dicts(tools: list[ChatCompletionToolsParam] | None) -> list[dict[str, Any]] | None:
+    return None if tools is None else [tool.model_dump() for tool in tools]

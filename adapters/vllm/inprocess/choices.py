@@ -1,0 +1,46 @@
+"""The choices of one completion, from vLLM's outputs to the domain's deltas."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from vllm.outputs import RequestOutput
+
+from adapters.vllm.inprocess.translate import finish_reason, output_logprobs, prompt_logprobs
+from domain.backend import GenerationDelta, GenerationRequest, TokenLogprob
+
+
+class Choices:
+    """Turns the outputs of one vLLM request into deltas, and counts."""
+
+    def __init__(self, request: GenerationRequest, *, prompt_text: str, tokenizer: Any) -> None:
+        self._request = request
+        self._logprobs = request.sampling.logprobs
+        self._prompt_only = request.sampling.max_tokens == 0
+        self._prompt_text = prompt_text
+        self._tokenizer = tokenizer
+        self._to_echo = set(range(request.sampling.n)) if request.echo else set()
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self.completion_tokens = 0
+
+    def deltas(self, output: RequestOutput) -> Iterator[GenerationDelta]:
+        """One delta for each choice that moved."""
+        if self._logprobs is not None and not self._prompt_logprobs and output.prompt_logprobs:
+            # The first output has them. Later ones need not: vLLM joins those of several choices into one, and
+            # tells what belongs to the prompt with whichever choice came first.
+            self._prompt_logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer)
+        for choice in output.outputs:
+            text = "" if self._prompt_only else choice.text
+            logprobs = None
+            if self._logprobs is not None:
+                logprobs = [] if self._prompt_only else output_logprobs(choice, self._logprobs, self._tokenizer)
+            if choice.index in self._to_echo:
+                self._to_echo.remove(choice.index)
+                text = self._prompt_text + text
+                if logprobs is not None:
+                    logprobs = self._prompt_logprobs + logprobs
+            reason = finish_reason(choice, self._request)
+            if not self._prompt_only:
+                self.completion_tokens += len(choice.token_ids)
+            delta = GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
+            if delta.says_something:
+                yield delta

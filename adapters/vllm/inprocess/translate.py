@@ -1,0 +1,98 @@
+"""Between the domain's words and vLLM's. Pure: no engine is touched here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+from adapters.vllm.dialect.refusals import given_up
+from adapters.vllm.dialect.request_fields import sampling_fields
+from domain.backend import FinishReason, GenerationRequest, TokenLogprob
+
+# JSON has no infinity; vLLM's server and OpenAI show this instead.
+LOWEST_LOGPROB = -9999.0
+
+
+def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, Any], room: int) -> SamplingParams:
+    """vLLM's sampling parameters for a request.
+
+    Args:
+        request: the domain's request.
+        model_defaults: the model's generation configuration, for what the request leaves open
+            (`ModelConfig.get_diff_sampling_param`).
+        room: tokens that the context still has for the completion; `max_tokens` is cut to it.
+
+    Source: vllm.entrypoints.openai.completion.protocol.CompletionRequest.to_sampling_params (0.32.0).
+    """
+    sampling = request.sampling
+    fields = sampling_fields(sampling)
+    if sampling.structured_outputs is not None:
+        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+    if "stop_token_ids" in model_defaults and "stop_token_ids" in fields:
+        fields["stop_token_ids"] = [*model_defaults["stop_token_ids"], *fields["stop_token_ids"]]
+    values = dict(model_defaults) | fields
+    # To tell of the prompt alone, the engine still has to take one step.
+    values["max_tokens"] = room if sampling.max_tokens is None else min(sampling.max_tokens, room) or 1
+    return SamplingParams.from_optional(
+        **values,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.logprobs if request.echo else None,
+        output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def finish_reason(
+    output: CompletionOutput, request: GenerationRequest, *, has_thought: bool = False
+) -> FinishReason | None:
+    """Why a choice ended, or None while it goes on.
+
+    Args:
+        output: vLLM's, of one choice.
+        request: what was asked for.
+        has_thought: whether tokens came that no grammar constrained.
+
+    Raises:
+        InvalidRequestError: the engine can't follow the form that the request asks for.
+        BackendFailedError: the engine gave the choice up.
+    """
+    if output.finish_reason is None:
+        return None
+    try:
+        return FinishReason(output.finish_reason)
+    except ValueError:
+        raise given_up(request, has_thought=has_thought) from None
+
+
+def output_logprobs(output: CompletionOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
+    """Log probabilities of a delta's tokens, with at most `count` + 1 likeliest for each."""
+    return _token_logprobs(output.token_ids, output.logprobs or [], count, tokenizer)
+
+
+def prompt_logprobs(output: RequestOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
+    """Log probabilities of the prompt's tokens; the first has none."""
+    return _token_logprobs(output.prompt_token_ids or [], output.prompt_logprobs or [], count, tokenizer)
+
+
+def _token_logprobs(
+    token_ids: Sequence[int], positions: Iterable[Any], count: int, tokenizer: Any
+) -> list[TokenLogprob]:
+    tokens: list[TokenLogprob] = []
+    for token_id, candidates in zip(token_ids, positions, strict=True):
+        if candidates is None:
+            tokens.append(TokenLogprob(tokenizer.decode(token_id), None, None))
+            continue
+        # vLLM puts the chosen token first, then the likeliest ones in order.
+        top = [
+            (_text(candidate_id, candidate, tokenizer), max(candidate.logprob, LOWEST_LOGPROB))
+            for candidate_id, candidate in list(candidates.items())[: count + 1]
+        ]
+        chosen = candidates[token_id]
+        tokens.append(TokenLogprob(_text(token_id, chosen, tokenizer), max(chosen.logprob, LOWEST_LOGPROB), top))
+    return tokens
+
+
+def _text(token_id: int, candidate: Any, tokenizer: Any) -> str:
+    text = candidate.decoded_token
+    return str(tokenizer.decode(token_id) if text is None else text)

@@ -1,0 +1,98 @@
+"""What is asked of a server, over and over."""
+
+import itertools
+import re
+
+import msgspec
+
+from app.commands.bench.http_client import Answer, Target
+from domain.backend import Role
+
+DISTINCT = 997
+"""Different texts, so that neither prefixes nor vectors come from a cache; a prime, so that clients spread."""
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """A server, or a pair of them, that is measured."""
+
+    name: str
+    embed_url: str
+    gen_url: str
+    embed_model: str
+    gen_model: str
+    processes: tuple[int, ...] = ()
+    """Ids of its processes, those of its engines included, where they run on this machine."""
+
+    def url(self, role: Role) -> str:
+        """Where a role is served."""
+        return self.embed_url if role is Role.EMBED else self.gen_url
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of request from so many clients."""
+
+    name: str
+    role: Role
+    clients: int
+    tokens: int = 0
+    """Tokens that each completion has; 0 for embeddings."""
+    stream: bool = False
+    requests: int | None = None
+    """How many requests make a round; None leaves it to time."""
+
+    def bodies(self, side: Side) -> list[bytes]:
+        """Requests to take in turn, whole as they go over the wire."""
+        target = Target.of(side.url(self.role))
+        path = "/v1/embeddings" if self.role is Role.EMBED else "/v1/completions"
+        return [target.post(path, msgspec.json.encode(self._body(side, text)), {}) for text in _texts()]
+
+    def _body(self, side: Side, text: str) -> dict[str, object]:
+        if self.role is Role.EMBED:
+            return {"model": side.embed_model, "input": text, "encoding_format": "base64"}
+        body: dict[str, object] = {
+            "model": side.gen_model,
+            "prompt": text,
+            "max_tokens": self.tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        return body | ({"stream": True, "stream_options": {"include_usage": True}} if self.stream else {})
+
+    def is_right(self, answer: Answer) -> bool:
+        """Whether an answer is whole and what was asked for: speed with wrong answers is no speed."""
+        if answer.status != 200:
+            return False
+        if self.role is Role.EMBED:
+            return b'"embedding":"' in answer.body.replace(b" ", b"")[:400] and answer.body.endswith(b"}")
+        if self.stream and not answer.body.endswith(b"data: [DONE]\n\n"):
+            return False
+        told = _COMPLETION_TOKENS.findall(answer.body[-600:])
+        return bool(told) and int(told[-1]) == self.tokens
+
+    def with_clients(self, clients: int) -> "Workload":
+        """The same from another number of clients."""
+        what, plural = self.name.rsplit(",", 1)[0], "" if clients == 1 else "s"
+        return msgspec.structs.replace(self, name=f"{what}, {clients} client{plural}", clients=clients)
+
+
+EMBEDDINGS = Workload(name="embeddings, 64 clients", role=Role.EMBED, clients=64)
+COMPLETIONS = Workload(name="completions of 1 token, 64 clients", role=Role.GENERATE, clients=64, tokens=1)
+STREAMS = Workload(
+    name="streams of 128 tokens, 64 clients", role=Role.GENERATE, clients=64, tokens=128, stream=True, requests=256
+)
+EMBEDDINGS_1 = EMBEDDINGS.with_clients(1)
+COMPLETIONS_1 = COMPLETIONS.with_clients(1)
+CANNED = Workload(name="canned answers, 64 clients", role=Role.GENERATE, clients=64, tokens=1)
+"""For gateways in front of a server that answers at once."""
+CANNED_1 = CANNED.with_clients(1)
+ALL = (EMBEDDINGS, COMPLETIONS, STREAMS, EMBEDDINGS_1, COMPLETIONS_1)
+SWEEP = (1, 4, 16, 64)
+
+
+def _texts() -> list[str]:
+    animals = itertools.cycle(["fox", "dog", "cat", "owl", "bear"])
+    return [
+        f"Note {number}: the quick brown {next(animals)} jumps over {number * 7 % 31} lazy dogs in the warm sun."
+        for number in range(DISTINCT)
+    ]

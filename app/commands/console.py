@@ -1,0 +1,136 @@
+"""What a person at a terminal sees: preparation with progress bars, and how the engines get along."""
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from app.telemetry.log import FIELDS, JSON, chosen_format
+from domain.backend import Role
+from domain.health import BackendHealth, BackendState
+from domain.policies.readiness import TROUBLE
+
+STYLE = {
+    BackendState.STARTING: "cyan",
+    BackendState.READY: "green",
+    BackendState.BUSY: "green",
+    BackendState.UNAVAILABLE: "yellow",
+    BackendState.DEAD: "red",
+    BackendState.HUNG: "red",
+    BackendState.DRAINING: "dim",
+    BackendState.FAILED: "red",
+    BackendState.STOPPED: "dim",
+}
+
+
+class Console:
+    """Writes to standard error, so that standard output stays free for answers."""
+
+    def __init__(self, began: float | None = None) -> None:
+        """Make it.
+
+        Args:
+            began: the moment of `time.monotonic` from which times are told; None for now.
+        """
+        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._began = time.monotonic() if began is None else began
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._rich.print(text, markup=False)
+
+    def fail(self, text: str) -> None:
+        """What went wrong and what to do."""
+        self._rich.print(f"memoria: {text}", style="red", markup=False)
+
+    def warn(self, text: str) -> None:
+        """Something to look at."""
+        self._rich.print(f"memoria: {text}", style="yellow", markup=False)
+
+    def health_changed(self, role: Role, health: BackendHealth) -> None:
+        """One line whenever a role changes its state or the reason for it."""
+        passed = f"{time.monotonic() - self._began:5.0f} s"
+        reason = f"  {health.reason}" if health.reason else ""
+        line = f"{passed}  {role:<9} {health.state:<11} {health.model or ''}{reason}"
+        self._rich.print(line, style=STYLE[health.state], markup=False)
+
+    @contextmanager
+    def progress(self) -> Generator[Callable[[str, float | None], None], None, None]:
+        """Bars for steps that tell how far they are, pulsing ones for those that can't."""
+        bars = Progress(
+            TextColumn("  {task.description:<48}"), BarColumn(28), TimeElapsedColumn(), console=self._rich
+        )
+        with bars:
+            yield StepProgress(self._rich, bars)
+
+
+class LogConsole(Console):
+    """Says the same through the log, where machines read it."""
+
+    def __init__(self, began: float | None = None) -> None:
+        super().__init__(began)
+        self._log = logging.getLogger("memoria")
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._log.info(text)
+
+    def fail(self, text: str) -> None:
+        """What went wrong and what to do."""
+        self._log.error(text)
+
+    def warn(self, text: str) -> None:
+        """Something to look at."""
+        self._log.warning(text)
+
+    def health_changed(self, role: Role, health: BackendHealth) -> None:
+        """One line whenever a role changes its state or the reason for it."""
+        told = {"role": role, "state": health.state, "reason": health.reason, "model": health.model}
+        reason = f": {health.reason}" if health.reason else ""
+        level = logging.WARNING if health.state in TROUBLE else logging.INFO
+        self._log.log(level, f"{role} is {health.state}{reason}", extra={FIELDS: told})
+
+    @contextmanager
+    def progress(self) -> Generator[Callable[[str, float | None], None], None, None]:
+        """A line for each step that begins."""
+        steps: set[str] = set()
+
+        def tell(step: str, _share: float | None) -> None:
+            if step not in steps:
+                steps.add(step)
+                self._log.info(step)
+
+        yield tell
+
+
+def console_for(log_format: str, began: float | None = None) -> Console:
+    """The console that fits the log's format.
+
+    Args:
+        log_format: as the setting has it.
+        began: see Console.
+    """
+    return LogConsole(began) if chosen_format(log_format) == JSON else Console(began)
+
+
+class StepProgress:
+    """Call it with a step and its share, 0 … 1 or None; a new step gets a new bar."""
+
+    def __init__(self, console: RichConsole, bars: Progress) -> None:
+        self._console = console
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, step: str, share: float | None) -> None:
+        """Show how far a step is."""
+        if step not in self._tasks:
+            for task in self._tasks.values():
+                self._bars.update(task, total=1.0, completed=1.0)
+            self._tasks[step] = self._bars.add_task(step, total=None if share is None else 1.0)
+            if not self._console.is_terminal:
+                self._console.print(f"  {step}", markup=False)
+        if share is not None:
+            self._bars.update(self._tasks[step], completed=share)

@@ -1,0 +1,55 @@
+"""The forms in which a plan is told: text, JSON, or lines for .env."""
+
+import msgspec
+from rich.console import Console
+
+from app.commands.plan.question import AnsweredPlan
+from app.commands.plan.text import WIDTH, print_plan
+from app.http.codec import encode
+from app.settings import PREFIX
+from domain.errors import ConfigurationError
+
+
+def tell(answer: AnsweredPlan, form: str | None) -> None:
+    """Write a plan to standard output.
+
+    Args:
+        answer: what to tell.
+        form: json, env or compose; None for text.
+
+    Raises:
+        ConfigurationError: the plan can't be told in this form.
+    """
+    if form == "json":
+        print(msgspec.json.format(encode(answer.plan), indent=2).decode())
+    elif form is None:
+        console = Console(highlight=False, soft_wrap=True, width=WIDTH)
+        print_plan(answer.plan, console)
+    else:
+        print("\n".join(_lines(answer, form)))
+
+
+def _require_hub_name(model: str) -> None:
+    """Raise if a server in a container could not load the model: it has neither our packages nor this disk."""
+    what = "a local folder" if model.startswith("/") else "a packaged model" if "/" not in model else None
+    if what is not None:
+        raise ConfigurationError(
+            f"The servers of deploy/compose.yaml load models from the hub, and '{model}' is {what}. Name a model "
+            "on the hub, or take the plan for engines in process (--env)."
+        )
+
+
+def _lines(answer: AnsweredPlan, form: str) -> list[str]:
+    """Lines for .env, which the service hands on to its engines, or deploy/compose.yaml to vLLM's servers."""
+    lines: list[str] = []
+    for engine in answer.plan.engines:
+        name, memory, model = PREFIX[engine.role], answer.memory_flags[engine.role], answer.models[engine.role]
+        if form == "compose":
+            _require_hub_name(model)
+        lines.append(f"MODEL_{name}_NAME={model}")
+        if form == "compose":
+            lines.append(f"VLLM_{name}_MEMORY_ARGS={memory}")
+        else:
+            # One variable for all flags: what it said before stays in it.
+            lines.append(f"VLLM_{name}_ARGS={' '.join(filter(None, (memory, answer.other_flags[engine.role])))}")
+    return lines

@@ -1,0 +1,94 @@
+"""Bytes to request structs and answers to bytes: each once, by msgspec, strictly."""
+
+import difflib
+import re
+from typing import Generic, TypeVar
+
+import msgspec
+
+from app.http.unknown_fields import names_at, without_unknown
+from domain.errors import InvalidRequestError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+encode = msgspec.json.Encoder().encode
+"""A struct as JSON bytes."""
+
+LONGEST_REPEATED = 300
+LONGEST_NAME = 100
+
+# Of an object's key it says "at `key` in `$.metadata`".
+_AT = re.compile(r" - at (`key` in )?`\$\.?(.*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`", re.S)
+_MISSING = re.compile(r"^Object missing required field `(.*)`$")
+
+
+class BodyDecoder(Generic[T]):
+    """Decodes request bodies of one type, and says what is wrong with those it refuses."""
+
+    def __init__(self, body_type: type[T]) -> None:
+        self._type = body_type
+        self._decoder = msgspec.json.Decoder(body_type)
+
+    def decode(self, body: bytes, *, allow_unknown: bool = False) -> T:
+        """The request.
+
+        Args:
+            body: as it came.
+            allow_unknown: pass over fields that the type does not know.
+
+        Raises:
+            InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or range.
+        """
+        if not body:
+            raise InvalidRequestError("The request has no body. Send a JSON object.")
+        try:
+            try:
+                return self._decoder.decode(body)
+            except msgspec.ValidationError as error:
+                if not (allow_unknown and _UNKNOWN.match(str(error))):
+                    raise
+                # Slower, and only needed where there is something unknown.
+                known = without_unknown(msgspec.json.decode(body), self._type)
+                return msgspec.convert(known, self._type)
+        except msgspec.ValidationError as error:
+            raise self._refusal(str(error), body) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
+
+    def _refusal(self, text: str, body: bytes) -> InvalidRequestError:
+        """OpenAI's words for what msgspec found."""
+        at = _AT.search(text)
+        path = at[2] if at else ""
+        said = text[: at.start()] if at else text
+        if unknown := _UNKNOWN.match(said):
+            return self._unknown(path, unknown[1], body)
+        if missing := _MISSING.match(said):
+            param = f"{path}.{missing[1]}" if path else missing[1]
+            return InvalidRequestError(
+                f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+            )
+        if len(said) > LONGEST_REPEATED:
+            # It repeats what the client sent.
+            said = f"{said[:LONGEST_REPEATED]}…"
+        said = f"{said[:1].lower()}{said[1:]}."
+        if not path:
+            return InvalidRequestError(f"The request body must be a JSON object: {said}")
+        what = f"Invalid key in '{path}'" if at and at[1] else f"Invalid '{path}'"
+        code = "invalid_type" if ", got" in said else "invalid_value"
+        return InvalidRequestError(f"{what}: {said}", param=path, code=code)
+
+    def _unknown(self, path: str, name: str, body: bytes) -> InvalidRequestError:
+        param = (f"{path}.{name}" if path else name)[:LONGEST_NAME]
+        near = difflib.get_close_matches(name[:LONGEST_NAME], self._names_at(path, body), n=1)
+        meant = f" Did you mean '{near[0]}'?" if near else ""
+        return InvalidRequestError(f"Unknown parameter: '{param}'.{meant}", param=param, code="unknown_parameter")
+
+    def _names_at(self, path: str, body: bytes) -> list[str]:
+        """The fields that an object of the body may have; which, often follows from what else is in it."""
+        try:
+            value = msgspec.json.decode(body) if path else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Behind the unknown field, where nobody has looked yet, it is no JSON.
+            return []
+        return names_at(value, self._type, path)

@@ -1,0 +1,34 @@
+"""The page that Prometheus reads."""
+
+from litestar import Controller, get
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from app.http.requests import METRICS, AnyRequest
+from app.telemetry.metrics import Metrics
+
+
+class MetricsController(Controller):
+    """Metrics of the service, and of engines inside it."""
+
+    @get("/metrics")
+    async def metrics(self, request: AnyRequest) -> ASGIApp:
+        """All of them, as text: OpenMetrics if the request asks for it, else Prometheus's own format."""
+        metrics: Metrics = request.app.state[METRICS]
+        text, content_type = await metrics.text(request.headers.get("accept", ""))
+        return _Page(text, content_type)
+
+
+class _Page:
+    """A whole answer that is not JSON."""
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        self._body = body
+        self._content_type = content_type
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [
+            (b"content-type", self._content_type.encode()),
+            (b"content-length", b"%d" % len(self._body)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body, "more_body": False})

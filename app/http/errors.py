@@ -1,0 +1,123 @@
+"""One place where any exception becomes an answer in OpenAI's error shape."""
+
+import logging
+import traceback
+from typing import Any, cast
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.types import Method, Scope, Send
+from litestar.utils import normalize_path
+
+from app.http.codec import encode
+from app.telemetry.request import STATUS_CLIENT_GONE, note_client_left, note_error
+from domain.errors import (
+    AuthenticationError,
+    InferenceError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    PayloadTooLargeError,
+    UnknownUrlError,
+)
+from domain.openai.error import error_response
+
+log = logging.getLogger("memoria")
+
+STATUS_TOO_LARGE = 413
+REFUSAL = "refusal"
+"""Where a request's state keeps the error with which it is to be answered, whatever it asks for."""
+
+
+class ClientDisconnectedError(Exception):
+    """The client has gone; there is nobody to answer."""
+
+
+def as_inference_error(exception: Exception, *, method: str = "", path: str = "") -> InferenceError:
+    """The domain's error for any exception; what is not foreseen is logged and hidden from the client."""
+    if isinstance(exception, InferenceError):
+        return exception
+    if isinstance(exception, NotFoundException):
+        return UnknownUrlError(
+            f"Unknown request URL: {method} {path}. Please check the URL for typos, or see GET /v1/models for "
+            "what is served."
+        )
+    if isinstance(exception, MethodNotAllowedException):
+        return MethodNotAllowedError(f"Not allowed to {method} on {path}.")
+    if isinstance(exception, HTTPException):
+        if exception.status_code == STATUS_TOO_LARGE:
+            return PayloadTooLargeError("The request body is too large. Send fewer or shorter inputs at a time.")
+        if exception.status_code < 500:
+            return InvalidRequestError(f"The request could not be read: {exception.detail}.")
+    _log_unexpected(exception, method, path)
+    return InternalError("The server had an error while processing your request. Please try again.")
+
+
+def _log_unexpected(exception: Exception, method: str, path: str) -> None:
+    """Where it came from, but not what it says: that may repeat a prompt. On the level debug, all of it."""
+    frames = "".join(traceback.format_tb(exception.__traceback__)).rstrip()
+    log.error("unexpected failure on %s %r: %s\n%s", method, path, type(exception).__name__, frames)
+    log.debug("what the failure said", exc_info=exception)
+
+
+def error_body(error: InferenceError) -> bytes:
+    """The JSON body for an error, also the data of an error event."""
+    return encode(error_response(error))
+
+
+def error_headers(error: InferenceError) -> dict[str, str]:
+    """What the head of an answer tells of an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, error.retry_after_s))
+    if error.should_retry is not None:
+        # openai-python and openai-node look at it before they look at the status.
+        headers["x-should-retry"] = str(error.should_retry).lower()
+    if isinstance(error, AuthenticationError):
+        # RFC 9110 (11.6.1) wants it with every 401.
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -> None:
+    """Answer a request with an error, in front of all handlers.
+
+    Args:
+        error: the answer.
+        scope: the request's.
+        send: takes the answer.
+        more: headers besides those that the error has.
+    """
+    note_error(scope, error)
+    body = error_body(error)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **more,
+        **error_headers(error),
+    }
+    head = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def note_route(request: Request[Any, Any, Any], allowed: str) -> None:
+    """Which path it is that has other methods: the router tells only requests that it lets through."""
+    method = cast(Method, allowed.partition(",")[0])
+    path = normalize_path(request.scope["path"])
+    *_, request.scope["path_template"] = request.app.asgi_router.handle_routing(path=path, method=method)
+
+
+def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
+    """Litestar's handler for every exception of every route, unknown routes included."""
+    if isinstance(exception, ClientDisconnectedError):
+        note_client_left(request.scope)
+        return Response(b"", status_code=STATUS_CLIENT_GONE)
+    error = as_inference_error(exception, method=request.method, path=request.url.path)
+    note_error(request.scope, error)
+    headers = error_headers(error)
+    if isinstance(exception, MethodNotAllowedException) and exception.headers:
+        # Which methods the path has, as RFC 9110 (15.5.6) wants it.
+        headers |= exception.headers
+        note_route(request, exception.headers["allow"])
+    return Response(error_body(error), status_code=error.status, media_type="application/json", headers=headers)

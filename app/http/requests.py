@@ -1,0 +1,143 @@
+"""The body of a request and the answer around it, the same for every endpoint."""
+
+import re
+from typing import Any, TypeVar, cast
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import InternalServerException
+from litestar.types import Receive, Scope, Send
+
+from app.http.api_options import ApiOptions
+from app.http.codec import BodyDecoder, encode
+from app.http.errors import ClientDisconnectedError
+from app.http.request_pacer import TURNSTILE, Turnstile
+from app.http.response_headers import request_id
+from app.service import Service
+from app.telemetry.history import History
+from app.telemetry.request import observation_of
+from domain.backend import RequestContext
+from domain.catalog import ServedModel
+from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
+
+T = TypeVar("T", bound=msgspec.Struct)
+AnyRequest = Request[Any, Any, Any]
+
+
+_SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
+SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
+"""Where the application's state keeps what the controllers work with."""
+
+
+def service_of(request: AnyRequest) -> Service:
+    """The service that this application stands in front of."""
+    return cast(Service, request.app.state[SERVICE])
+
+
+def options_of(request: AnyRequest) -> ApiOptions:
+    """What was set about the API."""
+    return cast(ApiOptions, request.app.state[OPTIONS])
+
+
+def history_of(request: AnyRequest) -> History:
+    """What has happened in the last minutes."""
+    return cast(History, request.app.state[HISTORY])
+
+
+def context_of(request: AnyRequest, model: ServedModel | None = None) -> RequestContext:
+    """What travels with the request to the engine.
+
+    Args:
+        request: the request.
+        model: the model that it wants work of; noted already now, since it may not be ready.
+
+    Raises:
+        InvalidRequestError: the client's own deadline is no time.
+    """
+    observation = observation_of(request.scope)
+    if observation is not None and model is not None:
+        observation.asks(model.name, model.role)
+    return RequestContext(
+        request_id=request_id(request.scope), timeout_s=_client_timeout_s(request), observer=observation
+    )
+
+
+def _client_timeout_s(request: AnyRequest) -> float | None:
+    """Seconds that the client gives this request, from its header `x-request-timeout`."""
+    for name, value in request.scope["headers"]:
+        if name == b"x-request-timeout":
+            if not _SECONDS.fullmatch(value) or not float(value):
+                raise InvalidRequestError(
+                    "The header 'x-request-timeout' must be a number of seconds above 0, such as 30 or 0.5.",
+                    param="x-request-timeout",
+                    code="invalid_value",
+                )
+            return float(value)
+    return None
+
+
+async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:
+    """The request's body, decoded.
+
+    Raises:
+        UnsupportedMediaTypeError: it is declared as something other than JSON, or as compressed.
+        InvalidRequestError: it is not what the decoder decodes.
+        ClientDisconnectedError: the client left before all of it was there.
+    """
+    return decoder.decode(await _read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+
+
+async def _read_json(request: AnyRequest) -> bytes:
+    """The body's bytes.
+
+    Raises:
+        UnsupportedMediaTypeError: the body is declared as something other than JSON, or as compressed.
+        ClientDisconnectedError: the client left before all of it was there.
+    """
+    declared, encoding = "application/json", ""
+    # Litestar's own look at headers makes a mapping of all of them first.
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            declared = value.decode("latin-1")
+        elif name == b"content-encoding":
+            encoding = value.decode("latin-1")
+    if "json" not in declared.lower():
+        raise UnsupportedMediaTypeError(
+            f"Unsupported content type: '{declared[:100]}'. This API takes 'application/json'."
+        )
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaTypeError(
+            f"Unsupported content encoding: '{encoding[:100]}'. Send the body as it is, without compression."
+        )
+    try:
+        body = await request.body()
+    except InternalServerException:
+        # The framework's word for a body that ends before its end; it has no other use for this one here.
+        raise ClientDisconnectedError from None
+    turnstile: Turnstile | None = request.scope["state"].get(TURNSTILE)
+    if turnstile is not None:
+        # Many clients send their bodies a moment later than their heads, and then all of them at once.
+        await turnstile.passed()
+    return body
+
+
+class JSONAnswer:
+    """A whole answer as an ASGI application: what Litestar's response does, for the one kind there is here."""
+
+    def __init__(self, body: bytes, status: int) -> None:
+        self._body = body
+        self._status = status
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self._body)),
+        ]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body, "more_body": False})
+
+
+def json_response(answer: msgspec.Struct, *, status: int = 200) -> JSONAnswer:
+    """A whole answer."""
+    return JSONAnswer(encode(answer), status)

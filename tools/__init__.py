@@ -1,0 +1,1 @@
+"""What builds and proves the project; not installed with it."""
