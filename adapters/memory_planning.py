@@ -6,8 +6,8 @@ import msgspec
 
 from adapters.models.shape import UnknownShapeError, read_shape
 from adapters.vllm.dialect.memory_flags import memory_flags
-from domain.backend import Role
 from domain.memory_plan import Card, EngineWish, MemoryPlan, UnknownCacheError, make_plan
+from domain.roles import Role
 
 CPU_ELEMENT_BYTES = 4
 """Engines on the CPU compute in float32 unless told otherwise (`adapters.vllm.inprocess.engine_args`)."""

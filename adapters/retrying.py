@@ -10,19 +10,12 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    InferenceBackend,
-    RequestContext,
-    Tokenization,
-    TokenizeRequest,
-)
 from domain.errors import BackendBusyError, BackendUnreachableError
 from domain.policies.retry_budget import RetryBudget
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, Tokenization
 
 T = TypeVar("T")
 

@@ -23,9 +23,9 @@ from uvicorn.supervisors import Multiprocess
 from adapters.resource_tracker import is_resource_tracker
 from app.http.server import server_config
 from app.settings import HTTP, INPROCESS, PREFIX, Settings
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.health import BackendHealth
+from domain.roles import Role
 
 POLL_S = 0.05
 # uvicorn takes a process that does not answer it within so long for a hung one, and kills it.

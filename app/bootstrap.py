@@ -42,7 +42,6 @@ from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.record import Listener
 from app.telemetry.request_log import RequestLog
 from app.telemetry.telemetry import Exporter, Telemetry
-from domain.backend import InferenceBackend, Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
 from domain.health import MemoryMeter
@@ -54,6 +53,8 @@ from domain.policies.joining import JoiningBackend
 from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
+from domain.port import InferenceBackend
+from domain.roles import Role
 from domain.statistics import LocalEngine
 
 if TYPE_CHECKING:

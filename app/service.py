@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import msgspec
 
-from domain.backend import Role
 from domain.catalog import ModelCatalog
 from domain.errors import InferenceError
 from domain.health import EngineMemory, GpuMemory, ServiceHealth, service_health, with_load
@@ -17,6 +16,7 @@ from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.wrapper import layer
+from domain.roles import Role
 
 T = TypeVar("T")
 

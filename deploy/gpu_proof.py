@@ -33,7 +33,7 @@ from adapters.models.hardware import usable_gpu_gib
 from app.commands.bench.processes import Server, servers
 from app.commands.bench.results import this_machine
 from app.settings import PREFIX, VARIABLES
-from domain.backend import Role
+from domain.roles import Role
 from tools.real_shapes import make_real_shapes
 from tools.tiny_models import make_tiny_models
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from domain.backend import GenerationDelta
+from domain.results import GenerationDelta
 
 
 def keep_best(

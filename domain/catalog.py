@@ -1,9 +1,9 @@
 """Which model name leads to which backend."""
 
-from domain.backend import Role
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import Model, model_object
 from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
+from domain.roles import Role
 
 ROLE_IN_WORDS = {Role.EMBED: "an embedding model", Role.GENERATE: "a generation model"}
 ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/chat/completions or v1/completions"}

@@ -6,14 +6,9 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from domain.backend import (
-    GenerationEvent,
-    GenerationRequest,
-    GenerationUsage,
-    InferenceBackend,
-    RequestContext,
-    ToolCallDelta,
-)
+from domain.port import InferenceBackend, RequestContext
+from domain.requests import GenerationRequest
+from domain.results import GenerationEvent, GenerationUsage, ToolCallDelta
 
 Indexed = tuple[int, GenerationEvent]
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from domain.backend import Role
 from domain.policies.admission import Load
+from domain.roles import Role
 
 
 class BackendState(enum.StrEnum):

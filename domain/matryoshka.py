@@ -11,7 +11,7 @@ import math
 
 import msgspec
 
-from domain.backend import EmbeddingResult
+from domain.results import EmbeddingResult
 
 FAMILIES = (
     "qwen3-embedding",

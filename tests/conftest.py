@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.backend import Role
+from domain.roles import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
 from tools.tiny_models import make_tiny_models
 

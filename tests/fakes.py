@@ -16,26 +16,6 @@ from typing import Any
 
 import msgspec
 
-from domain.backend import (
-    MAX_EMBEDDING_TOKENS,
-    EmbeddingRequest,
-    EmbeddingResult,
-    FinishReason,
-    GenerationDelta,
-    GenerationEvent,
-    GenerationRequest,
-    GenerationUsage,
-    ModelCard,
-    Prompt,
-    RequestContext,
-    Role,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    TokenLogprob,
-    ToolCallDelta,
-    nobody,
-)
 from domain.conversation import Conversation, ToolChoice
 from domain.errors import (
     BackendUnavailableError,
@@ -46,6 +26,19 @@ from domain.errors import (
     WrongEndpointError,
 )
 from domain.matryoshka import shorten
+from domain.port import ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, GenerationRequest, Prompt, TokenizeRequest
+from domain.results import (
+    EmbeddingResult,
+    FinishReason,
+    GenerationDelta,
+    GenerationEvent,
+    GenerationUsage,
+    Tokenization,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from domain.roles import Role
 
 DIMENSIONS = 8
 LENGTHS = (4, 8)
@@ -71,11 +64,11 @@ class FakeBackend:
         """Raised by the next request; by a generation after its first delta."""
         self.started = False
         self.stops = 0
-        self.tells_input_tokens = True
+        self.reports_tokens_per_input = True
         self.steps: list[str] = []
         """What a start says that it is doing."""
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         for step in self.steps:
             on_step(step)
         if self.fail_start:
@@ -86,7 +79,7 @@ class FakeBackend:
             role=self.role,
             created=1,
             max_model_len=self.max_model_len,
-            tells_input_tokens=self.tells_input_tokens,
+            reports_tokens_per_input=self.reports_tokens_per_input,
         )
 
     async def stop(self) -> None:
@@ -116,7 +109,7 @@ class FakeBackend:
                 vectors=b"".join(_vector(row) for row in rows),
                 dimensions=DIMENSIONS,
                 prompt_tokens=total,
-                input_tokens=[len(row) for row in rows] if self.tells_input_tokens else None,
+                input_tokens=[len(row) for row in rows] if self.reports_tokens_per_input else None,
             )
             return result if request.dimensions is None else shorten(result, request.dimensions)
         finally:

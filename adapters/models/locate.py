@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from adapters.models.packaged import PACKAGED_MODELS, Progress, prepare
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 GPU_DEFAULTS = {Role.EMBED: "Qwen/Qwen3-Embedding-0.6B", Role.GENERATE: "Qwen/Qwen3-8B-FP8"}
 PACKAGED_DEFAULTS = {model.role: model.name for model in PACKAGED_MODELS.values()}

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 MIB = 2**20
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"

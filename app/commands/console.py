@@ -9,9 +9,9 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from app.telemetry.log import FIELDS, JSON, chosen_format
-from domain.backend import Role
 from domain.health import BackendHealth, BackendState
 from domain.policies.readiness import TROUBLE
+from domain.roles import Role
 
 STYLE = {
     BackendState.STARTING: "cyan",

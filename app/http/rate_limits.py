@@ -14,10 +14,11 @@ from litestar.types import Message, Send
 
 from app.http.api_keys import ApiKey
 from app.http.requests import AnyRequest
-from domain.backend import EmbeddingResult, GenerationRequest, GenerationUsage
 from domain.errors import RequestRateError, TokenRateError
 from domain.fan_in import Indexed
 from domain.policies.rate_limit import Bucket, Clock, duration
+from domain.requests import GenerationRequest
+from domain.results import EmbeddingResult, GenerationUsage
 
 ACCOUNT = "account"
 """Where a request's state keeps the account of its key; absent where no keys are set."""

@@ -16,9 +16,9 @@ from app.http.response_headers import request_id
 from app.service import Service
 from app.telemetry.history import History
 from app.telemetry.request import observation_of
-from domain.backend import RequestContext
 from domain.catalog import ServedModel
 from domain.errors import InvalidRequestError, UnsupportedMediaTypeError
+from domain.port import RequestContext
 
 T = TypeVar("T", bound=msgspec.Struct)
 AnyRequest = Request[Any, Any, Any]

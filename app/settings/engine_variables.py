@@ -6,7 +6,7 @@ from typing import NamedTuple
 from app.settings import parsers
 from app.settings.settings import HTTP, INPROCESS, PREFIX
 from app.settings.variable import Variable
-from domain.backend import Role
+from domain.roles import Role
 
 
 class _Engine(NamedTuple):

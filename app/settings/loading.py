@@ -21,9 +21,9 @@ from app.settings.settings import (
 )
 from app.settings.variable import SecretValueError
 from app.settings.variables import VARIABLES
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.policies.admission import Bounds
+from domain.roles import Role
 
 
 def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:

@@ -7,8 +7,8 @@ import msgspec
 
 from app.http.api_options import ApiOptions
 from app.settings.otlp import OtlpSignal
-from domain.backend import Role
 from domain.policies.admission import Bounds
+from domain.roles import Role
 
 INPROCESS, HTTP = "vllm-inprocess", "vllm-http"
 PREFIX = {Role.EMBED: "EMBED", Role.GENERATE: "GEN"}

@@ -11,7 +11,7 @@ import msgspec
 
 from app.telemetry.histogram import Histogram
 from app.telemetry.record import Listener, RequestRecord
-from domain.backend import Role
+from domain.roles import Role
 
 BUCKET_S = 5
 BUCKETS = 120

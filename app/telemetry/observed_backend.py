@@ -7,23 +7,13 @@ from collections.abc import AsyncGenerator
 from app.telemetry.record import CANCELLED, OperationRecord
 from app.telemetry.request import Operation, RequestObservation, type_of
 from app.telemetry.request_attributes import answer_attributes, embedding_attributes, generation_attributes
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationDelta,
-    GenerationEvent,
-    GenerationRequest,
-    GenerationUsage,
-    InferenceBackend,
-    ModelCard,
-    RequestContext,
-    Role,
-    StepListener,
-    nobody,
-)
 from domain.conversation import Conversation
 from domain.errors import InferenceError
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.results import EmbeddingResult, GenerationDelta, GenerationEvent, GenerationUsage
+from domain.roles import Role
 
 UNKNOWN_MODEL = "unknown"
 
@@ -47,7 +37,7 @@ class ObservedBackend(BackendWrapper):
         self._model = model or UNKNOWN_MODEL
         self._captures_content = captures_content
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port."""
         card = await self._backend.start(on_step)
         self._model = card.name

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from domain.backend import Role
+from domain.roles import Role
 
 UNMATCHED = "unmatched"
 """The route of a path that the service does not have; the path itself could be anything."""

@@ -13,9 +13,10 @@ from litestar.types import HTTPScope, Scope
 
 from app.telemetry.conventions import METHODS, OTHER
 from app.telemetry.record import CANCELLED, UNMATCHED, Listener, OperationRecord, RequestRecord, is_probe
-from domain.backend import RequestContext, Role
 from domain.errors import InferenceError
 from domain.observation import Phase
+from domain.port import RequestContext
+from domain.roles import Role
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

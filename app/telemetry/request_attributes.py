@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from app.telemetry import conventions as names
-from domain.backend import EmbeddingRequest, GenerationDelta, GenerationRequest
 from domain.conversation import Conversation
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.results import GenerationDelta
 
 
 def embedding_attributes(request: EmbeddingRequest) -> dict[str, object]:

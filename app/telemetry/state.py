@@ -11,8 +11,8 @@ import psutil
 
 from app.telemetry import instruments
 from app.telemetry.metrics import Metrics
-from domain.backend import Role
 from domain.health import BackendHealth, BackendState, BreakerState, CacheStats, MemberHealth, ServiceHealth
+from domain.roles import Role
 
 MEMORY_INTERVAL_S = 5.0
 GIB = 2**30

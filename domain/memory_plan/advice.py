@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from domain.backend import Role
 from domain.memory_plan.types import Card, Change, EngineWish, MemoryPlan
+from domain.roles import Role
 
 Planner = Callable[[Card, list[EngineWish]], MemoryPlan]
 GIB = 2**30

@@ -1,7 +1,7 @@
 """What an engine holds besides weights and cache."""
 
-from domain.backend import Role
 from domain.memory_plan.shapes import ModelShape
+from domain.roles import Role
 
 MIB = 2**20
 GIB = 2**30

@@ -15,7 +15,6 @@ The embedder gets what it was asked to do, because more cache makes nothing fast
 
 import msgspec
 
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.health import MemoryPart
 from domain.memory_plan.advice import changes
@@ -31,6 +30,7 @@ from domain.memory_plan.parts import (
 )
 from domain.memory_plan.sizes import CPU_BATCH, Sizes, cpu_contexts, gpu_sizes, sizes
 from domain.memory_plan.types import Card, EnginePlan, EngineWish, Fitting, MemoryPlan
+from domain.roles import Role
 
 USUAL_REQUESTS = 2
 """Requests of the full length that fit at a time, if nobody says how many. Most are much shorter."""

@@ -5,9 +5,9 @@ from itertools import product
 
 import msgspec
 
-from domain.backend import Role
 from domain.memory_plan.parts import GIB
 from domain.memory_plan.types import Card, EngineWish
+from domain.roles import Role
 
 CONTEXTS = {
     Role.GENERATE: (32768, 16384, 8192, 4096, 2048),

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from domain.backend import Role
 from domain.health import MemoryPart
 from domain.memory_plan.shapes import ModelShape
+from domain.roles import Role
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from domain.backend import GenerationRequest
 from domain.conversation import (
     FORCED,
     AssistantMessage,
@@ -24,6 +23,7 @@ from domain.openai.form_limits import check_schema
 from domain.openai.json_schema import followed
 from domain.openai.nesting import check_nesting, check_numbers
 from domain.openai.sampling import SamplingFields, TokenCount
+from domain.requests import GenerationRequest
 from domain.sampling import StructuredOutputs
 
 MAX_TOOLS = 128

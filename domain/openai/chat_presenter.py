@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
 from domain.conversation import Conversation, ToolChoice
 from domain.openai.chat_response import (
     UNSET,
@@ -20,6 +19,7 @@ from domain.openai.chat_response import (
     chat_logprobs,
 )
 from domain.openai.common import UsageCounter
+from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
 
 
 class ChatPresenter:

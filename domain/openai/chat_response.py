@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from domain.backend import TokenLogprob
 from domain.openai.common import Usage
+from domain.results import TokenLogprob
 
 UNSET = msgspec.UNSET
 Unset = msgspec.UnsetType

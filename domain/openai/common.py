@@ -5,9 +5,10 @@ from typing import Annotated, TypeGuard
 
 import msgspec
 
-from domain.backend import GenerationUsage, Prompt
 from domain.errors import InvalidRequestError
 from domain.random_id import random_hex
+from domain.requests import Prompt
+from domain.results import GenerationUsage
 
 PromptInput = str | list[str | int | list[int]]
 """Text, texts, token ids, or lists of token ids. msgspec has no union of array types, so that a list is of

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
 from domain.openai.common import Usage, UsageCounter
 from domain.openai.completions import Completion, CompletionChoice, Logprobs
+from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
 
 
 class CompletionPresenter:

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from domain.backend import FinishReason, GenerationRequest
 from domain.errors import InvalidRequestError
 from domain.openai.common import PromptInput, Usage, as_prompts
 from domain.openai.field import about
 from domain.openai.sampling import SamplingFields
+from domain.requests import GenerationRequest
+from domain.results import FinishReason
 
 MAX_PROMPTS = 2048
 DEFAULT_MAX_TOKENS = 16

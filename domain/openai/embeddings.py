@@ -9,10 +9,11 @@ from typing import Annotated, Literal, cast
 
 import msgspec
 
-from domain.backend import EmbeddingRequest, EmbeddingResult
 from domain.errors import InvalidRequestError
 from domain.openai.common import PromptInput, as_prompts, check_truncation
 from domain.openai.field import about
+from domain.requests import EmbeddingRequest
+from domain.results import EmbeddingResult
 
 MAX_INPUTS = 2048
 

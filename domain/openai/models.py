@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from domain.backend import ModelCard
+from domain.port import ModelCard
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

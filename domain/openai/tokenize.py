@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from domain.backend import Tokenization, TokenizeRequest
 from domain.conversation import Conversation, Message
 from domain.errors import InvalidRequestError
 from domain.openai.chat import ChatBody, Tool
 from domain.openai.common import TokenId
 from domain.openai.field import about
+from domain.requests import TokenizeRequest
+from domain.results import Tokenization
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,19 +14,13 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    InferenceBackend,
-    Prompt,
-    RequestContext,
-)
 from domain.conversation import Conversation
 from domain.errors import OverloadedError
 from domain.observation import Phase
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest, Prompt
+from domain.results import EmbeddingResult, GenerationEvent
 
 CHARACTERS_PER_TOKEN = 4
 """Of usual English; what is bounded is an estimate, made before anything is tokenized."""

@@ -13,18 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    ModelCard,
-    RequestContext,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    nobody,
-)
 from domain.errors import (
     BackendFailedError,
     BackendTimeoutError,
@@ -35,6 +23,9 @@ from domain.errors import (
 from domain.health import BackendState
 from domain.policies.member import Member, ServerGroup
 from domain.policies.warm_up import Warmth, warm_up
+from domain.port import ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, Tokenization
 
 log = logging.getLogger("memoria")
 
@@ -76,7 +67,7 @@ class BalancingBackend(ServerGroup):
         """Whether a member would take a request that has not just said it is busy."""
         return any(member.breaker.allows() and not member.rests for member in self._serving)
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port. Members that are not up yet are waited for a moment, and admitted when they come.
 
         Raises:
@@ -99,8 +90,8 @@ class BalancingBackend(ServerGroup):
         self._watchers = [
             asyncio.create_task(self._watch(member), name=f"watch-{member.address}") for member in self._group
         ]
-        tells = all(other.card.tells_input_tokens for other in met.values())
-        return msgspec.structs.replace(model.card, tells_input_tokens=tells)
+        tells = all(other.card.reports_tokens_per_input for other in met.values())
+        return msgspec.structs.replace(model.card, reports_tokens_per_input=tells)
 
     async def stop(self) -> None:
         """See the port."""

@@ -7,16 +7,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    InferenceBackend,
-    RequestContext,
-)
 from domain.errors import DeadlineError
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.results import EmbeddingResult, GenerationEvent
 
 
 class DeadlineBackend(BackendWrapper):

@@ -11,21 +11,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from domain.backend import (
-    MAX_EMBEDDING_TOKENS,
-    EmbeddingRequest,
-    EmbeddingResult,
-    InferenceBackend,
-    ModelCard,
-    Prompt,
-    RequestContext,
-    StepListener,
-    nobody,
-)
 from domain.errors import InvalidRequestError, TooManyTokensError
 from domain.gather import gather_all
 from domain.health import CacheStats
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, Prompt
+from domain.results import EmbeddingResult
 
 ENTRY_OVERHEAD_BYTES = 400
 """What an entry takes besides its text and its vector: key, counters, places in two tables (CPython, 64 bit)."""
@@ -56,7 +48,7 @@ class CachingBackend(BackendWrapper):
         self._rows: OrderedDict[Key, Row] = OrderedDict()
         self._bytes = 0
         self._flights: dict[Key, _Flight] = {}
-        self._tells_input_tokens = False
+        self._reports_tokens_per_input = False
         self._hits = self._shared = self._misses = 0
 
     @property
@@ -71,11 +63,11 @@ class CachingBackend(BackendWrapper):
             max_bytes=self._max_bytes,
         )
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port. What was kept is dropped: the model may be another one."""
         self.forget()
         card = await self._backend.start(on_step)
-        self._tells_input_tokens = card.tells_input_tokens
+        self._reports_tokens_per_input = card.reports_tokens_per_input
         return card
 
     async def probe(self) -> None:
@@ -91,7 +83,7 @@ class CachingBackend(BackendWrapper):
         keys = [_key(item, request) for item in request.inputs]
         known = {key: row for key in keys if (row := self._look_up(key)) is not None}
         missing = dict.fromkeys(key for key in keys if key not in known)
-        if len(missing) > 1 and not self._tells_input_tokens:
+        if len(missing) > 1 and not self._reports_tokens_per_input:
             # The sum of all tokens can't be told apart.
             return await self._backend.embed(request, context)
         self._hits += sum(key in known for key in keys)

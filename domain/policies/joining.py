@@ -9,18 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    InferenceBackend,
-    ModelCard,
-    RequestContext,
-    StepListener,
-    nobody,
-)
 from domain.errors import BackendTimeoutError, BackendUnavailableError
 from domain.observation import Phase
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest
+from domain.results import EmbeddingResult
 
 MAX_INPUTS = 256
 MAX_TOKENS = 32_768
@@ -65,10 +59,10 @@ class JoiningBackend(BackendWrapper):
         self.joined = 0
         """Requests that have travelled in company."""
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port."""
         card = await self._backend.start(on_step)
-        self._can_join = card.tells_input_tokens
+        self._can_join = card.reports_tokens_per_input
         return card
 
     async def stop(self) -> None:

@@ -4,19 +4,6 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    InferenceBackend,
-    ModelCard,
-    RequestContext,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    nobody,
-)
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -28,6 +15,9 @@ from domain.errors import (
 from domain.health import BackendState, MemberHealth
 from domain.policies.circuit_breaker import CircuitBreaker, Clock
 from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, Tokenization
 
 T = TypeVar("T")
 
@@ -181,7 +171,7 @@ class LoneMember(Member, ServerGroup):
         """See `ServerGroup`."""
         return [self.health()]
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port."""
         try:
             card = await super().start(on_step)

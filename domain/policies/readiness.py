@@ -14,20 +14,6 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    InferenceBackend,
-    ModelCard,
-    RequestContext,
-    Role,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    nobody,
-)
 from domain.errors import (
     BackendFailedError,
     BackendTimeoutError,
@@ -41,6 +27,10 @@ from domain.policies.member import ServerGroup
 from domain.policies.restarts import DEFAULT_RULES, RestartRules, Restarts
 from domain.policies.warm_up import warm_up
 from domain.policies.wrapper import layer
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.roles import Role
 
 log = logging.getLogger("memoria")
 
@@ -93,7 +83,7 @@ class ReadinessBackend:
         """The model's card, or None until the first start has succeeded."""
         return self._card
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """Bring the backend up, trying again for as long as it can't be reached, warm it up, and watch it.
 
         Raises:
@@ -262,7 +252,7 @@ class ReadinessBackend:
         await self._end_lost()
         with contextlib.suppress(Exception):
             # What went wrong is told by the state; the next attempt follows from it.
-            await self._bring_up(nobody)
+            await self._bring_up(ignore_step)
 
     async def _end_lost(self) -> None:
         with contextlib.suppress(Exception):

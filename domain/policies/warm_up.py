@@ -4,7 +4,9 @@ import contextlib
 
 import msgspec
 
-from domain.backend import EmbeddingRequest, GenerationRequest, InferenceBackend, ModelCard, RequestContext, Role
+from domain.port import InferenceBackend, ModelCard, RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 
 WARM_UP = RequestContext(request_id="warm-up")

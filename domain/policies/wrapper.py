@@ -4,19 +4,9 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-from domain.backend import (
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    InferenceBackend,
-    ModelCard,
-    RequestContext,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    nobody,
-)
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, Tokenization
 
 T = TypeVar("T")
 
@@ -37,7 +27,7 @@ class BackendWrapper:
     def __init__(self, backend: InferenceBackend) -> None:
         self._backend = backend
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port."""
         return await self._backend.start(on_step)
 

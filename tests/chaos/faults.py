@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from domain.backend import Role
+from domain.roles import Role
 from tests.chaos.load import PROMPTS, Load, RefusedError
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess, tiny_environment

@@ -4,15 +4,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from domain.backend import (
-    GenerationDelta,
-    GenerationRequest,
-    GenerationUsage,
-    InferenceBackend,
-    RequestContext,
-    ToolCallDelta,
-)
 from domain.conversation import Conversation
+from domain.port import InferenceBackend, RequestContext
+from domain.requests import GenerationRequest
+from domain.results import GenerationDelta, GenerationUsage, ToolCallDelta
 from domain.sampling import SamplingParameters
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from domain.backend import InferenceBackend, Role
 from domain.policies.admission import AdmissionBackend, Bounds
 from domain.policies.balancing import BalancingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
@@ -20,6 +19,8 @@ from domain.policies.joining import JoiningBackend
 from domain.policies.member import LoneMember, Member
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.retry_budget import RetryBudget
+from domain.port import InferenceBackend
+from domain.roles import Role
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 from tests.processes import ENGINE_FLAGS

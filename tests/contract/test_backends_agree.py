@@ -15,7 +15,7 @@ from app.bootstrap import build_service
 from app.http.api_options import ApiOptions
 from app.http.asgi import create_app
 from app.settings import load_settings
-from domain.backend import Role
+from domain.roles import Role
 
 pytestmark = pytest.mark.integration
 
@@ -57,7 +57,7 @@ async def _client(backends: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient
 
 @pytest.fixture(scope="module")
 def shared_inprocess(inprocess_backends: dict[Role, Any]) -> dict[Role, Any]:
-    from domain.backend import ModelCard
+    from domain.port import ModelCard
 
     names = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
     return {

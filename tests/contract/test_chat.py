@@ -5,7 +5,6 @@ import json
 import pytest
 from jsonschema import validate
 
-from domain.backend import FinishReason
 from domain.conversation import (
     AssistantMessage,
     Conversation,
@@ -20,6 +19,7 @@ from domain.conversation import (
 )
 from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError
 from domain.openai.json_schema import followed
+from domain.results import FinishReason
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import Case, generate
 

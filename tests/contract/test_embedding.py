@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from domain.backend import EmbeddingRequest, GenerationRequest
 from domain.errors import ContextLengthError, InvalidRequestError, TooManyTokensError, WrongEndpointError
+from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case
 from tests.contract.waiting import cancel_under_way

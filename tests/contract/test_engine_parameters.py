@@ -2,9 +2,9 @@
 
 import pytest
 
-from domain.backend import FinishReason
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
+from domain.results import FinishReason
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import Case, generate
 from tests.contract.conftest import REAL_KINDS

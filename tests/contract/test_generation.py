@@ -5,13 +5,9 @@ import contextlib
 
 import pytest
 
-from domain.backend import (
-    EmbeddingRequest,
-    FinishReason,
-    GenerationDelta,
-    GenerationRequest,
-)
 from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.results import FinishReason, GenerationDelta
 from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case, generate
 from tests.contract.waiting import cancel_under_way, until_idle

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from domain.backend import GenerationRequest, RequestContext, Role
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
+from domain.port import RequestContext
+from domain.requests import GenerationRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 
 pytestmark = pytest.mark.integration

@@ -2,9 +2,10 @@
 
 import pytest
 
-from domain.backend import FinishReason, TokenizeRequest
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
+from domain.requests import TokenizeRequest
+from domain.results import FinishReason
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import CONTEXT, Case, generate
 from tools.tiny_models import CORPUS

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from domain.backend import Role
+from domain.roles import Role
 from tests.processes import ProcessFailedError, ServiceProcess
 
 pytestmark = pytest.mark.integration

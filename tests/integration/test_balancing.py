@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from domain.backend import Role
+from domain.roles import Role
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from openai import APIStatusError, OpenAI
 
-from domain.backend import Role
+from domain.roles import Role
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
-from domain.backend import Role
+from domain.roles import Role
 from tests.processes import ROOT
 from tools.real_shapes import CONFIGS, make_real_shapes
 

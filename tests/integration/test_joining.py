@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from domain.backend import EmbeddingRequest, EmbeddingResult, RequestContext, Role
 from domain.errors import ContextLengthError
 from domain.policies.joining import JoiningBackend
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest
+from domain.results import EmbeddingResult
+from domain.roles import Role
 from tools.tiny_models import CORPUS, MAX_MODEL_LEN
 
 pytestmark = pytest.mark.integration
@@ -28,7 +31,8 @@ async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
     vllm_servers: dict[Role, str], tiny_models: dict[str, Path]
 ) -> None:
     plain = VLLMHTTPBackend(role=Role.EMBED, base_url=vllm_servers[Role.EMBED])
-    assert (await plain.start()).tells_input_tokens, "the server's model is on this machine, and so its tokenizer"
+    card = await plain.start()
+    assert card.reports_tokens_per_input, "the model of the server is on this machine, and so is its tokenizer"
     joining = JoiningBackend(plain)
     await joining.start()
     words = " ".join(CORPUS).split()
@@ -65,5 +69,5 @@ async def test_a_tokenizer_that_is_not_the_servers_is_not_used(
     other.save(str(tmp_path / "tokenizer.json"))
     for folder in (tmp_path, tmp_path / "nothing"):
         backend = VLLMHTTPBackend(role=Role.EMBED, base_url=vllm_servers[Role.EMBED], tokenizer=str(folder))
-        assert not (await backend.start()).tells_input_tokens
+        assert not (await backend.start()).reports_tokens_per_input
         await backend.stop()

@@ -15,8 +15,8 @@ from adapters.memory_planning import EngineChoice, plan_engines
 from adapters.models.hardware import ram
 from adapters.models.packaged import PACKAGED_MODELS, prepare
 from app.settings import load_settings
-from domain.backend import Role
 from domain.memory_plan import EnginePlan
+from domain.roles import Role
 from tests.processes import ROOT, ServiceProcess, engine_environment
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ import pytest
 from openai import APIError, NotFoundError, OpenAI
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from domain.backend import Role
+from domain.roles import Role
 from tests.conftest import free_port
 from tests.otlp_receiver import OtlpReceiver, attributes, otlp_receiver
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess, tiny_environment

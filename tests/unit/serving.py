@@ -13,7 +13,7 @@ from app.http.asgi import create_app
 from app.http.authentication import build_gate
 from app.settings import load_settings
 from app.telemetry.history import History
-from domain.backend import Role
+from domain.roles import Role
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
 

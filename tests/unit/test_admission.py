@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
-from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role
 from domain.conversation import Conversation, TextPart, UserMessage
 from domain.errors import OverloadedError
 from domain.policies.admission import AdmissionBackend, Bounds, generation_tokens
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.waiting import run_instantly

@@ -10,8 +10,8 @@ from litestar.testing import AsyncTestClient
 
 from app.bootstrap import build_service
 from app.settings import load_settings
-from domain.backend import Role
 from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError
+from domain.roles import Role
 from tests.fakes import DIMENSIONS, FakeBackend
 from tests.unit.serving import (
     BODIES,

@@ -9,7 +9,7 @@ from app.bootstrap import build_service
 from app.http.api_options import ApiOptions
 from app.http.asgi import create_app
 from app.settings import load_settings
-from domain.backend import Role
+from domain.roles import Role
 from tests.fakes import FakeBackend
 
 NEVER_S = 60.0

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, TokenizeRequest
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -20,6 +19,9 @@ from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
 from domain.policies.member import Member
 from domain.policies.readiness import ReadinessBackend
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly
@@ -459,9 +461,9 @@ def test_tokens_of_each_input_are_told_if_all_members_tell(tells):
     async def scenario():
         stage = Stage(*embedders(2))
         for engine, one in zip(stage.engines, tells, strict=True):
-            engine.tells_input_tokens = one
+            engine.reports_tokens_per_input = one
         card = await stage.backend.start()
-        assert card.tells_input_tokens is all(tells)
+        assert card.reports_tokens_per_input is all(tells)
         assert card.dimensions == 8
         await stage.backend.stop()
 
@@ -491,7 +493,7 @@ def test_a_member_that_tells_less_than_the_others_costs_no_answer():
             stack = CachingBackend(JoiningBackend(stage.backend), max_bytes=2**20)
             await stack.start()
             for engine in stage.engines:
-                engine.tells_input_tokens = False
+                engine.reports_tokens_per_input = False
             result = await stack.embed(EmbeddingRequest(inputs=["a", "bb", "ccc"]), CONTEXT)
             assert result.input_tokens == [1, 2, 3]
             alone = [await stack.embed(EmbeddingRequest(inputs=[text]), CONTEXT) for text in ("a", "bb", "ccc")]

@@ -16,8 +16,8 @@ from app.commands.bench.measure import Percentiles, measure, median_of
 from app.commands.bench.results import MemorySample, Report, Row, new_report, ratio
 from app.commands.bench.rounds import in_turn
 from app.commands.bench.workloads import Side, Workload
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 ONE_TOKEN = Workload(name="completions, 4 clients", role=Role.GENERATE, clients=4, tokens=1, requests=40)
 

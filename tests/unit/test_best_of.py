@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.backend import FinishReason, GenerationDelta, TokenLogprob
 from domain.best_of import keep_best
+from domain.results import FinishReason, GenerationDelta, TokenLogprob
 
 
 def choice(index: int, *logprobs: float | None, text: str | None = None) -> GenerationDelta:

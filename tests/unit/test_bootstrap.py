@@ -3,8 +3,9 @@ import pytest
 
 from app.bootstrap import _gpu_share, build_service
 from app.settings import GpuMemory, Settings, load_settings
-from domain.backend import InferenceBackend, Role
 from domain.errors import BackendUnavailableError, ConfigurationError, ModelNotFoundError
+from domain.port import InferenceBackend
+from domain.roles import Role
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
 

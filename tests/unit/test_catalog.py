@@ -1,10 +1,10 @@
 import pytest
 
-from domain.backend import Role
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import model_list
 from domain.policies.readiness import ReadinessBackend
+from domain.roles import Role
 from tests.fakes import FakeBackend
 
 

@@ -8,10 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.http.codec import BodyDecoder, encode
-from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.openai.chat import ChatBody
 from domain.openai.chat_presenter import ChatPresenter
+from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
 
 TOOLS = [Function(name="f"), Function(name="g")]
 

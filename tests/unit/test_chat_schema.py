@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from app.http.codec import BodyDecoder
-from domain.backend import GenerationRequest
 from domain.conversation import Conversation, Function, ToolChoice
 from domain.errors import InvalidRequestError
 from domain.openai.chat import MAX_TOOLS, REFUSED, ChatBody
+from domain.requests import GenerationRequest
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 decoder = BodyDecoder(ChatBody)

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.http.codec import encode
-from domain.backend import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
 from domain.openai.completion_presenter import CompletionPresenter
+from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
 
 CHOICES = 2
 tokens = st.builds(TokenLogprob, st.text(max_size=3), st.just(-0.5), st.just([("a", -0.5), ("b", -2.0)]))

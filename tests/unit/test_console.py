@@ -1,8 +1,8 @@
 import pytest
 
 from app.commands.console import Console
-from domain.backend import Role
 from domain.health import BackendHealth, BackendState
+from domain.roles import Role
 
 
 @pytest.mark.parametrize("write", [Console.say, Console.warn, Console.fail])

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
-from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role
 from domain.errors import DeadlineError
 from domain.policies.deadline import DeadlineBackend
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.backend import EmbeddingRequest, EmbeddingResult, RequestContext, Role
 from domain.errors import BackendUnavailableError, ContextLengthError
 from domain.policies.embedding_cache import ENTRY_OVERHEAD_BYTES, CachingBackend
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest
+from domain.results import EmbeddingResult
+from domain.roles import Role
 from tests.fakes import DIMENSIONS, FakeBackend
 from tests.unit.waiting import until
 
@@ -167,7 +170,7 @@ async def test_an_engine_that_may_be_another_one_is_asked_anew(trouble):
 
 async def test_without_counts_for_each_input_only_single_ones_are_kept():
     fake = FakeBackend(Role.EMBED)
-    fake.tells_input_tokens = False
+    fake.reports_tokens_per_input = False
     backend = await caching(fake)
     await embed(backend, "a", "b")
     assert (await embed(backend, "a")).prompt_tokens == 1

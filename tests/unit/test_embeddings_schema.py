@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.backend import EmbeddingResult
 from domain.errors import InvalidRequestError
 from domain.openai.embeddings import MAX_INPUTS, EmbeddingBody, embedding_response
+from domain.results import EmbeddingResult
 
 floats32 = st.floats(width=32, allow_nan=False)
 matrices = st.integers(1, 6).flatmap(

@@ -3,17 +3,13 @@ import contextlib
 
 import pytest
 
-from domain.backend import (
-    FinishReason,
-    GenerationDelta,
-    GenerationRequest,
-    GenerationUsage,
-    RequestContext,
-    Role,
-    SamplingParameters,
-)
 from domain.errors import BackendFailedError, ContextLengthError
 from domain.fan_in import generate_all
+from domain.port import RequestContext
+from domain.requests import GenerationRequest
+from domain.results import FinishReason, GenerationDelta, GenerationUsage
+from domain.roles import Role
+from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
 

@@ -5,8 +5,10 @@ import pytest
 
 from adapters.vllm.dialect.fill_in_the_middle import KNOWN, not_supported
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from domain.backend import GenerationRequest, RequestContext, Role
 from domain.errors import BackendFailedError, InvalidRequestError
+from domain.port import RequestContext
+from domain.requests import GenerationRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 
 CONTEXT = RequestContext(request_id="the-id")

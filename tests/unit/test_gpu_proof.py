@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from domain.backend import Role
+from domain.roles import Role
 from tools.real_shapes import BYTES, CONFIGS, tensors
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from app.http.codec import encode
 from app.telemetry.histogram import Histogram
 from app.telemetry.history import BUCKET_S, BUCKETS, LAST_REQUESTS, OTHER, History, LastRequest
 from app.telemetry.record import UNMATCHED, RequestRecord
-from domain.backend import Role
+from domain.roles import Role
 
 CHAT = "/v1/chat/completions"
 NOW = 1_000_002.0

@@ -13,18 +13,6 @@ import pytest
 
 from adapters.vllm.http.backend import BATCH, VLLMHTTPBackend
 from adapters.vllm.http.server import Timeouts
-from domain.backend import (
-    MAX_EMBEDDING_TOKENS,
-    EmbeddingRequest,
-    GenerationDelta,
-    GenerationRequest,
-    GenerationUsage,
-    RequestContext,
-    Role,
-    Tokenization,
-    TokenizeRequest,
-    ToolCallDelta,
-)
 from domain.conversation import Conversation, UserMessage
 from domain.errors import (
     BackendBusyError,
@@ -36,6 +24,10 @@ from domain.errors import (
     TooManyTokensError,
     WrongEndpointError,
 )
+from domain.port import RequestContext
+from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import GenerationDelta, GenerationUsage, Tokenization, ToolCallDelta
+from domain.roles import Role
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 CONTEXT = RequestContext(request_id="the-id")

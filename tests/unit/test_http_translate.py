@@ -30,17 +30,11 @@ from adapters.vllm.http.wire import (
     ServerUsage,
     ServerUsageDetails,
 )
-from domain.backend import (
-    FinishReason,
-    GenerationRequest,
-    GenerationUsage,
-    TokenizeRequest,
-    TokenLogprob,
-    ToolCallDelta,
-)
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import BackendFailedError, InvalidRequestError
 from domain.openai.json_pattern import of_length
+from domain.requests import GenerationRequest, TokenizeRequest
+from domain.results import FinishReason, GenerationUsage, TokenLogprob, ToolCallDelta
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 PLAIN = GenerationRequest(prompt="x", sampling=SamplingParameters())

@@ -2,9 +2,12 @@ import asyncio
 
 import pytest
 
-from domain.backend import EmbeddingRequest, EmbeddingResult, RequestContext, Role
 from domain.errors import BackendUnavailableError, ContextLengthError, InvalidRequestError
 from domain.policies.joining import JoiningBackend
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest
+from domain.results import EmbeddingResult
+from domain.roles import Role
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
 
@@ -203,7 +206,7 @@ async def test_a_lone_request_that_is_cancelled_lets_the_next_one_go():
 
 async def test_without_counts_for_each_input_nothing_is_joined():
     gate = Gate()
-    gate.tells_input_tokens = False
+    gate.reports_tokens_per_input = False
     backend = await joining(gate)
     tasks = [send(backend, text) for text in "abc"]
     await until(lambda: gate.flights == [["a"], ["b"], ["c"]])
@@ -217,7 +220,7 @@ async def test_counts_that_are_missing_after_all_cost_nobody_his_answer():
     first = await with_one_under_way(backend, gate)
     tasks = [send(backend, "aa"), send(backend, "b")]
     await asyncio.sleep(0)
-    gate.tells_input_tokens = False
+    gate.reports_tokens_per_input = False
     gate.let_through()
     await first
     results = await asyncio.gather(*tasks)

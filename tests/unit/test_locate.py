@@ -5,8 +5,8 @@ import pytest
 
 from adapters.models.locate import default_model, locate
 from adapters.models.packaged import PACKAGED_MODELS
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 SETTING = "MODEL_EMBED_NAME"
 

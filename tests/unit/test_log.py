@@ -21,8 +21,8 @@ from app.telemetry.log import (
     chosen_format,
     set_up,
 )
-from domain.backend import Role
 from domain.health import BackendHealth, BackendState
+from domain.roles import Role
 
 ODD = 'a "quoted" \n line\r\x00\x1b[31m \u2028 ümläut \ud800 end'
 TOUCHED = ["", "memoria", "memoria.engine", "memoria.request", "uvicorn", "vllm", "py.warnings"]

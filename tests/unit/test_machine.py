@@ -14,9 +14,9 @@ from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import GPU_DEFAULTS, GPU_DEFAULTS_GIB
 from adapters.vllm.inprocess.engine_args import default_flags, prepare_environment
 from adapters.vllm.inprocess.owner import NICENESS, OWNER, bind_to_owner, give_way
-from domain.backend import Role
 from domain.health import GpuMemory
 from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
+from domain.roles import Role
 from tests.unit.serving import Api, serving
 
 PR_GET_PDEATHSIG = 2

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.backend import EmbeddingResult
 from domain.matryoshka import has_several_lengths, shorten
+from domain.results import EmbeddingResult
 
 numbers = st.floats(-1, 1, width=32)
 matrices = st.integers(1, 6).flatmap(

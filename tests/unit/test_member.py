@@ -2,7 +2,6 @@ import asyncio
 
 import pytest
 
-from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, TokenizeRequest
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -16,6 +15,9 @@ from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.member import LONGEST_REST_S, LoneMember
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.wrapper import BackendWrapper, layer
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly

@@ -21,7 +21,6 @@ from app.telemetry import conventions, instruments
 from app.telemetry.metrics import MOST_VALUES, Metrics
 from app.telemetry.record import UNMATCHED, OperationRecord, RequestRecord
 from app.telemetry.state import Retries, ServiceState
-from domain.backend import Role
 from domain.errors import BackendFailedError
 from domain.health import (
     BackendHealth,
@@ -35,6 +34,7 @@ from domain.health import (
 )
 from domain.observation import Phase
 from domain.policies.admission import Bounds, Load
+from domain.roles import Role
 from domain.statistics import Family, Sample
 from tests.unit.serving import CHAT, COMPLETE, EMBED, Api, error_of, serving
 from tests.unit.waiting import until

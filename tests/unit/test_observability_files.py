@@ -13,9 +13,9 @@ import yaml
 
 from app.telemetry import conventions
 from app.telemetry.instruments import BY_FAMILY, INSTRUMENTS, Kind
-from domain.backend import Role
 from domain.errors import OverloadedError, TooManyConnectionsError
 from domain.health import BackendState, BreakerState
+from domain.roles import Role
 from tests.promql import parse, read
 
 ROOT = Path(__file__).parents[2]

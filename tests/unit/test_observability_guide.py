@@ -12,7 +12,7 @@ from app.telemetry.instruments import INSTRUMENTS, Instrument, Kind
 from app.telemetry.log import JsonFormatter
 from app.telemetry.record import RequestRecord
 from app.telemetry.request_log import RequestLog, fields
-from domain.backend import Role
+from domain.roles import Role
 from tests.deployment import ROOT
 
 GUIDE = (ROOT / "docs" / "observability.md").read_text()

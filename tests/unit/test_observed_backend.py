@@ -6,8 +6,11 @@ import pytest
 
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.request import RequestObservation
-from domain.backend import EmbeddingRequest, GenerationRequest, GenerationUsage, RequestContext, Role
 from domain.errors import BackendFailedError
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.results import GenerationUsage
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.observed import Heard

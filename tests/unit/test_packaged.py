@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from adapters.models.packaged import PACKAGED_MODELS, PackagedModel, prepare
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 MODEL = PackagedModel(
     name="tiny",

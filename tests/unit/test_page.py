@@ -9,7 +9,7 @@ import app.page.files
 from app.page.files import FILES, INDEX, PATHS
 from app.telemetry.history import BUCKETS
 from app.telemetry.record import RequestRecord
-from domain.backend import Role
+from domain.roles import Role
 from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 

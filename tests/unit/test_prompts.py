@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.backend import GenerationUsage
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, UsageCounter, as_prompts, new_id
+from domain.results import GenerationUsage
 
 texts = st.text(min_size=1, max_size=5)
 token_lists = st.lists(st.integers(0, MAX_TOKEN_ID), min_size=1, max_size=5)

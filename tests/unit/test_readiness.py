@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 import domain.policies.readiness
-from domain.backend import EmbeddingRequest, GenerationRequest, RequestContext, Role, SamplingParameters, nobody
 from domain.errors import (
     BackendFailedError,
     BackendTimeoutError,
@@ -18,6 +17,10 @@ from domain.errors import (
 )
 from domain.health import BackendState, service_health
 from domain.policies.readiness import ReadinessBackend
+from domain.port import RequestContext, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.roles import Role
+from domain.sampling import SamplingParameters
 from tests.fakes import DIMENSIONS, FakeBackend
 from tests.unit.waiting import now, run_instantly
 
@@ -420,7 +423,7 @@ def test_the_service_is_well_only_if_every_role_is():
 
 def test_what_a_start_is_doing_is_the_reason_for_its_state():
     class Slow(FakeBackend):
-        async def start(self, on_step=nobody):
+        async def start(self, on_step=ignore_step):
             on_step("loading the model")
             await asyncio.sleep(1)
             return await super().start(on_step)
@@ -442,7 +445,7 @@ def test_what_a_start_is_doing_is_the_reason_for_its_state():
 
 def test_a_step_that_is_told_too_late_changes_nothing():
     class Remembered(FakeBackend):
-        async def start(self, on_step=nobody):
+        async def start(self, on_step=ignore_step):
             self.tell = on_step
             return await super().start(on_step)
 

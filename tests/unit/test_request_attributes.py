@@ -7,9 +7,10 @@ import msgspec
 
 from app.http.codec import BodyDecoder
 from app.telemetry.request_attributes import answer_attributes, embedding_attributes, generation_attributes
-from domain.backend import EmbeddingRequest, FinishReason, GenerationDelta, GenerationRequest, ToolCallDelta
 from domain.openai.chat import ChatBody
 from domain.openai.completions import CompletionBody
+from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.results import FinishReason, GenerationDelta, ToolCallDelta
 
 decoder, completion_decoder = BodyDecoder(ChatBody), BodyDecoder(CompletionBody)
 CONTENT = {"gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.tool.definitions"}

@@ -9,8 +9,8 @@ from app.telemetry.log import JSON, JsonFormatter, set_up
 from app.telemetry.record import PROBES, RequestRecord
 from app.telemetry.request_log import RequestLog, fields, text
 from app.telemetry.telemetry import Telemetry
-from domain.backend import Role
 from domain.errors import BackendFailedError
+from domain.roles import Role
 from tests.unit.observed import watched
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from domain.backend import Role
 from domain.errors import BackendFailedError, BackendUnavailableError, EngineDiedError, EngineHungError
 from domain.health import BackendState
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.restarts import RestartRules, Restarts
+from domain.roles import Role
 from tests.fakes import FakeBackend
 from tests.unit.test_readiness import CONTEXT, PROBE_INTERVAL_S, TEXT
 from tests.unit.waiting import now, run_instantly

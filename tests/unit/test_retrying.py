@@ -4,14 +4,6 @@ import itertools
 import pytest
 
 from adapters.retrying import LONGEST_RETRY_AFTER_S, LONGEST_WAIT_S, RetryingBackend
-from domain.backend import (
-    EmbeddingRequest,
-    GenerationDelta,
-    GenerationRequest,
-    RequestContext,
-    Role,
-    TokenizeRequest,
-)
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -21,6 +13,10 @@ from domain.errors import (
     ContextLengthError,
 )
 from domain.policies.retry_budget import MOST, RetryBudget
+from domain.port import RequestContext
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import GenerationDelta
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly

@@ -8,10 +8,10 @@ from adapters.vllm.http.server import Timeouts
 from adapters.vllm.http.servers import ServerOptions, servers
 from app.bootstrap import build_service
 from app.settings import load_settings
-from domain.backend import Role
 from domain.policies.balancing import BalancingBackend
 from domain.policies.member import LoneMember
 from domain.policies.wrapper import layer
+from domain.roles import Role
 
 OPTIONS = {
     "model": None,

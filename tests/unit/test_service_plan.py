@@ -15,10 +15,10 @@ from app.bootstrap import DEFAULT_GPU_SHARE, _require_memory, build_service
 from app.commands.plan.composition import plan_service
 from app.http.codec import encode
 from app.settings import load_settings
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.health import EngineMemory, GpuMemory, MemoryMeter, MemoryPart
 from domain.memory_plan import Card, MemoryPlan
+from domain.roles import Role
 from tests.fakes import FakeBackend
 from tests.unit.waiting import eventually
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from app.http.api_options import ApiOptions
 from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, load_settings, unknown_names
 from app.settings.compose_variables import COMPOSE_VARIABLES
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 ROOT = Path(__file__).parents[2]
 

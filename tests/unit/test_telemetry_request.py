@@ -13,9 +13,9 @@ from app.http.connection_limits import MAX_HEADERS, ConnectionLimits, LimitedPro
 from app.telemetry.record import PROBES, Listener, OperationRecord
 from app.telemetry.request import OBSERVATION, RequestObservation
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
-from domain.backend import Role
 from domain.errors import BackendFailedError, EngineDiedError, RequestTimeoutError
 from domain.observation import Phase
+from domain.roles import Role
 from tests.unit.observed import Heard, WatchedApi, watched
 from tests.unit.serving import (
     BODIES,

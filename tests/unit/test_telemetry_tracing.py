@@ -23,8 +23,8 @@ from app.telemetry.environment import export_environment, opentelemetry
 from app.telemetry.record import OperationRecord
 from app.telemetry.request import RequestObservation
 from app.telemetry.tracing import Tracing
-from domain.backend import Role
 from domain.errors import BackendFailedError, ConfigurationError
+from domain.roles import Role
 from tests.unit.observed import WatchedApi, watched
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED, NEVER_S, SILENT, Leaving
 from tests.unit.waiting import until

@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from app.http.codec import BodyDecoder, encode
-from domain.backend import Tokenization, TokenizeRequest
 from domain.conversation import Conversation, ToolChoice, UserMessage
 from domain.errors import InvalidRequestError
 from domain.openai.tokenize import DetokenizeBody, TokenizeBody, tokenize_response
+from domain.requests import TokenizeRequest
+from domain.results import Tokenization
 
 tokenizing, detokenizing = BodyDecoder(TokenizeBody), BodyDecoder(DetokenizeBody)
 HELLO = {"role": "user", "content": "Hello"}

@@ -2,8 +2,8 @@ import pytest
 
 from adapters.vllm.dialect.memory_flags import MemoryFlags, memory_arguments, memory_flags, other_arguments
 from adapters.vllm.inprocess.engine_args import _without
-from domain.backend import Role
 from domain.memory_plan import Card, EngineWish, make_plan
+from domain.roles import Role
 from tests.unit.memory_plan.shapes import GENERATOR, GIB, MINILM, changed
 
 

@@ -8,9 +8,9 @@ from adapters.vllm.dialect.refusals import (
     refusal,
     unknown_tokens,
 )
-from domain.backend import GenerationRequest
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError, WrongEndpointError
+from domain.requests import GenerationRequest
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 # As vLLM 0.32.0 writes them.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from domain.backend import ToolCallDelta
+from domain.results import ToolCallDelta
 
 _NAME = re.compile(r'"name": "([^"]*)"')
 

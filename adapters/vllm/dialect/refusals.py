@@ -7,7 +7,6 @@ unknown ones keep vLLM's sentence.
 
 import re
 
-from domain.backend import GenerationRequest
 from domain.conversation import FORCED, Conversation
 from domain.errors import (
     BackendFailedError,
@@ -16,6 +15,7 @@ from domain.errors import (
     InvalidRequestError,
     WrongEndpointError,
 )
+from domain.requests import GenerationRequest
 
 # The last of these is what vLLM makes of a prompt that fills the context and leaves no room for an answer.
 _CONTEXT = re.compile(

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from domain.backend import GenerationRequest
 from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, TextPart, ToolChoice
 from domain.errors import InvalidRequestError
 from domain.openai.json_schema import followed
+from domain.requests import GenerationRequest
 from domain.sampling import SamplingParameters
 
 # The same under both names, on all endpoints, and left out where the request leaves them open.

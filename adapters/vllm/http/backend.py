@@ -39,21 +39,6 @@ from adapters.vllm.http.wire import (
     text_decoder,
     tokens_decoder,
 )
-from domain.backend import (
-    MAX_EMBEDDING_TOKENS,
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    ModelCard,
-    Prompt,
-    RequestContext,
-    Role,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    nobody,
-)
 from domain.conversation import Conversation
 from domain.errors import (
     BackendFailedError,
@@ -65,6 +50,10 @@ from domain.errors import (
 )
 from domain.gather import gather_all
 from domain.matryoshka import has_several_lengths, shorten
+from domain.port import ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, GenerationRequest, Prompt, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.roles import Role
 
 SERVER_NAMES = {Role.EMBED: "embedding", Role.GENERATE: "generation"}
 # Inputs of one request to the server, and requests at a time: small enough that no request is huge, and enough
@@ -114,7 +103,7 @@ class VLLMHTTPBackend:
         self._markers: list[Markers] | None = None
         self._reasons: bool | None = None
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port: one look at `GET /v1/models`."""
         response = await self._server.get("/v1/models")
         if response.status_code != httpx.codes.OK:
@@ -130,7 +119,7 @@ class VLLMHTTPBackend:
             role=self._role,
             created=int(time.time()),
             max_model_len=self._model.max_model_len,
-            tells_input_tokens=self._tokenizer is not None,
+            reports_tokens_per_input=self._tokenizer is not None,
         )
 
     async def stop(self) -> None:

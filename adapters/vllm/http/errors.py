@@ -13,7 +13,6 @@ import msgspec
 from adapters.vllm.dialect.refusals import form_param, given_up, refusal
 from adapters.vllm.http.transport import NoAnswerError
 from adapters.vllm.http.wire import ServerErrorBody, error_decoder
-from domain.backend import GenerationRequest
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -22,6 +21,7 @@ from domain.errors import (
     BackendUnreachableError,
     InferenceError,
 )
+from domain.requests import GenerationRequest
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from adapters.vllm.http.sse import EventReader
 from adapters.vllm.http.tracing import TRACE
 from adapters.vllm.http.transport import PooledTransport
 from adapters.vllm.http.wire import ServerChatCompletion, ServerCompletion, ServerError
-from domain.backend import GenerationRequest, RequestContext
 from domain.errors import BackendFailedError, InferenceError
+from domain.port import RequestContext
+from domain.requests import GenerationRequest
 
 LOOK_TIMEOUT_S = 10.0
 """Longest silence of a server that is asked for nothing but a sign of life or what it serves."""

@@ -10,11 +10,12 @@ import msgspec
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
 from adapters.vllm.http.server import Timeouts
-from domain.backend import InferenceBackend, Role
 from domain.policies.balancing import BalancingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.member import LoneMember, Member
 from domain.policies.retry_budget import RetryBudget
+from domain.port import InferenceBackend
+from domain.roles import Role
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,20 +15,18 @@ from adapters.vllm.http.wire import (
     ServerLogprobs,
     ServerUsage,
 )
-from domain.backend import (
-    EmbeddingResult,
-    FinishReason,
-    GenerationDelta,
-    GenerationRequest,
-    GenerationUsage,
-    Prompt,
-    TokenizeRequest,
-    TokenLogprob,
-    ToolCallDelta,
-)
 from domain.conversation import FORCED, Conversation
 from domain.errors import BackendFailedError
 from domain.random_id import random_hex
+from domain.requests import GenerationRequest, Prompt, TokenizeRequest
+from domain.results import (
+    EmbeddingResult,
+    FinishReason,
+    GenerationDelta,
+    GenerationUsage,
+    TokenLogprob,
+    ToolCallDelta,
+)
 
 MOST_TOP_LOGPROBS = 20
 """vLLM's own limit unless its server is told otherwise (`--max-logprobs`)."""

@@ -34,22 +34,6 @@ from adapters.vllm.inprocess.quick_tokenizer import QuickTokenizer, quick_tokeni
 from adapters.vllm.inprocess.statistics import EngineStatistics
 from adapters.vllm.inprocess.translate import finish_reason, output_logprobs, sampling_params
 from adapters.vllm.inprocess.watchdog import Watchdog
-from domain.backend import (
-    MAX_EMBEDDING_TOKENS,
-    EmbeddingRequest,
-    EmbeddingResult,
-    GenerationEvent,
-    GenerationRequest,
-    GenerationUsage,
-    ModelCard,
-    Prompt,
-    RequestContext,
-    Role,
-    StepListener,
-    Tokenization,
-    TokenizeRequest,
-    nobody,
-)
 from domain.conversation import Conversation
 from domain.errors import (
     BackendFailedError,
@@ -63,6 +47,10 @@ from domain.errors import (
 )
 from domain.health import EngineMemory, MemoryMeter
 from domain.memory_plan import EnginePlan
+from domain.port import ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, GenerationRequest, Prompt, TokenizeRequest
+from domain.results import EmbeddingResult, GenerationEvent, GenerationUsage, Tokenization
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from domain.statistics import Family, LocalEngine
 
@@ -126,7 +114,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         self._sequence = itertools.count()
         self._canaries: set[asyncio.Task[None]] = set()
 
-    async def start(self, on_step: StepListener = nobody) -> ModelCard:
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port."""
         if self._start_lock is not None and self._start_lock.locked():
             on_step("waiting for the other engine")
@@ -151,7 +139,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
             role=self._role,
             created=int(time.time()),
             max_model_len=self._max_model_len,
-            tells_input_tokens=True,
+            reports_tokens_per_input=True,
         )
 
     async def stop(self) -> None:

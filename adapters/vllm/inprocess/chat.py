@@ -28,9 +28,10 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from adapters.vllm.dialect.forced_calls import CallReader, CallShape, shapes_of_tag, whole_calls
 from adapters.vllm.dialect.request_fields import conversation_fields, followed_if_possible, sampling_fields
 from adapters.vllm.inprocess.chat_options import ChatOptions
-from domain.backend import GenerationDelta, GenerationRequest, ToolCallDelta
 from domain.conversation import Conversation
 from domain.errors import InvalidRequestError
+from domain.requests import GenerationRequest
+from domain.results import GenerationDelta, ToolCallDelta
 
 
 class Chat:

@@ -6,7 +6,8 @@ from typing import Any
 from vllm.outputs import RequestOutput
 
 from adapters.vllm.inprocess.translate import finish_reason, output_logprobs, prompt_logprobs
-from domain.backend import GenerationDelta, GenerationRequest, TokenLogprob
+from domain.requests import GenerationRequest
+from domain.results import GenerationDelta, TokenLogprob
 
 
 class Choices:

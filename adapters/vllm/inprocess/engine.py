@@ -20,8 +20,8 @@ from adapters.resource_tracker import is_resource_tracker
 from adapters.vllm.inprocess.engine_log import EngineLog
 from adapters.vllm.inprocess.executors import owned
 from adapters.vllm.inprocess.statistics import EngineStatistics, stat_loggers
-from domain.backend import StepListener, nobody
 from domain.errors import BackendFailedError
+from domain.port import StepListener, ignore_step
 
 SHUTDOWN_TIMEOUT_S = 15.0
 KILL_TIMEOUT_S = 5.0
@@ -54,7 +54,7 @@ class EngineThread:
         self._process_is_up: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
-    async def start(self, on_step: StepListener = nobody) -> AsyncLLM:
+    async def start(self, on_step: StepListener = ignore_step) -> AsyncLLM:
         """Build the engine; return when it can take requests.
 
         Args:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from adapters.vllm.dialect.memory_flags import flag_name, plan_flags
 from adapters.vllm.inprocess.chat_options import ChatOptions, add_flags, chat_options
 from adapters.vllm.inprocess.owner import let_engines_give_way, own_engines
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.matryoshka import has_several_lengths
 from domain.memory_plan import EnginePlan
+from domain.roles import Role
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -14,7 +14,7 @@ from vllm.renderers import BaseRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from adapters.vllm.dialect.tokenizer_probes import PROBES
-from domain.backend import Prompt
+from domain.requests import Prompt
 
 
 class QuickTokenizer:

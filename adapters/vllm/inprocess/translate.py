@@ -8,7 +8,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 
 from adapters.vllm.dialect.refusals import given_up
 from adapters.vllm.dialect.request_fields import sampling_fields
-from domain.backend import FinishReason, GenerationRequest, TokenLogprob
+from domain.requests import GenerationRequest
+from domain.results import FinishReason, TokenLogprob
 
 # JSON has no infinity; vLLM's server and OpenAI show this instead.
 LOWEST_LOGPROB = -9999.0

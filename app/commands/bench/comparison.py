@@ -32,7 +32,7 @@ from app.commands.bench.rounds import (
     tokens,
 )
 from app.commands.bench.workloads import CANNED, CANNED_1
-from domain.backend import Role
+from domain.roles import Role
 
 MEMORIA, OVER_HTTP, VLLM = "memoria, in process", "memoria, over HTTP", "vLLM's own server"
 GATEWAY, TWO_GATEWAYS = "memoria, gateway only", "memoria, gateway of 2 processes"

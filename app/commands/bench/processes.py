@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from app.commands.bench.workloads import Side
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 READY_TIMEOUT_S = 400.0
 STOP_TIMEOUT_S = 30.0

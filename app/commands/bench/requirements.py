@@ -8,7 +8,7 @@ from app.commands.bench import workloads
 from app.commands.bench.measure import Measurement, measure
 from app.commands.bench.results import Report, Row
 from app.commands.bench.workloads import Side, Workload
-from domain.backend import Role
+from domain.roles import Role
 
 TEXTS = 100
 """One a request."""

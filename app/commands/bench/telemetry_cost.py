@@ -20,7 +20,7 @@ from app.commands.bench.rounds import (
     tokens,
 )
 from app.commands.bench.workloads import CANNED, CANNED_1
-from domain.backend import Role
+from domain.roles import Role
 
 OFF, USUAL, SAMPLED, ALL = "none", "metrics and log", "and 1 trace of 20", "and all traces"
 NONE = {"METRICS": "false", "ENGINE_METRICS": "false", "REQUEST_LOG": "false"}

@@ -6,7 +6,7 @@ import re
 import msgspec
 
 from app.commands.bench.http_client import Answer, Target
-from domain.backend import Role
+from domain.roles import Role
 
 DISTINCT = 997
 """Different texts, so that neither prefixes nor vectors come from a cache; a prime, so that clients spread."""

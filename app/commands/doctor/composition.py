@@ -27,8 +27,8 @@ from app.http.api_keys import read_keys
 from app.http.server import bind
 from app.http.tls import require_pair
 from app.settings import HTTP, INPROCESS, PREFIX, Settings, load_settings, unknown_names
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 PACKAGE = "memoria-vllm"
 PIN_LISTS = Path(__file__).parents[3] / "deploy" / "requirements"

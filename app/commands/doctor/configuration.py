@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
 from app.settings import HTTP, INPROCESS, PREFIX, Settings
-from domain.backend import Role
 from domain.errors import ConfigurationError
+from domain.roles import Role
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

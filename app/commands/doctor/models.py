@@ -6,7 +6,7 @@ import msgspec
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
 from app.commands.sizes import size
-from domain.backend import Role
+from domain.roles import Role
 
 Kind = Literal["generate", "embed", "classify"]
 

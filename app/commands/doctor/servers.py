@@ -7,7 +7,7 @@ import httpx
 import msgspec
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from domain.backend import Role
+from domain.roles import Role
 
 MOST_AT_A_TIME = 16
 

@@ -14,9 +14,9 @@ from adapters.vllm.dialect.memory_flags import memory_arguments, other_arguments
 from app.commands.plan.question import AnsweredPlan, PlanQuestion
 from app.commands.plan.shortage import shortage
 from app.settings import PREFIX, Settings
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card, MemoryPlan
+from domain.roles import Role
 
 GIB = 2**30
 logger = logging.getLogger("memoria")

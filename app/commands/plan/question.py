@@ -5,9 +5,9 @@ import shlex
 import msgspec
 
 from app.settings import GIB_RULE, parse_gib
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import MemoryPlan
+from domain.roles import Role
 
 
 class EngineQuestion(msgspec.Struct, frozen=True, kw_only=True):

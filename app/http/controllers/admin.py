@@ -5,8 +5,8 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from app.http.requests import AnyRequest, json_response, service_of
-from domain.backend import Role
 from domain.errors import InvalidRequestError
+from domain.roles import Role
 
 
 class AdminController(Controller):

@@ -12,12 +12,13 @@ from app.http.disconnect import unless_disconnected
 from app.http.rate_limits import counted, reserve
 from app.http.requests import AnyRequest, context_of, json_response, options_of, read_body, service_of
 from app.http.streaming import stream_response
-from domain.backend import GenerationDelta, GenerationUsage, Role
 from domain.fan_in import Indexed, generate_all
 from domain.openai.chat import ChatBody
 from domain.openai.chat_presenter import ChatPresenter
 from domain.openai.chat_response import ChatChunk, ChatCompletion
 from domain.openai.common import new_id
+from domain.results import GenerationDelta, GenerationUsage
+from domain.roles import Role
 
 decoder = BodyDecoder(ChatBody)
 

@@ -7,8 +7,8 @@ from app.http.codec import BodyDecoder
 from app.http.disconnect import unless_disconnected
 from app.http.rate_limits import counted_embedding, reserve
 from app.http.requests import AnyRequest, context_of, json_response, read_body, service_of
-from domain.backend import Role
 from domain.openai.embeddings import EmbeddingBody, embedding_response
+from domain.roles import Role
 
 decoder = BodyDecoder(EmbeddingBody)
 

@@ -5,9 +5,9 @@ import pytest
 from adapters.models.cards import first_card
 from adapters.models.inspection import _wanted, inspect_model
 from adapters.models.packaged import PACKAGED_MODELS
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
+from domain.roles import Role
 
 PACKAGED = PACKAGED_MODELS["SmolLM2-135M-Instruct"]
 

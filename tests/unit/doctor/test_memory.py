@@ -15,9 +15,9 @@ from app.commands.doctor.memory import check_plan
 from app.commands.plan.composition import plan_service, possible_plan
 from app.commands.sizes import GIB, size
 from app.settings import Settings, load_settings
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
+from domain.roles import Role
 from tests.unit.test_shape import BERT, QWEN3, write
 
 ROOT = Path(__file__).parents[3]

@@ -2,7 +2,7 @@ import pytest
 
 from app.commands.doctor.finding import Verdict
 from app.commands.doctor.models import ModelFacts, check_chat_template, check_presence, check_role, kind_of
-from domain.backend import Role
+from domain.roles import Role
 
 
 def facts(**known):

@@ -4,7 +4,7 @@ import pytest
 
 from app.commands.doctor.finding import Verdict
 from app.commands.doctor.servers import Answer, ask, check_servers
-from domain.backend import Role
+from domain.roles import Role
 from tests.unit.doctor.stand_in import answering
 
 MODELS = {"/v1/models": (200, b'{"object":"list","data":[{"id":"m","object":"model"}]}')}

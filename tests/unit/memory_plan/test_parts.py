@@ -1,7 +1,7 @@
 import pytest
 
-from domain.backend import Role
 from domain.memory_plan.parts import activation_bytes, graph_bytes, graph_sizes, reserve_bytes
+from domain.roles import Role
 from tests.unit.memory_plan.shapes import (
     EMBEDDER,
     GENERATOR,

@@ -1,8 +1,8 @@
 import pytest
 
-from domain.backend import Role
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
+from domain.roles import Role
 from tests.unit.memory_plan.shapes import EMBEDDER, GENERATOR, GIB, LLAMA_70B, MINILM, changed
 
 

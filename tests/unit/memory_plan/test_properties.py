@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.backend import Role
 from domain.memory_plan import Card, EngineWish, ModelShape, make_plan
+from domain.roles import Role
 from tests.unit.memory_plan.shapes import GIB
 
 CACHE_TYPES = ["auto", "fp8", "int8_per_token_head", "int4_per_token_head", "float32"]
