@@ -6,24 +6,15 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from litestar import Controller, Litestar
+from litestar import Litestar, route
 from litestar.datastructures import State
-from litestar.enums import ScopeType
+from litestar.enums import HttpMethod, ScopeType
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.http.api_options import ApiOptions
 from app.http.authentication import Gate
-from app.http.controllers.admin import AdminController
-from app.http.controllers.chat import ChatController
-from app.http.controllers.completions import CompletionsController
-from app.http.controllers.embeddings import EmbeddingsController
-from app.http.controllers.health import HealthController
-from app.http.controllers.models import ModelsController
-from app.http.controllers.openapi import OpenAPIController
-from app.http.controllers.page import PageController
-from app.http.controllers.status import StatusController
-from app.http.controllers.tokenize import TokenizeController
 from app.http.cors import cors
+from app.http.endpoints import ENDPOINTS
 from app.http.errors import REFUSAL, handle, refuse
 from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.http.response_headers import request_id, stamped
@@ -36,19 +27,6 @@ if TYPE_CHECKING:
     from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("memoria")
-
-CONTROLLERS = [
-    ChatController,
-    CompletionsController,
-    EmbeddingsController,
-    ModelsController,
-    TokenizeController,
-    HealthController,
-    AdminController,
-    OpenAPIController,
-    StatusController,
-    PageController,
-]
 
 
 class Application(Litestar):
@@ -110,12 +88,14 @@ def create_app(
         metrics: what is counted, to be shown; None for nothing.
         wait_s: how long at most to wait for the backends before connections are taken.
     """
-    controllers: list[type[Controller]] = [*CONTROLLERS]
-    if metrics is not None and metrics.is_shown:
-        # Loaded only where it is needed, as the library behind it.
-        from app.http.controllers.metrics import MetricsController
-
-        controllers.append(MetricsController)
+    shows_metrics = metrics is not None and metrics.is_shown
+    routes = [
+        route(endpoint.path, http_method=[HttpMethod(endpoint.method)], status_code=endpoint.status)(
+            endpoint.handler
+        )
+        for endpoint in ENDPOINTS
+        if shows_metrics or not endpoint.needs_metrics
+    ]
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -130,7 +110,7 @@ def create_app(
             await telemetry.stop()
 
     application = Application(
-        route_handlers=controllers,
+        route_handlers=routes,
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
         state=State({SERVICE: service, OPTIONS: options, METRICS: metrics, HISTORY: history or History()}),
         exception_handlers={Exception: handle},

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from app.http.asgi import CONTROLLERS
-from app.http.controllers.metrics import MetricsController
+from app.http.endpoints import ENDPOINTS
 from tests.deployment import ROOT
 from tests.unit.serving import serving
 from tests.unit.test_metrics import counting
@@ -25,13 +24,7 @@ EXAMPLES = {"{role}": "embed", "{name}": "page.css", "{model}": "fake-embed"}
 
 def routes() -> set[str]:
     """What the application answers, in the table's spelling."""
-    found = {
-        f"{method} {path}"
-        for controller in [*CONTROLLERS, MetricsController]
-        for handler in vars(controller).values()
-        for path in getattr(handler, "paths", ())
-        for method in handler.http_methods
-    }
+    found = {f"{row.method} {row.path}" for row in ENDPOINTS}
     return {re.sub(r"\{(\w+):\w+\}", r"{\1}", route).replace("{model_id}", "{model}") for route in found}
 
 

@@ -1,11 +1,9 @@
 """`GET /`: the status page and playground, and the files that it is made of."""
 
-from litestar import Controller, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from app.http.requests import AnyRequest
 from app.page.files import FILES, INDEX, PageFile
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -51,21 +49,17 @@ class FileAnswer:
         await send({"type": "http.response.body", "body": file.body, "more_body": False})
 
 
-class PageController(Controller):
-    """The page and its files."""
+async def index() -> ASGIApp:
+    """The page."""
+    return FileAnswer(FILES[INDEX])
 
-    @get("/")
-    async def index(self, request: AnyRequest) -> ASGIApp:
-        """The page."""
-        return FileAnswer(FILES[INDEX])
 
-    @get("/page/{name:str}")
-    async def file(self, request: AnyRequest, name: FromPath[str]) -> ASGIApp:
-        """A part of it."""
-        found = FILES.get(name)
-        if found is None:
-            raise NotFoundException
-        return FileAnswer(found)
+async def page_file(name: FromPath[str]) -> ASGIApp:
+    """A part of it."""
+    found = FILES.get(name)
+    if found is None:
+        raise NotFoundException
+    return FileAnswer(found)
 
 
 def _has(scope: Scope, etag: bytes) -> bool:

@@ -4,7 +4,6 @@ import importlib.metadata
 import time
 
 import msgspec
-from litestar import Controller, get
 from litestar.types import ASGIApp
 
 from app.http.requests import AnyRequest, history_of, json_response, service_of
@@ -32,19 +31,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The newest first."""
 
 
-class StatusController(Controller):
-    """The service at a glance."""
-
-    @get("/status")
-    async def status(self, request: AnyRequest) -> ASGIApp:
-        """Always 200: that an engine is down is in the answer."""
-        service, history = service_of(request), history_of(request)
-        status = Status(
-            version=VERSION,
-            time=time.time(),
-            health=service.health(),
-            models=service.catalog.list(),
-            series=history.series(),
-            requests=history.last_requests(),
-        )
-        return json_response(status)
+async def status(request: AnyRequest) -> ASGIApp:
+    """Always 200: that an engine is down is in the answer."""
+    service, history = service_of(request), history_of(request)
+    status = Status(
+        version=VERSION,
+        time=time.time(),
+        health=service.health(),
+        models=service.catalog.list(),
+        series=history.series(),
+        requests=history.last_requests(),
+    )
+    return json_response(status)
