@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from app.http.unknown_fields import names_at, without_unknown
+from app.http.known_fields import names_at, without_unknown
 from domain.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)

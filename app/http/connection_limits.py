@@ -17,7 +17,7 @@ from litestar.types import Scope
 from app.http.authentication import OPEN
 from app.http.errors import REFUSAL, error_body, error_headers
 from app.http.joined_writes import JoinedWritesProtocol
-from app.http.request_pacer import TURNSTILE, Turnstile
+from app.http.request_pacer import PACER, RequestPacer
 from app.telemetry.request import observation_of
 from domain.errors import (
     HeadersTooLargeError,
@@ -51,8 +51,8 @@ class ServerConfig(uvicorn.Config):
     """uvicorn's, which its protocols are given, with the limits."""
 
     limits: ConnectionLimits = ConnectionLimits()
-    turnstile: Turnstile | None = None
-    """All connections' own, made by the first of them, in the process and for the loop that serves them."""
+    pacer: RequestPacer | None = None
+    """Shared by all connections; made by the first of them, in the process and for the loop that serves them."""
 
 
 class LimitedProtocol(JoinedWritesProtocol):
@@ -62,9 +62,9 @@ class LimitedProtocol(JoinedWritesProtocol):
         super().__init__(config, *arguments, **more)
         limited = config if isinstance(config, ServerConfig) else ServerConfig(config.app)
         self._limits = limited.limits
-        if limited.turnstile is None:
-            limited.turnstile = Turnstile(self.loop)
-        self._turnstile = limited.turnstile
+        if limited.pacer is None:
+            limited.pacer = RequestPacer(self.loop)
+        self._pacer = limited.pacer
         self._is_receiving = True
         """From the connection's beginning to the end of its first message, and from then on within messages."""
         self._since = self.loop.time()
@@ -151,11 +151,11 @@ class LimitedProtocol(JoinedWritesProtocol):
                 retry_after_s=1,
             )
         if scope["path"] in OPEN:
-            # Whoever asks how the service is does not queue.
+            # Probes do not queue.
             super()._start_asgi_task(cycle, app)
         else:
-            scope["state"][TURNSTILE] = self._turnstile
-            self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
+            scope["state"][PACER] = self._pacer
+            self._pacer.start(partial(super()._start_asgi_task, cycle, app))
 
     def _still_receiving(self, size: int) -> None:
         """A message that did not come in one piece."""

@@ -1,4 +1,4 @@
-"""The fields that request types know, at any depth of a body, and passing over those that they don't."""
+"""Finds the fields that a request type knows, at any depth of a body, and drops those that it does not know."""
 
 import re
 from functools import cache
