@@ -6,14 +6,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from litestar import Litestar, route
+from litestar import Litestar
 from litestar.datastructures import State
 from litestar.enums import HttpMethod, ScopeType
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.http.api_options import ApiOptions
-from app.http.authentication import Gate
+from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
 from app.http.cors import cors
+from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
 from app.http.endpoints import ENDPOINTS
 from app.http.errors import REFUSAL, handle, refuse
 from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
@@ -69,33 +71,29 @@ def create_app(
     service: Service,
     options: ApiOptions,
     *,
-    gate: Gate | None = None,
+    gate: ApiKeyMiddleware | None = None,
     history: History | None = None,
     cors_origins: Sequence[str] = (),
     telemetry: Telemetry = NO_TELEMETRY,
     metrics: "Metrics | None" = None,
     wait_s: float = 0.0,
+    endpoints: Sequence[Endpoint] = ENDPOINTS,
 ) -> Litestar:
     """The application; entering its lifespan starts the service, leaving it stops the service.
 
     Args:
         service: what the controllers work with.
         options: what can be set about the API.
-        gate: lets in those who have a key; None lets in everybody.
-        history: what `GET /status` shows of the last minutes; None shows nothing.
+        gate: asks for API keys; None accepts every request.
+        history: what `GET /status` shows of the last minutes; None for nothing.
         cors_origins: web sites whose pages may use the API.
         telemetry: watches requests; started and stopped with the service.
         metrics: what is counted, to be shown; None for nothing.
         wait_s: how long at most to wait for the backends before connections are taken.
+        endpoints: all endpoints; those that need metrics are served only where metrics are shown.
     """
     shows_metrics = metrics is not None and metrics.is_shown
-    routes = [
-        route(endpoint.path, http_method=[HttpMethod(endpoint.method)], status_code=endpoint.status)(
-            endpoint.handler
-        )
-        for endpoint in ENDPOINTS
-        if shows_metrics or not endpoint.needs_metrics
-    ]
+    served = tuple(row for row in endpoints if shows_metrics or not row.needs_metrics)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -110,9 +108,18 @@ def create_app(
             await telemetry.stop()
 
     application = Application(
-        route_handlers=routes,
+        route_handlers=[_route(endpoint) for endpoint in served],
         # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics, HISTORY: history or History()}),
+        state=State(
+            {
+                SERVICE: service,
+                OPTIONS: options,
+                METRICS: metrics,
+                HISTORY: history or History(),
+                SERVED_ENDPOINTS: served,
+                ACCESS_RULES: AccessRules.of(served),
+            }
+        ),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],
@@ -125,3 +132,9 @@ def create_app(
     )
     application.telemetry = telemetry
     return application
+
+
+def _route(endpoint: Endpoint) -> HTTPRouteHandler:
+    return HTTPRouteHandler(endpoint.path, http_method=HttpMethod(endpoint.method), status_code=endpoint.status)(
+        endpoint.handler
+    )

@@ -14,7 +14,7 @@ import msgspec
 import uvicorn
 from litestar.types import Scope
 
-from app.http.authentication import OPEN
+from app.http.endpoints import PROBES
 from app.http.errors import REFUSAL, error_body, error_headers
 from app.http.joined_writes import JoinedWritesProtocol
 from app.http.request_pacer import PACER, RequestPacer
@@ -144,13 +144,13 @@ class LimitedProtocol(JoinedWritesProtocol):
         size += sum([len(name) + len(value) for name, value in headers])
         if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
             scope["state"][REFUSAL] = _head_too_large()
-        elif self._is_surplus and scope["path"] not in OPEN:
+        elif self._is_surplus and scope["path"] not in PROBES:
             scope["state"][REFUSAL] = TooManyConnectionsError(
                 f"All {self._limits.max_connections} connections that the service takes are in use. Please try "
                 "again later.",
                 retry_after_s=1,
             )
-        if scope["path"] in OPEN:
+        if scope["path"] in PROBES:
             # Probes do not queue.
             super()._start_asgi_task(cycle, app)
         else:

@@ -35,5 +35,3 @@ def _read() -> dict[str, PageFile]:
 
 
 FILES = _read()
-PATHS = frozenset({"/"} | {f"/page/{name}" for name in FILES})
-"""Where they are served. They are the same for everybody and hold no secret, so no key is asked for."""

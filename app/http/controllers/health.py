@@ -2,7 +2,7 @@
 
 from litestar.types import ASGIApp
 
-from app.http.authentication import is_stranger
+from app.http.authentication import is_unauthenticated
 from app.http.requests import AnyRequest, JSONAnswer, json_response, service_of
 from domain.health import ServiceHealth
 
@@ -21,7 +21,7 @@ async def health(request: AnyRequest) -> ASGIApp:
     Where there are keys, whoever has none gets the status alone.
     """
     health = service_of(request).health()
-    if is_stranger(request):
+    if is_unauthenticated(request):
         return _short(health)
     return json_response(health, status=_status(health))
 
