@@ -32,10 +32,10 @@ log = logging.getLogger("memoria")
 
 
 class Application(Litestar):
-    """Litestar, with headers on every answer: those to unknown paths too, which no middleware sees."""
+    """Litestar, with headers on every answer, answers to unknown paths included, which no middleware sees."""
 
     telemetry = NO_TELEMETRY
-    """What watches requests; told of those to unknown paths as well."""
+    """Observes requests, those to unknown paths included."""
 
     async def __call__(
         self,
@@ -57,8 +57,8 @@ class Application(Litestar):
             else:
                 await super().__call__(scope, receive, stamped_send)
         except asyncio.CancelledError:
-            # The server does not wait any longer at the end of the service; this task is over in any case, and
-            # the client sees its connection close in the middle of the answer.
+            # The server stops waiting when the service shuts down. This task ends in any case, and the client sees
+            # its connection close in the middle of the answer.
             log.warning("a request was given up, because the service is ending")
             if observation is not None:
                 observation.given_up()
@@ -79,17 +79,17 @@ def create_app(
     wait_s: float = 0.0,
     endpoints: Sequence[Endpoint] = ENDPOINTS,
 ) -> Litestar:
-    """The application; entering its lifespan starts the service, leaving it stops the service.
+    """The application. Entering its lifespan starts the service; leaving it stops the service.
 
     Args:
-        service: what the controllers work with.
-        options: what can be set about the API.
+        service: the service that handlers call.
+        options: settings of the API itself.
         gate: asks for API keys; None accepts every request.
         history: what `GET /status` shows of the last minutes; None for nothing.
-        cors_origins: web sites whose pages may use the API.
-        telemetry: watches requests; started and stopped with the service.
-        metrics: what is counted, to be shown; None for nothing.
-        wait_s: how long at most to wait for the backends before connections are taken.
+        cors_origins: origins whose pages may use the API.
+        telemetry: observes requests; started and stopped with the service.
+        metrics: the metrics to expose; None for none.
+        wait_s: seconds to wait at most for the backends before connections are accepted.
         endpoints: all endpoints; those that need metrics are served only where metrics are shown.
     """
     shows_metrics = metrics is not None and metrics.is_shown
@@ -109,7 +109,7 @@ def create_app(
 
     application = Application(
         route_handlers=[_route(endpoint) for endpoint in served],
-        # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
+        # Instead of Litestar's dependency injection, which costs as much as the rest of an answer.
         state=State(
             {
                 SERVICE: service,
@@ -123,7 +123,7 @@ def create_app(
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],
-        # Outside of the gate: a browser asks without a key whether it may ask with one.
+        # Outside of the API keys: a browser sends its preflight request without one.
         cors_config=cors(cors_origins) if cors_origins else None,
         request_max_body_size=options.max_body_bytes,
         openapi_config=None,

@@ -1,4 +1,4 @@
-"""How the service is. No answer here waits for an engine."""
+"""`GET /health`, `/health/live` and `/health/ready`. No answer here waits for an engine."""
 
 from litestar.types import ASGIApp
 
@@ -16,9 +16,9 @@ def _short(health: ServiceHealth) -> JSONAnswer:
 
 
 async def health(request: AnyRequest) -> ASGIApp:
-    """Every role's state and reason: 200 if all serve, else 503.
+    """Each role's state and reason: 200 if all serve, else 503.
 
-    Where there are keys, whoever has none gets the status alone.
+    Where keys are set, a request without one gets only the status.
     """
     health = service_of(request).health()
     if is_unauthenticated(request):

@@ -1,4 +1,4 @@
-"""The page that Prometheus reads."""
+"""`GET /metrics`, for Prometheus."""
 
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 async def metrics(request: AnyRequest) -> ASGIApp:
-    """All of them, as text: OpenMetrics if the request asks for it, else Prometheus's own format."""
+    """All metrics as text: OpenMetrics if the request accepts it, else Prometheus's own format."""
     metrics: Metrics = request.app.state[METRICS]
     text, content_type = await metrics.text(request.headers.get("accept", ""))
     return _Page(text, content_type)
 
 
 class _Page:
-    """A whole answer that is not JSON."""
+    """A complete answer that is not JSON."""
 
     def __init__(self, body: bytes, content_type: str) -> None:
         self._body = body

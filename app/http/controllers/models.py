@@ -13,5 +13,5 @@ async def list_models(request: AnyRequest) -> ASGIApp:
 
 
 async def retrieve_model(request: AnyRequest, model_id: FromPath[str]) -> ASGIApp:
-    """One model. Hub names hold a slash; escaped or not, it arrives here as one."""
+    """One model. Hub names contain a slash; escaped or not, it arrives here as a slash."""
     return json_response(service_of(request).catalog.get(model_id.removeprefix("/")))
