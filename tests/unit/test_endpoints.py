@@ -14,8 +14,9 @@ from app.http.endpoints import ENDPOINTS, PROBES, inference
 from app.http.parameters import endpoint_table, parameter_tables
 from app.http.requests import AnyRequest, json_response, read_body
 from app.settings import load_settings
+from domain.errors import InvalidRequestError
 from domain.openai.embeddings import EmbeddingBody
-from tests.unit.serving import BODIES, EMBED, Api, serving
+from tests.unit.serving import BODIES, EMBED, Api, error_of, serving
 
 KEY = "sk-limited-0123456789"
 PATH = "/v1/echo"
@@ -99,6 +100,23 @@ def test_an_entry_is_consistent(row: Endpoint):
     assert row.is_streamed <= (row.body is not None)
     assert (row.access is Access.KEY) == (401 in row.errors) or row.answer is None
     assert not row.is_probe or (row.access is not Access.KEY and "{" not in row.path)
+
+
+def refusal(body_type: type[msgspec.Struct], body: dict) -> str | None:
+    try:
+        BodyDecoder(body_type).decode(msgspec.json.encode(body))
+    except InvalidRequestError as error:
+        return error.message
+    return None
+
+
+@pytest.mark.parametrize("row", [row for row in ENDPOINTS if row.body is not None], ids=lambda row: row.path)
+async def test_the_body_of_an_entry_is_what_its_handler_decodes(api, row: Endpoint):
+    bodies = [BODIES[row.path] | {name: {"zz_new": 1}} for name in row.body.__struct_fields__]
+    refused = [body for body in bodies if refusal(row.body, body) is not None]
+    assert refused
+    for body in refused:
+        assert error_of(await api.http.post(row.path, json=body))["message"] == refusal(row.body, body)
 
 
 def test_probes_are_the_paths_of_health():
