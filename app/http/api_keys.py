@@ -1,4 +1,4 @@
-"""The keys that clients may have: read at the start, kept as hashes, compared in constant time."""
+"""The API keys that clients may use: read at startup, kept as hashes, compared in constant time."""
 
 import hashlib
 import hmac
@@ -18,7 +18,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One key, without its text."""
 
     name: str
-    """For messages and the log; never the key itself."""
+    """Used in messages and the log in place of the key."""
     digest: bytes
     requests_per_minute: int
     """0 for no limit."""
@@ -26,13 +26,13 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyRing:
-    """All keys."""
+    """All accepted keys."""
 
     def __init__(self, keys: list[ApiKey]) -> None:
         self.keys = keys
 
     def find(self, text: bytes) -> ApiKey | None:
-        """The key with that text. Looks at all of them, so that the time tells nothing about any."""
+        """The key with that text. Compares all of them, so that the time taken reveals nothing about any."""
         digest = _digest(text)
         found = None
         for key in self.keys:
@@ -42,16 +42,16 @@ class KeyRing:
 
 
 def read_keys(security: SecuritySettings) -> KeyRing | None:
-    """The keys from the settings and from their file, or None where none are asked for.
+    """The keys from the settings and from the key file, or None if neither is set.
 
     Raises:
-        ConfigurationError: the file can't be used, a key is there twice, or there are limits and no key.
+        ConfigurationError: the file can't be used, a key occurs twice, or limits are set without any key.
     """
     keys = [_key(f"key-{number}", text, security) for number, text in enumerate(security.api_keys, 1)]
     if security.api_keys_file is not None:
         keys += _from_file(security.api_keys_file, security)
         if not keys:
-            # Whoever names a file does not mean to be open to all.
+            # Naming a file means that the service should not be open to everyone.
             raise ConfigurationError("API_KEYS_FILE holds no key. Write one key a line, or unset it.")
     for one_of in ("name", "digest"):
         if len({getattr(key, one_of) for key in keys}) < len(keys):
@@ -69,7 +69,7 @@ def read_keys(security: SecuritySettings) -> KeyRing | None:
 
 
 def masked(key: str) -> str:
-    """A key as an error may repeat it: enough to know which one was sent, too little to use it."""
+    """A key as an error may repeat it: enough to recognize which one was sent, too little to use it."""
     shown = "".join(letter if "!" <= letter <= "~" else "?" for letter in key)
     return f"{shown[:5]}***{shown[-2:]}" if len(shown) >= 16 else "***"
 
@@ -88,7 +88,7 @@ def _key(name: str, text: str, security: SecuritySettings, **limits: int) -> Api
 
 
 def _from_file(path: Path, security: SecuritySettings) -> list[ApiKey]:
-    """Each line `[name] key [rpm=n] [tpm=n]`; empty lines and those that begin with # are passed over."""
+    """Each line is `[name] key [rpm=n] [tpm=n]`; empty lines and those that begin with # are ignored."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -105,7 +105,7 @@ def _from_file(path: Path, security: SecuritySettings) -> list[ApiKey]:
             words.pop()
         name = words[0] if len(words) == 2 else f"line-{number}"
         if len(words) > 2 or not is_usable_key(words[-1]) or not _NAME.fullmatch(name):
-            # What stands there may be a key, so it is not shown.
+            # The line may contain a key, so it is not shown.
             raise ConfigurationError(
                 f"API_KEYS_FILE, line {number}: must be a key of 8 to 256 visible ASCII characters, with an "
                 "optional name before it and rpm=NUMBER, tpm=NUMBER behind it."

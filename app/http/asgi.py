@@ -6,24 +6,17 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
-from litestar import Controller, Litestar
+from litestar import Litestar
 from litestar.datastructures import State
-from litestar.enums import ScopeType
+from litestar.enums import HttpMethod, ScopeType
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.http.api_options import ApiOptions
-from app.http.authentication import Gate
-from app.http.controllers.admin import AdminController
-from app.http.controllers.chat import ChatController
-from app.http.controllers.completions import CompletionsController
-from app.http.controllers.embeddings import EmbeddingsController
-from app.http.controllers.health import HealthController
-from app.http.controllers.models import ModelsController
-from app.http.controllers.openapi import OpenAPIController
-from app.http.controllers.page import PageController
-from app.http.controllers.status import StatusController
-from app.http.controllers.tokenize import TokenizeController
+from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
 from app.http.cors import cors
+from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
+from app.http.endpoints import ENDPOINTS
 from app.http.errors import REFUSAL, handle, refuse
 from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.http.response_headers import request_id, stamped
@@ -37,25 +30,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("memoria")
 
-CONTROLLERS = [
-    ChatController,
-    CompletionsController,
-    EmbeddingsController,
-    ModelsController,
-    TokenizeController,
-    HealthController,
-    AdminController,
-    OpenAPIController,
-    StatusController,
-    PageController,
-]
-
 
 class Application(Litestar):
-    """Litestar, with headers on every answer: those to unknown paths too, which no middleware sees."""
+    """Litestar, with headers on every answer, answers to unknown paths included, which no middleware sees."""
 
     telemetry = NO_TELEMETRY
-    """What watches requests; told of those to unknown paths as well."""
+    """Observes requests, those to unknown paths included."""
 
     async def __call__(
         self,
@@ -77,8 +57,8 @@ class Application(Litestar):
             else:
                 await super().__call__(scope, receive, stamped_send)
         except asyncio.CancelledError:
-            # The server does not wait any longer at the end of the service; this task is over in any case, and
-            # the client sees its connection close in the middle of the answer.
+            # The server stops waiting when the service shuts down. This task ends in any case, and the client sees
+            # its connection close in the middle of the answer.
             log.warning("a request was given up, because the service is ending")
             if observation is not None:
                 observation.given_up()
@@ -91,31 +71,29 @@ def create_app(
     service: Service,
     options: ApiOptions,
     *,
-    gate: Gate | None = None,
+    gate: ApiKeyMiddleware | None = None,
     history: History | None = None,
     cors_origins: Sequence[str] = (),
     telemetry: Telemetry = NO_TELEMETRY,
     metrics: "Metrics | None" = None,
     wait_s: float = 0.0,
+    endpoints: Sequence[Endpoint] = ENDPOINTS,
 ) -> Litestar:
-    """The application; entering its lifespan starts the service, leaving it stops the service.
+    """The application. Entering its lifespan starts the service; leaving it stops the service.
 
     Args:
-        service: what the controllers work with.
-        options: what can be set about the API.
-        gate: lets in those who have a key; None lets in everybody.
-        history: what `GET /status` shows of the last minutes; None shows nothing.
-        cors_origins: web sites whose pages may use the API.
-        telemetry: watches requests; started and stopped with the service.
-        metrics: what is counted, to be shown; None for nothing.
-        wait_s: how long at most to wait for the backends before connections are taken.
+        service: the service that handlers call.
+        options: settings of the API itself.
+        gate: asks for API keys; None accepts every request.
+        history: what `GET /status` shows of the last minutes; None for nothing.
+        cors_origins: origins whose pages may use the API.
+        telemetry: observes requests; started and stopped with the service.
+        metrics: the metrics to expose; None for none.
+        wait_s: seconds to wait at most for the backends before connections are accepted.
+        endpoints: all endpoints; those that need metrics are served only where metrics are shown.
     """
-    controllers: list[type[Controller]] = [*CONTROLLERS]
-    if metrics is not None and metrics.is_shown:
-        # Loaded only where it is needed, as the library behind it.
-        from app.http.controllers.metrics import MetricsController
-
-        controllers.append(MetricsController)
+    shows_metrics = metrics is not None and metrics.is_shown
+    served = tuple(row for row in endpoints if shows_metrics or not row.needs_metrics)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -130,13 +108,22 @@ def create_app(
             await telemetry.stop()
 
     application = Application(
-        route_handlers=controllers,
-        # Litestar's dependency injection would do; it costs as much as all the rest of an answer.
-        state=State({SERVICE: service, OPTIONS: options, METRICS: metrics, HISTORY: history or History()}),
+        route_handlers=[_route(endpoint) for endpoint in served],
+        # Instead of Litestar's dependency injection, which costs as much as the rest of an answer.
+        state=State(
+            {
+                SERVICE: service,
+                OPTIONS: options,
+                METRICS: metrics,
+                HISTORY: history or History(),
+                SERVED_ENDPOINTS: served,
+                ACCESS_RULES: AccessRules.of(served),
+            }
+        ),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
         middleware=[gate] if gate is not None else [],
-        # Outside of the gate: a browser asks without a key whether it may ask with one.
+        # Outside of the API keys: a browser sends its preflight request without one.
         cors_config=cors(cors_origins) if cors_origins else None,
         request_max_body_size=options.max_body_bytes,
         openapi_config=None,
@@ -145,3 +132,9 @@ def create_app(
     )
     application.telemetry = telemetry
     return application
+
+
+def _route(endpoint: Endpoint) -> HTTPRouteHandler:
+    return HTTPRouteHandler(endpoint.path, http_method=HttpMethod(endpoint.method), status_code=endpoint.status)(
+        endpoint.handler
+    )

@@ -1,32 +1,51 @@
-"""The gate: who has a key goes in, is counted, and is told what is left.
+"""Asks for API keys, counts their requests and reports what is left of their limits.
 
 Source: OpenAI's API reference, "Authentication" and "Rate limits in headers"; the bodies are those that
 openai-python turns into `AuthenticationError` and `RateLimitError`.
 """
 
 import time
+from collections.abc import Sequence
 
+import msgspec
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.http.api_keys import KeyRing, masked, read_keys
+from app.http.endpoint import Access, Endpoint
 from app.http.errors import refuse
 from app.http.rate_limits import ACCOUNT, Account
 from app.http.requests import AnyRequest
-from app.page.files import PATHS
 from app.settings import Settings
 from app.telemetry.request import note_key
 from domain.errors import AuthenticationError, RequestRateError
 from domain.policies.rate_limit import Clock
 
-OPEN = {"/health", "/health/live", "/health/ready"}
-"""What load balancers ask, who have no key."""
-_STRANGER = "stranger"
+ACCESS_RULES = "access_rules"
+"""Where the application's state keeps the rules of its endpoints."""
+_UNAUTHENTICATED = "unauthenticated"
 
 
-class Gate(ASGIMiddleware):
-    """Stands before every route."""
+class AccessRules(msgspec.Struct, frozen=True):
+    """What the middleware has to know of the endpoints."""
+
+    open_paths: frozenset[str]
+    """Paths that are served without a key, whatever the method: a load balancer may ask with OPTIONS."""
+    counted: frozenset[tuple[str, str]]
+    """Methods and paths whose requests count against the limit of their key."""
+
+    @classmethod
+    def of(cls, endpoints: Sequence[Endpoint]) -> "AccessRules":
+        """The rules of these endpoints."""
+        return cls(
+            frozenset(row.template for row in endpoints if row.access is not Access.KEY),
+            frozenset((row.method, row.template) for row in endpoints if row.is_counted),
+        )
+
+
+class ApiKeyMiddleware(ASGIMiddleware):
+    """Wraps every route; unknown paths never reach it."""
 
     scopes = (ScopeType.HTTP,)
 
@@ -34,7 +53,7 @@ class Gate(ASGIMiddleware):
         """Make it.
 
         Args:
-            keys: those that open it.
+            keys: the keys that are accepted.
             processes: how many processes share the keys' limits evenly.
             clock: tells the time.
         """
@@ -42,24 +61,25 @@ class Gate(ASGIMiddleware):
         self._accounts = {key.name: Account(key, shares=processes, clock=clock) for key in keys.keys}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Let a request through, or answer it with 401 or 429."""
+        """Pass a request on, or answer it with 401 or 429."""
         if scope["type"] != ScopeType.HTTP:
             await next_app(scope, receive, send)
             return
+        rules: AccessRules = scope["litestar_app"].state[ACCESS_RULES]
+        path = scope["path_template"]
         try:
             account = self._account(scope)
         except AuthenticationError as error:
-            if scope["path"] not in OPEN | PATHS:
+            if path not in rules.open_paths:
                 await refuse(error, scope, send)
                 return
-            scope["state"][_STRANGER] = True
+            scope["state"][_UNAUTHENTICATED] = True
             await next_app(scope, receive, send)
             return
         scope["state"][ACCOUNT] = account
         note_key(scope, account.name)
         send = account.announced(send)
-        if scope["method"] == "POST":
-            # Only these are work for an engine.
+        if (scope["method"], path) in rules.counted:
             try:
                 account.take_request()
             except RequestRateError as error:
@@ -84,8 +104,8 @@ class Gate(ASGIMiddleware):
         return self._accounts[key.name]
 
 
-def build_gate(settings: Settings, *, clock: Clock = time.monotonic) -> Gate | None:
-    """The gate that the settings ask for, or None where they name no key.
+def build_gate(settings: Settings, *, clock: Clock = time.monotonic) -> ApiKeyMiddleware | None:
+    """The middleware that the settings ask for, or None where they name no key.
 
     Raises:
         ConfigurationError: the keys can't be used.
@@ -93,9 +113,9 @@ def build_gate(settings: Settings, *, clock: Clock = time.monotonic) -> Gate | N
     keys = read_keys(settings.security)
     if keys is None:
         return None
-    return Gate(keys, processes=settings.api_processes, clock=clock)
+    return ApiKeyMiddleware(keys, processes=settings.api_processes, clock=clock)
 
 
-def is_stranger(request: AnyRequest) -> bool:
-    """Whether there are keys, and the request has none of them."""
-    return _STRANGER in request.scope["state"]
+def is_unauthenticated(request: AnyRequest) -> bool:
+    """Whether keys are set, and the request has none of them."""
+    return _UNAUTHENTICATED in request.scope["state"]

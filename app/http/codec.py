@@ -1,4 +1,4 @@
-"""Bytes to request structs and answers to bytes: each once, by msgspec, strictly."""
+"""Decodes request bodies into structs and encodes answers: each once, with msgspec, strictly."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from app.http.unknown_fields import names_at, without_unknown
+from app.http.known_fields import names_at, without_unknown
 from domain.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -17,14 +17,14 @@ encode = msgspec.json.Encoder().encode
 LONGEST_REPEATED = 300
 LONGEST_NAME = 100
 
-# Of an object's key it says "at `key` in `$.metadata`".
+# For a key of an object msgspec says "at `key` in `$.metadata`".
 _AT = re.compile(r" - at (`key` in )?`\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`", re.S)
 _MISSING = re.compile(r"^Object missing required field `(.*)`$")
 
 
 class BodyDecoder(Generic[T]):
-    """Decodes request bodies of one type, and says what is wrong with those it refuses."""
+    """Decodes request bodies of one type and says what is wrong with those that it refuses."""
 
     def __init__(self, body_type: type[T]) -> None:
         self._type = body_type
@@ -34,11 +34,11 @@ class BodyDecoder(Generic[T]):
         """The request.
 
         Args:
-            body: as it came.
-            allow_unknown: pass over fields that the type does not know.
+            body: the bytes as received.
+            allow_unknown: drop fields that the type does not know.
 
         Raises:
-            InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or range.
+            InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or value.
         """
         if not body:
             raise InvalidRequestError("The request has no body. Send a JSON object.")
@@ -48,7 +48,7 @@ class BodyDecoder(Generic[T]):
             except msgspec.ValidationError as error:
                 if not (allow_unknown and _UNKNOWN.match(str(error))):
                     raise
-                # Slower, and only needed where there is something unknown.
+                # Slower, and needed only if there is an unknown field.
                 known = without_unknown(msgspec.json.decode(body), self._type)
                 return msgspec.convert(known, self._type)
         except msgspec.ValidationError as error:
@@ -57,7 +57,7 @@ class BodyDecoder(Generic[T]):
             raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
 
     def _refusal(self, text: str, body: bytes) -> InvalidRequestError:
-        """OpenAI's words for what msgspec found."""
+        """msgspec's message in OpenAI's words."""
         at = _AT.search(text)
         path = at[2] if at else ""
         said = text[: at.start()] if at else text
@@ -69,7 +69,7 @@ class BodyDecoder(Generic[T]):
                 f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
             )
         if len(said) > LONGEST_REPEATED:
-            # It repeats what the client sent.
+            # It may repeat what the client sent.
             said = f"{said[:LONGEST_REPEATED]}…"
         said = f"{said[:1].lower()}{said[1:]}."
         if not path:
@@ -85,10 +85,10 @@ class BodyDecoder(Generic[T]):
         return InvalidRequestError(f"Unknown parameter: '{param}'.{meant}", param=param, code="unknown_parameter")
 
     def _names_at(self, path: str, body: bytes) -> list[str]:
-        """The fields that an object of the body may have; which, often follows from what else is in it."""
+        """The fields that an object at this path may have, which can depend on the rest of the body."""
         try:
             value = msgspec.json.decode(body) if path else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Behind the unknown field, where nobody has looked yet, it is no JSON.
+            # The decoder stopped at the unknown field; what follows it is not valid JSON.
             return []
         return names_at(value, self._type, path)

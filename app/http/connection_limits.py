@@ -1,9 +1,10 @@
-"""What one client may take of the server before the application has seen its request.
+"""Limits what one client may take of the server before the application has seen its request.
 
 uvicorn bounds neither the head of a request nor the time that a client takes to send one or to read its answer.
-Here a head has a largest size (431), sending has a time (408), and a client that does not take its answer is
-dropped, which ends its work in the engine. Clients beyond the most connections are told so (503), health probes
-excepted; a crowd beyond that is closed unheard. A request that comes in one piece costs a comparison or two.
+Here a head has a maximum size (431), sending has a timeout (408), and a client that does not read its answer is
+disconnected, which aborts its work in the engine. Connections beyond the maximum are refused (503), except for
+health probes; some more beyond those are closed without an answer. A request that arrives in one piece costs a
+comparison or two.
 """
 
 import asyncio
@@ -14,10 +15,10 @@ import msgspec
 import uvicorn
 from litestar.types import Scope
 
-from app.http.authentication import OPEN
+from app.http.endpoints import PROBES
 from app.http.errors import REFUSAL, error_body, error_headers
 from app.http.joined_writes import JoinedWritesProtocol
-from app.http.request_pacer import TURNSTILE, Turnstile
+from app.http.request_pacer import PACER, RequestPacer
 from app.telemetry.request import observation_of
 from domain.errors import (
     HeadersTooLargeError,
@@ -28,45 +29,45 @@ from domain.errors import (
 )
 
 MAX_HEAD_BYTES = 64 * 2**10
-"""Of the first line and all headers; as much again may come around a body in chunks."""
+"""For the request line and all headers; the framing of a chunked body may take as much again."""
 MAX_HEADERS = 256
 MIN_BODY_RATE = 1024
-"""Bytes a second: a body may take longer than the timeout if it comes at this rate."""
+"""Bytes per second: a body may take longer than the timeout if it arrives at this rate."""
 CHUNK_OVERHEAD = 8
-"""Bytes on the wire for each byte of a body, at most: a chunk of one byte has five more around it."""
+"""At most so many bytes on the wire for each byte of a body: a chunk of one byte has five bytes of framing."""
 RESERVE = 64
-"""Connections beyond the most, which are told that they are too many."""
+"""Connections beyond the maximum that are answered with 503 instead of being closed."""
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a client may take."""
+    """The limits that settings choose."""
 
     max_connections: int = 1000
     timeout_s: float = 30.0
-    """For a client to send its request, and to take what waits for it; 0 for no limit."""
+    """Seconds for a client to send its request, and to read what is waiting for it; 0 for no limit."""
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's, which its protocols are given, with the limits."""
+    """uvicorn's configuration with the limits, as its protocols receive it."""
 
     limits: ConnectionLimits = ConnectionLimits()
-    turnstile: Turnstile | None = None
-    """All connections' own, made by the first of them, in the process and for the loop that serves them."""
+    pacer: RequestPacer | None = None
+    """Shared by all connections; made by the first of them, in the process and for the loop that serves them."""
 
 
 class LimitedProtocol(JoinedWritesProtocol):
-    """What uvicorn calls for each connection."""
+    """The protocol of one connection, with the limits."""
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         limited = config if isinstance(config, ServerConfig) else ServerConfig(config.app)
         self._limits = limited.limits
-        if limited.turnstile is None:
-            limited.turnstile = Turnstile(self.loop)
-        self._turnstile = limited.turnstile
+        if limited.pacer is None:
+            limited.pacer = RequestPacer(self.loop)
+        self._pacer = limited.pacer
         self._is_receiving = True
-        """From the connection's beginning to the end of its first message, and from then on within messages."""
+        """From the start of the connection to the end of its first message, and then during each message."""
         self._since = self.loop.time()
         self._wire_bytes = 0
         self._body_bytes = 0
@@ -83,7 +84,7 @@ class LimitedProtocol(JoinedWritesProtocol):
         if connected > self._limits.max_connections + RESERVE:
             transport.abort()
         elif self._limits.timeout_s:
-            self._receive_timer = self.loop.call_later(self._limits.timeout_s, self._is_late)
+            self._receive_timer = self.loop.call_later(self._limits.timeout_s, self._check_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's callback."""
@@ -97,7 +98,7 @@ class LimitedProtocol(JoinedWritesProtocol):
         if self._is_receiving:
             self._still_receiving(len(data))
         elif self._is_answered():
-            # An empty line, which begins no message, and has ended the wait for the next one.
+            # An empty line, which starts no message but has ended uvicorn's keep-alive timeout.
             self._is_receiving = True
             self._since = self.loop.time()
             self._still_receiving(len(data))
@@ -113,7 +114,7 @@ class LimitedProtocol(JoinedWritesProtocol):
         """The parser's callback."""
         super().on_body(body)
         if not self.cycle.response_complete:
-            # What comes after the answer buys no more time.
+            # Bytes after the answer extend no timeout.
             self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
@@ -123,7 +124,7 @@ class LimitedProtocol(JoinedWritesProtocol):
         self._stop_receive_timer()
 
     def pause_writing(self) -> None:
-        """asyncio's callback: what the client does not take has reached the bound of what is kept for it."""
+        """asyncio's callback: unread data has reached the limit of the write buffer."""
         super().pause_writing()
         if self._limits.timeout_s and self._write_timer is None:
             self._write_timer = self.loop.call_later(self._limits.timeout_s, self.transport.abort)
@@ -134,7 +135,7 @@ class LimitedProtocol(JoinedWritesProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the shape of all errors."""
+        """Answer what is not HTTP in the shape of all errors."""
         self._refuse(InvalidRequestError(f"The request could not be read: {msg.rstrip('.')}."))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -144,50 +145,50 @@ class LimitedProtocol(JoinedWritesProtocol):
         size += sum([len(name) + len(value) for name, value in headers])
         if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
             scope["state"][REFUSAL] = _head_too_large()
-        elif self._is_surplus and scope["path"] not in OPEN:
+        elif self._is_surplus and scope["path"] not in PROBES:
             scope["state"][REFUSAL] = TooManyConnectionsError(
                 f"All {self._limits.max_connections} connections that the service takes are in use. Please try "
                 "again later.",
                 retry_after_s=1,
             )
-        if scope["path"] in OPEN:
-            # Whoever asks how the service is does not queue.
+        if scope["path"] in PROBES:
+            # Probes do not queue.
             super()._start_asgi_task(cycle, app)
         else:
-            scope["state"][TURNSTILE] = self._turnstile
-            self._turnstile.enter(partial(super()._start_asgi_task, cycle, app))
+            scope["state"][PACER] = self._pacer
+            self._pacer.start(partial(super()._start_asgi_task, cycle, app))
 
     def _still_receiving(self, size: int) -> None:
-        """A message that did not come in one piece."""
+        """Check a message that did not arrive in one piece."""
         if self.transport.is_closing():
             return
         if self._has_begun:
-            # What came before it in the same piece was another message's.
+            # The bytes before it in the same piece belong to another message.
             self._has_begun = False
         else:
             self._wire_bytes += size
         if self._wire_bytes > MAX_HEAD_BYTES + CHUNK_OVERHEAD * self._body_bytes and not self._is_answered():
             self._refuse(_head_too_large())
         elif self._receive_timer is None and self._limits.timeout_s:
-            self._receive_timer = self.loop.call_later(self._limits.timeout_s, self._is_late)
+            self._receive_timer = self.loop.call_later(self._limits.timeout_s, self._check_timeout)
 
-    def _is_late(self) -> None:
-        """Time is up, unless the client was held up here or has sent enough meanwhile."""
+    def _check_timeout(self) -> None:
+        """Answer 408, unless the client had to wait for the server or has sent enough meanwhile."""
         self._receive_timer = None
         if self.transport.is_closing():
             return
         until = self._since + self._limits.timeout_s + self._body_bytes / MIN_BODY_RATE
-        left = self._limits.timeout_s if self._holds_the_client_up() else until - self.loop.time()
+        left = self._limits.timeout_s if self._keeps_client_waiting() else until - self.loop.time()
         if left > 0:
-            self._receive_timer = self.loop.call_later(left, self._is_late)
+            self._receive_timer = self.loop.call_later(left, self._check_timeout)
             return
         seconds = f"{self._limits.timeout_s:g}"
         self._refuse(
             RequestTimeoutError(f"The request did not arrive within {seconds} seconds. Please try again.")
         )
 
-    def _holds_the_client_up(self) -> bool:
-        """Whether what comes in is not being read yet, or an earlier request still has to be answered."""
+    def _keeps_client_waiting(self) -> bool:
+        """Whether reading is paused, or an earlier request is still to be answered."""
         is_answering = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
         return self.flow.read_paused or is_answering
 
@@ -195,18 +196,18 @@ class LimitedProtocol(JoinedWritesProtocol):
         return self.cycle is not None and self.cycle.response_complete
 
     def _refuse(self, error: InferenceError) -> None:
-        """Answer, where nothing else is being answered, and close."""
+        """Answer, unless another answer has started, and close."""
         if self.cycle is None or not self.cycle.response_started or self._is_between_messages():
             body = error_body(error)
             headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
             lines = [f"{name}: {value}\r\n" for name, value in (headers | error_headers(error)).items()]
             head = f"HTTP/1.1 {error.status} {_REASONS[error.status]}\r\n{''.join(lines)}\r\n"
             self.transport.write(head.encode() + body)
-            self._tell(error)
+            self._report(error)
         self.transport.close()
 
-    def _tell(self, error: InferenceError) -> None:
-        """Tell who watches the request, if it is one already: its handler only sees the client go."""
+    def _report(self, error: InferenceError) -> None:
+        """Report to the request's observer, if there is a request: its handler only sees a disconnect."""
         observation = (
             None if self.cycle is None or self._is_answered() else observation_of(cast(Scope, self.cycle.scope))
         )
@@ -215,7 +216,7 @@ class LimitedProtocol(JoinedWritesProtocol):
             observation.failed(error)
 
     def _is_between_messages(self) -> bool:
-        """Whether the last answer is complete, and what comes in belongs to no request that it answered."""
+        """Whether the last answer and its request are complete, so that new bytes belong to no request."""
         return self._is_answered() and self.cycle.more_body is False
 
     def _stop_receive_timer(self) -> None:

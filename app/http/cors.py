@@ -1,4 +1,4 @@
-"""Which web sites' pages may read this API's answers."""
+"""Configures which origins may read this API's answers (CORS)."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ EXPOSED = [
     "retry-after",
     *(f"x-ratelimit-{part}-{what}" for what in ("requests", "tokens") for part in ("limit", "remaining", "reset")),
 ]
-"""Headers that a page may read besides those that it always may."""
+"""Headers that a page may read in addition to the safelisted ones."""
 
 
 def cors(origins: Sequence[str]) -> CORSConfig:
-    """What Litestar has to know. Cookies are not part of this API, so none are asked for."""
+    """Litestar's configuration for these origins. The API uses no cookies, so credentials are not allowed."""
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],

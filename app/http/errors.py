@@ -1,4 +1,4 @@
-"""One place where any exception becomes an answer in OpenAI's error shape."""
+"""Turns any exception into an answer in OpenAI's error shape."""
 
 import logging
 import traceback
@@ -26,15 +26,15 @@ log = logging.getLogger("memoria")
 
 STATUS_TOO_LARGE = 413
 REFUSAL = "refusal"
-"""Where a request's state keeps the error with which it is to be answered, whatever it asks for."""
+"""Where a request's state keeps an error that answers it without calling its handler."""
 
 
 class ClientDisconnectedError(Exception):
-    """The client has gone; there is nobody to answer."""
+    """The client disconnected before it was answered."""
 
 
 def as_inference_error(exception: Exception, *, method: str = "", path: str = "") -> InferenceError:
-    """The domain's error for any exception; what is not foreseen is logged and hidden from the client."""
+    """The domain's error for any exception; an unexpected one is logged and hidden from the client."""
     if isinstance(exception, InferenceError):
         return exception
     if isinstance(exception, NotFoundException):
@@ -54,7 +54,7 @@ def as_inference_error(exception: Exception, *, method: str = "", path: str = ""
 
 
 def _log_unexpected(exception: Exception, method: str, path: str) -> None:
-    """Where it came from, but not what it says: that may repeat a prompt. On the level debug, all of it."""
+    """Log the stack but not the message, which may repeat a prompt. At level debug, log everything."""
     frames = "".join(traceback.format_tb(exception.__traceback__)).rstrip()
     log.error("unexpected failure on %s %r: %s\n%s", method, path, type(exception).__name__, frames)
     log.debug("what the failure said", exc_info=exception)
@@ -66,27 +66,27 @@ def error_body(error: InferenceError) -> bytes:
 
 
 def error_headers(error: InferenceError) -> dict[str, str]:
-    """What the head of an answer tells of an error."""
+    """The headers that belong to an error."""
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, error.retry_after_s))
     if error.should_retry is not None:
-        # openai-python and openai-node look at it before they look at the status.
+        # openai-python and openai-node read it before the status.
         headers["x-should-retry"] = str(error.should_retry).lower()
     if isinstance(error, AuthenticationError):
-        # RFC 9110 (11.6.1) wants it with every 401.
+        # RFC 9110 (11.6.1) requires it with every 401.
         headers["www-authenticate"] = "Bearer"
     return headers
 
 
 async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -> None:
-    """Answer a request with an error, in front of all handlers.
+    """Answer a request with an error before any handler runs.
 
     Args:
-        error: the answer.
-        scope: the request's.
-        send: takes the answer.
-        more: headers besides those that the error has.
+        error: the error to answer with.
+        scope: the scope of the request.
+        send: sends the answer.
+        more: headers in addition to those of the error.
     """
     note_error(scope, error)
     body = error_body(error)
@@ -102,7 +102,7 @@ async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -
 
 
 def note_route(request: Request[Any, Any, Any], allowed: str) -> None:
-    """Which path it is that has other methods: the router tells only requests that it lets through."""
+    """Set the path template of a request whose method is not allowed: the router sets it only on a match."""
     method = cast(Method, allowed.partition(",")[0])
     path = normalize_path(request.scope["path"])
     *_, request.scope["path_template"] = request.app.asgi_router.handle_routing(path=path, method=method)
@@ -117,7 +117,7 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
     note_error(request.scope, error)
     headers = error_headers(error)
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
-        # Which methods the path has, as RFC 9110 (15.5.6) wants it.
+        # The methods of the path, which RFC 9110 (15.5.6) requires.
         headers |= exception.headers
         note_route(request, exception.headers["allow"])
     return Response(error_body(error), status_code=error.status, media_type="application/json", headers=headers)

@@ -1,7 +1,7 @@
-"""Answers without a length, such as streams, to clients of HTTP/1.0.
+"""Sends answers without a length, such as streams, to clients of HTTP/1.0 without chunked encoding.
 
-uvicorn sends them in chunks, which RFC 9112 (6.1) forbids: an old client would take the marks of the chunks for a
-part of the answer. Before there were chunks, such an answer ended where its connection ended, and so does this.
+uvicorn sends them chunked, which RFC 9112 (6.1) forbids: an old client would take the chunk sizes for a part of
+the answer. In HTTP/1.0 the end of the connection marks the end of such an answer.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's, with that."""
+    """uvicorn's protocol, without chunks for HTTP/1.0."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] == "1.0":
@@ -20,7 +20,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def _without_chunks(app: Any, cycle: RequestResponseCycle) -> Any:
-    """The application, whose answer ends with its connection where it has no length of its own."""
+    """Wrap the application: an answer without a content-length ends with its connection."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         has_length = True
@@ -32,7 +32,7 @@ def _without_chunks(app: Any, cycle: RequestResponseCycle) -> Any:
                 if not has_length:
                     cycle.chunked_encoding = False
             elif message["type"] == "http.response.body" and not has_length:
-                # uvicorn counts against the length that it was told.
+                # uvicorn checks the body against the expected length.
                 cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
 

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol, with the head of an answer and the beginning of its body in one write.
+"""Writes the head of an answer together with the beginning of its body.
 
-uvicorn writes them one after the other, and uvloop hands each write to the kernel at once: two system calls for
-every answer, and a client that wakes twice.
+uvicorn writes them one after the other, and uvloop passes each write to the kernel at once: two system calls for
+every answer, and the client wakes up twice.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ _STATUS_LINE = b"HTTP/1.1 "
 
 
 class JoinedWritesProtocol(HttpProtocol):
-    """What uvicorn calls for each connection."""
+    """uvicorn's protocol on a transport that joins writes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """asyncio's callback."""
@@ -21,7 +21,7 @@ class JoinedWritesProtocol(HttpProtocol):
 
 
 class _JoiningTransport:
-    """A transport that holds the head of an answer until something follows, or nothing does."""
+    """A transport that holds back the head of an answer until the next write or the next loop iteration."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -29,7 +29,7 @@ class _JoiningTransport:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        """Write, or hold the head of an answer for a moment: at most until what is under way has run."""
+        """Write; the head of an answer is held back at most until the current callback has returned."""
         if self._held:
             data, self._held = self._held + data, b""
         elif data.startswith(_STATUS_LINE):
@@ -39,7 +39,7 @@ class _JoiningTransport:
         self._transport.write(data)
 
     def close(self) -> None:
-        """Close, when all is written."""
+        """Close after writing what was held back."""
         self._flush()
         self._transport.close()
 

@@ -1,26 +1,18 @@
-"""The table of request parameters in API.md, printed from the types that decode requests.
+"""The tables of API.md: the endpoints with who needs a key, and the parameters of each request body.
 
-`python -m app.http.parameters` prints it, and a test holds the page against it.
+`python -m app.http.parameters` prints them, and tests compare the page with them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
-from domain.openai.chat import ChatBody
-from domain.openai.completions import CompletionBody
-from domain.openai.embeddings import EmbeddingBody
+from app.http.endpoint import Endpoint
+from app.http.endpoints import ENDPOINTS
 from domain.openai.field import EFFECT, FROM_VLLM
-from domain.openai.tokenize import DetokenizeBody, TokenizeBody
 
-ENDPOINTS: dict[str, type[msgspec.Struct]] = {
-    "POST /v1/chat/completions": ChatBody,
-    "POST /v1/completions": CompletionBody,
-    "POST /v1/embeddings": EmbeddingBody,
-    "POST /tokenize": TokenizeBody,
-    "POST /detokenize": DetokenizeBody,
-}
 IN_WORDS = {"honoured": "honoured", "none": "accepted, without effect", "refused": "refused (400)"}
 
 
@@ -42,33 +34,48 @@ def parameters(body: type[msgspec.Struct]) -> list[Parameter]:
     return sorted(found, key=lambda field: (not field.is_required, field.is_vllms, field.name))
 
 
-def table(body: type[msgspec.Struct]) -> str:
-    """The Markdown table of one endpoint."""
-    rows = ["| parameter | from | here | |", "|---|---|---|---|"]
-    for field in parameters(body):
-        name = f"**`{field.name}`**" if field.is_required else f"`{field.name}`"
-        origin = "vLLM" if field.is_vllms or body in (TokenizeBody, DetokenizeBody) else "OpenAI"
-        rows.append(f"| {name} | {origin} | {IN_WORDS[field.effect]} | {field.about} |")
+def endpoint_table(endpoints: Sequence[Endpoint]) -> str:
+    """The Markdown table of all endpoints."""
+    rows = ["| endpoint | what it answers | key |", "|---|---|---|"]
+    rows += [f"| `{_name(endpoint)}` | {endpoint.about} | {endpoint.access.value} |" for endpoint in endpoints]
     return "\n".join(rows) + "\n"
 
 
-def page() -> str:
-    """All tables, each under its endpoint."""
-    return "\n".join(f"### {endpoint}\n\n{table(body)}" for endpoint, body in ENDPOINTS.items())
+def parameter_tables(endpoints: Sequence[Endpoint]) -> str:
+    """The Markdown tables of all request bodies, each under its endpoint."""
+    return "\n".join(
+        f"### {_name(endpoint)}\n\n{_parameter_table(endpoint.body, endpoint.body_origin)}"
+        for endpoint in endpoints
+        if endpoint.body is not None
+    )
+
+
+def _parameter_table(body: type[msgspec.Struct], origin: str) -> str:
+    rows = ["| parameter | from | here | |", "|---|---|---|---|"]
+    for field in parameters(body):
+        name = f"**`{field.name}`**" if field.is_required else f"`{field.name}`"
+        source = "vLLM" if field.is_vllms else origin
+        rows.append(f"| {name} | {source} | {IN_WORDS[field.effect]} | {field.about} |")
+    return "\n".join(rows) + "\n"
+
+
+def _name(endpoint: Endpoint) -> str:
+    return f"{endpoint.method} {endpoint.public_path}"
 
 
 def _parameter(field: inspect.Field) -> Parameter:
-    told: dict[str, Any] = {}
+    documented: dict[str, Any] = {}
     if isinstance(field.type, inspect.Metadata):
-        told = field.type.extra_json_schema or {}
+        documented = field.type.extra_json_schema or {}
     return Parameter(
         name=field.encode_name,
-        effect=told[EFFECT],
-        is_vllms=bool(told.get(FROM_VLLM)),
+        effect=documented[EFFECT],
+        is_vllms=bool(documented.get(FROM_VLLM)),
         is_required=field.required,
-        about=told["description"],
+        about=documented["description"],
     )
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    for name, text in (("endpoints", endpoint_table(ENDPOINTS)), ("parameters", parameter_tables(ENDPOINTS))):
+        print(f"<!-- {name} -->\n{text}<!-- end of {name} -->")

@@ -1,8 +1,8 @@
-"""A turnstile for requests that go on at the same moment: at their arrival, and when their bodies have come.
+"""Paces requests that are ready at the same moment: when they arrive, and when their bodies are complete.
 
-Five hundred that become readable together would all begin before the loop looks at anything else: a fifth of a
-second in which nobody is answered, load balancers that ask how the service is among them. So some begin in each
-turn of the loop, and the others in the next ones, in the order of their arrival.
+Five hundred that become readable together would all start before the event loop looks at anything else. For a
+fifth of a second nothing would be answered, health probes included. So a few start in each iteration of the loop
+and the others in the next ones, in order of arrival.
 """
 
 import asyncio
@@ -10,54 +10,54 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-TURNSTILE = "turnstile"
-"""Where the state of a request's scope has its own, if the server has put one there."""
-PER_TURN = 8
-"""Requests that go on in one turn; each takes some 0.5 ms until it waits for its engine."""
+PACER = "request_pacer"
+"""Where the state of a request's scope keeps its pacer, if the server has set one."""
+PER_ITERATION = 8
+"""Requests that continue in one iteration; each takes some 0.5 ms until it waits for its engine."""
 
 
-class Turnstile:
+class RequestPacer:
     """One for each event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, per_turn: int = PER_TURN) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, per_iteration: int = PER_ITERATION) -> None:
         self._loop = loop
-        self._per_turn = per_turn
-        self._begun = 0
+        self._per_iteration = per_iteration
+        self._started = 0
         self._waiting: deque[Callable[[], None]] = deque()
 
-    def enter(self, begin: Callable[[], None]) -> None:
-        """Begin now, or in one of the next turns of the loop."""
-        if self._begun >= self._per_turn:
-            self._waiting.append(begin)
+    def start(self, callback: Callable[[], None]) -> None:
+        """Call it now, or in one of the next iterations of the loop."""
+        if self._started >= self._per_iteration:
+            self._waiting.append(callback)
             return
-        if not self._begun:
-            self._loop.call_soon(self._turn)
-        self._begun += 1
-        begin()
+        if not self._started:
+            self._loop.call_soon(self._next_iteration)
+        self._started += 1
+        callback()
 
-    async def passed(self) -> None:
-        """Go on now, or in one of the next turns of the loop."""
-        if self._begun < self._per_turn:
-            self.enter(_nothing)
+    async def wait_turn(self) -> None:
+        """Return now, or in one of the next iterations of the loop."""
+        if self._started < self._per_iteration:
+            self.start(_do_nothing)
             return
-        free = self._loop.create_future()
-        self.enter(partial(_free, free))
-        await free
+        turn = self._loop.create_future()
+        self.start(partial(_resolve, turn))
+        await turn
 
-    def _turn(self) -> None:
-        self._begun = min(self._per_turn, len(self._waiting))
-        for _ in range(self._begun):
-            # Each by itself: what one of them raises is nothing to the others.
+    def _next_iteration(self) -> None:
+        self._started = min(self._per_iteration, len(self._waiting))
+        for _ in range(self._started):
+            # Scheduled one by one, so that an exception in one does not affect the others.
             self._loop.call_soon(self._waiting.popleft())
-        if self._begun:
-            self._loop.call_soon(self._turn)
+        if self._started:
+            self._loop.call_soon(self._next_iteration)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _free(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        # Whoever waited may have given up.
-        waiting.set_result(None)
+def _resolve(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        # The waiter may have been cancelled.
+        turn.set_result(None)

@@ -11,7 +11,7 @@ from litestar.types import Receive, Scope, Send
 from app.http.api_options import ApiOptions
 from app.http.codec import BodyDecoder, encode
 from app.http.errors import ClientDisconnectedError
-from app.http.request_pacer import TURNSTILE, Turnstile
+from app.http.request_pacer import PACER, RequestPacer
 from app.http.response_headers import request_id
 from app.service import Service
 from app.telemetry.history import History
@@ -114,10 +114,10 @@ async def _read_json(request: AnyRequest) -> bytes:
     except InternalServerException:
         # The framework's word for a body that ends before its end; it has no other use for this one here.
         raise ClientDisconnectedError from None
-    turnstile: Turnstile | None = request.scope["state"].get(TURNSTILE)
-    if turnstile is not None:
+    pacer: RequestPacer | None = request.scope["state"].get(PACER)
+    if pacer is not None:
         # Many clients send their bodies a moment later than their heads, and then all of them at once.
-        await turnstile.passed()
+        await pacer.wait_turn()
     return body
 
 

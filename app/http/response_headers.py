@@ -1,4 +1,4 @@
-"""Headers that OpenAI puts on every answer.
+"""Adds the headers that OpenAI sends with every answer.
 
 Source: OpenAI's API reference, "Debugging requests"; openai-python reads `x-request-id` as `_request_id`.
 """
@@ -12,14 +12,14 @@ from app.telemetry.request import observation_of
 from domain.random_id import random_hex
 
 API_VERSION = b"2020-10-01"
-# Short, and nothing in it that could end a header, a log line or a span's name.
+# Short, and without characters that could end a header, a log line or a span's name.
 _SANE = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def stamped(scope: HTTPScope, send: Send) -> Send:
-    """A `send` that adds the headers to an answer, whoever gives it; the request gets its id at once.
+    """A `send` that adds the headers to any answer; sets the id of the request at once.
 
-    `x-request-id` is the client's own, if sane. `openai-processing-ms` is the time until the answer began.
+    `x-request-id` is the client's own if it is valid. `openai-processing-ms` is the time until the answer began.
     """
     began = time.perf_counter()
     own_id = _client_id(scope) or f"req_{random_hex()}".encode()
@@ -43,7 +43,7 @@ def stamped(scope: HTTPScope, send: Send) -> Send:
 
 
 def request_id(scope: Scope) -> str:
-    """The id that the request was given."""
+    """The id of the request."""
     return str(scope["state"]["request_id"])
 
 

@@ -1,4 +1,4 @@
-"""The web server around the application, and how the process ends."""
+"""Runs the web server around the application and ends the process on signals."""
 
 import asyncio
 import errno
@@ -22,10 +22,10 @@ POLL_S = 0.05
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, taken before any engine starts, so that a port in use costs no waiting.
+    """A listening socket, opened before any engine starts, so that a port in use is reported at once.
 
     Raises:
-        ConfigurationError: the address can't be had.
+        ConfigurationError: the address can't be bound.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -37,7 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        # Only listening tells for sure that nobody else does.
+        # Binding can succeed while another process listens; listening can't.
         listener.listen(2048)
     except OSError as error:
         listener.close()
@@ -56,8 +56,8 @@ def serve(app: Litestar, listener: socket.socket, settings: Settings, *, on_drai
 
     The first signal stops accepting and lets running requests finish for a while, the second hurries.
     """
-    # uvicorn raises the signals it has taken once more when it is done: they shall not kill a process that
-    # has ended everything in good order.
+    # uvicorn raises the signals that it caught again when it is done. They must not kill a process that has shut
+    # down cleanly.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)
     server = DrainingServer(server_config(app, settings), on_drain=on_drain)
@@ -66,9 +66,9 @@ def serve(app: Litestar, listener: socket.socket, settings: Settings, *, on_drai
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, which tells when it stops, and which a second signal of any kind hurries.
+    """uvicorn, which reports when it starts to drain and stops draining on a second signal of any kind.
 
-    uvicorn's own way to hurry leaves out the application's end, and engines with it.
+    uvicorn's own forced exit skips the application's shutdown, and with it that of the engines.
     """
 
     def __init__(self, config: uvicorn.Config, *, on_drain: Callable[[], None]) -> None:
@@ -77,12 +77,12 @@ class DrainingServer(uvicorn.Server):
         self._signals = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come; runs between any two instructions, so it only takes note."""
+        """Note the signal; this runs between any two instructions, so it does nothing else."""
         self._signals += 1
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, let requests under way end, then end the application."""
+        """Stop accepting connections, let running requests finish, then shut down the application."""
         self._on_drain()
         await super().shutdown(sockets)
 
@@ -91,7 +91,7 @@ class DrainingServer(uvicorn.Server):
         try:
             while not waiting.done():
                 if self._signals > 1:
-                    # What uvicorn waits for no longer than this is cancelled.
+                    # uvicorn cancels the requests that are still running.
                     raise TimeoutError
                 await asyncio.wait([waiting], timeout=POLL_S)
             await waiting
@@ -100,7 +100,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def server_config(app: Litestar | AppFactory, settings: Settings) -> uvicorn.Config:
-    """How each process serves its application, or what makes it there."""
+    """uvicorn's configuration for an application, or for a factory that each process calls."""
     security = settings.security
     config = ServerConfig(
         app,
@@ -110,7 +110,7 @@ def server_config(app: Litestar | AppFactory, settings: Settings) -> uvicorn.Con
         http=LimitedProtocol,
         ws="none",
         lifespan="on",
-        # Its log goes where the service's goes.
+        # uvicorn logs through the service's handlers.
         log_config=None,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,

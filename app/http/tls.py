@@ -1,4 +1,4 @@
-"""The two files of TLS, tried before anything starts."""
+"""Checks the certificate and key files of TLS before anything starts."""
 
 import ssl
 from pathlib import Path
@@ -8,7 +8,7 @@ from domain.errors import ConfigurationError
 
 
 def require_pair(security: SecuritySettings) -> None:
-    """See that both files are given or none, can be read, and belong together.
+    """Require that both files are set or neither, can be read, and belong together.
 
     Raises:
         ConfigurationError: they can't be used.

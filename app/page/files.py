@@ -1,4 +1,4 @@
-"""The page's files, as they lie beside this module: read once, served as they are. Nothing is built."""
+"""The files of the page, next to this module: read once and served unchanged. There is no build step."""
 
 import hashlib
 from importlib.resources import files
@@ -20,7 +20,7 @@ class PageFile(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     media_type: bytes
     etag: bytes
-    """Made from the content: a new version of the page is fetched at once, an old one never shown."""
+    """A hash of the content, so that a new version of the page is fetched at once."""
 
 
 def _read() -> dict[str, PageFile]:
@@ -35,5 +35,3 @@ def _read() -> dict[str, PageFile]:
 
 
 FILES = _read()
-PATHS = frozenset({"/"} | {f"/page/{name}" for name in FILES})
-"""Where they are served. They are the same for everybody and hold no secret, so no key is asked for."""

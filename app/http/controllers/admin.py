@@ -1,6 +1,5 @@
-"""What an operator can do to a running service."""
+"""`POST /admin/engines/{role}/restart`."""
 
-from litestar import Controller, post
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
@@ -9,16 +8,12 @@ from domain.errors import InvalidRequestError
 from domain.roles import Role
 
 
-class AdminController(Controller):
-    """Engines."""
-
-    @post("/admin/engines/{role:str}/restart", status_code=202)
-    async def restart(self, request: AnyRequest, role: FromPath[str]) -> ASGIApp:
-        """Try an engine that was given up again now: 202 with the health as it is, 409 if it was not given up."""
-        if role not in set(Role):
-            raise InvalidRequestError(
-                f"There is no engine '{role[:20]}'. Engines are: {', '.join(Role)}.", param="role"
-            )
-        service = service_of(request)
-        is_on_its_way = service.restart(Role(role))
-        return json_response(service.health(), status=202 if is_on_its_way else 409)
+async def restart_engine(request: AnyRequest, role: FromPath[str]) -> ASGIApp:
+    """Restart a failed engine: 202 with the health as it is, 409 with the same if it has not failed."""
+    if role not in set(Role):
+        raise InvalidRequestError(
+            f"There is no engine '{role[:20]}'. Engines are: {', '.join(Role)}.", param="role"
+        )
+    service = service_of(request)
+    is_restarting = service.restart(Role(role))
+    return json_response(service.health(), status=202 if is_restarting else 409)

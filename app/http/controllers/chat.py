@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 
-from litestar import Controller, post
 from litestar.types import ASGIApp
 
 from app.http.codec import BodyDecoder
@@ -23,32 +22,28 @@ from domain.roles import Role
 decoder = BodyDecoder(ChatBody)
 
 
-class ChatController(Controller):
-    """Conversations to answers."""
-
-    @post("/v1/chat/completions", status_code=200)
-    async def create(self, request: AnyRequest) -> ASGIApp:
-        """Answer a conversation."""
-        body = await read_body(request, decoder)
-        model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/chat/completions")
-        conversation = body.to_conversation()
-        generations = [body.to_request(conversation)]
-        context = context_of(request, model)
-        # Whatever can be refused has been by now: what is reserved is given back by the work alone.
-        reservation = await reserve(request, generations)
-        events = counted(generate_all(model.backend, generations, context), reservation)
-        presenter = ChatPresenter(
-            completion_id=new_id("chatcmpl"),
-            created=int(time.time()),
-            model=model.name or body.model,
-            conversation=conversation,
-            top_logprobs=body.top_logprobs or 0,
-            include_usage=body.include_usage,
-        )
-        if body.stream:
-            chunks = _chunks(events, presenter, include_usage=body.include_usage)
-            return await stream_response(chunks, request.receive, keep_alive_s=options_of(request).keep_alive_s)
-        return json_response(await unless_disconnected(_whole(events, presenter), request.receive))
+async def create_chat_completion(request: AnyRequest) -> ASGIApp:
+    """Answer a conversation."""
+    body = await read_body(request, decoder)
+    model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/chat/completions")
+    conversation = body.to_conversation()
+    generations = [body.to_request(conversation)]
+    context = context_of(request, model)
+    # Whatever can be refused has been by now: what is reserved is given back by the work alone.
+    reservation = await reserve(request, generations)
+    events = counted(generate_all(model.backend, generations, context), reservation)
+    presenter = ChatPresenter(
+        completion_id=new_id("chatcmpl"),
+        created=int(time.time()),
+        model=model.name or body.model,
+        conversation=conversation,
+        top_logprobs=body.top_logprobs or 0,
+        include_usage=body.include_usage,
+    )
+    if body.stream:
+        chunks = _chunks(events, presenter, include_usage=body.include_usage)
+        return await stream_response(chunks, request.receive, keep_alive_s=options_of(request).keep_alive_s)
+    return json_response(await unless_disconnected(_whole(events, presenter), request.receive))
 
 
 async def _whole(events: AsyncGenerator[Indexed, None], presenter: ChatPresenter) -> ChatCompletion:

@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 
-from litestar import Controller, post
 from litestar.types import ASGIApp
 
 from app.http.codec import BodyDecoder
@@ -23,30 +22,26 @@ from domain.roles import Role
 decoder = BodyDecoder(CompletionBody)
 
 
-class CompletionsController(Controller):
-    """Prompts to their continuations."""
-
-    @post("/v1/completions", status_code=200)
-    async def create(self, request: AnyRequest) -> ASGIApp:
-        """Continue all prompts."""
-        body = await read_body(request, decoder)
-        model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
-        generations = body.to_requests()
-        context = context_of(request, model)
-        # Whatever can be refused has been by now: what is reserved is given back by the work alone.
-        reservation = await reserve(request, generations)
-        events = counted(generate_all(model.backend, generations, context), reservation)
-        presenter = CompletionPresenter(
-            completion_id=new_id("cmpl"),
-            created=int(time.time()),
-            model=model.name or body.model,
-            n=body.n or 1,
-            include_usage=body.include_usage,
-        )
-        if body.stream:
-            chunks = _chunks(events, presenter, include_usage=body.include_usage)
-            return await stream_response(chunks, request.receive, keep_alive_s=options_of(request).keep_alive_s)
-        return json_response(await unless_disconnected(_whole(events, presenter, body), request.receive))
+async def create_completion(request: AnyRequest) -> ASGIApp:
+    """Continue all prompts."""
+    body = await read_body(request, decoder)
+    model = service_of(request).catalog.resolve(body.model, Role.GENERATE, endpoint="v1/completions")
+    generations = body.to_requests()
+    context = context_of(request, model)
+    # Whatever can be refused has been by now: what is reserved is given back by the work alone.
+    reservation = await reserve(request, generations)
+    events = counted(generate_all(model.backend, generations, context), reservation)
+    presenter = CompletionPresenter(
+        completion_id=new_id("cmpl"),
+        created=int(time.time()),
+        model=model.name or body.model,
+        n=body.n or 1,
+        include_usage=body.include_usage,
+    )
+    if body.stream:
+        chunks = _chunks(events, presenter, include_usage=body.include_usage)
+        return await stream_response(chunks, request.receive, keep_alive_s=options_of(request).keep_alive_s)
+    return json_response(await unless_disconnected(_whole(events, presenter, body), request.receive))
 
 
 async def _whole(

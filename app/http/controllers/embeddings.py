@@ -1,6 +1,5 @@
 """`POST /v1/embeddings`."""
 
-from litestar import Controller, post
 from litestar.types import ASGIApp
 
 from app.http.codec import BodyDecoder
@@ -13,18 +12,14 @@ from domain.roles import Role
 decoder = BodyDecoder(EmbeddingBody)
 
 
-class EmbeddingsController(Controller):
-    """Texts or token ids to vectors."""
-
-    @post("/v1/embeddings", status_code=200)
-    async def create(self, request: AnyRequest) -> ASGIApp:
-        """Embed all inputs."""
-        body = await read_body(request, decoder)
-        model = service_of(request).catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
-        inputs = body.to_request()
-        context = context_of(request, model)
-        # Whatever can be refused has been by now: what is reserved is given back by the work alone.
-        reservation = await reserve(request)
-        work = counted_embedding(model.backend.embed(inputs, context), reservation)
-        result = await unless_disconnected(work, request.receive)
-        return json_response(embedding_response(result, model.name or body.model, body.encoding_format))
+async def create_embedding(request: AnyRequest) -> ASGIApp:
+    """Embed all inputs."""
+    body = await read_body(request, decoder)
+    model = service_of(request).catalog.resolve(body.model, Role.EMBED, endpoint="v1/embeddings")
+    inputs = body.to_request()
+    context = context_of(request, model)
+    # Whatever can be refused has been by now: what is reserved is given back by the work alone.
+    reservation = await reserve(request)
+    work = counted_embedding(model.backend.embed(inputs, context), reservation)
+    result = await unless_disconnected(work, request.receive)
+    return json_response(embedding_response(result, model.name or body.model, body.encoding_format))

@@ -1,25 +1,25 @@
-"""The page that Prometheus reads."""
+"""`GET /metrics`, for Prometheus."""
 
-from litestar import Controller, get
+from typing import TYPE_CHECKING
+
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.http.requests import METRICS, AnyRequest
-from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    # Loads the library behind it only where metrics are shown.
+    from app.telemetry.metrics import Metrics
 
 
-class MetricsController(Controller):
-    """Metrics of the service, and of engines inside it."""
-
-    @get("/metrics")
-    async def metrics(self, request: AnyRequest) -> ASGIApp:
-        """All of them, as text: OpenMetrics if the request asks for it, else Prometheus's own format."""
-        metrics: Metrics = request.app.state[METRICS]
-        text, content_type = await metrics.text(request.headers.get("accept", ""))
-        return _Page(text, content_type)
+async def metrics(request: AnyRequest) -> ASGIApp:
+    """All metrics as text: OpenMetrics if the request accepts it, else Prometheus's own format."""
+    metrics: Metrics = request.app.state[METRICS]
+    text, content_type = await metrics.text(request.headers.get("accept", ""))
+    return _Page(text, content_type)
 
 
 class _Page:
-    """A whole answer that is not JSON."""
+    """A complete answer that is not JSON."""
 
     def __init__(self, body: bytes, content_type: str) -> None:
         self._body = body

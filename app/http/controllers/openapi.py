@@ -1,16 +1,12 @@
 """`GET /openapi.json`: what this API accepts and answers."""
 
-from litestar import Controller, get
 from litestar.types import ASGIApp
 
+from app.http.endpoint import SERVED_ENDPOINTS
 from app.http.openapi import document
-from app.http.requests import JSONAnswer
+from app.http.requests import AnyRequest, JSONAnswer
 
 
-class OpenAPIController(Controller):
-    """The API's own description."""
-
-    @get("/openapi.json")
-    async def openapi(self) -> ASGIApp:
-        """The OpenAPI document."""
-        return JSONAnswer(document(), 200)
+async def openapi(request: AnyRequest) -> ASGIApp:
+    """The OpenAPI document of all endpoints that this application serves."""
+    return JSONAnswer(document(request.app.state[SERVED_ENDPOINTS]), 200)

@@ -1,11 +1,9 @@
-"""`GET /`: the status page and playground, and the files that it is made of."""
+"""`GET /` and `GET /page/{name}`: the status page with the playground, and its files."""
 
-from litestar import Controller, get
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from app.http.requests import AnyRequest
 from app.page.files import FILES, INDEX, PageFile
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -20,20 +18,19 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-"""The page loads from and talks to this service alone, runs nothing that is written into it, and stands in no
-other page's frame."""
+"""The page loads from and connects to this service only, runs no inline scripts, and can't be framed."""
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
-    # Kept, and asked for anew each time: the answer is then a short "unchanged".
+    # Cached, and revalidated each time: the answer is then a short 304.
     (b"cache-control", b"no-cache"),
 ]
 
 
 class FileAnswer:
-    """A file, or word that the browser has it already, as an ASGI application."""
+    """A file, or 304 if the browser has this version, as an ASGI application."""
 
     def __init__(self, file: PageFile) -> None:
         self._file = file
@@ -51,24 +48,20 @@ class FileAnswer:
         await send({"type": "http.response.body", "body": file.body, "more_body": False})
 
 
-class PageController(Controller):
-    """The page and its files."""
+async def index() -> ASGIApp:
+    """The page."""
+    return FileAnswer(FILES[INDEX])
 
-    @get("/")
-    async def index(self, request: AnyRequest) -> ASGIApp:
-        """The page."""
-        return FileAnswer(FILES[INDEX])
 
-    @get("/page/{name:str}")
-    async def file(self, request: AnyRequest, name: FromPath[str]) -> ASGIApp:
-        """A part of it."""
-        found = FILES.get(name)
-        if found is None:
-            raise NotFoundException
-        return FileAnswer(found)
+async def page_file(name: FromPath[str]) -> ASGIApp:
+    """A file of the page."""
+    found = FILES.get(name)
+    if found is None:
+        raise NotFoundException
+    return FileAnswer(found)
 
 
 def _has(scope: Scope, etag: bytes) -> bool:
-    """Whether the request says that the client has this version (RFC 9110, 13.1.2)."""
+    """Whether the client has this version, by `If-None-Match` (RFC 9110, 13.1.2)."""
     known = [value for name, value in scope["headers"] if name == b"if-none-match"]
     return any(each.strip().removeprefix(b"W/") == etag for value in known for each in value.split(b","))

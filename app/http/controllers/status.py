@@ -1,10 +1,9 @@
-"""`GET /status`: what the page at `/` shows, in one answer."""
+"""`GET /status`: the data of the page at `/` in one answer."""
 
 import importlib.metadata
 import time
 
 import msgspec
-from litestar import Controller, get
 from litestar.types import ASGIApp
 
 from app.http.requests import AnyRequest, history_of, json_response, service_of
@@ -16,35 +15,31 @@ VERSION = importlib.metadata.version("memoria-vllm")
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """How the service is, and what it did in the last minutes. Holds nothing of any request's content.
+    """State and recent history of the service. Contains nothing of any request's content.
 
-    With several API processes, series and requests are those of the process that answers.
+    With several API processes, series and requests are those of the answering process.
     """
 
     version: str
     time: float
-    """Unix time of this answer, by the clock that all its other times are told by."""
+    """Unix time of this answer, by the same clock as its other times."""
     health: ServiceHealth
     models: list[Model]
-    """Every model under every name that it has, as `GET /v1/models` lists them."""
+    """Every model under each of its names, as `GET /v1/models` lists them."""
     series: Series
     requests: list[LastRequest]
-    """The newest first."""
+    """Newest first."""
 
 
-class StatusController(Controller):
-    """The service at a glance."""
-
-    @get("/status")
-    async def status(self, request: AnyRequest) -> ASGIApp:
-        """Always 200: that an engine is down is in the answer."""
-        service, history = service_of(request), history_of(request)
-        status = Status(
-            version=VERSION,
-            time=time.time(),
-            health=service.health(),
-            models=service.catalog.list(),
-            series=history.series(),
-            requests=history.last_requests(),
-        )
-        return json_response(status)
+async def status(request: AnyRequest) -> ASGIApp:
+    """Always 200: the answer says whether an engine is down."""
+    service, history = service_of(request), history_of(request)
+    status = Status(
+        version=VERSION,
+        time=time.time(),
+        health=service.health(),
+        models=service.catalog.list(),
+        series=history.series(),
+        requests=history.last_requests(),
+    )
+    return json_response(status)

@@ -1,6 +1,5 @@
 """`POST /tokenize` and `POST /detokenize`."""
 
-from litestar import Controller, post
 from litestar.types import ASGIApp
 
 from app.http.codec import BodyDecoder
@@ -17,23 +16,19 @@ tokenize_decoder = BodyDecoder(TokenizeBody)
 detokenize_decoder = BodyDecoder(DetokenizeBody)
 
 
-class TokenizeController(Controller):
-    """Texts to tokens and back, in the vocabulary of either model."""
+async def tokenize(request: AnyRequest) -> ASGIApp:
+    """The tokens of a text or a conversation."""
+    body = await read_body(request, tokenize_decoder)
+    model = service_of(request).catalog.find(body.model)
+    work = model.backend.tokenize(body.to_request(), context_of(request))
+    found = await unless_disconnected(work, request.receive)
+    card = model.backend.card
+    return json_response(tokenize_response(found, card.max_model_len if card is not None else None))
 
-    @post("/tokenize", status_code=200)
-    async def tokenize(self, request: AnyRequest) -> ASGIApp:
-        """The tokens of a text or a conversation."""
-        body = await read_body(request, tokenize_decoder)
-        model = service_of(request).catalog.find(body.model)
-        work = model.backend.tokenize(body.to_request(), context_of(request))
-        found = await unless_disconnected(work, request.receive)
-        card = model.backend.card
-        return json_response(tokenize_response(found, card.max_model_len if card is not None else None))
 
-    @post("/detokenize", status_code=200)
-    async def detokenize(self, request: AnyRequest) -> ASGIApp:
-        """The text of tokens."""
-        body = await read_body(request, detokenize_decoder)
-        model = service_of(request).catalog.find(body.model)
-        work = model.backend.detokenize(body.tokens, context_of(request))
-        return json_response(DetokenizeResponse(prompt=await unless_disconnected(work, request.receive)))
+async def detokenize(request: AnyRequest) -> ASGIApp:
+    """The text of tokens."""
+    body = await read_body(request, detokenize_decoder)
+    model = service_of(request).catalog.find(body.model)
+    work = model.backend.detokenize(body.tokens, context_of(request))
+    return json_response(DetokenizeResponse(prompt=await unless_disconnected(work, request.receive)))

@@ -1,4 +1,4 @@
-"""Who gets in, what is counted, and what a key is told, over the application on fake engines."""
+"""Which requests need a key, what is counted, and what an answer says of limits, on fake engines."""
 
 import asyncio
 import logging
@@ -84,7 +84,7 @@ async def test_the_scheme_may_be_written_in_any_way(guarded, scheme):
 
 @pytest.mark.parametrize("path", PROBES)
 @pytest.mark.parametrize("headers", [{}, bearer("sk-unknown-key")])
-async def test_probes_need_no_key_and_tell_strangers_the_status_alone(guarded, path, headers):
+async def test_probes_need_no_key_and_without_one_tell_only_the_status(guarded, path, headers):
     response = await guarded.http.get(path, headers=headers)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 

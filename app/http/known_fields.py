@@ -1,4 +1,4 @@
-"""The fields that request types know, at any depth of a body, and passing over those that they don't."""
+"""Finds the fields that a request type knows, at any depth of a body, and drops those that it does not know."""
 
 import re
 from functools import cache
@@ -10,20 +10,20 @@ _STEP = re.compile(r"[^.\[\]]+")
 
 
 def without_unknown(value: Any, body_type: Any) -> Any:
-    """A decoded JSON value without what its type does not know, at any depth.
+    """A decoded JSON value without the fields that its type does not know, at any depth.
 
-    What does not fit the type in another way stays as it is: to say so is the decoder's business.
+    Values that violate the type in another way stay as they are: the decoder reports them.
     """
     return _pruned(value, _type_info(body_type))
 
 
 def names_at(value: Any, body_type: Any, path: str) -> list[str]:
-    """The names of the fields that a body's type knows at a place.
+    """The names of the fields that a body's type knows at a path.
 
     Args:
-        value: the decoded body, which decides where a type is one of several; not needed at the top.
+        value: the decoded body, which selects the member of a union; not needed at the top.
         body_type: its type.
-        path: as in `messages[0].content[1]`; empty for the body itself.
+        path: such as `messages[0].content[1]`; empty for the body itself.
     """
     kind: inspect.Type | None = _type_info(body_type)
     for step in _STEP.findall(path):
@@ -33,7 +33,7 @@ def names_at(value: Any, body_type: Any, path: str) -> list[str]:
         elif isinstance(kind, inspect.ListType) and isinstance(value, list) and int(step) < len(value):
             value, kind = value[int(step)], kind.item_type
         else:
-            # A body may name the same field twice, and then the decoder was speaking of the other one.
+            # A body may contain the same field twice, and then the decoder meant the other one.
             return []
     kind = _chosen(value, kind)
     return list(_fields(kind)) if isinstance(kind, inspect.StructType) else []
@@ -62,7 +62,7 @@ def _pruned(value: Any, kind: inspect.Type | None) -> Any:
 
 
 def _chosen(value: Any, kind: inspect.Type | None) -> inspect.Type | None:
-    """The kind without its limits, and the one kind of a union that the value is of; None if it is of none."""
+    """The type without its constraints; of a union, the member that the value fits, or None if it fits none."""
     if isinstance(kind, inspect.Metadata):
         return _chosen(value, kind.type)
     if isinstance(kind, inspect.UnionType):
@@ -71,7 +71,7 @@ def _chosen(value: Any, kind: inspect.Type | None) -> inspect.Type | None:
 
 
 def _fits(value: Any, kind: inspect.Type | None) -> bool:
-    """Whether an object or array is of a kind, as far as its tag tells; others have nothing unknown in them."""
+    """Whether an object or array has this type, judged by its tag; other values contain no unknown fields."""
     if isinstance(kind, inspect.StructType):
         return isinstance(value, dict) and (kind.tag_field is None or value.get(kind.tag_field) == kind.tag)
     if isinstance(kind, inspect.DictType):

@@ -8,7 +8,7 @@ from litestar.datastructures import State
 
 from app.http.api_options import ApiOptions
 from app.http.codec import BodyDecoder
-from app.http.request_pacer import TURNSTILE, Turnstile
+from app.http.request_pacer import PACER, RequestPacer
 from app.http.requests import OPTIONS, read_body
 
 
@@ -27,17 +27,17 @@ async def turns_until(condition) -> int:
 
 async def test_few_begin_at_once():
     begun: list[int] = []
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=3)
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=3)
     for number in range(3):
-        turnstile.enter(lambda number=number: begun.append(number))
+        pacer.start(lambda number=number: begun.append(number))
     assert begun == [0, 1, 2]
 
 
 async def test_a_crowd_begins_in_order_some_in_each_turn():
     begun: list[int] = []
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=3)
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=3)
     for number in range(10):
-        turnstile.enter(lambda number=number: begun.append(number))
+        pacer.start(lambda number=number: begun.append(number))
     seen = [len(begun)]
     while len(begun) < 10:
         await asyncio.sleep(0)
@@ -48,25 +48,25 @@ async def test_a_crowd_begins_in_order_some_in_each_turn():
 
 async def test_who_comes_while_others_wait_waits_behind_them():
     begun: list[str] = []
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=1)
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=1)
     for name in ("first", "second", "third"):
-        turnstile.enter(lambda name=name: begun.append(name))
+        pacer.start(lambda name=name: begun.append(name))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    turnstile.enter(lambda: begun.append("fourth"))
+    pacer.start(lambda: begun.append("fourth"))
     await turns_until(lambda: len(begun) == 4)
     assert begun == ["first", "second", "third", "fourth"]
 
 
 async def test_after_a_crowd_one_begins_at_once_again():
     begun: list[int] = []
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=2)
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=2)
     for number in range(5):
-        turnstile.enter(lambda number=number: begun.append(number))
+        pacer.start(lambda number=number: begun.append(number))
     await turns_until(lambda: len(begun) == 5)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    turnstile.enter(lambda: begun.append(5))
+    pacer.start(lambda: begun.append(5))
     assert begun[-1] == 5
 
 
@@ -75,16 +75,16 @@ async def test_one_that_fails_to_begin_keeps_nobody_waiting():
     loop = asyncio.get_running_loop()
     caught: list[dict] = []
     loop.set_exception_handler(lambda _loop, context: caught.append(context))
-    turnstile = Turnstile(loop, per_turn=2)
+    pacer = RequestPacer(loop, per_iteration=2)
 
     def fail() -> None:
         raise RuntimeError("broken")
 
     for number in range(2):
-        turnstile.enter(lambda number=number: begun.append(number))
-    turnstile.enter(fail)
+        pacer.start(lambda number=number: begun.append(number))
+    pacer.start(fail)
     for number in range(2, 5):
-        turnstile.enter(lambda number=number: begun.append(number))
+        pacer.start(lambda number=number: begun.append(number))
     await turns_until(lambda: len(begun) == 5)
     loop.set_exception_handler(None)
     assert begun == [0, 1, 2, 3, 4]
@@ -92,11 +92,11 @@ async def test_one_that_fails_to_begin_keeps_nobody_waiting():
 
 
 async def test_who_waits_to_go_on_does_so_in_order_some_in_each_turn():
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=2)
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=2)
     passed: list[int] = []
 
     async def go_on(number: int) -> None:
-        await turnstile.passed()
+        await pacer.wait_turn()
         passed.append(number)
 
     walkers = [asyncio.create_task(go_on(number)) for number in range(6)]
@@ -110,8 +110,8 @@ async def test_who_waits_to_go_on_does_so_in_order_some_in_each_turn():
 
 
 async def test_who_gives_up_while_waiting_holds_up_nobody():
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=1)
-    walkers = [asyncio.create_task(turnstile.passed()) for _ in range(4)]
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=1)
+    walkers = [asyncio.create_task(pacer.wait_turn()) for _ in range(4)]
     await asyncio.sleep(0)
     walkers[2].cancel()
     complaints: list[Any] = []
@@ -126,7 +126,7 @@ async def test_who_gives_up_while_waiting_holds_up_nobody():
 
 
 async def test_a_crowd_whose_bodies_come_later_than_their_heads_goes_on_some_in_each_turn():
-    turnstile = Turnstile(asyncio.get_running_loop(), per_turn=2)
+    pacer = RequestPacer(asyncio.get_running_loop(), per_iteration=2)
     sent = asyncio.Event()
     bodies: list[Any] = []
 
@@ -146,7 +146,7 @@ async def test_a_crowd_whose_bodies_come_later_than_their_heads_goes_on_some_in_
     async def read() -> None:
         scope = {
             "type": "http", "method": "POST", "path": "/", "raw_path": b"/", "query_string": b"", "headers": [],
-            "state": {TURNSTILE: turnstile}, "root_path": "", "scheme": "http", "client": None, "server": None,
+            "state": {PACER: pacer}, "root_path": "", "scheme": "http", "client": None, "server": None,
         }  # fmt: skip
         await app(scope, receive, send)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.http.codec import BodyDecoder
-from app.http.unknown_fields import without_unknown
+from app.http.known_fields import without_unknown
 from domain.errors import InvalidRequestError
 from domain.openai.chat import ChatBody
 from domain.openai.completions import CompletionBody
