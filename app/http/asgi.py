@@ -11,7 +11,6 @@ from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from app.http.api_options import ApiOptions
 from app.http.authentication import Gate
 from app.http.controllers.admin import AdminController
 from app.http.controllers.chat import ChatController
@@ -28,6 +27,7 @@ from app.http.errors import REFUSAL, handle, refuse
 from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.http.response_headers import request_id, stamped
 from app.service import Service
+from app.settings import ApiOptions
 from app.telemetry.history import History
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 from domain.errors import InferenceError
