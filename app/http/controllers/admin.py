@@ -15,10 +15,10 @@ class AdminController(Controller):
     @post("/admin/engines/{role:str}/restart", status_code=202)
     async def restart(self, request: AnyRequest, role: FromPath[str]) -> ASGIApp:
         """Try an engine that was given up again now: 202 with the health as it is, 409 if it was not given up."""
-        if role not in set(Role):
-            raise InvalidRequestError(
-                f"There is no engine '{role[:20]}'. Engines are: {', '.join(Role)}.", param="role"
-            )
         service = service_of(request)
+        if role not in service.roles:
+            raise InvalidRequestError(
+                f"There is no engine '{role[:20]}'. Engines are: {', '.join(service.roles)}.", param="role"
+            )
         is_on_its_way = service.restart(Role(role))
         return json_response(service.health(), status=202 if is_on_its_way else 409)
