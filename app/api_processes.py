@@ -22,10 +22,10 @@ from uvicorn.supervisors import Multiprocess
 
 from adapters.resource_tracker import is_resource_tracker
 from app.http.server import server_config
-from app.settings import HTTP, INPROCESS, PREFIX, Settings
+from app.settings import HTTP, INPROCESS, Settings
 from domain.errors import ConfigurationError
 from domain.health import BackendHealth
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 POLL_S = 0.05
 # uvicorn takes a process that does not answer it within so long for a hung one, and kills it.
@@ -62,7 +62,7 @@ def require_gateway(settings: Settings) -> None:
     Raises:
         ConfigurationError: an engine runs in process.
     """
-    inside = [f"{PREFIX[role]}_BACKEND" for role in Role if settings.role(role).backend == INPROCESS]
+    inside = [f"{ROLES[role].prefix}_BACKEND" for role, own in settings.roles.items() if own.backend == INPROCESS]
     if settings.api_processes > 1 and inside:
         raise ConfigurationError(
             f"API_PROCESSES is {settings.api_processes}, but {' and '.join(inside)} says {INPROCESS}, and an "

@@ -27,14 +27,13 @@ from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
 from adapters.retrying import RetryingBackend
-from adapters.vllm.http.server import Timeouts
 from adapters.vllm.http.servers import ServerOptions, servers
 from adapters.vllm.http.tracing import TracedTransport
 from adapters.vllm.http.transport import PooledTransport
 from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
 from app.commands.plan.composition import plan_service
 from app.service import Service
-from app.settings import HTTP, INPROCESS, PREFIX, GpuMemory, RoleSettings, Settings
+from app.settings import HTTP, INPROCESS, GpuMemory, RoleSettings, Settings
 from app.telemetry import log
 from app.telemetry.environment import opentelemetry
 from app.telemetry.history import History
@@ -54,7 +53,7 @@ from domain.policies.member import ServerGroup
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
-from domain.roles import Role
+from domain.roles import ROLES, Role
 from domain.statistics import LocalEngine
 
 if TYPE_CHECKING:
@@ -93,9 +92,12 @@ def build_service(
         ConfigurationError: a setting names something that does not exist or can't work here.
     """
     engines = backends or _backends(settings, progress, tracing)
-    name, embedder = engines[Role.EMBED]
-    embedder, cache = _with_policies(embedder, settings)
-    engines = engines | {Role.EMBED: (name, embedder)}
+    engines = {role: engine for role, engine in engines.items() if role in settings.roles}
+    cache = None
+    if Role.EMBED in engines:
+        name, embedder = engines[Role.EMBED]
+        embedder, cache = _with_policies(embedder, settings)
+        engines[Role.EMBED] = (name, embedder)
     admissions = {
         role: AdmissionBackend(backend, settings.role(role).bounds) for role, (_name, backend) in engines.items()
     }
@@ -139,7 +141,7 @@ def build_tracing(settings: Settings) -> "Tracing | None":
     """
     if settings.telemetry.traces is None:
         return None
-    over_http = all(settings.role(role).backend == HTTP for role in Role)
+    over_http = all(own.backend == HTTP for own in settings.roles.values())
     with opentelemetry(settings.telemetry):
         from app.telemetry.tracing import build_tracing
 
@@ -205,13 +207,13 @@ def build_telemetry(
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
-    """The models of all roles, found and prepared, whatever backend serves them.
+    """The models of all roles that are switched on, found and prepared, whatever backend serves them.
 
     Raises:
         ConfigurationError: a model does not exist.
     """
     gpu_gib = usable_gpu_gib()
-    return {role: _locate(role, settings, gpu_gib, progress) for role in Role}
+    return {role: _locate(role, settings, gpu_gib, progress) for role in settings.roles}
 
 
 def tiny_models(cache: Path) -> dict[Role, Path]:
@@ -238,7 +240,7 @@ def _with_policies(
 ) -> tuple[InferenceBackend, CachingBackend | None]:
     """The embedding engine with what was chosen to stand before it, and the cache, if there is one."""
     policies = settings.embedding_policies
-    if policies.join or (policies.join is None and settings.embed.backend == HTTP):
+    if policies.join or (policies.join is None and settings.role(Role.EMBED).backend == HTTP):
         # One flight for each server, or all but one of them would stand idle.
         servers_ = layer(backend, ServerGroup)
         backend = JoiningBackend(backend, max_under_way=len(servers_.members()) if servers_ is not None else 1)
@@ -252,19 +254,18 @@ def _with_policies(
 
 
 def _backends(settings: Settings, progress: Progress, tracing: "Tracing | None") -> dict[Role, Named]:
-    inprocess = [role for role in Role if settings.role(role).backend == INPROCESS]
+    inprocess = [role for role, own in settings.roles.items() if own.backend == INPROCESS]
     built = _inprocess_backends(inprocess, settings, progress) if inprocess else {}
-    for role in Role:
-        own = settings.role(role)
+    for role, own in settings.roles.items():
         if own.backend == HTTP:
             built[role] = (own.model, _servers(role, settings, tracing))
         elif own.backend != INPROCESS:
             built[role] = (own.model, _load_factory(role, own)(role, settings))
-    return {role: built[role] for role in Role}
+    return {role: built[role] for role in settings.roles}
 
 
 def _servers(role: Role, settings: Settings, tracing: "Tracing | None") -> InferenceBackend:
-    own, http = settings.role(role), settings.http
+    own = settings.role(role)
 
     def traced_transport() -> TracedTransport:
         assert tracing is not None
@@ -274,14 +275,10 @@ def _servers(role: Role, settings: Settings, tracing: "Tracing | None") -> Infer
         model=own.model,
         api_key=own.api_key,
         tokenizer=own.tokenizer,
-        timeouts=Timeouts(http.connect_timeout_s, http.read_timeout_s),
-        retries=http.retries,
-        retry_share=http.retry_share,
-        breaker_failures=http.breaker_failures,
-        breaker_cool_down_s=http.breaker_cool_down_s,
+        fault_tolerance=settings.http,
         transport=traced_transport if tracing is not None else None,
     )
-    return servers(role, own.urls, options, setting=f"VLLM_{PREFIX[role]}_URL")
+    return servers(role, own.urls, options, setting=f"VLLM_{ROLES[role].prefix}_URL")
 
 
 def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progress) -> dict[Role, Named]:
@@ -300,9 +297,10 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
     try:
         from adapters.vllm.inprocess.backend import VLLMInProcessBackend
     except ImportError as error:
+        setting = f"{ROLES[roles[0]].prefix}_BACKEND"
         raise ConfigurationError(
-            f"{PREFIX[roles[0]]}_BACKEND is {INPROCESS}, but vLLM can't be loaded here ({error}). Install it "
-            f"with `make install INSTALL=cpu` (or gpu), or set {PREFIX[roles[0]]}_BACKEND={HTTP}."
+            f"{setting} is {INPROCESS}, but vLLM can't be loaded here ({error}). Install it "
+            f"with `make install INSTALL=cpu` (or gpu), or set {setting}={HTTP}."
         ) from error
     log.adopt_engine_library()
     # One after the other on one card: without a plan each measures what is free, and with one there is little left
@@ -325,7 +323,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
                 *trace_flags(settings.telemetry.traces.endpoint if settings.telemetry.traces else None),
             ],
             flags=settings.role(role).args,
-            setting=f"VLLM_{PREFIX[role]}_ARGS",
+            setting=f"VLLM_{ROLES[role].prefix}_ARGS",
         )
         backend = VLLMInProcessBackend(
             role=role,
@@ -342,7 +340,7 @@ def _inprocess_backends(roles: list[Role], settings: Settings, progress: Progres
 
 def _locate(role: Role, settings: Settings, gpu_gib: float | None, progress: Progress) -> LocatedModel:
     name = settings.role(role).model or default_model(role, gpu_gib)
-    return locate(name, setting=f"MODEL_{PREFIX[role]}_NAME", cache=settings.cache_dir, progress=progress)
+    return locate(name, setting=f"MODEL_{ROLES[role].prefix}_NAME", cache=settings.cache_dir, progress=progress)
 
 
 def _require_memory(roles: list[Role]) -> None:
@@ -352,7 +350,7 @@ def _require_memory(roles: list[Role]) -> None:
         raise ConfigurationError(
             f"{available:.1f} GiB of memory are available, and {len(roles)} engine(s) on the CPU need at least "
             f"{needed:.0f} GiB. Close other programs, or run the engines elsewhere with "
-            f"EMBED_BACKEND={HTTP} and GEN_BACKEND={HTTP}."
+            f"{' and '.join(f'{ROLES[role].prefix}_BACKEND={HTTP}' for role in roles)}."
         )
 
 
@@ -364,7 +362,7 @@ def _gpu_share(role: Role, own: RoleSettings, gpu_gib: float | None) -> float | 
     share = wanted.fraction if wanted.fraction is not None else (wanted.gib or 0.0) / gpu_gib
     if share >= 1:
         raise ConfigurationError(
-            f"VLLM_{PREFIX[role]}_GPU_MEMORY asks for {wanted.gib} GiB, and the card has {gpu_gib:.1f} GiB."
+            f"VLLM_{ROLES[role].prefix}_GPU_MEMORY asks for {wanted.gib} GiB, and the card has {gpu_gib:.1f} GiB."
         )
     return round(share, 4)
 
@@ -376,5 +374,5 @@ def _load_factory(role: Role, own: RoleSettings) -> Factory:
         return cast(Factory, getattr(importlib.import_module(module_name), attribute))
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
-            f"{PREFIX[role]}_BACKEND is '{own.backend}', which can't be loaded: {error}."
+            f"{ROLES[role].prefix}_BACKEND is '{own.backend}', which can't be loaded: {error}."
         ) from error

@@ -218,7 +218,7 @@ def _serve(console: "Console", settings: "Settings") -> int:
             service = build_service(settings, progress=progress, on_change=console.health_changed, tracing=tracing)
         port = listener.getsockname()[1]
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
-        console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 (both engines are starting)")
+        console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 ({_engines(settings)} starting)")
         if settings.api_processes == 1:
             history = History()
             metrics = build_metrics(settings, service)
@@ -234,6 +234,12 @@ def _serve(console: "Console", settings: "Settings") -> int:
             return server.serve(app, listener, settings, on_drain=service.drain)
         with processes.share(listener) as address:
             return processes.serve(settings, address)
+
+
+def _engines(settings: "Settings") -> str:
+    """Subject and verb of a sentence about all engines."""
+    count = len(settings.roles)
+    return {1: "the engine is", 2: "both engines are"}.get(count, f"{count} engines are")
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":

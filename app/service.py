@@ -59,6 +59,11 @@ class Service:
         self._memory: dict[Role, EngineMemory | None] = {}
         self._watching_memory: asyncio.Task[None] | None = None
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that are switched on."""
+        return tuple(self._backends)
+
     def start(self) -> None:
         """Begin to bring all backends up, and return at once: the API answers meanwhile."""
         self._starts = [

@@ -32,8 +32,8 @@ from adapters.models.cards import first_card
 from adapters.models.hardware import usable_gpu_gib
 from app.commands.bench.processes import Server, servers
 from app.commands.bench.results import this_machine
-from app.settings import PREFIX, VARIABLES
-from domain.roles import Role
+from app.settings import VARIABLES
+from domain.roles import ROLES, Role
 from tools.real_shapes import make_real_shapes
 from tools.tiny_models import make_tiny_models
 
@@ -149,8 +149,8 @@ def _settings(shape: str, folder: Path) -> dict[str, str]:
     flags = "--load-format dummy" + (f" {TINY_FLAGS}" if shape == "tiny" else "")
     found: dict[str, str] = {}
     for role, model in models.items():
-        found[f"MODEL_{PREFIX[role]}_NAME"] = str(model)
-        found[f"VLLM_{PREFIX[role]}_ARGS"] = flags
+        found[f"MODEL_{ROLES[role].prefix}_NAME"] = str(model)
+        found[f"VLLM_{ROLES[role].prefix}_ARGS"] = flags
     return found
 
 

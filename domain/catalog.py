@@ -3,7 +3,7 @@
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import Model, model_object
 from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 ROLE_IN_WORDS = {Role.EMBED: "an embedding model", Role.GENERATE: "a generation model"}
 ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/chat/completions or v1/completions"}
@@ -55,7 +55,7 @@ class ModelCatalog:
 
         Raises:
             WrongEndpointError: the name belongs to a model of the other role.
-            ModelNotFoundError: no model has this name.
+            ModelNotFoundError: no model has this name, or the role is switched off.
             BackendUnavailableError: an engine that is not up yet may have it.
         """
         for model in self._models:
@@ -68,6 +68,7 @@ class ModelCatalog:
                     f"{endpoint} endpoint. Use it with {ENDPOINTS[model.role]}.",
                     param="model",
                 )
+        self._require_switched_on(role)
         raise self._not_found(name)
 
     def find(self, name: str | None) -> ServedModel:
@@ -80,6 +81,8 @@ class ModelCatalog:
         for model in self._models:
             if name in model.names or (name is None and model.role is Role.GENERATE):
                 return model
+        if name is None:
+            self._require_switched_on(Role.GENERATE)
         raise self._not_found(name or "")
 
     def own_names(self) -> set[str]:
@@ -99,6 +102,15 @@ class ModelCatalog:
         """
         return self._object(self.find(name), name)
 
+    def _require_switched_on(self, role: Role) -> None:
+        if all(model.role is not role for model in self._models):
+            info = ROLES[role]
+            raise ModelNotFoundError(
+                f"No {info.noun} model is served here, because {info.prefix}_BACKEND is off. Set it to another "
+                f"value to switch the {info.noun} model on. {self._served()}".rstrip(),
+                param="model",
+            )
+
     def _object(self, model: ServedModel, name: str) -> Model:
         card = model.backend.card
         return model_object(card, name) if card else Model(id=name, created=self._created)
@@ -111,7 +123,10 @@ class ModelCatalog:
                 retry_after_s=RETRY_AFTER_S,
             )
         return ModelNotFoundError(
-            f"The model '{name[:LONGEST_NAME]}' does not exist or is not served here. Served models: "
-            f"{', '.join(repr(served.name) for served in self._models)}.",
+            f"The model '{name[:LONGEST_NAME]}' does not exist or is not served here. {self._served()}",
             param="model",
         )
+
+    def _served(self) -> str:
+        names = [repr(model.name) for model in self._models if model.name is not None]
+        return f"Served models: {', '.join(names)}." if names else ""

@@ -12,7 +12,6 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from app.http.api_options import ApiOptions
 from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
 from app.http.cors import cors
 from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
@@ -21,6 +20,7 @@ from app.http.errors import REFUSAL, handle, refuse
 from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.http.response_headers import request_id, stamped
 from app.service import Service
+from app.settings import ApiOptions
 from app.telemetry.history import History
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 from domain.errors import InferenceError

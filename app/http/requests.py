@@ -8,12 +8,12 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 from litestar.types import Receive, Scope, Send
 
-from app.http.api_options import ApiOptions
 from app.http.codec import BodyDecoder, encode
 from app.http.errors import ClientDisconnectedError
 from app.http.request_pacer import PACER, RequestPacer
 from app.http.response_headers import request_id
 from app.service import Service
+from app.settings import ApiOptions
 from app.telemetry.history import History
 from app.telemetry.request import observation_of
 from domain.catalog import ServedModel

@@ -1,11 +1,13 @@
 // Line and bar charts of the last minutes, as SVG. One cursor goes through all of them.
 
-import { byId, h, s, setText } from "./dom.js";
+import { byId, h, onChange, s, setText } from "./dom.js";
 import { clock, count, duration, rate } from "./format.js";
 
 const HEIGHT = 132;
 const EDGE = { top: 10, right: 8, bottom: 20, left: 44 };
 const MINUTE_S = 60;
+/** Drawn until the service has said which roles it has. */
+const ROLES = ["embed", "generate"];
 const FEWEST_MINUTES = 2;
 
 const PERCENTILES = [
@@ -14,15 +16,18 @@ const PERCENTILES = [
   { name: "p99", look: "p99" },
 ];
 
-/** Each chart: what it is called, its lines, and how their values are found in the series. */
+/**
+ * Each chart: what it is called, its lines, and how their values are found in the series. Charts and lines of a
+ * role are drawn only where the service has that role.
+ */
 const CHARTS = [
   {
     id: "requests",
     title: "Requests per second",
     format: rate,
     lines: [
-      { name: "generation", look: "generate", values: (x) => x.perSecond(x.roles.generate.requests) },
-      { name: "embeddings", look: "embed", values: (x) => x.perSecond(x.roles.embed.requests) },
+      { name: "generation", look: "generate", role: "generate", values: (x) => x.perSecond(x.roles.generate.requests) },
+      { name: "embeddings", look: "embed", role: "embed", values: (x) => x.perSecond(x.roles.embed.requests) },
       { name: "other", look: "other", values: (x) => x.perSecond(x.roles.other.requests) },
     ],
     summary: (line, x) => x.lastMinute(line.values(x)),
@@ -33,7 +38,7 @@ const CHARTS = [
     title: "Tokens per second",
     format: rate,
     lines: [
-      { name: "completion", look: "generate", values: (x) => x.perSecond(x.sum("completion_tokens")) },
+      { name: "completion", look: "generate", role: "generate", values: (x) => x.perSecond(x.sum("completion_tokens")) },
       { name: "prompt", look: "embed", values: (x) => x.perSecond(x.sum("prompt_tokens")) },
     ],
     summary: (line, x) => x.lastMinute(line.values(x)),
@@ -56,6 +61,7 @@ function percentiles(id, title, role, field) {
   return {
     id,
     title,
+    role,
     format: duration,
     lines: PERCENTILES.map((line) => ({ ...line, values: (x) => x.roles[role][field][line.name] })),
     summary: (line, x) => x.roles[role][field].whole[line.name],
@@ -110,11 +116,18 @@ class Numbers {
 export class Charts {
   constructor(place) {
     this.cursor = null;
-    this.charts = CHARTS.map((spec) => new Chart(spec, this));
-    place.append(...this.charts.map((chart) => chart.figure));
+    this.charts = [];
+    this.build = onChange((roles) => {
+      const isServed = ({ role }) => !role || roles.includes(role);
+      const specs = CHARTS.filter(isServed).map((spec) => ({ ...spec, lines: spec.lines.filter(isServed) }));
+      this.charts = specs.map((spec) => new Chart(spec, this));
+      place.replaceChildren(...this.charts.map((chart) => chart.figure));
+    });
+    this.build(ROLES);
   }
 
   update(status) {
+    this.build(Object.keys(status.health.backends).sort());
     const numbers = new Numbers(status.series, status.time);
     setText(byId("traffic-title"), `Last ${numbers.minutes} minutes`);
     for (const chart of this.charts) chart.update(numbers);

@@ -65,30 +65,44 @@ export async function copyText(text) {
   return done;
 }
 
-/** Tabs by the pattern of the ARIA Authoring Practices: arrows, Home and End move, and moving selects. */
+/**
+ * Tabs by the pattern of the ARIA Authoring Practices: arrows, Home and End move, and moving selects.
+ *
+ * Returns `offer(isOffered)`, which hides the tabs of panels that are not offered.
+ */
 export function tabs(list, onSelect) {
   const all = [...list.querySelectorAll("[role=tab]")];
+  const panelOf = (tab) => byId(tab.getAttribute("aria-controls"));
+  const offered = () => all.filter((tab) => !tab.hidden);
   const select = (tab, { focus = false } = {}) => {
     for (const each of all) {
       const isIt = each === tab;
       each.setAttribute("aria-selected", String(isIt));
       each.tabIndex = isIt ? 0 : -1;
     }
-    const panel = byId(tab.getAttribute("aria-controls"));
-    const panels = new Set(all.map((each) => byId(each.getAttribute("aria-controls"))));
-    for (const each of panels) each.hidden = each !== panel;
+    const panel = panelOf(tab);
+    for (const each of new Set(all.map(panelOf))) each.hidden = each !== panel;
     panel.setAttribute("aria-labelledby", tab.id);
     if (focus) tab.focus();
     onSelect(tab);
   };
-  for (const [index, tab] of all.entries()) {
+  for (const tab of all) {
     tab.type = "button";
     tab.addEventListener("click", () => select(tab));
     tab.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: all.length - 1 }[event.key];
+      const shown = offered();
+      const index = shown.indexOf(tab);
+      const step = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: shown.length - 1 }[event.key];
       if (step === undefined) return;
       event.preventDefault();
-      select(all[(step + all.length) % all.length], { focus: true });
+      select(shown[(step + shown.length) % shown.length], { focus: true });
     });
   }
+  return {
+    offer(isOffered) {
+      for (const tab of all) setHidden(tab, !isOffered(panelOf(tab)));
+      const selected = all.find((tab) => tab.getAttribute("aria-selected") === "true");
+      if (selected.hidden && offered().length) select(offered()[0]);
+    },
+  };
 }

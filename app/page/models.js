@@ -22,7 +22,11 @@ export class Models {
   }
 
   update(status) {
-    for (const card of this.cards) card.update(status.health.backends[card.role], status.time);
+    for (const card of this.cards) {
+      const health = status.health.backends[card.role];
+      setHidden(card.element, !health);
+      if (health) card.update(health, status.time);
+    }
   }
 }
 

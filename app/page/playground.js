@@ -16,7 +16,7 @@ export class Playground {
     this.language = python;
     this.messages = [];
     this.onUnauthorized = onUnauthorized;
-    tabs(byId("try-tabs"), (tab) => {
+    this.tabs = tabs(byId("try-tabs"), (tab) => {
       this.kind = tab.id.slice("tab-".length);
       this.#drawSnippet();
     });
@@ -32,8 +32,9 @@ export class Playground {
   }
 
   update(status) {
-    const { embed, generate } = status.health.backends;
-    this.models = { embed: embed.model, generate: generate.model };
+    const { backends } = status.health;
+    this.models = Object.fromEntries(Object.entries(backends).map(([role, { model }]) => [role, model]));
+    this.tabs.offer((panel) => panel.querySelector(".model-name").dataset.role in backends);
     for (const name of document.querySelectorAll(".model-name")) {
       setText(name, this.models[name.dataset.role] ?? "a model that is not known yet");
     }

@@ -1,23 +1,17 @@
 """Configuration: read once, from a mapping, into one immutable struct.
 
-`GROUPS` is the only list of what can be set. `.env.example`, docs/settings.md and the README's table are
-printed from it (`python -m app.settings [--page | --readme]`), and tests hold all three against it.
+Each setting is declared once, on the field that holds it (see `declaration`). `.env.example`, docs/settings.md and
+the README's table are printed from the declarations (`python -m tools.settings_documents [--page | --readme]`),
+and tests hold all three against them.
 """
 
+from app.settings.api import ApiOptions
 from app.settings.loading import load_settings, unknown_names
 from app.settings.parsers import GIB_RULE, is_usable_key, parse_gib
-from app.settings.settings import (
-    HTTP,
-    INPROCESS,
-    PREFIX,
-    EmbeddingPolicies,
-    GpuMemory,
-    HttpOptions,
-    RoleSettings,
-    SecuritySettings,
-    Settings,
-    TelemetrySettings,
-)
+from app.settings.roles import RoleSettings
+from app.settings.settings import EmbeddingPolicies, SecuritySettings, Settings
+from app.settings.telemetry import TelemetrySettings
+from app.settings.values import HTTP, INPROCESS, OFF, GpuMemory
 from app.settings.variables import GROUPS, VARIABLES
 
 __all__ = [
@@ -25,11 +19,11 @@ __all__ = [
     "GROUPS",
     "HTTP",
     "INPROCESS",
-    "PREFIX",
+    "OFF",
     "VARIABLES",
+    "ApiOptions",
     "EmbeddingPolicies",
     "GpuMemory",
-    "HttpOptions",
     "RoleSettings",
     "SecuritySettings",
     "Settings",

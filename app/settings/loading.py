@@ -5,25 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from dotenv import dotenv_values
 
-from app.http.api_options import ApiOptions
-from app.settings import otlp
-from app.settings.compose_variables import COMPOSE_VARIABLES
-from app.settings.settings import (
-    PREFIX,
-    EmbeddingPolicies,
-    HttpOptions,
-    RoleSettings,
-    SecuritySettings,
-    Settings,
-    TelemetrySettings,
-)
-from app.settings.variable import SecretValueError
-from app.settings.variables import VARIABLES
+from app.settings.declaration import Variable
+from app.settings.parsers import SecretValueError
+from app.settings.roles import RoleSettings
+from app.settings.settings import Settings
+from app.settings.values import HTTP, INPROCESS, OFF
+from app.settings.variables import VARIABLES, build
 from domain.errors import ConfigurationError
-from domain.policies.admission import Bounds
-from domain.roles import Role
+from domain.roles import ROLES, Role
+
+NEAR_NAME, NEAR_WORD = 0.8, 0.5
+"""How much of a misspelled name, and of each of its words, is that of a setting at least: difflib's ratio."""
 
 
 def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
@@ -36,7 +31,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
     values: dict[str, Any] = {}
     mistakes: list[str] = []
     for variable in VARIABLES:
-        written = given.get(variable.name, "").strip() or variable.default
+        written = _written(variable, given)
         try:
             values[variable.name] = variable.parse(written)
         except ValueError as error:
@@ -45,74 +40,61 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
             mistakes.append(f"{variable.name}{shown} {error}.")
     if mistakes:
         raise ConfigurationError("\n".join(mistakes))
-    return Settings(
-        host=values["HOST"],
-        port=values["PORT"],
-        api_processes=values["API_PROCESSES"],
-        log_level=values["LOG_LEVEL"],
-        engine_log_level=values["ENGINE_LOG_LEVEL"],
-        cache_dir=values["MEMORIA_CACHE_DIR"],
-        api=ApiOptions(
-            max_body_bytes=values["MAX_BODY_BYTES"],
-            allow_unknown_fields=values["ALLOW_UNKNOWN_FIELDS"],
-            keep_alive_s=values["SSE_KEEP_ALIVE_S"],
-        ),
-        embed=_role_settings(Role.EMBED, values),
-        generate=_role_settings(Role.GENERATE, values),
-        request_timeout_s=values["REQUEST_TIMEOUT_S"],
-        drain_timeout_s=values["DRAIN_TIMEOUT_S"],
-        hang_timeout_s=values["HANG_TIMEOUT_S"],
-        embedding_policies=EmbeddingPolicies(join=values["EMBED_JOIN"], cache_bytes=values["EMBED_CACHE"]),
-        http=HttpOptions(
-            connect_timeout_s=values["HTTP_CONNECT_TIMEOUT_S"],
-            read_timeout_s=values["HTTP_READ_TIMEOUT_S"],
-            retries=values["HTTP_RETRIES"],
-            retry_share=values["HTTP_RETRY_SHARE"],
-            breaker_failures=values["HTTP_BREAKER_FAILURES"],
-            breaker_cool_down_s=values["HTTP_BREAKER_COOL_DOWN_S"],
-        ),
-        security=SecuritySettings(
-            api_keys=values["API_KEYS"],
-            api_keys_file=values["API_KEYS_FILE"],
-            requests_per_minute=values["KEY_REQUESTS_PER_MINUTE"],
-            tokens_per_minute=values["KEY_TOKENS_PER_MINUTE"],
-            cors_origins=values["CORS_ORIGINS"],
-            tls_cert_file=values["TLS_CERT_FILE"],
-            tls_key_file=values["TLS_KEY_FILE"],
-            max_connections=values["MAX_CONNECTIONS"],
-            client_timeout_s=values["CLIENT_TIMEOUT_S"],
-        ),
-        telemetry=TelemetrySettings(
-            log_format=values["LOG_FORMAT"],
-            request_log=values["REQUEST_LOG"],
-            metrics=values["METRICS"],
-            engine_metrics=values["ENGINE_METRICS"],
-            traces=otlp.signal(values, otlp.TRACES),
-            metrics_export=otlp.signal(values, otlp.METRICS),
-            metrics_interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
-            service_name=otlp.service_name(values, given),
-            capture_content=values["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"],
-            environment=_otel_environment(given),
-        ),
+    settings = build(Settings, lambda variable: values[variable.name])
+    return msgspec.structs.replace(
+        settings,
+        roles=_switched_on(settings),
+        telemetry=msgspec.structs.replace(settings.telemetry, environment=_otel_environment(given)),
     )
 
 
+def _written(variable: Variable, given: Mapping[str, str]) -> str:
+    fallback = variable.fallback(given) if variable.fallback is not None else ""
+    return given.get(variable.name, "").strip() or fallback or variable.default
+
+
+def _switched_on(settings: Settings) -> dict[Role, RoleSettings]:
+    found = {role: own for role, own in settings.roles.items() if own.backend != OFF}
+    if not found:
+        names = [f"{info.prefix}_BACKEND" for info in ROLES.values()]
+        raise ConfigurationError(
+            f"{' and '.join(names)} are {OFF}, so there is nothing to serve. Set one of them to {INPROCESS} or "
+            f"{HTTP}."
+        )
+    return found
+
+
 def _otel_environment(given: Mapping[str, str]) -> dict[str, str]:
-    """OpenTelemetry's variables that say something else than nothing at all would."""
+    """OpenTelemetry's variables that say something else than their defaults."""
     defaults = {variable.name: variable.default for variable in VARIABLES}
     values = {name: value.strip() for name, value in given.items() if name.startswith("OTEL_")}
     return {name: value for name, value in values.items() if value and value != defaults.get(name)}
 
 
 def unknown_names(dotenv: Path) -> list[str]:
-    """Warnings for names in a .env file that look like ours, misspelled. Other programs' names are theirs."""
-    known = [variable.name for variable in VARIABLES] + [variable.name for variable in COMPOSE_VARIABLES]
+    """Warnings for names in a .env file that are misspelled settings. Other programs' names are theirs.
+
+    A misspelled name has the words of a setting, or nearly. A name with one word more, or with another word, is
+    somebody else's: `VLLM_GEN_MODEL_ARGS` of the compose files, or `OTEL_EXPORTER_OTLP_TIMEOUT` of the SDK.
+    """
+    known = [variable.name for variable in VARIABLES]
     warnings: list[str] = []
     for name in _read_dotenv(dotenv):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if name not in known and name not in otlp.FOR_THE_SDK and near:
-            warnings.append(f"{dotenv.name} sets {name}, which nothing reads. Did you mean {near[0]}?")
+        near = difflib.get_close_matches(name, known, cutoff=NEAR_NAME)
+        meant = next((each for each in near if _is_misspelled(name, each)), None)
+        if name not in known and meant is not None:
+            warnings.append(f"{dotenv.name} sets {name}, which nothing reads. Did you mean {meant}?")
     return warnings
+
+
+def _is_misspelled(name: str, known: str) -> bool:
+    words, wanted = name.split("_"), known.split("_")
+    if len(words) != len(wanted):
+        return name.replace("_", "") == known.replace("_", "")
+    return all(
+        difflib.SequenceMatcher(a=word, b=other).ratio() > NEAR_WORD
+        for word, other in zip(words, wanted, strict=True)
+    )
 
 
 def _read_dotenv(path: Path | None) -> dict[str, str]:
@@ -122,24 +104,3 @@ def _read_dotenv(path: Path | None) -> dict[str, str]:
         return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path.name} can't be read: {error}. It must be text in UTF-8.") from error
-
-
-def _role_settings(role: Role, values: Mapping[str, Any]) -> RoleSettings:
-    r = PREFIX[role]
-    return RoleSettings(
-        backend=values[f"{r}_BACKEND"],
-        model=values[f"MODEL_{r}_NAME"],
-        aliases=values[f"MODEL_{r}_ALIASES"],
-        urls=values[f"VLLM_{r}_URL"],
-        api_key=values[f"VLLM_{r}_API_KEY"],
-        args=values[f"VLLM_{r}_ARGS"],
-        gpu_memory=values[f"VLLM_{r}_GPU_MEMORY"],
-        max_model_len=values[f"VLLM_{r}_MAX_MODEL_LEN"],
-        bounds=Bounds(
-            max_running=values[f"{r}_MAX_RUNNING"],
-            max_waiting=values[f"{r}_MAX_WAITING"],
-            max_running_tokens=values[f"{r}_MAX_RUNNING_TOKENS"],
-            max_waiting_tokens=values[f"{r}_MAX_WAITING_TOKENS"],
-        ),
-        tokenizer=values.get(f"VLLM_{r}_TOKENIZER"),
-    )

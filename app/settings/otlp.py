@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from app.settings.variable import SecretValueError
+from app.settings.parsers import SecretValueError
 
 HTTP_PROTOBUF, GRPC = "http/protobuf", "grpc"
 PROTOCOLS = (HTTP_PROTOBUF, GRPC)
@@ -22,17 +22,7 @@ SAMPLERS = (
     "parentbased_always_off",
     "parentbased_traceidratio",
 )
-DEFAULT_SERVICE_NAME = "memoria-vllm"
-TRACES, METRICS = "traces", "metrics"
-FOR_THE_SDK = {
-    f"OTEL_EXPORTER_OTLP_{signal}{what}"
-    for signal in ("", "TRACES_", "METRICS_", "LOGS_")
-    for what in (
-        "ENDPOINT", "PROTOCOL", "HEADERS", "TIMEOUT", "COMPRESSION", "CERTIFICATE", "CLIENT_CERTIFICATE",
-        "CLIENT_KEY", "INSECURE",
-    )
-} | {"OTEL_LOGS_EXPORTER", "OTEL_METRIC_EXPORT_TIMEOUT", "OTEL_METRICS_EXEMPLAR_FILTER"}  # fmt: skip
-"""Names that are close to those of the service's own, and no mistakes."""
+EXPORTERS = ("otlp", "none")
 # What the SDK's exporters take; what they do not take they leave out, and say so with the value.
 _HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~\-]+\s*=[ !#-+\--:<-\[\]-~]*")
 
@@ -44,26 +34,6 @@ class OtlpSignal(msgspec.Struct, frozen=True, kw_only=True):
     """As the exporter takes it: over HTTP with the signal's own path, over gRPC without one."""
     protocol: str
     """HTTP_PROTOBUF or GRPC."""
-
-
-def signal(values: Mapping[str, str], name: str) -> OtlpSignal | None:
-    """Where a signal is sent; None if nobody asked for it.
-
-    Args:
-        values: the variables, checked.
-        name: TRACES or METRICS.
-    """
-    own = name.upper()
-    if values["OTEL_SDK_DISABLED"].lower() == "true" or values[f"OTEL_{own}_EXPORTER"] == "none":
-        return None
-    endpoint, base = values[f"OTEL_EXPORTER_OTLP_{own}_ENDPOINT"], values["OTEL_EXPORTER_OTLP_ENDPOINT"]
-    if not endpoint and not base:
-        return None
-    protocol = values[f"OTEL_EXPORTER_OTLP_{own}_PROTOCOL"] or values["OTEL_EXPORTER_OTLP_PROTOCOL"]
-    if not endpoint:
-        # Only the common address is a folder to which a signal adds its path.
-        endpoint = f"{base.rstrip('/')}/v1/{name}" if protocol == HTTP_PROTOBUF else base
-    return OtlpSignal(endpoint=endpoint, protocol=protocol)
 
 
 def parse_endpoint(value: str) -> str:
@@ -114,19 +84,13 @@ def parse_attributes(value: str) -> str:
     return value
 
 
-def service_name(values: Mapping[str, str], given: Mapping[str, str]) -> str:
-    """The name that was set for the service, one way or the other.
-
-    Args:
-        values: the variables, checked.
-        given: what was written, defaults left out.
-    """
-    if not given.get("OTEL_SERVICE_NAME", "").strip():
-        for pair in _pairs(values["OTEL_RESOURCE_ATTRIBUTES"]):
-            name, _, value = pair.partition("=")
-            if name.strip() == "service.name" and value.strip():
-                return unquote(value.strip())
-    return values["OTEL_SERVICE_NAME"]
+def name_in_attributes(given: Mapping[str, str]) -> str:
+    """The service's name in OTEL_RESOURCE_ATTRIBUTES, which counts if OTEL_SERVICE_NAME is unset; or nothing."""
+    for pair in _pairs(given.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+        name, _, value = pair.partition("=")
+        if name.strip() == "service.name" and value.strip():
+            return unquote(value.strip())
+    return ""
 
 
 def _pairs(value: str) -> list[str]:

@@ -5,18 +5,25 @@ Each parser takes what is written, or the default, and raises ValueError with a 
 
 import difflib
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import platformdirs
 
-from app.settings.settings import HTTP, INPROCESS, GpuMemory
+from app.settings.values import HTTP, INPROCESS, OFF, GpuMemory
 
 LOG_FORMATS = ("auto", "text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 YES, NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 GIB_RULE = "must be a size such as 24GiB"
 KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by commas"
+
+
+class SecretValueError(ValueError):
+    """What was written can't be used, and must not be repeated."""
 
 
 def parse_text(value: str) -> str | None:
@@ -124,12 +131,13 @@ def parse_folder(value: str) -> Path:
 
 
 def parse_backend(value: str) -> str:
-    """INPROCESS, HTTP, or the dotted path of a factory."""
-    if value in (INPROCESS, HTTP) or re.fullmatch(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*", value):
+    """INPROCESS, HTTP, OFF, or the dotted path of a factory."""
+    known = (INPROCESS, HTTP, OFF)
+    if value in known or re.fullmatch(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*", value):
         return value
-    near = difflib.get_close_matches(value, (INPROCESS, HTTP), n=1)
+    near = difflib.get_close_matches(value, known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    raise ValueError(f"must be {INPROCESS}, {HTTP} or the dotted path of a factory{meant}")
+    raise ValueError(f"must be {INPROCESS}, {HTTP}, {OFF} or the dotted path of a factory{meant}")
 
 
 def parse_whole(value: str) -> int:
@@ -225,3 +233,20 @@ def parse_gpu_memory(value: str) -> GpuMemory | None:
     if re.fullmatch(r"\d{1,6}(\.\d{1,9})?", value, re.ASCII) and 0 < float(value) < 1:
         return GpuMemory(fraction=float(value))
     raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
+
+
+_BY_BOUNDS: Mapping[tuple[object, ...], Callable[[str], Any]] = {
+    (int, 1, None, None): parse_positive_int,
+    (int, 0, None, 9999): parse_whole,
+    (float, None, 0, None): parse_time_limit,
+    (float, 0, None, 1): parse_share,
+}
+
+
+def parser_of(kind: type, bounds: msgspec.Meta) -> Callable[[str], Any]:
+    """The parser of a number in a struct of the domain, which declares its type and bounds.
+
+    Raises:
+        KeyError: there is no parser for these bounds.
+    """
+    return _BY_BOUNDS[kind, bounds.ge, bounds.gt, bounds.le]

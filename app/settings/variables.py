@@ -1,85 +1,70 @@
-"""The list of all that can be set, in the order in which it is shown and mistakes are told."""
+"""All variables, found by inspecting the structs that hold their values."""
 
-from app.settings import engine_variables as engines
-from app.settings import service_variables as service
-from app.settings import telemetry_variables as telemetry
-from app.settings.variable import Group
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-GROUPS = (
-    Group(
-        title="Service",
-        about="Where the service listens, and how it treats requests.",
-        variables=service.SERVICE,
-    ),
-    Group(
-        title="Access",
-        about="Who may use the service, how much of it, from which pages, and over TLS.",
-        guide="SECURITY.md",
-        variables=service.ACCESS,
-    ),
-    Group(
-        title="Limits of clients",
-        about="What clients may take, with a key or without.",
-        guide="SECURITY.md",
-        variables=service.CLIENT_LIMITS,
-    ),
-    Group(
-        title="Time limits",
-        about="How long a request, the end of the service, and an engine's silence may take.",
-        guide="docs/reliability.md",
-        variables=service.TIME_LIMITS,
-    ),
-    Group(
-        title="Models",
-        about="Which models are served, and under which names.",
-        variables=engines.MODELS,
-    ),
-    Group(
-        title="Where the engines run",
-        about="In the service's own processes, on servers that somebody else runs, or by a factory of your own.",
-        variables=engines.BACKENDS,
-    ),
-    Group(
-        title="Memory",
-        about="How much each engine gets; what is unset, the memory plan decides.",
-        guide="docs/memory.md",
-        variables=engines.MEMORY,
-    ),
-    Group(
-        title="Back-pressure",
-        about="How much each engine is given at a time and how much may wait; past that, clients get status 429.",
-        guide="docs/reliability.md",
-        variables=engines.BACK_PRESSURE,
-    ),
-    Group(
-        title="Requests for embeddings",
-        about="What happens to them before an engine sees them.",
-        guide="docs/performance.md",
-        variables=engines.EMBEDDINGS,
-    ),
-    Group(
-        title="Servers over vllm-http",
-        about="How patient the service is with vLLM servers, for both engines.",
-        guide="docs/servers.md",
-        variables=engines.SERVERS,
-    ),
-    Group(
-        title="Log",
-        about="What the service and its engines say, and how.",
-        guide="docs/observability.md",
-        variables=telemetry.LOG,
-    ),
-    Group(
-        title="Metrics",
-        about="What Prometheus finds.",
-        guide="docs/observability.md",
-        variables=telemetry.METRICS,
-    ),
-    Group(
-        title="Traces and metrics over OTLP",
-        about="OpenTelemetry's own variables: whether traces and metrics are sent somewhere, and how.",
-        guide="docs/observability.md",
-        variables=telemetry.OTLP,
-    ),
-)
-VARIABLES = tuple(variable for group in GROUPS for variable in group.variables)
+import msgspec
+
+from app.settings.declaration import Group, Setting, SettingsOfStruct, Variable
+from app.settings.groups import ORDER
+from app.settings.settings import Settings
+from domain.roles import ROLES, RoleInfo
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+ValueOf = Callable[[Variable], Any]
+
+
+def build(kind: type[StructT], value_of: ValueOf, info: RoleInfo | None = None) -> StructT:
+    """Make a struct of settings, with the structs inside it.
+
+    Args:
+        kind: the struct.
+        value_of: gives the value of each variable.
+        info: the role whose settings the struct holds; None for settings of the whole service.
+    """
+    values = {field.name: _value(field, value_of, info) for field in msgspec.structs.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if value is not msgspec.NODEFAULT})
+
+
+def _value(field: msgspec.structs.FieldInfo, value_of: ValueOf, info: RoleInfo | None) -> Any:
+    """The value of one field; NODEFAULT leaves the field's default."""
+    kind, mark = _parts(field.type)
+    if isinstance(mark, Setting):
+        is_declared = info is None or info.role in mark.roles
+        return value_of(mark.variable(field.default, info)) if is_declared else msgspec.NODEFAULT
+    if isinstance(mark, SettingsOfStruct):
+        return kind(
+            **{each.name: _domain_value(each, mark, value_of, info) for each in msgspec.structs.fields(kind)}
+        )
+    if get_origin(kind) is Mapping and issubclass(get_args(kind)[1], msgspec.Struct):
+        return {role: build(get_args(kind)[1], value_of, each) for role, each in ROLES.items()}
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return build(kind, value_of, info)
+    return msgspec.NODEFAULT
+
+
+def _domain_value(
+    field: msgspec.structs.FieldInfo, struct: SettingsOfStruct, value_of: ValueOf, info: RoleInfo | None
+) -> Any:
+    kind, meta = _parts(field.type)
+    return value_of(struct.setting(field.name, kind, meta).variable(field.default, info))
+
+
+def _parts(annotation: Any) -> tuple[Any, Any]:
+    """The type of a field, and what its annotation says besides."""
+    if get_origin(annotation) is Annotated:
+        kind, mark = get_args(annotation)
+        return kind, mark
+    return annotation, None
+
+
+def _declared() -> Mapping[Group, tuple[Variable, ...]]:
+    found: list[Variable] = []
+    # The values do not matter here: this visits every declaration.
+    build(Settings, found.append)
+    return {group: tuple(variable for variable in found if variable.group == group) for group in ORDER}
+
+
+GROUPS = _declared()
+"""The variables under each heading, in the order in which they are shown and mistakes are reported."""
+VARIABLES = tuple(variable for variables in GROUPS.values() for variable in variables)

@@ -54,6 +54,34 @@ async def test_both_models_are_shown_ready(open_page: OpenPage, service: Served)
 
 
 @pytest.mark.parametrize(
+    ("setting", "on", "off", "tabs", "charts"),
+    [
+        ("GEN_BACKEND", "embed", "generate", ["Embeddings"], 4),
+        ("EMBED_BACKEND", "generate", "embed", ["Chat", "Completion"], 5),
+    ],
+)
+async def test_a_role_that_is_off_is_not_shown(open_page: OpenPage, setting, on, off, tabs, charts):
+    async with served(Api(settings={setting: "off"})) as service:
+        page = await open_page(service.url)
+        await expect(page.locator("#overall")).to_have_text("all ready")
+        await expect(card(page, on).locator(".pill").first).to_have_text("ready")
+        await expect(card(page, off)).to_be_hidden()
+        await expect(page.locator("#charts figure")).to_have_count(charts)
+        await expect(page.locator(f"#chart-latency-{off}")).to_have_count(0)
+        await expect(page.locator("#chart-requests .legend li")).to_have_count(2)
+        await page.get_by_role("link", name="Playground", exact=True).click()
+        shown = page.locator("#try-tabs [role=tab]:visible")
+        assert await shown.all_inner_texts() == tabs
+        await expect(shown.first).to_have_attribute("aria-selected", "true")
+        await expect(page.locator("#snippet")).to_contain_text("fake-embed" if on == "embed" else "fake-write")
+        await shown.first.press("End")
+        await expect(shown.last).to_be_focused()
+        await page.locator("#embeddings-send" if on == "embed" else "#completion-send").click()
+        meta = "#embeddings-meta" if on == "embed" else "#completion-meta"
+        await expect(page.locator(meta)).to_contain_text("tokens")
+
+
+@pytest.mark.parametrize(
     ("state", "mood"),
     [
         ("ready", "good"), ("busy", "busy"), ("starting", "coming"), ("unavailable", "bad"), ("dead", "bad"),

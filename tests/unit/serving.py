@@ -8,10 +8,9 @@ from collections.abc import AsyncGenerator
 import httpx
 
 from app.bootstrap import build_service
-from app.http.api_options import ApiOptions
 from app.http.asgi import create_app
 from app.http.authentication import build_gate
-from app.settings import load_settings
+from app.settings import ApiOptions, load_settings
 from app.telemetry.history import History
 from domain.roles import Role
 from tests.fakes import FakeBackend

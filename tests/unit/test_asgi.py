@@ -6,9 +6,8 @@ import time
 import pytest
 
 from app.bootstrap import build_service
-from app.http.api_options import ApiOptions
 from app.http.asgi import create_app
-from app.settings import load_settings
+from app.settings import ApiOptions, load_settings
 from domain.roles import Role
 from tests.fakes import FakeBackend
 

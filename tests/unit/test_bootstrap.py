@@ -83,7 +83,7 @@ async def test_changes_of_state_are_told():
     ],
 )
 def test_an_engines_share_of_the_card(memory, gpu_gib, share):
-    own = msgspec.structs.replace(load_settings({}).embed, gpu_memory=memory)
+    own = msgspec.structs.replace(load_settings({}).role(Role.EMBED), gpu_memory=memory)
     assert _gpu_share(Role.EMBED, own, gpu_gib) == share
 
 
@@ -93,6 +93,6 @@ def test_both_engines_fit_on_one_card_by_default():
 
 
 def test_more_memory_than_the_card_has_is_named():
-    own = load_settings({"VLLM_GEN_GPU_MEMORY": "30GiB"}).generate
+    own = load_settings({"VLLM_GEN_GPU_MEMORY": "30GiB"}).role(Role.GENERATE)
     with pytest.raises(ConfigurationError, match=r"VLLM_GEN_GPU_MEMORY asks for 30.0 GiB, .* 24.0 GiB"):
         _gpu_share(Role.GENERATE, own, 24.0)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from adapters.vllm.http.backend import VLLMHTTPBackend
 from app.bootstrap import build_service
-from app.http.api_options import ApiOptions
 from app.http.asgi import create_app
-from app.settings import load_settings
+from app.settings import ApiOptions, load_settings
 from domain.errors import BackendFailedError, BackendUnavailableError
 from domain.roles import Role
 from tests.fakes import FakeBackend

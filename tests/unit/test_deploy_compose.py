@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from app.settings import VARIABLES, load_settings
-from app.settings.compose_variables import COMPOSE_VARIABLES, compose_table
+from domain.roles import Role
 from tests.deployment import COMPOSE_FILES, DEPLOY, ROOT, compose
 from tests.unit.serving import Api
+from tools.compose_variables import COMPOSE_VARIABLES, table
 
 SETTINGS = {variable.name for variable in VARIABLES}
 EXTRAS = {variable.name: variable.default for variable in COMPOSE_VARIABLES}
@@ -64,7 +65,7 @@ def test_every_variable_for_containers_is_used():
 
 def test_the_table_of_the_guide_is_the_list():
     guide = (ROOT / "docs" / "deployment.md").read_text()
-    assert compose_table() in guide, "python -m app.settings.compose_variables prints the table"
+    assert table(COMPOSE_VARIABLES) in guide, "python -m tools.compose_variables prints the table"
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
@@ -80,7 +81,7 @@ def test_what_is_fixed_for_the_service_is_usable(file):
     environment = {k: v for k, v in service(file, "memoria")["environment"].items() if v is not None}
     loaded = load_settings(environment)
     assert (loaded.host, loaded.port) == ("0.0.0.0", 8200)
-    assert loaded.embed.backend == ("vllm-http" if file == "compose.yaml" else "vllm-inprocess")
+    assert loaded.role(Role.EMBED).backend == ("vllm-http" if file == "compose.yaml" else "vllm-inprocess")
 
 
 def test_the_service_gets_what_the_environment_says_and_nothing_it_does_not():
@@ -91,8 +92,8 @@ def test_the_service_gets_what_the_environment_says_and_nothing_it_does_not():
 
 def test_the_service_asks_the_servers_of_this_file():
     settings = load_settings({k: v for k, v in service("compose.yaml", "memoria")["environment"].items() if v})
-    for name, role, port in (("embed", settings.embed, 8100), ("generate", settings.generate, 8101)):
-        assert role.urls == (f"http://{name}:{port}",)
+    for name, port in (("embed", 8100), ("generate", 8101)):
+        assert settings.role(Role(name)).urls == (f"http://{name}:{port}",)
         command = service("compose.yaml", name)["command"]
         assert command[command.index("--port") + 1] == str(port)
         assert f"127.0.0.1:{port}/health" in service("compose.yaml", name)["healthcheck"]["test"][-1]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from app.settings import VARIABLES, load_settings
+from domain.roles import Role
 from tests.deployment import DEPLOY
 
 MANIFESTS = DEPLOY / "kubernetes"
@@ -134,7 +135,7 @@ def test_settings_are_the_services_own_and_usable(overlay):
     assert set(data) <= {variable.name for variable in VARIABLES}
     loaded = load_settings(data)
     backend = {"gateway": "vllm-http", "inprocess": "vllm-inprocess"}[overlay]
-    assert (loaded.embed.backend, loaded.generate.backend) == (backend, backend)
+    assert (loaded.role(Role.EMBED).backend, loaded.role(Role.GENERATE).backend) == (backend, backend)
     secret = {each["name"] for each in container(overlay)["env"] if "valueFrom" in each}
     assert secret - {variable.name for variable in VARIABLES} <= {"HF_TOKEN"}
 

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from litestar.types import ASGIApp
 
-from app.http.api_options import ApiOptions
+from app.settings import ApiOptions
 from app.http.asgi import create_app
 from app.http.authentication import build_gate
 from app.http.codec import BodyDecoder

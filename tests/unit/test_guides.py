@@ -5,8 +5,8 @@ import re
 import pytest
 
 from app.settings import VARIABLES
-from app.settings.compose_variables import COMPOSE_VARIABLES
 from tests.deployment import ROOT
+from tools.compose_variables import COMPOSE_VARIABLES
 
 GUIDES = ["docs/deployment.md", "docs/operations.md"]
 KNOWN = {variable.name for variable in VARIABLES} | {variable.name for variable in COMPOSE_VARIABLES}

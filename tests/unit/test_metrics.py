@@ -13,10 +13,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.bootstrap import build_metrics, build_telemetry
-from app.http.api_options import ApiOptions
 from app.http.asgi import create_app
 from app.http.authentication import build_gate
-from app.settings import load_settings
+from app.settings import ApiOptions, load_settings
 from app.telemetry import conventions, instruments
 from app.telemetry.metrics import MOST_VALUES, Metrics
 from app.telemetry.record import UNMATCHED, OperationRecord, RequestRecord

@@ -13,6 +13,7 @@ from adapters.models.locate import LocatedModel
 from app.cli import main
 from app.commands.plan.text import BAR
 from app.settings import VARIABLES, load_settings
+from domain.roles import Role
 from tests.unit.test_shape import QWEN3, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,11 +101,30 @@ def test_settings_count_and_options_count_more(plan):
     assert found[1]["max_model_len"] == 4096
 
 
+@pytest.mark.parametrize(("off", "on"), [("EMBED", "generate"), ("GEN", "embed")])
+def test_an_engine_that_is_off_is_not_planned(plan, off, on):
+    both = json.loads(plan("--gpu-memory", "24GiB", "--json").stdout)["engines"]
+    result = plan("--gpu-memory", "24GiB", "--json", **{f"{off}_BACKEND": "off"})
+    assert result.exit_code == 0
+    (engine,) = json.loads(result.stdout)["engines"]
+    assert engine["role"] == on
+    beside = next(each for each in both if each["role"] == on)
+    assert engine["total_bytes"] >= beside["total_bytes"], "it has the card for itself"
+    assert f"_{off}_" not in plan("--gpu-memory", "24GiB", "--env", **{f"{off}_BACKEND": "off"}).stdout
+    assert plan("--gpu-memory", "24GiB", **{f"{off}_BACKEND": "off"}).exit_code == 0
+
+
+def test_options_for_an_engine_that_is_off_are_a_mistake(plan):
+    options = ["--gpu-memory", "24GiB", "--embed", "Qwen/Qwen3-Embedding-0.6B"]
+    said = plan(*options, EMBED_BACKEND="off")
+    assert is_mistake(said, "The embedding engine can't be planned: EMBED_BACKEND is off.")
+
+
 def test_lines_for_the_settings_make_the_same_plan(plan):
     told = plan("--gpu-memory", "24GiB", "--env", VLLM_GEN_ARGS="--seed 7 --max-num-seqs 99").stdout
     lines = dict(line.split("=", 1) for line in told.splitlines())
     assert lines["VLLM_GEN_ARGS"].endswith("--seed 7")
-    assert load_settings(lines).generate.args == lines["VLLM_GEN_ARGS"]
+    assert load_settings(lines).role(Role.GENERATE).args == lines["VLLM_GEN_ARGS"]
     first, second = (
         json.loads(plan("--gpu-memory", "24GiB", "--json", **environ).stdout)["engines"]
         for environ in ({"VLLM_GEN_ARGS": "--seed 7 --max-num-seqs 99"}, lines)

@@ -6,10 +6,10 @@ import msgspec
 from litestar import Litestar, Request, post
 from litestar.datastructures import State
 
-from app.http.api_options import ApiOptions
 from app.http.codec import BodyDecoder
 from app.http.request_pacer import PACER, RequestPacer
 from app.http.requests import OPTIONS, read_body
+from app.settings import ApiOptions
 
 
 class Body(msgspec.Struct):

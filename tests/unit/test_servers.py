@@ -4,11 +4,11 @@ import pytest
 
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from adapters.vllm.http.server import Timeouts
 from adapters.vllm.http.servers import ServerOptions, servers
 from app.bootstrap import build_service
 from app.settings import load_settings
 from domain.policies.balancing import BalancingBackend
+from domain.policies.fault_tolerance import FaultTolerance
 from domain.policies.member import LoneMember
 from domain.policies.wrapper import layer
 from domain.roles import Role
@@ -17,15 +17,12 @@ OPTIONS = {
     "model": None,
     "api_key": None,
     "tokenizer": None,
-    "timeouts": Timeouts(),
-    "retry_share": 0.2,
-    "breaker_failures": 5,
-    "breaker_cool_down_s": 5.0,
 }
 
 
 def built(*urls: str, retries: int = 2):
-    return servers(Role.EMBED, urls, ServerOptions(retries=retries, **OPTIONS), setting="THE_URL")
+    limits = FaultTolerance(retries=retries)
+    return servers(Role.EMBED, urls, ServerOptions(fault_tolerance=limits, **OPTIONS), setting="THE_URL")
 
 
 def test_one_server_needs_no_balancer():

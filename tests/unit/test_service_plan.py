@@ -188,6 +188,14 @@ def test_an_engine_alone_leaves_room_for_another_one(nvidia_smi, role):
     assert found.engines[0].gpu_memory_utilization <= {Role.EMBED: 0.25, Role.GENERATE: 0.65}[role]
 
 
+def test_an_engine_alone_has_the_card_if_the_other_is_off(nvidia_smi):
+    nvidia_smi()
+    alone = {Role.GENERATE: PAIR[Role.GENERATE]}
+    (beside,), (only,) = plan(alone).engines, plan(alone, EMBED_BACKEND="off").engines
+    assert only.total_bytes > beside.total_bytes
+    assert plan(alone, 13.0, EMBED_BACKEND="off").fits
+
+
 def test_settings_and_flags_win(nvidia_smi):
     nvidia_smi(total_mib=80 * 1024)
     found = plan(

@@ -1,17 +1,32 @@
 import contextlib
 from pathlib import Path
+from typing import Annotated
 
 import httpx
+import msgspec
 import platformdirs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.http.api_options import ApiOptions
-from app.settings import VARIABLES, GpuMemory, HttpOptions, Settings, load_settings, unknown_names
-from app.settings.compose_variables import COMPOSE_VARIABLES
+from app.settings import (
+    VARIABLES,
+    ApiOptions,
+    EmbeddingPolicies,
+    GpuMemory,
+    SecuritySettings,
+    Settings,
+    TelemetrySettings,
+    load_settings,
+    unknown_names,
+)
+from app.settings.declaration import Variable
+from app.settings.groups import SERVICE
+from app.settings.variables import build
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.policies.fault_tolerance import FaultTolerance
+from domain.roles import ROLES, Role
+from tools.compose_variables import COMPOSE_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,8 +150,8 @@ def test_every_variable_has_an_effect_of_its_own(name):
 
 def test_all_of_them_together_are_usable():
     loaded = load_settings(OTHER_VALUES)
-    assert loaded.embed.urls == ("https://host/v1",)
-    assert loaded.generate.gpu_memory == GpuMemory(gib=6)
+    assert loaded.role(Role.EMBED).urls == ("https://host/v1",)
+    assert loaded.role(Role.GENERATE).gpu_memory == GpuMemory(gib=6)
     assert (loaded.log_level, loaded.cache_dir) == ("debug", Path("some/folder"))
 
 
@@ -221,11 +236,11 @@ def test_an_address_that_no_client_can_use_is_named(url):
     "url", ["http://127.0.0.1:8100", "https://host", "http://[::1]:8000/v1", "http://a-b.c:1/"]
 )
 def test_an_address_that_is_accepted_can_be_used(url):
-    assert httpx.URL(load_settings({"VLLM_GEN_URL": url}).generate.urls[0]).host
+    assert httpx.URL(load_settings({"VLLM_GEN_URL": url}).role(Role.GENERATE).urls[0]).host
 
 
 def test_several_servers_for_one_role_are_a_list():
-    assert load_settings({"VLLM_GEN_URL": "http://a:1, http://b:2/v1/"}).generate.urls == (
+    assert load_settings({"VLLM_GEN_URL": "http://a:1, http://b:2/v1/"}).role(Role.GENERATE).urls == (
         "http://a:1",
         "http://b:2/v1",
     )
@@ -254,7 +269,7 @@ def test_a_share_is_at_most_all(written):
 
 
 def test_what_can_be_set_for_servers():
-    assert load_settings(OTHER_VALUES).http == HttpOptions(
+    assert load_settings(OTHER_VALUES).http == FaultTolerance(
         connect_timeout_s=0.5,
         read_timeout_s=30,
         retries=0,
@@ -296,13 +311,13 @@ def test_any_text_gives_settings_or_one_line_for_each_mistake(environ):
 @given(st.floats(0.001, 0.999))
 @settings(max_examples=20, deadline=None)
 def test_a_share_of_the_card_is_a_fraction(share):
-    loaded = load_settings({"VLLM_GEN_GPU_MEMORY": f"{share:.4f}"}).generate.gpu_memory
+    loaded = load_settings({"VLLM_GEN_GPU_MEMORY": f"{share:.4f}"}).role(Role.GENERATE).gpu_memory
     assert loaded == GpuMemory(fraction=float(f"{share:.4f}"))
 
 
 @pytest.mark.parametrize("written", ["6GiB", "6 GiB", "6gb", "6G", "6.0g"])
 def test_a_size_is_in_gib(written):
-    assert load_settings({"VLLM_EMBED_GPU_MEMORY": written}).embed.gpu_memory == GpuMemory(gib=6)
+    assert load_settings({"VLLM_EMBED_GPU_MEMORY": written}).role(Role.EMBED).gpu_memory == GpuMemory(gib=6)
 
 
 @pytest.mark.parametrize("written", ["true", "TRUE", "1", "yes", "on"])
@@ -335,7 +350,7 @@ def test_keys_are_not_in_what_settings_print():
 
 
 def test_aliases_are_trimmed_and_told_once():
-    assert load_settings({"MODEL_EMBED_ALIASES": " a, b ,,a,c "}).embed.aliases == ("a", "b", "c")
+    assert load_settings({"MODEL_EMBED_ALIASES": " a, b ,,a,c "}).role(Role.EMBED).aliases == ("a", "b", "c")
 
 
 def test_a_dotenv_file_sets_what_the_environment_leaves_open(tmp_path):
@@ -352,7 +367,7 @@ def test_a_dotenv_files_mistakes_are_told(tmp_path):
 def test_values_in_a_dotenv_file_are_taken_as_they_are(tmp_path):
     path = dotenv(tmp_path, "VLLM_EMBED_API_KEY='a$b${HOME}'\nVLLM_GEN_ARGS=\"--seed 1\"\nHOST\n")
     loaded = load_settings({}, path)
-    assert (loaded.embed.api_key, loaded.generate.args) == ("a$b${HOME}", "--seed 1")
+    assert (loaded.role(Role.EMBED).api_key, loaded.role(Role.GENERATE).args) == ("a$b${HOME}", "--seed 1")
     assert loaded.host == "127.0.0.1"
 
 
@@ -381,6 +396,47 @@ def test_names_that_only_containers_read_are_no_mistakes(tmp_path):
     # They are close enough to settings to be taken for them: VLLM_GEN_MODEL_ARGS and VLLM_GEN_ARGS.
     text = "".join(f"{variable.name}={variable.default}\n" for variable in COMPOSE_VARIABLES)
     assert unknown_names(dotenv(tmp_path, text)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MODEL_EMBEDDING_NAME", "MODEL_EMBED_NAME"),
+        ("MODEL_EMBEDNAME", "MODEL_EMBED_NAME"),
+        ("API_KEY", "API_KEYS"),
+        ("EMBED_MAX_WAITING_TOKEN", "EMBED_MAX_WAITING_TOKENS"),
+        ("HTTP_CONECT_TIMEOUT_S", "HTTP_CONNECT_TIMEOUT_S"),
+    ],
+)
+def test_a_name_with_the_same_words_nearly_is_misspelled(tmp_path, name, meant):
+    (warning,) = unknown_names(dotenv(tmp_path, f"{name}=x\n"))
+    assert warning.endswith(f"Did you mean {meant}?")
+
+
+def test_a_setting_is_declared_in_one_place():
+    class Tried(msgspec.Struct, kw_only=True):
+        """Hours of one role."""
+
+        hours: Annotated[float, SERVICE.setting("{prefix}_HOURS", "Hours of the {noun} engine.", float)] = 1.5
+
+    found: list[Variable] = []
+    for info in ROLES.values():
+        build(Tried, found.append, info)
+    assert [(each.name, each.about, each.default) for each in found] == [
+        ("EMBED_HOURS", "Hours of the embedding engine.", "1.5"),
+        ("GEN_HOURS", "Hours of the generation engine.", "1.5"),
+    ]
+    assert build(Tried, lambda variable: variable.parse("2")).hours == 2.0
+
+
+def test_every_default_means_what_the_struct_says():
+    """What is written of a default in documents is parsed to the default of the field."""
+    loaded = load_settings({})
+    assert loaded.http == FaultTolerance()
+    assert loaded.api == ApiOptions()
+    assert loaded.security == SecuritySettings()
+    assert loaded.embedding_policies == EmbeddingPolicies()
+    assert loaded.telemetry == TelemetrySettings()
 
 
 @pytest.mark.parametrize(("written", "size"), [("0", 0), ("1000", 1000), ("2KiB", 2048), ("3 gib", 3 * 2**30)])

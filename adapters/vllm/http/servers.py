@@ -12,6 +12,7 @@ from adapters.vllm.http.backend import VLLMHTTPBackend
 from adapters.vllm.http.server import Timeouts
 from domain.policies.balancing import BalancingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
+from domain.policies.fault_tolerance import FaultTolerance
 from domain.policies.member import LoneMember, Member
 from domain.policies.retry_budget import RetryBudget
 from domain.port import InferenceBackend
@@ -24,12 +25,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     api_key: str | None
     tokenizer: str | None
-    timeouts: Timeouts
-    retries: int
-    """Of one request; 0 for none."""
-    retry_share: float
-    breaker_failures: int
-    breaker_cool_down_s: float
+    fault_tolerance: FaultTolerance
     transport: Callable[[], httpx.AsyncBaseTransport] | None = None
     """Makes what requests are sent through, for each server; None for the usual."""
 
@@ -47,28 +43,30 @@ def servers(role: Role, urls: Sequence[str], options: ServerOptions, *, setting:
     members = [_member(kind, role, url, options) for url in urls]
     balancer = BalancingBackend(members, setting=setting) if len(members) > 1 else None
     backend: InferenceBackend = balancer or members[0]
-    if not options.retries:
+    limits = options.fault_tolerance
+    if not limits.retries:
         return backend
     return RetryingBackend(
         backend,
-        retries=options.retries,
-        budget=RetryBudget(time.monotonic, share=options.retry_share),
+        retries=limits.retries,
+        budget=RetryBudget(time.monotonic, share=limits.retry_share),
         **({"has_free": balancer.has_free} if balancer is not None else {}),
     )
 
 
 def _member(kind: type[Member], role: Role, url: str, options: ServerOptions) -> Member:
+    limits = options.fault_tolerance
     backend = VLLMHTTPBackend(
         role=role,
         base_url=url,
         model=options.model,
         api_key=options.api_key,
         tokenizer=options.tokenizer,
-        timeouts=options.timeouts,
+        timeouts=Timeouts(limits.connect_timeout_s, limits.read_timeout_s),
         transport=options.transport() if options.transport is not None else None,
     )
     breaker = CircuitBreaker(
-        time.monotonic, failures=options.breaker_failures, cool_down_s=options.breaker_cool_down_s
+        time.monotonic, failures=limits.breaker_failures, cool_down_s=limits.breaker_cool_down_s
     )
     return kind(backend, address=_address(url), breaker=breaker, clock=time.monotonic)
 

@@ -26,9 +26,9 @@ from app.commands.sizes import GIB
 from app.http.api_keys import read_keys
 from app.http.server import bind
 from app.http.tls import require_pair
-from app.settings import HTTP, INPROCESS, PREFIX, Settings, load_settings, unknown_names
+from app.settings import HTTP, INPROCESS, Settings, load_settings, unknown_names
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 PACKAGE = "memoria-vllm"
 PIN_LISTS = Path(__file__).parents[3] / "deploy" / "requirements"
@@ -65,15 +65,15 @@ def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str
     look("settings", lambda: _settings(settings, dotenv))
     look("port", lambda: _port(settings))
     look("gpu", lambda: _card("gpu", has_engine=bool(world.roles)))
-    for role in Role:
-        if settings.role(role).backend == INPROCESS:
+    for role, own in settings.roles.items():
+        if own.backend == INPROCESS:
             look(f"{role} model", lambda role=role: world.check_model(role))  # type: ignore[misc]
     if world.roles:
         look("memory", world.check_memory)
         look("/dev/shm", world.check_shared_memory)
         look("disk", world.check_disk)
-    for role in Role:
-        if settings.role(role).backend == HTTP:
+    for role, own in settings.roles.items():
+        if own.backend == HTTP:
             look(f"{role} server", lambda role=role: _servers(role, settings))  # type: ignore[misc]
     return report(findings)
 
@@ -98,14 +98,14 @@ class _World:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.roles = [role for role in Role if settings.role(role).backend == INPROCESS]
+        self.roles = [role for role, own in settings.roles.items() if own.backend == INPROCESS]
         self._found: dict[Role, InspectedModel] = {}
 
     def check_model(self, role: Role) -> Iterator[Finding]:
         """A model: there, of the right kind, and with numbers that the card knows."""
         own, card = self._settings.role(role), _usable_card()
         name = own.model or default_model(role, card.total_bytes / GIB if card else None)
-        found = inspect_model(name, setting=f"MODEL_{PREFIX[role]}_NAME", cache=self._settings.cache_dir)
+        found = inspect_model(name, setting=f"MODEL_{ROLES[role].prefix}_NAME", cache=self._settings.cache_dir)
         self._found[role] = found
         facts = _facts(found)
         yield models.check_presence(role, facts)
@@ -122,7 +122,7 @@ class _World:
         check, card = f"{role} weights", _usable_card()
         if card is not None:
             return numbers.check_numbers_on_card(check, config, card)
-        return numbers.check_numbers_on_cpu(check, config, flags=flags, variable=f"VLLM_{PREFIX[role]}_ARGS")
+        return numbers.check_numbers_on_cpu(check, config, flags=flags, variable=f"VLLM_{ROLES[role].prefix}_ARGS")
 
     def check_memory(self) -> Iterator[Finding]:
         """Of the card, or else of the machine: by the plan that a start would make, without fetching a model."""
@@ -270,4 +270,4 @@ def _facts(model: InspectedModel) -> models.ModelFacts:
 def _servers(role: Role, settings: Settings) -> list[Finding]:
     own = settings.role(role)
     answers = servers.ask(own.urls, api_key=own.api_key, timeout_s=settings.http.connect_timeout_s)
-    return servers.check_servers(role, answers, prefix=PREFIX[role], model=own.model)
+    return servers.check_servers(role, answers, prefix=ROLES[role].prefix, model=own.model)

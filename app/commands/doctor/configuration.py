@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Callable, Iterable
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from app.settings import HTTP, INPROCESS, PREFIX, Settings
+from app.settings import HTTP, INPROCESS, Settings
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -33,7 +33,7 @@ def check_settings(
             rule()
         except ConfigurationError as error:
             found += mistakes(error)
-    for role in Role:
+    for role in settings.roles:
         found += _check_backend(role, settings)
     return found or [ok("settings", "all can be used")]
 
@@ -58,7 +58,7 @@ def check_exposure(host: str, *, has_keys: bool, has_tls: bool) -> Finding:
 
 
 def _check_backend(role: Role, settings: Settings) -> list[Finding]:
-    own, prefix = settings.role(role), PREFIX[role]
+    own, prefix = settings.role(role), ROLES[role].prefix
     if own.backend == INPROCESS:
         try:
             shlex.split(own.args)

@@ -11,12 +11,12 @@ from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import PACKAGED_MODELS, Progress
 from adapters.models.shape import UnknownShapeError
 from adapters.vllm.dialect.memory_flags import memory_arguments, other_arguments
-from app.commands.plan.question import AnsweredPlan, PlanQuestion
+from app.commands.plan.question import AnsweredPlan, EngineQuestion, PlanQuestion
 from app.commands.plan.shortage import shortage
-from app.settings import PREFIX, Settings
+from app.settings import INPROCESS, OFF, Settings
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card, MemoryPlan
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 GIB = 2**30
 logger = logging.getLogger("memoria")
@@ -35,7 +35,8 @@ def plan_service(
         models: of all roles whose engines run in process.
         settings: what was decided of them.
         gpu_gib: memory of the card; None without one.
-        lone_share: share of the card for an engine that is alone in process, and that no setting gives one.
+        lone_share: share of the card for an engine that is alone in process while others run elsewhere, if no
+            setting gives one.
 
     Raises:
         ConfigurationError: they do not fit.
@@ -64,8 +65,10 @@ def possible_plan(
         UnknownShapeError: a model, or a flag, is of a kind that no plan can be made for.
     """
     card = ram() if gpu_gib is None else _gpu(gpu_gib)
+    # Alone in process, while the other engine runs elsewhere and may share the card.
+    is_alone = len(models) == 1 < len(settings.roles)
     budgets = {
-        role: _budget_bytes(role, settings, card, default=lone_share[role] if len(models) == 1 else None)
+        role: _budget_bytes(role, settings, card, default=lone_share[role] if is_alone else None)
         for role in models
     }
     _require_room(budgets, card, settings)
@@ -80,7 +83,7 @@ def possible_plan(
             # Nobody decided for the share of an engine alone, so there is no decision to take back.
             budget_change=None
             if settings.role(role).gpu_memory
-            else f"Give it more with VLLM_{PREFIX[role]}_GPU_MEMORY.",
+            else f"Give it more with VLLM_{ROLES[role].prefix}_GPU_MEMORY.",
         )
         for role, model in models.items()
     ]
@@ -88,14 +91,15 @@ def possible_plan(
 
 
 def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) -> AnsweredPlan:
-    """The plan that `memoria plan` asks for: of both engines, wherever they run, on this machine or another card.
+    """The plan that `memoria plan` asks for: of all engines, wherever they run, on this machine or another card.
 
     Raises:
         ConfigurationError: a model does not exist, or is of a kind that no plan can be made for.
     """
+    _require_switched_on(settings, question)
     card = _asked_card(question)
-    names = {role: _asked_name(role, settings, question, card) for role in Role}
-    choices = [_asked_engine(role, names[role], settings, question, card, progress) for role in Role]
+    names = {role: _asked_name(role, settings, question, card) for role in settings.roles}
+    choices = [_asked_engine(role, names[role], settings, question, card, progress) for role in settings.roles]
     try:
         plan = plan_engines(card, choices)
     except UnknownShapeError as error:
@@ -107,8 +111,18 @@ def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) 
             for choice in choices
         },
         memory_flags={engine.role: memory_arguments(engine) for engine in plan.engines},
-        other_flags={role: other_arguments(settings.role(role).args) for role in Role},
+        other_flags={role: other_arguments(own.args) for role, own in settings.roles.items()},
     )
+
+
+def _require_switched_on(settings: Settings, question: PlanQuestion) -> None:
+    """Raise if the command's options are about an engine that the settings switch off."""
+    for role, info in ROLES.items():
+        if role not in settings.roles and question.of(role) != EngineQuestion():
+            raise ConfigurationError(
+                f"The {info.noun} engine can't be planned: {info.prefix}_BACKEND is {OFF}. Leave its options "
+                f"out, or set {info.prefix}_BACKEND={INPROCESS}."
+            )
 
 
 def _asked_card(question: PlanQuestion) -> Card:
@@ -134,7 +148,7 @@ def _asked_engine(
         # No need to ask the hub.
         model = LocatedModel(name=name, source=name, is_local=False)
     else:
-        setting = f"--{PREFIX[role].lower()}" if asked.model else f"MODEL_{PREFIX[role]}_NAME"
+        setting = f"--{ROLES[role].prefix.lower()}" if asked.model else f"MODEL_{ROLES[role].prefix}_NAME"
         model = locate(name, setting=setting, cache=settings.cache_dir, progress=progress)
     return EngineChoice(
         role=role,
@@ -170,7 +184,7 @@ def _require_room(budgets: dict[Role, int | None], card: Card, settings: Setting
     total, free = card.total_bytes, card.total_bytes - card.used_bytes
     if sum(asked.values()) <= free:
         return
-    names = " and ".join(f"VLLM_{PREFIX[role]}_GPU_MEMORY" for role in asked)
+    names = " and ".join(f"VLLM_{ROLES[role].prefix}_GPU_MEMORY" for role in asked)
     verb = "together ask" if len(asked) > 1 else "asks"
     raise ConfigurationError(
         f"{names} {verb} for {sum(asked.values()) / GIB:.1f} GiB, and the card has {total / GIB:.1f} GiB, of "

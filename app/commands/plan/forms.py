@@ -6,8 +6,8 @@ from rich.console import Console
 from app.commands.plan.question import AnsweredPlan
 from app.commands.plan.text import WIDTH, print_plan
 from app.http.codec import encode
-from app.settings import PREFIX
 from domain.errors import ConfigurationError
+from domain.roles import ROLES
 
 
 def tell(answer: AnsweredPlan, form: str | None) -> None:
@@ -43,7 +43,8 @@ def _lines(answer: AnsweredPlan, form: str) -> list[str]:
     """Lines for .env, which the service hands on to its engines, or deploy/compose.yaml to vLLM's servers."""
     lines: list[str] = []
     for engine in answer.plan.engines:
-        name, memory, model = PREFIX[engine.role], answer.memory_flags[engine.role], answer.models[engine.role]
+        name, model = ROLES[engine.role].prefix, answer.models[engine.role]
+        memory = answer.memory_flags[engine.role]
         if form == "compose":
             _require_hub_name(model)
         lines.append(f"MODEL_{name}_NAME={model}")

@@ -10,10 +10,10 @@ from domain.roles import Role
 
 async def restart_engine(request: AnyRequest, role: FromPath[str]) -> ASGIApp:
     """Restart a failed engine: 202 with the health as it is, 409 with the same if it has not failed."""
-    if role not in set(Role):
-        raise InvalidRequestError(
-            f"There is no engine '{role[:20]}'. Engines are: {', '.join(Role)}.", param="role"
-        )
     service = service_of(request)
+    if role not in service.roles:
+        raise InvalidRequestError(
+            f"There is no engine '{role[:20]}'. Engines are: {', '.join(service.roles)}.", param="role"
+        )
     is_restarting = service.restart(Role(role))
     return json_response(service.health(), status=202 if is_restarting else 409)

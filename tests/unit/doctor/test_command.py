@@ -102,6 +102,23 @@ def test_a_gateway_before_servers_that_serve_is_well(doctor):
     assert answer.returncode == 0
 
 
+def test_a_role_that_is_off_is_not_looked_at(doctor):
+    with answering(MODELS) as one:
+        answer = doctor("--json", EMBED_BACKEND="vllm-http", VLLM_EMBED_URL=one, GEN_BACKEND="off")
+    found = lines(answer)
+    assert found["embed server"] == ["ok"]
+    assert not [check for check in found if check.startswith("generat") or check == "chat template"]
+    assert answer.returncode == 0
+
+
+def test_the_only_engine_is_looked_at_alone(doctor, tmp_path):
+    model = folder(tmp_path / "model", "BertModel", tokenizer__json="{}")
+    found = lines(doctor("--json", MODEL_EMBED_NAME=model, GEN_BACKEND="off"))
+    assert "embed model" in found
+    assert "memory" in found or "gpu memory" in found
+    assert not [check for check in found if check.startswith("generat")]
+
+
 def test_a_warning_is_no_failure(doctor, tmp_path):
     answer = doctor("--json", HOST="0.0.0.0", **gateway_of(tmp_path))
     assert lines(answer)["access"] == ["warning"]

@@ -1,0 +1,149 @@
+"""The service with one of its roles switched off."""
+
+import re
+
+import pytest
+
+from app.api_processes import require_gateway
+from app.bootstrap import _require_memory, build_metrics, build_service, prepare_models
+from app.settings import load_settings
+from domain.errors import ConfigurationError
+from domain.roles import ROLES, Role
+from tests.fakes import FakeBackend
+from tests.unit.serving import BODIES, CHAT, COMPLETE, DETOKENIZE, EMBED, TOKENIZE, Api, error_of, serving
+from tests.unit.waiting import until
+
+OFF = {role: {f"{info.prefix}_BACKEND": "off"} for role, info in ROLES.items()}
+NAMES = {Role.EMBED: "fake-embed", Role.GENERATE: "fake-write"}
+OTHER = {Role.EMBED: Role.GENERATE, Role.GENERATE: Role.EMBED}
+PATHS = {Role.EMBED: [EMBED], Role.GENERATE: [COMPLETE, CHAT]}
+ASKED = [(role, path) for role, paths in PATHS.items() for path in paths]
+
+
+def test_settings_hold_the_roles_that_are_switched_on_in_the_tables_order():
+    assert list(load_settings({}).roles) == list(ROLES)
+    for role in Role:
+        loaded = load_settings(OFF[role])
+        assert list(loaded.roles) == [OTHER[role]]
+        with pytest.raises(KeyError):
+            loaded.role(role)
+
+
+def test_a_service_without_any_role_is_a_mistake():
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(OFF[Role.EMBED] | OFF[Role.GENERATE])
+    said = str(caught.value)
+    assert said.startswith("EMBED_BACKEND and GEN_BACKEND are off")
+    assert "Set one of them to vllm-inprocess or vllm-http." in said
+
+
+def test_settings_of_a_role_that_is_off_are_checked_all_the_same():
+    with pytest.raises(ConfigurationError, match=r"^EMBED_MAX_RUNNING is"):
+        load_settings(OFF[Role.EMBED] | {"EMBED_MAX_RUNNING": "x"})
+
+
+@pytest.mark.parametrize("off", Role)
+async def test_health_models_and_status_are_those_of_the_other(off):
+    on = OTHER[off]
+    async with serving(Api(settings=OFF[off])) as api:
+        await until(lambda: api.is_ready)
+        health = await api.http.get("/health")
+        assert health.status_code == 200
+        assert list(health.json()["backends"]) == [on]
+        assert (await api.http.get("/health/ready")).status_code == 200
+        models = [model["id"] for model in (await api.http.get("/v1/models")).json()["data"]]
+        assert models[0] == NAMES[on]
+        assert NAMES[off] not in models
+        assert list((await api.http.get("/status")).json()["health"]["backends"]) == [on]
+
+
+@pytest.mark.parametrize("off", Role)
+async def test_the_other_is_served_as_always(off):
+    async with serving(Api(settings=OFF[off])) as api:
+        await until(lambda: api.is_ready)
+        for path in PATHS[OTHER[off]]:
+            assert (await api.post(path)).status_code == 200
+
+
+@pytest.mark.parametrize(("off", "path"), ASKED)
+async def test_its_endpoints_say_that_it_is_off_and_which_setting_switches_it_on(off, path):
+    async with serving(Api(settings=OFF[off])) as api:
+        await until(lambda: api.is_ready)
+        answer = await api.post(path)
+        error = error_of(answer)
+        assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+        info = ROLES[off]
+        assert f"No {info.noun} model is served here, because {info.prefix}_BACKEND is off." in error["message"]
+        assert error["message"].endswith(f"Served models: '{NAMES[OTHER[off]]}'.")
+
+
+@pytest.mark.parametrize(("off", "path"), ASKED)
+async def test_they_say_so_while_the_other_engine_still_starts(off, path):
+    api = Api(settings=OFF[off])
+    assert (await api.post(path)).status_code == 404
+    await api.http.aclose()
+
+
+@pytest.mark.parametrize(("off", "path"), ASKED)
+async def test_the_other_model_is_in_the_wrong_endpoint_as_always(off, path):
+    async with serving(Api(settings=OFF[off])) as api:
+        await until(lambda: api.is_ready)
+        answer = await api.http.post(path, json=BODIES[path] | {"model": NAMES[OTHER[off]]})
+        assert "Use it with" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("path", [TOKENIZE, DETOKENIZE])
+async def test_without_a_name_and_a_generation_model_there_is_nothing_to_tokenize_with(path):
+    async with serving(Api(settings=OFF[Role.GENERATE])) as api:
+        await until(lambda: api.is_ready)
+        body = {name: value for name, value in BODIES[path].items() if name != "model"}
+        answer = await api.http.post(path, json=body)
+        assert answer.status_code == 404
+        assert "GEN_BACKEND" in error_of(answer)["message"]
+        assert (await api.http.post(path, json=body | {"model": "fake-embed"})).status_code == 200
+
+
+@pytest.mark.parametrize("off", Role)
+async def test_there_is_no_engine_to_restart(off):
+    async with serving(Api(settings=OFF[off])) as api:
+        answer = await api.http.post(f"/admin/engines/{off}/restart")
+        assert answer.status_code == 400
+        assert error_of(answer)["message"].endswith(f"Engines are: {OTHER[off]}.")
+
+
+@pytest.mark.parametrize("off", Role)
+async def test_metrics_have_only_the_other(off):
+    on = OTHER[off]
+    loaded = load_settings(OFF[off])
+    metrics = build_metrics(loaded, build_service(loaded, backends={on: (NAMES[on], FakeBackend(on))}))
+    assert metrics is not None
+    text = (await metrics.text("text/plain"))[0].decode()
+    assert set(re.findall(r'role="(\w+)"', text)) == {on}
+
+
+async def test_policies_of_the_other_role_are_not_missed():
+    joined = {"EMBED_JOIN": "true", "EMBED_CACHE": "1MiB"}
+    async with serving(Api(settings=OFF[Role.EMBED] | joined)) as api:
+        await until(lambda: api.is_ready)
+        assert api.service.health().embedding_cache is None
+
+
+def test_several_processes_may_stand_before_one_role():
+    require_gateway(load_settings(OFF[Role.GENERATE] | {"EMBED_BACKEND": "vllm-http", "API_PROCESSES": "2"}))
+    with pytest.raises(ConfigurationError, match="EMBED_BACKEND says vllm-inprocess"):
+        require_gateway(load_settings(OFF[Role.GENERATE] | {"API_PROCESSES": "2"}))
+
+
+@pytest.mark.parametrize("off", Role)
+def test_only_the_other_model_is_prepared(off, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    names = {f"MODEL_{info.prefix}_NAME": str(tmp_path) for info in ROLES.values()}
+    found = prepare_models(load_settings(OFF[off] | names), lambda _step, _share: None)
+    assert list(found) == [OTHER[off]]
+
+
+def test_too_little_memory_is_told_with_the_settings_of_the_engines_there_are(monkeypatch):
+    monkeypatch.setattr("app.bootstrap.CPU_ENGINE_GIB", 10_000.0)
+    with pytest.raises(ConfigurationError) as caught:
+        _require_memory([Role.EMBED])
+    assert str(caught.value).endswith("with EMBED_BACKEND=vllm-http.")
