@@ -13,9 +13,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from domain.errors import BackendBusyError, BackendUnreachableError
 from domain.policies.retry_budget import RetryBudget
 from domain.policies.wrapper import BackendWrapper
-from domain.port import InferenceBackend, RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
-from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.port import Events, InferenceBackend, RequestContext
+from domain.requests import GenerationRequest, Request, ResultT
 
 T = TypeVar("T")
 
@@ -64,50 +63,29 @@ class RetryingBackend(BackendWrapper):
         self.given_up = 0
         """Requests that failed although they could have been asked again: too often, too late or too dear."""
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
         self._budget.earn()
         try:
-            return await self._backend.embed(request, context)
+            return await self._backend.call(request, context)
         except SAFE as error:
-            return await self._again(error, lambda: self._backend.embed(request, context))
+            return await self._again(error, lambda: self._backend.call(request, context))
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """See the port. Once the first event is there, failures are the caller's."""
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
+        """See the port. Once the engine has begun to answer, failures are the caller's."""
         self._budget.earn()
-        events = self._backend.generate(request, context)
-        try:
-            first = await anext(events)
-        except SAFE as error:
-            events, first = await self._again(error, lambda: self._begun(request, context))
-        async with contextlib.aclosing(events):
-            yield first
-            async for event in events:
-                yield event
 
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
-        """See the port."""
-        self._budget.earn()
-        try:
-            return await self._backend.tokenize(request, context)
-        except SAFE as error:
-            return await self._again(error, lambda: self._backend.tokenize(request, context))
+        async with contextlib.AsyncExitStack() as stack:
 
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        """See the port."""
-        self._budget.earn()
-        try:
-            return await self._backend.detokenize(token_ids, context)
-        except SAFE as error:
-            return await self._again(error, lambda: self._backend.detokenize(token_ids, context))
+            async def begin() -> Events:
+                return await stack.enter_async_context(self._backend.stream(request, context))
 
-    async def _begun(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> tuple[AsyncGenerator[GenerationEvent, None], GenerationEvent]:
-        events = self._backend.generate(request, context)
-        return events, await anext(events)
+            try:
+                events = await begin()
+            except SAFE as error:
+                events = await self._again(error, begin)
+            yield events
 
     async def _again(self, failure: Exception, ask: Callable[[], Awaitable[T]]) -> T:
         """Go on after a first failure, which tenacity is told as the outcome of its first attempt."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from domain.policies.admission import Load
+from domain.load import Load
 from domain.roles import Role
 
 

@@ -4,15 +4,20 @@ Everything here speaks of inference, not of HTTP. An adapter implements `Inferen
 wraps one and is one. `tests/contract` holds every implementation to the sentences below.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
 
 from domain.observation import Observer
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
-from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.requests import GenerationRequest, Request, ResultT
+from domain.results import GenerationEvent
 from domain.roles import Role
+
+Events = AsyncIterator[GenerationEvent]
+EventStream = AbstractAsyncContextManager[Events]
+"""A generation under way: entered to begin, left to end it, finished or not."""
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +49,7 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 StepListener = Callable[[str], None]
-"""Told in a few words what a start is doing now, such as "loading the model"."""
+"""Called with what a start is doing now, in a few words such as "loading the model"."""
 
 
 def ignore_step(_step: str) -> None:
@@ -55,18 +60,18 @@ class InferenceBackend(Protocol):
     """One engine in one role.
 
     Errors: every method raises subclasses of `domain.errors.InferenceError` and nothing else, save
-    `asyncio.CancelledError`, which passes through. A method that the role has no use for raises
+    `asyncio.CancelledError`, which passes through. A request that the role does not serve raises
     `WrongEndpointError`.
 
-    Cancellation: when the awaiting task is cancelled, or the iterator of `generate` closed, the work in the
-    engine ends too.
+    Cancellation: when the task that awaits `call` is cancelled, or the context of `stream` is left, the work in
+    the engine ends too.
     """
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """Bring the engine up and return its card once it can take requests.
 
         Args:
-            on_step: told what takes its time, on the event loop.
+            on_step: called with what takes its time, on the event loop.
 
         Raises:
             BackendUnavailableError: it can't be reached yet; calling again later may help.
@@ -82,28 +87,16 @@ class InferenceBackend(Protocol):
         """Return if the engine is alive, raise if it is not. Costs the engine no inference."""
         ...
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        """Vectors for all inputs, in their order, or an error and no vectors at all.
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
+        """The whole result, or an error and no part of it."""
+        ...
 
-        Raises:
-            TooManyTokensError: more than MAX_EMBEDDING_TOKENS.
+    def stream(self, request: GenerationRequest, context: RequestContext) -> EventStream:
+        """The events of a generation as they come.
+
+        Entering the context returns once the engine has begun to answer, so whatever it refuses raises there.
+        The iterator yields deltas of all choices, then exactly one `GenerationUsage`. Deltas of one choice come
+        in order and none is empty; joined they are the choice, and exactly one of them, the last, has a finish
+        reason. A failure raises from the iterator, and no usage follows.
         """
-        ...
-
-    def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """Deltas of all choices as they come, then exactly one `GenerationUsage`.
-
-        Deltas of one choice come in order and each says something; joined they are its text, and exactly one
-        of them, the last, has a finish reason. A failure raises from the iterator and no usage follows.
-        """
-        ...
-
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
-        """The tokens of a prompt, however long it is."""
-        ...
-
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        """The text of tokens."""
         ...

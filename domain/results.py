@@ -16,6 +16,11 @@ class EmbeddingResult(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: list[int] | None = None
     """Tokens of each input; None where the engine tells only the sum."""
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all inputs together."""
+        return self.prompt_tokens
+
 
 class FinishReason(enum.StrEnum):
     """Why a choice ended."""
@@ -75,8 +80,26 @@ class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int | None = None
     """Those that were reasoning; None for a model that is not known to reason."""
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompt and answers."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 GenerationEvent = GenerationDelta | GenerationUsage
+
+
+class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole generation."""
+
+    choices: list[GenerationDelta]
+    """Each choice once, with all that it gained, in order of their indices."""
+    usage: GenerationUsage
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompt and answers."""
+        return self.usage.total_tokens
 
 
 class Tokenization(msgspec.Struct, frozen=True, kw_only=True):

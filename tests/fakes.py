@@ -7,15 +7,17 @@ easy. Enough for everything that the port promises, and readable in a failing te
 
 import array
 import asyncio
+import contextlib
 import json
 import math
 import re
 from collections.abc import AsyncGenerator
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from domain.choices import collect
 from domain.conversation import Conversation, ToolChoice
 from domain.errors import (
     BackendUnavailableError,
@@ -26,8 +28,17 @@ from domain.errors import (
     WrongEndpointError,
 )
 from domain.matryoshka import shorten
-from domain.port import ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, GenerationRequest, Prompt, TokenizeRequest
+from domain.port import Events, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import (
+    MAX_EMBEDDING_TOKENS,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+    Prompt,
+    Request,
+    ResultT,
+    TokenizeRequest,
+)
 from domain.results import (
     EmbeddingResult,
     FinishReason,
@@ -39,6 +50,7 @@ from domain.results import (
     ToolCallDelta,
 )
 from domain.roles import Role
+from domain.streams import begun
 
 DIMENSIONS = 8
 LENGTHS = (4, 8)
@@ -90,8 +102,24 @@ class FakeBackend:
         if self.fail_probe is not None:
             raise self.fail_probe
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        self._check(Role.EMBED)
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
+        self._check(request)
+        if isinstance(request, EmbeddingRequest):
+            return cast(ResultT, await self._embed(request))
+        if isinstance(request, GenerationRequest):
+            return cast(ResultT, await collect(self._generate(request, streams=False)))
+        if isinstance(request, TokenizeRequest):
+            return cast(ResultT, await self._tokenize(request))
+        assert isinstance(request, DetokenizeRequest)
+        return cast(ResultT, await self._detokenize(request))
+
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
+        self._check(request)
+        async with begun(self._generate(request, streams=True)) as events:
+            yield events
+
+    async def _embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         self.seen.append(request)
         self.running += 1
         try:
@@ -115,10 +143,9 @@ class FakeBackend:
         finally:
             self.running -= 1
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
+    async def _generate(
+        self, request: GenerationRequest, *, streams: bool
     ) -> AsyncGenerator[GenerationEvent, None]:
-        self._check(Role.GENERATE)
         self.seen.append(request)
         self.running += 1
         try:
@@ -132,7 +159,7 @@ class FakeBackend:
                 written = _continuation(request, prompt, index, room)
                 total += len(written.text_tokens)
                 parts = [[token] for token in written.text_tokens] or [[]]
-                if not request.stream:
+                if not streams:
                     parts = [written.text_tokens]
                 teller = _Teller(request, written.text_tokens)
                 thought += len(written.text_tokens) if teller.thinks else 0
@@ -157,17 +184,18 @@ class FakeBackend:
         finally:
             self.running -= 1
 
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+    async def _tokenize(self, request: TokenizeRequest) -> Tokenization:
         text = request.prompt if isinstance(request.prompt, str) else _template(request.prompt)
         ids = [min(ord(character), VOCABULARY - 1) for character in text]
         return Tokenization(token_ids=ids, strings=[chr(i) for i in ids] if request.with_strings else None)
 
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        return "".join(map(chr, self._tokens(token_ids, "tokens", None)))
+    async def _detokenize(self, request: DetokenizeRequest) -> str:
+        return "".join(map(chr, self._tokens(request.token_ids, "tokens", None)))
 
-    def _check(self, role: Role) -> None:
-        if role is not self.role:
-            raise WrongEndpointError(f"The model '{self.name}' can't {role}.", param="model")
+    def _check(self, request: Request[Any]) -> None:
+        others = GenerationRequest if self.role is Role.EMBED else EmbeddingRequest
+        if isinstance(request, others):
+            raise WrongEndpointError(f"The model '{self.name}' can't {request.operation}.", param="model")
         if not self.started:
             raise BackendUnavailableError(f"The engine of '{self.name}' is not running.")
 

@@ -1,13 +1,12 @@
 """What each key has left of its minute, and what a request takes of it.
 
-Tokens are estimated before the engine begins, as a quarter of the body's bytes plus the most that may be
-generated, and corrected to what the engine counted. A request that fails costs no tokens; one whose client leaves
-costs what was estimated, because nobody counts what was thrown away.
+Tokens are estimated before the engine begins, as admission estimates them, and corrected to what the engine
+counted. A request that fails costs no tokens; one whose client leaves costs the estimate, because what was thrown
+away is not counted.
 """
 
-import contextlib
 import math
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from litestar.types import Message, Send
@@ -15,16 +14,11 @@ from litestar.types import Message, Send
 from app.http.api_keys import ApiKey
 from app.http.requests import AnyRequest
 from domain.errors import RequestRateError, TokenRateError
-from domain.fan_in import Indexed
 from domain.policies.rate_limit import Bucket, Clock, duration
-from domain.requests import GenerationRequest
-from domain.results import EmbeddingResult, GenerationUsage
+from domain.requests import OPEN_ENDED_ANSWER_TOKENS, Request
 
 ACCOUNT = "account"
 """Where a request's state keeps the account of its key; absent where no keys are set."""
-BYTES_PER_TOKEN = 4
-UNBOUNDED_COMPLETION_TOKENS = 256
-"""Estimated for an answer that the request does not bound."""
 
 
 class Account:
@@ -111,76 +105,45 @@ class Account:
 
 
 class Reservation:
-    """Tokens that a request under way has taken."""
+    """Tokens that a request under way has taken of its key's minute; as a context, settled at its end."""
 
-    def __init__(self, account: Account, tokens: int) -> None:
-        account.take_tokens(tokens)
+    def __init__(self, account: Account | None, tokens: int) -> None:
+        """Take the tokens.
+
+        Args:
+            account: the key's; None where there is no limit, and then nothing is taken.
+            tokens: the estimate.
+
+        Raises:
+            TokenRateError: the key has not so many tokens left.
+        """
+        if account is not None:
+            account.take_tokens(tokens)
         self._account = account
         self._tokens = tokens
+        self.used = 0
+        """What the request took; a request that fails costs nothing."""
 
-    def settle(self, used: int) -> None:
-        """Correct what was taken to what was used."""
-        self._account.correct(self._tokens, used)
+    def __enter__(self) -> "Reservation":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What was thrown away because the client left is not counted, and stays at the estimate.
+        if self._account is not None and (kind is None or issubclass(kind, Exception)):
+            self._account.correct(self._tokens, self.used)
 
 
-async def reserve(request: AnyRequest, generations: Sequence[GenerationRequest] = ()) -> Reservation | None:
-    """Take what a request is estimated to cost; None where its key has no limit.
+def reserve(request: AnyRequest, calls: Sequence[Request[Any]]) -> Reservation:
+    """Take what a request is estimated to cost.
 
     Raises:
         TokenRateError: the key has not so many tokens left.
     """
     account: Account | None = request.scope["state"].get(ACCOUNT)
     if account is None or account.tokens is None:
-        return None
-    estimate = -(-len(await request.body()) // BYTES_PER_TOKEN)
-    for one in generations:
-        most = one.sampling.max_tokens
-        if most is None:
-            # An open end by itself makes no request too large.
-            most = min(UNBOUNDED_COMPLETION_TOKENS, max(0, account.tokens.capacity - estimate))
-            estimate += most
-        else:
-            estimate += most * one.sampling.n
-    return Reservation(account, estimate)
-
-
-def counted(
-    events: AsyncGenerator[Indexed, None], reservation: Reservation | None
-) -> AsyncGenerator[Indexed, None]:
-    """The events, which settle the reservation at their end."""
-    return events if reservation is None else _counted(events, reservation)
-
-
-def counted_embedding(
-    work: Coroutine[Any, Any, EmbeddingResult], reservation: Reservation | None
-) -> Coroutine[Any, Any, EmbeddingResult]:
-    """The work, which settles the reservation at its end."""
-    return work if reservation is None else _counted_embedding(work, reservation)
-
-
-async def _counted(
-    events: AsyncGenerator[Indexed, None], reservation: Reservation
-) -> AsyncGenerator[Indexed, None]:
-    used = 0
-    try:
-        async with contextlib.aclosing(events):
-            async for item in events:
-                if isinstance(item[1], GenerationUsage):
-                    used += item[1].prompt_tokens + item[1].completion_tokens
-                yield item
-    except Exception:
-        reservation.settle(used)
-        raise
-    reservation.settle(used)
-
-
-async def _counted_embedding(
-    work: Coroutine[Any, Any, EmbeddingResult], reservation: Reservation
-) -> EmbeddingResult:
-    try:
-        result = await work
-    except Exception:
-        reservation.settle(0)
-        raise
-    reservation.settle(result.prompt_tokens)
-    return result
+        return Reservation(None, 0)
+    open_ended = [call for call in calls if call.max_answer_tokens is None]
+    bounded = sum(call.estimated_prompt_tokens + (call.max_answer_tokens or 0) for call in calls)
+    answers = sum(OPEN_ENDED_ANSWER_TOKENS * call.width for call in open_ended)
+    # An open end by itself makes no request too large.
+    return Reservation(account, bounded + min(answers, max(0, account.tokens.capacity - bounded)))

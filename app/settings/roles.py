@@ -7,7 +7,7 @@ import msgspec
 from app.settings import parsers
 from app.settings.groups import BACK_PRESSURE, BACKENDS, EMBEDDINGS, MEMORY, MODELS
 from app.settings.values import HTTP, INPROCESS, OFF, GpuMemory
-from domain.policies.admission import Bounds
+from domain.load import Bounds
 from domain.roles import Role
 
 

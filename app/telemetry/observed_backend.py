@@ -1,8 +1,9 @@
-"""The wrapper that tells a request's observation of each call of an engine."""
+"""The wrapper that notes each call of an engine in its request's observation."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 from app.telemetry.record import CANCELLED, OperationRecord
 from app.telemetry.request import Operation, RequestObservation, type_of
@@ -10,16 +11,16 @@ from app.telemetry.request_attributes import answer_attributes, embedding_attrib
 from domain.conversation import Conversation
 from domain.errors import InferenceError
 from domain.policies.wrapper import BackendWrapper
-from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest, GenerationRequest
-from domain.results import EmbeddingResult, GenerationDelta, GenerationEvent, GenerationUsage
+from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, GenerationRequest, Request, ResultT
+from domain.results import EmbeddingResult, GenerationDelta, GenerationEvent, GenerationResult, GenerationUsage
 from domain.roles import Role
 
 UNKNOWN_MODEL = "unknown"
 
 
 class ObservedBackend(BackendWrapper):
-    """Passes everything through; calls whose request is observed are told of."""
+    """Passes everything through, and notes the calls of observed requests."""
 
     def __init__(
         self, backend: InferenceBackend, role: Role, *, model: str | None, captures_content: bool = False
@@ -30,7 +31,7 @@ class ObservedBackend(BackendWrapper):
             backend: the backend inside.
             role: what it is for.
             model: its model's name; None until the engine has told it.
-            captures_content: whether spans shall hold prompts and answers.
+            captures_content: whether spans hold prompts and answers.
         """
         super().__init__(backend)
         self._role = role
@@ -43,64 +44,95 @@ class ObservedBackend(BackendWrapper):
         self._model = card.name
         return card
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
         observer = context.observer
-        if not isinstance(observer, RequestObservation):
-            return await self._backend.embed(request, context)
-        attributes = embedding_attributes(request) if observer.is_traced else {}
-        operation = observer.begin(self._record("embeddings"), attributes)
+        if not isinstance(observer, RequestObservation) or not request.estimated_tokens:
+            return await self._backend.call(request, context)
+        operation = self._begin(observer, request, is_stream=False)
         try:
-            result = await self._backend.embed(request, operation.context(context))
+            result = await self._backend.call(request, operation.context(context))
         except BaseException as error:
             operation.end(_error_type(error))
             raise
-        operation.record.prompt_tokens = result.prompt_tokens
-        operation.end()
+        operation.end(attributes=self._note_result(operation, result, observer))
         return result
 
-    def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
-        if not isinstance(context.observer, RequestObservation):
-            # Not one generator more for each token of a request that nobody watches.
-            return self._backend.generate(request, context)
-        return self._observed(request, context, context.observer)
-
-    async def _observed(
-        self, request: GenerationRequest, context: RequestContext, observer: RequestObservation
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        name = "chat" if isinstance(request.prompt, Conversation) else "text_completion"
-        captures = self._captures_content and observer.is_traced
-        attributes = generation_attributes(request, content=captures) if observer.is_traced else {}
-        operation = observer.begin(self._record(name, is_stream=request.stream), attributes)
-        kept: list[GenerationDelta] = []
+        observer = context.observer
+        if not isinstance(observer, RequestObservation):
+            # Not one generator more for each token of a request that is not observed.
+            async with self._backend.stream(request, context) as events:
+                yield events
+            return
+        operation = self._begin(observer, request, is_stream=True)
+        kept: list[GenerationDelta] | None = [] if self._captures(observer) else None
         try:
-            async with contextlib.aclosing(self._backend.generate(request, operation.context(context))) as events:
-                async for event in events:
-                    _note(operation, event, is_stream=request.stream)
-                    if captures and isinstance(event, GenerationDelta):
-                        kept.append(event)
-                    yield event
+            async with self._backend.stream(request, operation.context(context)) as events:
+                operation.first_token()
+                async with contextlib.aclosing(_noted(events, operation, kept)) as noted:
+                    yield noted
         except BaseException as error:
-            operation.end(_error_type(error), attributes=answer_attributes(kept) if captures else None)
+            operation.end(_error_type(error), attributes=_content(kept))
             raise
-        operation.end(attributes=answer_attributes(kept) if captures else None)
+        # A consumer may leave without an error what it reads no further.
+        operation.end(None if operation.is_complete else CANCELLED, attributes=_content(kept))
 
-    def _record(self, name: str, *, is_stream: bool = False) -> OperationRecord:
-        return OperationRecord(name=name, role=self._role, model=self._model, is_stream=is_stream)
+    def _begin(self, observer: RequestObservation, request: Request[Any], *, is_stream: bool) -> Operation:
+        record = OperationRecord(name=_name(request), role=self._role, model=self._model, is_stream=is_stream)
+        return observer.begin(record, self._attributes(request, is_stream) if observer.is_traced else {})
+
+    def _attributes(self, request: Request[Any], is_stream: bool) -> Mapping[str, object]:
+        if isinstance(request, EmbeddingRequest):
+            return embedding_attributes(request)
+        if isinstance(request, GenerationRequest):
+            return generation_attributes(request, is_stream=is_stream, content=self._captures_content)
+        return {}
+
+    def _note_result(
+        self, operation: Operation, result: object, observer: RequestObservation
+    ) -> Mapping[str, object] | None:
+        if isinstance(result, EmbeddingResult):
+            operation.record.prompt_tokens = result.prompt_tokens
+        if not isinstance(result, GenerationResult):
+            return None
+        operation.used(result.usage)
+        for choice in result.choices:
+            if choice.finish_reason is not None:
+                operation.finished(choice.index, choice.finish_reason)
+        return _content(result.choices if self._captures(observer) else None)
+
+    def _captures(self, observer: RequestObservation) -> bool:
+        return self._captures_content and observer.is_traced
 
 
-def _note(operation: Operation, event: GenerationEvent, *, is_stream: bool) -> None:
-    if isinstance(event, GenerationUsage):
-        operation.record.prompt_tokens = event.prompt_tokens
-        operation.record.completion_tokens = event.completion_tokens
-        return
-    if is_stream and operation.is_silent:
-        operation.first_token()
-    if event.finish_reason is not None:
-        operation.finished(event.index, event.finish_reason)
+async def _noted(
+    events: Events, operation: Operation, kept: list[GenerationDelta] | None
+) -> AsyncGenerator[GenerationEvent, None]:
+    """The events, noted on their way."""
+    async for event in events:
+        if isinstance(event, GenerationUsage):
+            operation.used(event)
+        else:
+            if event.finish_reason is not None:
+                operation.finished(event.index, event.finish_reason)
+            if kept is not None:
+                kept.append(event)
+        yield event
+
+
+def _content(deltas: list[GenerationDelta] | None) -> Mapping[str, object] | None:
+    """What a span holds of an answer; None where content is not captured."""
+    return answer_attributes(deltas) if deltas is not None else None
+
+
+def _name(request: Request[Any]) -> str:
+    """The operation's name in OpenTelemetry's GenAI conventions."""
+    if isinstance(request, GenerationRequest):
+        return "chat" if isinstance(request.prompt, Conversation) else "text_completion"
+    return "embeddings" if isinstance(request, EmbeddingRequest) else request.operation
 
 
 def _error_type(error: BaseException) -> str:

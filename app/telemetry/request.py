@@ -16,6 +16,7 @@ from app.telemetry.record import CANCELLED, UNMATCHED, Listener, OperationRecord
 from domain.errors import InferenceError
 from domain.observation import Phase
 from domain.port import RequestContext
+from domain.results import GenerationUsage
 from domain.roles import Role
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class Operation:
         self._context = context
         self._began = time.monotonic()
         self._first_token: float | None = None
+        self.is_complete = False
+        """Whether all of a generation has come."""
         self._finish_reasons: dict[int, str] = {}
 
     def context(self, context: RequestContext) -> RequestContext:
@@ -172,10 +175,11 @@ class Operation:
         """The first part of the answer is there."""
         self._first_token = time.monotonic()
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing of an answer has come so far."""
-        return self._first_token is None
+    def used(self, usage: GenerationUsage) -> None:
+        """The last of a generation is there: what it took."""
+        self.record.prompt_tokens = usage.prompt_tokens
+        self.record.completion_tokens = usage.completion_tokens
+        self.is_complete = True
 
     def finished(self, index: int, reason: str) -> None:
         """One choice is whole."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from app.telemetry import conventions as names
+from domain.choices import join_deltas
 from domain.conversation import Conversation
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.results import GenerationDelta
@@ -23,11 +24,12 @@ def embedding_attributes(request: EmbeddingRequest) -> dict[str, object]:
     return attributes
 
 
-def generation_attributes(request: GenerationRequest, *, content: bool) -> dict[str, object]:
+def generation_attributes(request: GenerationRequest, *, is_stream: bool, content: bool) -> dict[str, object]:
     """Of a request for text.
 
     Args:
         request: the request.
+        is_stream: whether the answer comes in parts.
         content: whether to tell the prompt or conversation.
     """
     sampling = request.sampling
@@ -42,7 +44,7 @@ def generation_attributes(request: GenerationRequest, *, content: bool) -> dict[
         names.GEN_AI_REQUEST_STOP_SEQUENCES: sampling.stop or None,
         # Required only where they are not what everybody expects.
         names.GEN_AI_REQUEST_CHOICE_COUNT: sampling.n if sampling.n != 1 else None,
-        names.GEN_AI_REQUEST_STREAM: request.stream or None,
+        names.GEN_AI_REQUEST_STREAM: is_stream or None,
         names.GEN_AI_OUTPUT_TYPE: "json" if _is_json(request) else "text",
     }
     attributes: dict[str, object] = {name: value for name, value in said.items() if value is not None}
@@ -50,44 +52,25 @@ def generation_attributes(request: GenerationRequest, *, content: bool) -> dict[
 
 
 def answer_attributes(deltas: Iterable[GenerationDelta]) -> dict[str, object]:
-    """The content of an answer: text, thoughts and tool calls of each choice."""
-    choices: dict[int, _Choice] = {}
-    for delta in deltas:
-        choices.setdefault(delta.index, _Choice()).add(delta)
-    messages = [choices[index].message() for index in sorted(choices)]
-    return {names.GEN_AI_OUTPUT_MESSAGES: _json(messages)}
+    """The content of an answer: text, thoughts and tool calls of each choice.
+
+    Args:
+        deltas: of all choices, in the order in which they came, or whole choices.
+    """
+    return {names.GEN_AI_OUTPUT_MESSAGES: _json([_output_message(choice) for choice in join_deltas(deltas)])}
 
 
-class _Choice:
-    """One choice of an answer, as its parts come."""
-
-    def __init__(self) -> None:
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._arguments: dict[int, list[str]] = {}
-        self._finish_reason: str | None = None
-
-    def add(self, delta: GenerationDelta) -> None:
-        self._text.append(delta.text)
-        self._reasoning.append(delta.reasoning)
-        for part in delta.tool_calls:
-            call = self._calls.setdefault(part.index, {"type": "tool_call"})
-            if part.name is not None:
-                call |= {"id": part.id, "name": part.name}
-            self._arguments.setdefault(part.index, []).append(part.arguments)
-        self._finish_reason = delta.finish_reason or self._finish_reason
-
-    def message(self) -> dict[str, Any]:
-        parts: list[dict[str, Any]] = []
-        if reasoning := "".join(self._reasoning):
-            parts.append({"type": "reasoning", "content": reasoning})
-        if text := "".join(self._text):
-            parts.append(_text(text))
-        parts += [
-            self._calls[index] | {"arguments": "".join(self._arguments[index])} for index in sorted(self._calls)
-        ]
-        return {"role": "assistant", "parts": parts, "finish_reason": self._finish_reason or "error"}
+def _output_message(choice: GenerationDelta) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = []
+    if choice.reasoning:
+        parts.append({"type": "reasoning", "content": choice.reasoning})
+    if choice.text:
+        parts.append(_text(choice.text))
+    parts += [
+        {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in choice.tool_calls
+    ]
+    return {"role": "assistant", "parts": parts, "finish_reason": choice.finish_reason or "error"}
 
 
 def _asked(request: GenerationRequest) -> dict[str, object]:

@@ -190,7 +190,6 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         return GenerationRequest(
             prompt=conversation,
             sampling=sampling,
-            stream=bool(self.stream),
             truncate_prompt_tokens=self.truncate_prompt_tokens,
             add_special_tokens=self.add_special_tokens,
         )

@@ -1,4 +1,4 @@
-"""From the deltas of an engine to OpenAI's chat objects, the same for every engine."""
+"""From results and events of an engine to OpenAI's chat objects, the same for every engine."""
 
 from collections.abc import Iterator
 
@@ -18,8 +18,16 @@ from domain.openai.chat_response import (
     ToolCallFunction,
     chat_logprobs,
 )
-from domain.openai.common import UsageCounter
-from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
+from domain.openai.common import Usage, UsageCounter
+from domain.results import (
+    FinishReason,
+    GenerationDelta,
+    GenerationEvent,
+    GenerationResult,
+    GenerationUsage,
+    TokenLogprob,
+    ToolCallDelta,
+)
 
 
 class ChatPresenter:
@@ -48,16 +56,33 @@ class ChatPresenter:
         self._tells_reasoning = conversation.include_reasoning
         # Absent from chunks unless asked for; then null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else UNSET
-        self._usage = UsageCounter()
+        self.usage = UsageCounter()
         self._begun: set[int] = set()
         self._called: set[int] = set()
 
-    def count(self, usage: GenerationUsage) -> None:
-        """Keep what the request took."""
-        self._usage.add(usage)
+    def chunks(self, event: GenerationEvent, _prompt_index: int = 0) -> list[ChatChunk]:
+        """The chunks for one event: one with the role before a choice's first, one with the reason at its end."""
+        if isinstance(event, GenerationUsage):
+            self.usage.add(event)
+            return []
+        return list(self._chunks(event))
 
-    def chunks(self, delta: GenerationDelta) -> Iterator[ChatChunk]:
-        """The chunks for one delta: one with the role before a choice's first, one with the reason at its end."""
+    def last_chunks(self) -> list[ChatChunk]:
+        """With `include_usage`, the last chunk: no choice, and the usage."""
+        return [self._chunk_of([], usage=self.usage.total())] if self._chunk_usage is None else []
+
+    def whole(self, result: GenerationResult) -> ChatCompletion:
+        """The answer for a whole result."""
+        self.usage.add(result.usage)
+        return ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._choice(choice) for choice in result.choices],
+            usage=self.usage.total(),
+        )
+
+    def _chunks(self, delta: GenerationDelta) -> Iterator[ChatChunk]:
         index = delta.index
         calls = self._calls(delta)
         if index not in self._begun:
@@ -75,40 +100,20 @@ class ChatPresenter:
         if delta.finish_reason is not None:
             yield self._chunk(index, ChatDelta(), finish_reason=self._reason(index, delta.finish_reason))
 
-    def usage_chunk(self) -> ChatChunk:
-        """The last chunk of a stream with `include_usage`: no choice, and the usage."""
-        return ChatChunk(
-            id=self._id, created=self._created, model=self._model, choices=[], usage=self._usage.total()
-        )
-
-    def whole(self, deltas: list[GenerationDelta]) -> ChatCompletion:
-        """The answer for all deltas, given in the order in which they came."""
-        parts: dict[int, _ChoiceParts] = {}
-        for delta in deltas:
-            parts.setdefault(delta.index, _ChoiceParts()).add(delta, self._calls(delta))
-        return ChatCompletion(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            choices=[self._choice(index, choice) for index, choice in sorted(parts.items())],
-            usage=self._usage.total(),
-        )
-
-    def _choice(self, index: int, parts: "_ChoiceParts") -> ChatChoice:
-        text = "".join(parts.texts)
-        reasoning = "".join(parts.reasoning) if self._tells_reasoning else ""
-        calls = [_whole_call(call) for _, call in sorted(parts.calls.items())]
+    def _choice(self, choice: GenerationDelta) -> ChatChoice:
+        reasoning = choice.reasoning if self._tells_reasoning else ""
+        calls = [_whole_call(call) for call in self._calls(choice)]
         message = ChatMessage(
             # Null where a call takes the place of words, or where all of it was thinking.
-            content=text if text or not (calls or reasoning) else None,
+            content=choice.text if choice.text or not (calls or reasoning) else None,
             reasoning_content=reasoning or UNSET,
             tool_calls=calls or UNSET,
         )
         return ChatChoice(
-            index=index,
+            index=choice.index,
             message=message,
-            logprobs=chat_logprobs(parts.logprobs if self._tells_reasoning else None, self._top_logprobs),
-            finish_reason=self._reason(index, parts.finish_reason) if parts.finish_reason else None,
+            logprobs=chat_logprobs(choice.logprobs if self._tells_reasoning else None, self._top_logprobs),
+            finish_reason=self._reason(choice.index, choice.finish_reason) if choice.finish_reason else None,
         )
 
     def _calls(self, delta: GenerationDelta) -> list[ToolCallDelta]:
@@ -138,39 +143,10 @@ class ChatPresenter:
             logprobs=chat_logprobs(logprobs, self._top_logprobs),
             finish_reason=finish_reason,
         )
-        return ChatChunk(
-            id=self._id, created=self._created, model=self._model, choices=[choice], usage=self._chunk_usage
-        )
+        return self._chunk_of([choice], usage=self._chunk_usage)
 
-
-class _ChoiceParts:
-    """What has come of one choice so far."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: dict[int, ToolCallDelta] = {}
-        self.logprobs: list[TokenLogprob] | None = None
-        self.finish_reason: FinishReason | None = None
-
-    def add(self, delta: GenerationDelta, calls: list[ToolCallDelta]) -> None:
-        self.texts.append(delta.text)
-        self.reasoning.append(delta.reasoning)
-        for call in calls:
-            known = self.calls.get(call.index)
-            self.calls[call.index] = call if known is None else _joined(known, call)
-        if delta.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *delta.logprobs]
-        self.finish_reason = delta.finish_reason or self.finish_reason
-
-
-def _joined(known: ToolCallDelta, more: ToolCallDelta) -> ToolCallDelta:
-    return ToolCallDelta(
-        index=known.index,
-        id=known.id or more.id,
-        name=known.name or more.name,
-        arguments=known.arguments + more.arguments,
-    )
+    def _chunk_of(self, choices: list[ChatChunkChoice], *, usage: Usage | None | msgspec.UnsetType) -> ChatChunk:
+        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
 
 
 def _whole_call(call: ToolCallDelta) -> ChatToolCall:

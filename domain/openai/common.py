@@ -56,6 +56,11 @@ class UsageCounter:
         if usage.reasoning_tokens is not None:
             self._reasoning_tokens = (self._reasoning_tokens or 0) + usage.reasoning_tokens
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompts and answers so far."""
+        return self._prompt_tokens + self._completion_tokens
+
     def total(self) -> Usage:
         """The sum so far."""
         details = None
@@ -64,7 +69,7 @@ class UsageCounter:
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
-            total_tokens=self._prompt_tokens + self._completion_tokens,
+            total_tokens=self.total_tokens,
             completion_tokens_details=details,
         )
 

@@ -1,10 +1,12 @@
-"""From the deltas of an engine to OpenAI's completion objects, the same for every engine."""
+"""From results and events of an engine to OpenAI's completion objects, the same for every engine."""
+
+from collections.abc import Sequence
 
 import msgspec
 
 from domain.openai.common import Usage, UsageCounter
 from domain.openai.completions import Completion, CompletionChoice, Logprobs
-from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
+from domain.results import GenerationDelta, GenerationEvent, GenerationResult, GenerationUsage, TokenLogprob
 
 
 class CompletionPresenter:
@@ -21,43 +23,39 @@ class CompletionPresenter:
         # Absent from chunks unless asked for; then null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else msgspec.UNSET
         self._offsets: dict[int, int] = {}
-        self._usage = UsageCounter()
+        self.usage = UsageCounter()
 
-    def chunk(self, prompt_index: int, delta: GenerationDelta) -> Completion:
-        """The chunk for one delta."""
+    def chunks(self, event: GenerationEvent, prompt_index: int = 0) -> list[Completion]:
+        """The chunk for a delta; none for what a prompt took, which is added to the sum."""
+        if isinstance(event, GenerationUsage):
+            self.usage.add(event)
+            return []
+        choice = self._choice(event, prompt_index)
+        return [self._completion([choice], self._chunk_usage)]
+
+    def last_chunks(self) -> list[Completion]:
+        """With `include_usage`, the last chunk: no choice, and the usage of all prompts."""
+        return [self._completion([], self.usage.total())] if self._chunk_usage is None else []
+
+    def whole(self, results: Sequence[GenerationResult]) -> Completion:
+        """The answer for the results of all prompts."""
+        for result in results:
+            self.usage.add(result.usage)
+        choices = [
+            self._choice(choice, prompt_index)
+            for prompt_index, result in enumerate(results)
+            for choice in result.choices
+        ]
+        return self._completion(choices, self.usage.total())
+
+    def _choice(self, delta: GenerationDelta, prompt_index: int) -> CompletionChoice:
         index = prompt_index * self._n + delta.index
-        choice = CompletionChoice(
+        return CompletionChoice(
             index=index,
             text=delta.text,
             logprobs=self._logprobs(index, delta.logprobs),
             finish_reason=delta.finish_reason,
         )
-        return self._completion([choice], self._chunk_usage)
-
-    def count(self, usage: GenerationUsage) -> None:
-        """Add what one prompt took to the sum."""
-        self._usage.add(usage)
-
-    def usage_chunk(self) -> Completion:
-        """The last chunk of a stream with `include_usage`: no choice, and the usage of all prompts."""
-        return self._completion([], self._usage.total())
-
-    def whole(self, deltas: list[tuple[int, GenerationDelta]]) -> Completion:
-        """The answer for all deltas of all prompts, given in the order in which they came."""
-        parts: dict[int, _ChoiceParts] = {}
-        for prompt_index, delta in deltas:
-            choice = parts.setdefault(prompt_index * self._n + delta.index, _ChoiceParts())
-            choice.add(delta)
-        choices = [
-            CompletionChoice(
-                index=index,
-                text="".join(choice.texts),
-                logprobs=self._logprobs(index, choice.logprobs),
-                finish_reason=choice.finish_reason,
-            )
-            for index, choice in sorted(parts.items())
-        ]
-        return self._completion(choices, self._usage.total())
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None | msgspec.UnsetType) -> Completion:
         return Completion(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
@@ -77,18 +75,3 @@ class CompletionPresenter:
             tokens=[token.token for token in tokens],
             top_logprobs=[None if token.top is None else dict(token.top) for token in tokens],
         )
-
-
-class _ChoiceParts:
-    """What has come of one choice so far."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.logprobs: list[TokenLogprob] | None = None
-        self.finish_reason: FinishReason | None = None
-
-    def add(self, delta: GenerationDelta) -> None:
-        self.texts.append(delta.text)
-        if delta.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *delta.logprobs]
-        self.finish_reason = delta.finish_reason or self.finish_reason

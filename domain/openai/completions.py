@@ -78,7 +78,6 @@ class CompletionBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_f
                 sampling=sampling,
                 suffix=self.suffix or None,
                 echo=bool(self.echo),
-                stream=bool(self.stream),
                 truncate_prompt_tokens=self.truncate_prompt_tokens,
                 add_special_tokens=self.add_special_tokens,
             )

@@ -11,59 +11,17 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import Annotated
 
-import msgspec
-from msgspec import Meta
-
-from domain.conversation import Conversation
 from domain.errors import OverloadedError
+from domain.load import Bounds, Load
 from domain.observation import Phase
 from domain.policies.wrapper import BackendWrapper
-from domain.port import InferenceBackend, RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest, Prompt
-from domain.results import EmbeddingResult, GenerationEvent
+from domain.port import Events, InferenceBackend, RequestContext
+from domain.requests import GenerationRequest, Request, ResultT
 
-CHARACTERS_PER_TOKEN = 4
-"""Of usual English; what is bounded is an estimate, made before anything is tokenized."""
-UNBOUNDED_ANSWER_TOKENS = 256
-"""What an answer is taken to have that may be as long as the context holds."""
 LONGEST_RETRY_AFTER_S = 60
 LEARNING = 0.1
 """Weight of the newest request in the running mean of how long one takes."""
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role takes. Tokens are estimates: of prompts, and of the answers that may come."""
-
-    max_running: Annotated[
-        int, Meta(ge=1, description="Requests that the engine processes at a time; further ones wait.")
-    ]
-    max_waiting: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=9999,
-            description="Requests that may wait for the engine; further ones are rejected with status 429.",
-        ),
-    ] = 1024
-    max_running_tokens: Annotated[
-        int,
-        Meta(ge=1, description="Estimated tokens that the engine processes at a time, answers included."),
-    ] = 1_000_000
-    max_waiting_tokens: Annotated[
-        int, Meta(ge=1, description="Estimated tokens of all requests that may wait for the engine.")
-    ] = 4_000_000
-
-
-class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role has to do now, beside what it takes."""
-
-    running: int
-    waiting: int
-    running_tokens: int
-    waiting_tokens: int
-    bounds: Bounds
 
 
 class AdmissionBackend(BackendWrapper):
@@ -87,27 +45,27 @@ class AdmissionBackend(BackendWrapper):
             bounds=self._bounds,
         )
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port. Raises OverloadedError if too much waits already."""
-        tokens = sum(map(_prompt_tokens, request.inputs))
+        tokens = request.estimated_tokens
+        if not tokens:
+            return await self._backend.call(request, context)
         await self._enter(tokens, context)
         began = time.monotonic()
         try:
-            return await self._backend.embed(request, context)
+            return await self._backend.call(request, context)
         finally:
             self._leave(tokens, began)
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port. Raises OverloadedError if too much waits already."""
-        tokens = generation_tokens(request)
+        tokens = request.estimated_tokens
         await self._enter(tokens, context)
         began = time.monotonic()
         try:
-            async with contextlib.aclosing(self._backend.generate(request, context)) as events:
-                async for event in events:
-                    yield event
+            async with self._backend.stream(request, context) as events:
+                yield events
         finally:
             self._leave(tokens, began)
 
@@ -189,17 +147,3 @@ class _Place:
         self.tokens = tokens
         self.is_waiting = True
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
-def generation_tokens(request: GenerationRequest) -> int:
-    """Tokens that a generation may take, estimated: its prompt, and all its answers."""
-    sampling = request.sampling
-    answer = sampling.max_tokens if sampling.max_tokens is not None else UNBOUNDED_ANSWER_TOKENS
-    prompt = request.prompt
-    if isinstance(prompt, Conversation):
-        return prompt.characters // CHARACTERS_PER_TOKEN + answer * sampling.n
-    return _prompt_tokens(prompt) + answer * sampling.n
-
-
-def _prompt_tokens(prompt: Prompt) -> int:
-    return len(prompt) // CHARACTERS_PER_TOKEN + 1 if isinstance(prompt, str) else len(prompt)

@@ -22,10 +22,9 @@ from domain.errors import (
 )
 from domain.health import BackendState
 from domain.policies.member import Member, ServerGroup
-from domain.policies.warm_up import Warmth, warm_up
-from domain.port import ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
-from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.policies.warm_up import WarmUpResult, warm_up
+from domain.port import Events, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import GenerationRequest, Request, ResultT
 
 log = logging.getLogger("memoria")
 
@@ -55,7 +54,7 @@ class BalancingBackend(ServerGroup):
         self._probe_interval_s = probe_interval_s
         self._serving: list[Member] = []
         self._turn = 0
-        self._model: Warmth | None = None
+        self._model: WarmUpResult | None = None
         self._look_now = {member: asyncio.Event() for member in self._group}
         self._watchers: list[asyncio.Task[None]] = []
         self.on_return: Callable[[], None] = lambda: None
@@ -106,26 +105,15 @@ class BalancingBackend(ServerGroup):
         if not self._serving:
             raise self._nobody_serves()
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
-        return await self._pick().embed(request, context)
+        return await self._pick().call(request, context)
 
-    def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """See the port. Hands out the member's own iterator, so that a token crosses one layer less."""
-        try:
-            return self._pick().generate(request, context)
-        except InferenceError as error:
-            return _failing(error)
-
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
-        return await self._pick().tokenize(request, context)
-
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        """See the port."""
-        return await self._pick().detokenize(token_ids, context)
+        async with self._pick().stream(request, context) as events:
+            yield events
 
     def _pick(self) -> Member:
         """The member with the least to do; those that rest only if all do; in turn among equals."""
@@ -163,10 +151,10 @@ class BalancingBackend(ServerGroup):
 
         return heard
 
-    async def _meet_those_who_are_up(self) -> dict[Member, Warmth]:
+    async def _meet_those_who_are_up(self) -> dict[Member, WarmUpResult]:
         """Those that answer, in the order of the setting: all that do soon after the first."""
         meetings = {member: asyncio.create_task(self._meet(member)) for member in self._group}
-        pending: set[asyncio.Task[Warmth]] = set(meetings.values())
+        pending: set[asyncio.Task[WarmUpResult]] = set(meetings.values())
         try:
             while pending and all(_failure(task) is not None for task in set(meetings.values()) - pending):
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +176,7 @@ class BalancingBackend(ServerGroup):
             raise BackendUnavailableError(f"None of the servers in {self._setting} serves yet. {told}")
         raise BackendFailedError(f"None of the servers in {self._setting} can serve. {told}")
 
-    async def _meet(self, member: Member) -> Warmth:
+    async def _meet(self, member: Member) -> WarmUpResult:
         """Start a member and put a request through it."""
         try:
             card = await member.start()
@@ -268,18 +256,12 @@ class BalancingBackend(ServerGroup):
         self._watchers = []
 
 
-async def _failing(error: InferenceError) -> AsyncGenerator[GenerationEvent, None]:
-    """The failure that a generation is from its beginning."""
-    raise error
-    yield  # type: ignore[unreachable]  # What makes it an iterator.
-
-
-def _failure(task: asyncio.Task[Warmth]) -> BaseException | None:
+def _failure(task: asyncio.Task[WarmUpResult]) -> BaseException | None:
     """Why a meeting has not led to anything (yet)."""
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
-def _difference(model: Warmth, other: Warmth) -> str | None:
+def _difference(model: WarmUpResult, other: WarmUpResult) -> str | None:
     """In what the model that a server has is another one; None if nothing shows that it is."""
     mine, others = model.card, other.card
     if mine.name != others.name:

@@ -9,9 +9,8 @@ from collections.abc import AsyncGenerator
 
 from domain.errors import DeadlineError
 from domain.policies.wrapper import BackendWrapper
-from domain.port import InferenceBackend, RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest
-from domain.results import EmbeddingResult, GenerationEvent
+from domain.port import Events, InferenceBackend, RequestContext
+from domain.requests import GenerationRequest, Request, ResultT
 
 
 class DeadlineBackend(BackendWrapper):
@@ -27,45 +26,24 @@ class DeadlineBackend(BackendWrapper):
         super().__init__(backend)
         self._timeout_s = timeout_s
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port. Raises DeadlineError."""
-        allowed_s = self._allowed_s(context)
-        if allowed_s is None:
-            return await self._backend.embed(request, context)
+        limit = asyncio.timeout(allowed_s := self._allowed_s(context))
         try:
-            async with asyncio.timeout(allowed_s) as limit:
-                return await self._backend.embed(request, context)
+            async with limit:
+                return await self._backend.call(request, context)
         except TimeoutError as error:
-            raise _too_late(limit, allowed_s) from error
+            raise _translated(error, limit, allowed_s) from error
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """See the port. Raises DeadlineError.
-
-        A silence is bounded before the first event only: after it a look at the clock for each event is
-        enough, and an engine that falls silent in the middle is noticed by whoever watches it.
-        """
-        allowed_s = self._allowed_s(context)
-        async with contextlib.aclosing(self._backend.generate(request, context)) as events:
-            if allowed_s is None:
-                async for event in events:
-                    yield event
-                return
-            now = asyncio.get_running_loop().time
-            deadline = now() + allowed_s
-            try:
-                async with asyncio.timeout_at(deadline) as limit:
-                    first = await anext(events, None)
-            except TimeoutError as error:
-                raise _too_late(limit, allowed_s) from error
-            if first is None:
-                return
-            yield first
-            async for event in events:
-                if now() > deadline:
-                    raise _deadline_error(allowed_s)
-                yield event
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
+        """See the port. Raises DeadlineError; what the consumer of the events does counts too."""
+        limit = asyncio.timeout(allowed_s := self._allowed_s(context))
+        try:
+            async with limit, self._backend.stream(request, context) as events:
+                yield events
+        except TimeoutError as error:
+            raise _translated(error, limit, allowed_s) from error
 
     def _allowed_s(self, context: RequestContext) -> float | None:
         """Seconds that the request may take, the smaller of two; None for as long as it likes."""
@@ -75,12 +53,10 @@ class DeadlineBackend(BackendWrapper):
         return self._timeout_s if own is None else min(own, self._timeout_s)
 
 
-def _too_late(limit: asyncio.Timeout, allowed_s: float) -> Exception:
-    # A TimeoutError from below that nobody translated is not this policy's.
-    return _deadline_error(allowed_s) if limit.expired() else TimeoutError()
-
-
-def _deadline_error(allowed_s: float) -> DeadlineError:
+def _translated(error: TimeoutError, limit: asyncio.Timeout, allowed_s: float | None) -> Exception:
+    """DeadlineError if the limit was reached; a TimeoutError from elsewhere is not this policy's."""
+    if not limit.expired():
+        return error
     return DeadlineError(
         f"The request took longer than the {allowed_s:g} seconds that it may take, and has been given up. Ask for "
         "less at a time, or allow more time (the x-request-timeout header, or REQUEST_TIMEOUT_S of the service)."

@@ -7,7 +7,7 @@ dropped whenever the engine behind may have become another one.
 
 import asyncio
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -16,7 +16,7 @@ from domain.gather import gather_all
 from domain.health import CacheStats
 from domain.policies.wrapper import BackendWrapper
 from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, Prompt
+from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, Prompt, Request, ResultT
 from domain.results import EmbeddingResult
 
 ENTRY_OVERHEAD_BYTES = 400
@@ -78,14 +78,19 @@ class CachingBackend(BackendWrapper):
             self.forget()
             raise
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
+        if isinstance(request, EmbeddingRequest):
+            return cast(ResultT, await self._embed(request, context))
+        return await self._backend.call(request, context)
+
+    async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         keys = [_key(item, request) for item in request.inputs]
         known = {key: row for key in keys if (row := self._look_up(key)) is not None}
         missing = dict.fromkeys(key for key in keys if key not in known)
         if len(missing) > 1 and not self._reports_tokens_per_input:
             # The sum of all tokens can't be told apart.
-            return await self._backend.embed(request, context)
+            return await self._backend.call(request, context)
         self._hits += sum(key in known for key in keys)
         flights = {self._flights[key] for key in missing if key in self._flights}
         self._shared += sum(key in self._flights for key in missing)
@@ -117,7 +122,7 @@ class CachingBackend(BackendWrapper):
         self, keys: list[Key], request: EmbeddingRequest, context: RequestContext
     ) -> dict[Key, Row]:
         inputs: list[Prompt] = [key[0] if isinstance(key[0], str) else list(key[0]) for key in keys]
-        result = await self._backend.embed(msgspec.structs.replace(request, inputs=inputs), context)
+        result = await self._backend.call(msgspec.structs.replace(request, inputs=inputs), context)
         if result.input_tokens is None and len(keys) > 1:
             # A server that tells less than the one at the start did: the sum can't be told apart.
             parts = await gather_all([self._compute([key], request, context) for key in keys])

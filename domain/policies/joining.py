@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from domain.errors import BackendTimeoutError, BackendUnavailableError
 from domain.observation import Phase
 from domain.policies.wrapper import BackendWrapper
 from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest
+from domain.requests import EmbeddingRequest, Request, ResultT
 from domain.results import EmbeddingResult
 
 MAX_INPUTS = 256
@@ -71,14 +72,19 @@ class JoiningBackend(BackendWrapper):
             flight.cancel()
         await self._backend.stop()
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
+        if isinstance(request, EmbeddingRequest):
+            return cast(ResultT, await self._embed(request, context))
+        return await self._backend.call(request, context)
+
+    async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         if not self._can_join or len(request.inputs) >= self._max_inputs:
-            return await self._backend.embed(request, context)
+            return await self._backend.call(request, context)
         if self._under_way < self._max_under_way:
             self._under_way += 1
             try:
-                return await self._backend.embed(request, context)
+                return await self._backend.call(request, context)
             finally:
                 self._landed()
         passenger = _Passenger(request, context)
@@ -151,7 +157,7 @@ class JoiningBackend(BackendWrapper):
         began = time.monotonic()
         try:
             try:
-                result = await self._backend.embed(together, context)
+                result = await self._backend.call(together, context)
             finally:
                 for passenger in passengers:
                     passenger.tell_flight(began, len(passengers), leader=context)
@@ -172,7 +178,7 @@ class JoiningBackend(BackendWrapper):
         if passenger.has_left:
             return
         try:
-            result = await self._backend.embed(passenger.request, passenger.context)
+            result = await self._backend.call(passenger.request, passenger.context)
         except Exception as error:
             passenger.fail(error)
         else:

@@ -1,8 +1,7 @@
 """One server behind a role: what it has to do, how it failed last, and a circuit breaker before it."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from domain.errors import (
     BackendBusyError,
@@ -15,11 +14,8 @@ from domain.errors import (
 from domain.health import BackendState, MemberHealth
 from domain.policies.circuit_breaker import CircuitBreaker, Clock
 from domain.policies.wrapper import BackendWrapper
-from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
-from domain.results import EmbeddingResult, GenerationEvent, Tokenization
-
-T = TypeVar("T")
+from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import GenerationRequest, Request, ResultT
 
 LONGEST_REST_S = 10.0
 """For how long at most a busy server is asked only if no other one is there."""
@@ -82,30 +78,37 @@ class Member(BackendWrapper):
         self.ejections += 1
         self.last_error = reason
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
-        self._enter()
-        return await self._counted(self._backend.embed(request, context), len(request.inputs))
+        with self._entered(request.width):
+            return await self._backend.call(request, context)
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
-        self._enter()
-        weight = request.sampling.n
+        with self._entered(request.width) as progress:
+            async with self._backend.stream(request, context) as events:
+                progress.has_answered = True
+                yield events
+
+    @contextlib.contextmanager
+    def _entered(self, weight: int) -> Iterator["_Progress"]:
+        """Lets a request to the server, if the breaker does, and notes what comes of it."""
+        if not self.breaker.enter():
+            raise BackendUnavailableError(
+                "The model's server has failed too often and is left alone for a moment. Please try again later.",
+                retry_after_s=self.breaker.retry_after_s,
+            )
         self.outstanding += weight
-        has_answered = False
+        progress = _Progress()
         try:
-            async with contextlib.aclosing(self._backend.generate(request, context)) as events:
-                async for event in events:
-                    has_answered = True
-                    yield event
+            yield progress
         except InferenceError as error:
             self._note(error)
             raise
         except BaseException:
             # The client has gone; that the server had begun to answer is to its credit.
-            if has_answered:
+            if progress.has_answered:
                 self.breaker.succeeded()
             else:
                 self.breaker.left()
@@ -114,39 +117,6 @@ class Member(BackendWrapper):
             self.breaker.succeeded()
         finally:
             self.outstanding -= weight
-
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
-        """See the port."""
-        self._enter()
-        return await self._counted(self._backend.tokenize(request, context), 1)
-
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        """See the port."""
-        self._enter()
-        return await self._counted(self._backend.detokenize(token_ids, context), 1)
-
-    async def _counted(self, answer: Awaitable[T], weight: int) -> T:
-        self.outstanding += weight
-        try:
-            result = await answer
-        except InferenceError as error:
-            self._note(error)
-            raise
-        except BaseException:
-            self.breaker.left()
-            raise
-        else:
-            self.breaker.succeeded()
-            return result
-        finally:
-            self.outstanding -= weight
-
-    def _enter(self) -> None:
-        if not self.breaker.enter():
-            raise BackendUnavailableError(
-                "The model's server has failed too often and is left alone for a moment. Please try again later.",
-                retry_after_s=self.breaker.retry_after_s,
-            )
 
     def _note(self, error: InferenceError) -> None:
         """What an error says of the server."""
@@ -162,6 +132,13 @@ class Member(BackendWrapper):
             self.on_trouble(error)
         else:
             self.breaker.succeeded()
+
+
+class _Progress:
+    """How far a request to a server has come."""
+
+    has_answered = False
+    """Whether the server has begun to answer."""
 
 
 class LoneMember(Member, ServerGroup):

@@ -27,9 +27,8 @@ from domain.policies.member import ServerGroup
 from domain.policies.restarts import DEFAULT_RULES, RestartRules, Restarts
 from domain.policies.warm_up import warm_up
 from domain.policies.wrapper import layer
-from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
-from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import GenerationRequest, Request, ResultT
 from domain.roles import Role
 
 log = logging.getLogger("memoria")
@@ -121,37 +120,25 @@ class ReadinessBackend:
         """Raise unless requests are taken now."""
         self._require_ready()
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port. Raises BackendUnavailableError while not ready."""
         self._require_ready()
         try:
-            return await self._backend.embed(request, context)
+            return await self._backend.call(request, context)
         except (BackendUnavailableError, BackendFailedError):
             self._probe_now.set()
             raise
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    @contextlib.asynccontextmanager
+    async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port. Raises BackendUnavailableError while not ready."""
         self._require_ready()
         try:
-            async with contextlib.aclosing(self._backend.generate(request, context)) as events:
-                async for event in events:
-                    yield event
+            async with self._backend.stream(request, context) as events:
+                yield events
         except (BackendUnavailableError, BackendFailedError):
             self._probe_now.set()
             raise
-
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
-        """See the port. Raises BackendUnavailableError while not ready."""
-        self._require_ready()
-        return await self._backend.tokenize(request, context)
-
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        """See the port. Raises BackendUnavailableError while not ready."""
-        self._require_ready()
-        return await self._backend.detokenize(token_ids, context)
 
     def _require_ready(self) -> None:
         health = self._health
@@ -165,10 +152,6 @@ class ReadinessBackend:
         name = f"The model '{self._model}'" if self._model else f"The {self.role} backend"
         raise BackendUnavailableError(f"{name} {sentence}. Please try again later.", retry_after_s=RETRY_AFTER_S)
 
-    async def _warm_up(self, card: ModelCard) -> ModelCard:
-        """Put one request through the engine; learn the length of its vectors on the way."""
-        return (await warm_up(self._backend, card)).card
-
     async def _bring_up(self, on_step: StepListener) -> ModelCard:
         def told(step: str) -> None:
             # It may have been on its way from another thread while the service was told to stop.
@@ -180,7 +163,7 @@ class ReadinessBackend:
         while True:
             try:
                 card = await self._backend.start(told)
-                self._card = await self._warm_up(card)
+                self._card = (await warm_up(self._backend, card)).card
             except (BackendUnavailableError, BackendTimeoutError) as error:
                 if isinstance(error, (EngineDiedError, EngineHungError)):
                     self._give_up(error.message)
@@ -221,7 +204,7 @@ class ReadinessBackend:
             await self._backend.probe()
             if self._health.state not in SERVING and self._card is not None:
                 # It was away: whatever answers now may be a fresh, cold engine.
-                self._card = await self._warm_up(self._card)
+                self._card = (await warm_up(self._backend, self._card)).card
         except (EngineDiedError, EngineHungError) as error:
             await self._recover(error)
         except (BackendUnavailableError, BackendTimeoutError) as error:

@@ -1,12 +1,9 @@
-"""A backend around another one: everything passes through, and a policy changes what it is about."""
+"""A backend around another one: everything passes through, and a policy overrides what it is about."""
 
-import contextlib
-from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
-from domain.results import EmbeddingResult, GenerationEvent, Tokenization
+from domain.port import EventStream, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import GenerationRequest, Request, ResultT
 
 T = TypeVar("T")
 
@@ -39,22 +36,10 @@ class BackendWrapper:
         """See the port."""
         await self._backend.probe()
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
-        return await self._backend.embed(request, context)
+        return await self._backend.call(request, context)
 
-    async def generate(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    def stream(self, request: GenerationRequest, context: RequestContext) -> EventStream:
         """See the port."""
-        async with contextlib.aclosing(self._backend.generate(request, context)) as events:
-            async for event in events:
-                yield event
-
-    async def tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
-        """See the port."""
-        return await self._backend.tokenize(request, context)
-
-    async def detokenize(self, token_ids: list[int], context: RequestContext) -> str:
-        """See the port."""
-        return await self._backend.detokenize(token_ids, context)
+        return self._backend.stream(request, context)

@@ -9,6 +9,7 @@ from domain.port import InferenceBackend, RequestContext
 from domain.requests import GenerationRequest
 from domain.results import GenerationDelta, GenerationUsage, ToolCallDelta
 from domain.sampling import SamplingParameters
+from tests.calls import events_of
 
 
 class Case(msgspec.Struct, kw_only=True):
@@ -73,8 +74,8 @@ async def generate(
     """Generate to the end; checks what must hold of every event stream."""
     own = {name: fields.pop(name) for name in REQUEST_FIELDS & set(fields)}
     parameters = SamplingParameters(**{"max_tokens": 8, "temperature": 0.0} | fields)
-    request = GenerationRequest(prompt=prompt, sampling=parameters, stream=stream, **own)
-    events = [event async for event in case.backend.generate(request, CONTEXT)]
+    request = GenerationRequest(prompt=prompt, sampling=parameters, **own)
+    events = await events_of(case.backend, request, CONTEXT, streams=stream)
     *deltas, usage = events
     assert isinstance(usage, GenerationUsage)
     assert all(isinstance(delta, GenerationDelta) for delta in deltas)

@@ -10,7 +10,8 @@ import pytest
 
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from domain.policies.admission import AdmissionBackend, Bounds
+from domain.load import Bounds
+from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.deadline import DeadlineBackend

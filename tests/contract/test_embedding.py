@@ -18,7 +18,7 @@ from tools.tiny_models import CORPUS
 async def embed(case: Case, inputs: list, dimensions: int | None = None, **fields) -> list[list[float]]:
     """Rows as lists of float."""
     request = EmbeddingRequest(inputs=inputs, dimensions=dimensions, **fields)
-    result = await case.backend.embed(request, CONTEXT)
+    result = await case.backend.call(request, CONTEXT)
     numbers = array.array("f", result.vectors).tolist()
     assert len(numbers) == len(inputs) * result.dimensions, "one contiguous buffer of n × d"
     return [numbers[start : start + result.dimensions] for start in range(0, len(numbers), result.dimensions)]
@@ -48,7 +48,7 @@ async def test_token_ids_and_text_give_the_same_vector(embedder: Case) -> None:
 
 
 async def test_usage_counts_the_tokens_of_all_inputs(embedder: Case) -> None:
-    result = await embedder.backend.embed(EmbeddingRequest(inputs=CORPUS[:2]), CONTEXT)
+    result = await embedder.backend.call(EmbeddingRequest(inputs=CORPUS[:2]), CONTEXT)
     assert result.prompt_tokens == sum(len(embedder.tokenize(text)) for text in CORPUS[:2])
 
 
@@ -141,7 +141,9 @@ async def test_cancelling_ends_the_work(embedder: Case) -> None:
 async def test_it_can_not_generate(embedder: Case) -> None:
     request = GenerationRequest(prompt="x", sampling=SamplingParameters())
     with pytest.raises(WrongEndpointError):
-        await anext(embedder.backend.generate(request, CONTEXT))
+        await embedder.backend.call(request, CONTEXT)
+    with pytest.raises(WrongEndpointError):
+        await embedder.backend.stream(request, CONTEXT).__aenter__()
 
 
 async def test_it_is_alive(embedder: Case) -> None:

@@ -187,14 +187,27 @@ async def test_a_token_outside_the_vocabulary_is_refused(generator: Case) -> Non
     assert (caught.value.param, caught.value.code) == ("prompt", "invalid_value")
 
 
-async def test_closing_the_iterator_ends_the_work(generator: Case) -> None:
-    request = GenerationRequest(
-        prompt=PROMPT, sampling=SamplingParameters(max_tokens=400, temperature=0.0), stream=True
-    )
-    events = generator.backend.generate(request, CONTEXT)
-    assert isinstance(await anext(events), GenerationDelta)
-    await events.aclose()
+async def test_leaving_the_stream_ends_the_work(generator: Case) -> None:
+    request = GenerationRequest(prompt=PROMPT, sampling=SamplingParameters(max_tokens=400, temperature=0.0))
+    async with generator.backend.stream(request, CONTEXT) as events:
+        assert isinstance(await anext(aiter(events)), GenerationDelta)
     await until_idle(generator)
+
+
+async def test_a_stream_that_is_entered_has_begun_to_answer(generator: Case) -> None:
+    request = GenerationRequest(prompt=PROMPT, sampling=SamplingParameters(max_tokens=2, temperature=0.0))
+    async with generator.backend.stream(request, CONTEXT) as events:
+        first = asyncio.ensure_future(anext(aiter(events)))
+        await asyncio.sleep(0)
+        assert first.done(), "the first event is there without waiting"
+        assert isinstance(first.result(), GenerationDelta)
+
+
+async def test_what_is_refused_is_refused_on_entering(generator: Case) -> None:
+    request = GenerationRequest(prompt=[1, generator.vocabulary + 1000], sampling=SamplingParameters())
+    stream = generator.backend.stream(request, CONTEXT)
+    with pytest.raises(InvalidRequestError):
+        await stream.__aenter__()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -211,7 +224,7 @@ async def test_many_at_once_are_all_answered(generator: Case) -> None:
 
 async def test_it_can_not_embed(generator: Case) -> None:
     with pytest.raises(WrongEndpointError):
-        await generator.backend.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+        await generator.backend.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
 
 
 async def test_no_task_is_left_behind(generator: Case) -> None:

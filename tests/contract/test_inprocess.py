@@ -1,5 +1,6 @@
 """What is in process alone, on vLLM's own types: no engine runs here."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_logprobs_of_a_prompt_that_come_once_are_told_by_each_choice(inprocess_s
     from adapters.vllm.inprocess.choices import Choices
 
     sampling = SamplingParameters(n=2, logprobs=0)
-    request = GenerationRequest(prompt="ab", sampling=sampling, echo=True, stream=True)
+    request = GenerationRequest(prompt="ab", sampling=sampling, echo=True)
     choices = Choices(request, prompt_text="ab", tokenizer=Letters())
     told = [
         *choices.deltas(output((0, "x"), prompt="ab", tells_prompt=True)),
@@ -57,11 +58,13 @@ def test_logprobs_of_a_prompt_that_come_once_are_told_by_each_choice(inprocess_s
 
 
 @pytest.fixture
-def backend(inprocess_setups: dict[Role, object]) -> Any:
-    """A generator whose engine has not been started."""
-    from adapters.vllm.inprocess.backend import VLLMInProcessBackend
+def running(inprocess_setups: dict[Role, object]) -> Any:
+    """A generator's engine as its requests see it, with nothing behind it."""
+    from adapters.vllm.inprocess.running_engine import RunningEngine
 
-    return VLLMInProcessBackend(role=Role.GENERATE, name="tiny-gen", setup=inprocess_setups[Role.GENERATE])
+    engine = RunningEngine.__new__(RunningEngine)
+    engine.name, engine.max_model_len = "tiny-gen", 256
+    return engine
 
 
 def fail(progress: Any, *, has_output: bool) -> None:
@@ -69,20 +72,20 @@ def fail(progress: Any, *, has_output: bool) -> None:
     raise ValueError("That can't be.")
 
 
-def test_what_the_engine_finds_wrong_with_a_request_is_a_refusal(backend: Any) -> None:
-    with pytest.raises(InvalidRequestError), backend._translated("prompt") as progress:
+def test_what_the_engine_finds_wrong_with_a_request_is_a_refusal(running: Any) -> None:
+    with pytest.raises(InvalidRequestError), running.translated("prompt") as progress:
         fail(progress, has_output=False)
 
 
-def test_what_fails_once_the_engine_answers_is_no_refusal(backend: Any) -> None:
-    with pytest.raises(ValueError), backend._translated("prompt") as progress:
+def test_what_fails_once_the_engine_answers_is_no_refusal(running: Any) -> None:
+    with pytest.raises(ValueError), running.translated("prompt") as progress:
         fail(progress, has_output=True)
 
 
-def test_a_mistake_of_our_own_is_no_refusal(backend: Any) -> None:
+def test_a_mistake_of_our_own_is_no_refusal(running: Any) -> None:
     from adapters.vllm.inprocess.translate import prompt_logprobs
 
-    with pytest.raises(ValueError, match="zip"), backend._translated("prompt"):
+    with pytest.raises(ValueError, match="zip"), running.translated("prompt"):
         prompt_logprobs(output((0, "x"), prompt="ab", tells_prompt=False), 0, Letters())
 
 
@@ -105,20 +108,20 @@ async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thin
         conversation = Conversation(
             messages=[UserMessage(content="Hello")], template_arguments={"enable_thinking": thinks}
         )
-        request = GenerationRequest(prompt=conversation, sampling=SamplingParameters(), stream=stream)
-        return await chat.render(request, conversation)
+        request = GenerationRequest(prompt=conversation, sampling=SamplingParameters())
+        return await chat.render(request, conversation, streams=stream)
 
     tokenizer = chat._renderer.get_tokenizer()
     ids = tokenizer.encode(text)
     whole, parts = await rendered(stream=False), await rendered(stream=True)
-    whole.delta(CompletionOutput(0, text, ids, None, None, "stop"), stream=False)
+    whole.part(CompletionOutput(0, text, ids, None, None, "stop"))
     told = ""
     for position in range(len(ids)):
         # What is half a character waits for the other half.
         so_far = tokenizer.decode(ids[: position + 1]).rstrip("\ufffd")
         ending = "stop" if position == len(ids) - 1 else None
         output = CompletionOutput(0, so_far[len(told) :], [ids[position]], None, None, ending)
-        parts.delta(output, stream=True)
+        parts.part(output)
         told = so_far
     assert told == text
     thought = len(tokenizer.encode(text.partition("</think>")[0])) if thinks else 0
@@ -126,8 +129,12 @@ async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thin
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), ValueError("too long")])
-async def test_what_is_left_of_a_failed_embedding_is_aborted(backend: Any, failure: Exception) -> None:
+async def test_what_is_left_of_a_failed_embedding_is_aborted(
+    inprocess_setups: dict[Role, object], failure: Exception
+) -> None:
     from vllm.v1.engine.exceptions import EngineGenerateError
+
+    from adapters.vllm.inprocess.embedding import _encode
 
     class Output:
         def __init__(self, request_id: str) -> None:
@@ -147,8 +154,14 @@ async def test_what_is_left_of_a_failed_embedding_is_aborted(backend: Any, failu
             self.aborted += request_ids
 
     engine = Engine()
+    running = SimpleNamespace(
+        engine=engine,
+        trace_headers=lambda _context: None,
+        request_id=lambda context: context.request_id,
+        progressed=lambda: None,
+    )
     # A refusal stays one; what nobody foresaw is the engine's failure, and no error of Python's leaves the port.
     expected = ValueError if isinstance(failure, ValueError) else EngineGenerateError
     with pytest.raises(expected):
-        await backend._encode(engine, ["a", "b"], None, RequestContext(request_id="x"))
+        await _encode(running, ["a", "b"], None, RequestContext(request_id="x"))
     assert len(engine.aborted) == 2

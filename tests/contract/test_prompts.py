@@ -4,7 +4,7 @@ import pytest
 
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
-from domain.requests import TokenizeRequest
+from domain.requests import DetokenizeRequest, TokenizeRequest
 from domain.results import FinishReason
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import CONTEXT, Case, generate
@@ -14,38 +14,40 @@ PROMPT = "The quick brown fox"
 
 
 async def test_tokens_and_back(generator: Case) -> None:
-    found = await generator.backend.tokenize(TokenizeRequest(prompt=CORPUS[0], with_strings=True), CONTEXT)
+    found = await generator.backend.call(TokenizeRequest(prompt=CORPUS[0], with_strings=True), CONTEXT)
     assert found.token_ids == generator.tokenize(CORPUS[0])
     assert found.strings is not None
     assert len(found.strings) == len(found.token_ids)
-    assert await generator.backend.detokenize(found.token_ids, CONTEXT) == CORPUS[0]
+    assert await generator.backend.call(DetokenizeRequest(token_ids=found.token_ids), CONTEXT) == CORPUS[0]
 
 
 async def test_tokens_of_an_embedders_text(embedder: Case) -> None:
-    found = await embedder.backend.tokenize(TokenizeRequest(prompt=CORPUS[1]), CONTEXT)
+    found = await embedder.backend.call(TokenizeRequest(prompt=CORPUS[1]), CONTEXT)
     assert (found.token_ids, found.strings) == (embedder.tokenize(CORPUS[1]), None)
 
 
 async def test_tokens_of_a_conversation_are_those_that_are_counted(generator: Case) -> None:
     conversation = Conversation(messages=[UserMessage(content="Hello fox")])
-    found = await generator.backend.tokenize(TokenizeRequest(prompt=conversation), CONTEXT)
+    found = await generator.backend.call(TokenizeRequest(prompt=conversation), CONTEXT)
     answer = await generate(generator, conversation, max_tokens=1)
     assert len(found.token_ids) == answer.usage.prompt_tokens
 
 
 async def test_more_text_than_the_context_holds_can_be_tokenized(generator: Case) -> None:
     text = "z1" * generator.max_model_len
-    found = await generator.backend.tokenize(TokenizeRequest(prompt=text), CONTEXT)
+    found = await generator.backend.call(TokenizeRequest(prompt=text), CONTEXT)
     assert len(found.token_ids) > generator.max_model_len
 
 
 async def test_tokens_outside_the_vocabulary_have_no_text(generator: Case) -> None:
     if generator.name == "vllm-http":
         # vLLM's server passes over what it does not know, and tells nobody how large its vocabulary is.
-        assert await generator.backend.detokenize([generator.vocabulary + 1000], CONTEXT) == ""
+        assert (
+            await generator.backend.call(DetokenizeRequest(token_ids=[generator.vocabulary + 1000]), CONTEXT) == ""
+        )
         return
     with pytest.raises(InvalidRequestError) as caught:
-        await generator.backend.detokenize([1, generator.vocabulary + 1000], CONTEXT)
+        await generator.backend.call(DetokenizeRequest(token_ids=[1, generator.vocabulary + 1000]), CONTEXT)
     assert caught.value.param == "tokens"
 
 

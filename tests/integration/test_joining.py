@@ -42,7 +42,7 @@ async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
 
     async def ask(backend, position: int) -> EmbeddingResult | Exception:
         try:
-            return await backend.embed(EmbeddingRequest(inputs=inputs[position]), CONTEXT)
+            return await backend.call(EmbeddingRequest(inputs=inputs[position]), CONTEXT)
         except ContextLengthError as error:
             return error
 

@@ -6,11 +6,13 @@ import pytest
 
 from domain.conversation import Conversation, TextPart, UserMessage
 from domain.errors import OverloadedError
-from domain.policies.admission import AdmissionBackend, Bounds, generation_tokens
+from domain.load import Bounds
+from domain.policies.admission import AdmissionBackend
 from domain.port import RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import events_of, stream
 from tests.fakes import FakeBackend
 from tests.unit.waiting import run_instantly
 
@@ -27,7 +29,7 @@ class Stage:
 
     def ask(self, tokens: int = 1) -> asyncio.Task:
         request = EmbeddingRequest(inputs=[[5] * tokens])
-        return asyncio.create_task(self.admission.embed(request, CONTEXT))
+        return asyncio.create_task(self.admission.call(request, CONTEXT))
 
     @property
     def state(self) -> tuple[int, int]:
@@ -190,15 +192,43 @@ def test_a_stream_has_its_place_until_it_is_closed():
     async def scenario():
         stage = Stage(Role.GENERATE, max_running=1, max_waiting=0)
         stage.engine.delay_s = 0
-        request = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=9), stream=True)
-        events = stage.admission.generate(request, CONTEXT)
+        request = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=9))
+        events = stream(stage.admission, request, CONTEXT)
         await anext(events)
         assert stage.state == (1, 0)
         with pytest.raises(OverloadedError):
-            await anext(stage.admission.generate(request, CONTEXT))
+            await anext(stream(stage.admission, request, CONTEXT))
         await events.aclose()
         assert stage.state == (0, 0)
-        assert [event async for event in stage.admission.generate(request, CONTEXT)]
+        assert await events_of(stage.admission, request, CONTEXT)
+
+    run_instantly(scenario())
+
+
+def test_a_whole_generation_has_its_place_until_it_is_there():
+    async def scenario():
+        stage = Stage(Role.GENERATE, max_running=1, max_waiting=0)
+        request = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=9))
+        running = asyncio.create_task(stage.admission.call(request, CONTEXT))
+        await settle()
+        assert stage.admission.load.running_tokens == request.estimated_tokens
+        with pytest.raises(OverloadedError):
+            await stage.admission.call(request, CONTEXT)
+        assert (await running).usage.completion_tokens == 9
+        assert stage.state == (0, 0)
+
+    run_instantly(scenario())
+
+
+def test_what_needs_no_inference_takes_no_place():
+    async def scenario():
+        stage = Stage(max_running=1, max_waiting=0)
+        running = stage.ask()
+        await settle()
+        assert (await stage.admission.call(TokenizeRequest(prompt="a"), CONTEXT)).token_ids == [97]
+        assert await stage.admission.call(DetokenizeRequest(token_ids=[97]), CONTEXT) == "a"
+        assert stage.state == (1, 0)
+        await running
 
     run_instantly(scenario())
 
@@ -206,8 +236,8 @@ def test_a_stream_has_its_place_until_it_is_closed():
 def test_tokens_of_a_generation_are_its_prompt_and_all_its_answers():
     sampling = SamplingParameters(max_tokens=10, n=3)
     said = Conversation(messages=[UserMessage(content="x" * 40), UserMessage(content=[TextPart(text="y" * 40)])])
-    assert generation_tokens(GenerationRequest(prompt=[1] * 20, sampling=sampling)) == 50
-    assert generation_tokens(GenerationRequest(prompt="x" * 80, sampling=sampling)) == 51
-    assert generation_tokens(GenerationRequest(prompt=said, sampling=sampling)) == 50
+    assert GenerationRequest(prompt=[1] * 20, sampling=sampling).estimated_tokens == 50
+    assert GenerationRequest(prompt="x" * 80, sampling=sampling).estimated_tokens == 51
+    assert GenerationRequest(prompt=said, sampling=sampling).estimated_tokens == 50
     unbounded = SamplingParameters(max_tokens=None)
-    assert generation_tokens(GenerationRequest(prompt=[1], sampling=unbounded)) == 257
+    assert GenerationRequest(prompt=[1], sampling=unbounded).estimated_tokens == 257

@@ -20,15 +20,16 @@ from domain.policies.joining import JoiningBackend
 from domain.policies.member import Member
 from domain.policies.readiness import ReadinessBackend
 from domain.port import RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import stream
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly
 
 CONTEXT = RequestContext(request_id="test")
 TEXT = EmbeddingRequest(inputs=["text"])
-PROMPT = GenerationRequest(prompt="x", stream=True, sampling=SamplingParameters(max_tokens=3, temperature=0.0))
+PROMPT = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=3, temperature=0.0))
 GONE = BackendUnreachableError("Gone.", retry_after_s=1)
 COOL_DOWN_S = 4.0
 SOON = 1.0
@@ -39,8 +40,8 @@ LONG = 20.0
 class Other(FakeBackend):
     """Another model by the same name."""
 
-    async def embed(self, request, context):
-        result = await super().embed(request, context)
+    async def call(self, request, context):
+        result = await super().call(request, context)
         width = result.dimensions
         rows = array.array("f", result.vectors)
         turned = [-number for number in rows] if width else []
@@ -79,12 +80,12 @@ class Stage:
     async def everybody_asked(self) -> None:
         """As many requests as there are members, one for each."""
         for _ in self.members:
-            await self.backend.embed(TEXT, CONTEXT)
+            await self.backend.call(TEXT, CONTEXT)
 
     async def asked(self, request: EmbeddingRequest = TEXT) -> int:
         """Which of the members gets a request."""
         before = [len(engine.seen) for engine in self.engines]
-        await self.backend.embed(request, CONTEXT)
+        await self.backend.call(request, CONTEXT)
         (number,) = [
             number
             for number, (then, engine) in enumerate(zip(before, self.engines, strict=True))
@@ -145,8 +146,8 @@ def test_much_work_in_one_request_counts_as_much():
         async with started(*embedders(2, delay_s=1)) as stage:
             large = EmbeddingRequest(inputs=["text"] * 10)
             await asyncio.gather(
-                stage.backend.embed(large, CONTEXT),
-                *(stage.backend.embed(TEXT, CONTEXT) for _ in range(9)),
+                stage.backend.call(large, CONTEXT),
+                *(stage.backend.call(TEXT, CONTEXT) for _ in range(9)),
             )
             sizes = [[len(request.inputs) for request in engine.seen[1:]] for engine in stage.engines]
             assert sorted(sizes) == [[1] * 9, [10]]
@@ -164,7 +165,7 @@ def test_a_busy_one_is_asked_only_if_all_are():
             assert [await stage.asked() for _ in range(4)] == [1] * 4
             stage.engines[1].fail_next = BackendBusyError("Busy.", retry_after_s=3)
             with pytest.raises(BackendBusyError):
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
             assert not stage.backend.has_free()
             assert {await stage.asked() for _ in range(4)} == {0, 1}
             await asyncio.sleep(3)
@@ -298,7 +299,7 @@ def test_if_all_breakers_are_open_the_client_is_told_for_how_long():
                     member.breaker.failed(is_silent=True)
                 await asyncio.sleep(1)
             with pytest.raises(BackendUnavailableError, match="failed too often") as caught:
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
             assert caught.value.retry_after_s == COOL_DOWN_S - 2
             assert not isinstance(caught.value, BackendUnreachableError)
 
@@ -314,7 +315,7 @@ def test_without_anybody_left_it_is_not_ready_and_is_again_with_the_first_who_is
             with pytest.raises(BackendUnavailableError):
                 await stage.backend.probe()
             with pytest.raises(BackendUnreachableError, match="None"):
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
             come_back(stage.engines[1])
             await asyncio.sleep(LONG)
             await stage.backend.probe()
@@ -323,14 +324,14 @@ def test_without_anybody_left_it_is_not_ready_and_is_again_with_the_first_who_is
     run_instantly(scenario())
 
 
-def test_a_generation_without_anybody_left_fails_from_its_iterator():
+def test_a_generation_without_anybody_left_fails_before_it_begins():
     async def scenario():
         async with started(FakeBackend(Role.GENERATE)) as stage:
             vanish(stage.engines[0])
             await asyncio.sleep(LONG)
-            events = stage.backend.generate(PROMPT, CONTEXT)
+            generation = stage.backend.stream(PROMPT, CONTEXT)
             with pytest.raises(BackendUnreachableError):
-                await anext(events)
+                await generation.__aenter__()
 
     run_instantly(scenario())
 
@@ -339,12 +340,12 @@ def test_generations_are_dealt_out_by_their_number():
     async def scenario():
         engines = [FakeBackend(Role.GENERATE) for _ in range(2)]
         async with started(*engines) as stage:
-            streams = [stage.backend.generate(PROMPT, CONTEXT) for _ in range(4)]
-            for stream in streams:
-                await anext(stream)
+            streams = [stream(stage.backend, PROMPT, CONTEXT) for _ in range(4)]
+            for events in streams:
+                await anext(events)
             assert [engine.running for engine in engines] == [2, 2]
-            for stream in streams:
-                await stream.aclose()
+            for events in streams:
+                await events.aclose()
             assert [member.outstanding for member in stage.backend.members()] == [0, 0]
 
     run_instantly(scenario())
@@ -353,9 +354,9 @@ def test_generations_are_dealt_out_by_their_number():
 def test_tokens_are_anybodys_business():
     async def scenario():
         async with started() as stage:
-            found = await stage.backend.tokenize(TokenizeRequest(prompt="ab"), CONTEXT)
+            found = await stage.backend.call(TokenizeRequest(prompt="ab"), CONTEXT)
             assert found.token_ids == [97, 98]
-            assert await stage.backend.detokenize([97, 98], CONTEXT) == "ab"
+            assert await stage.backend.call(DetokenizeRequest(token_ids=[97, 98]), CONTEXT) == "ab"
 
     run_instantly(scenario())
 
@@ -476,7 +477,7 @@ def test_vectors_that_were_kept_are_dropped_when_a_member_is_back():
             cache = CachingBackend(stage.backend, max_bytes=2**20)
             stage.backend.on_return = cache.forget
             await cache.start()
-            await cache.embed(TEXT, CONTEXT)
+            await cache.call(TEXT, CONTEXT)
             vanish(stage.engines[0])
             await asyncio.sleep(LONG)
             assert cache.stats.entries == 1, "the other one's vectors are as good as before"
@@ -494,9 +495,9 @@ def test_a_member_that_tells_less_than_the_others_costs_no_answer():
             await stack.start()
             for engine in stage.engines:
                 engine.reports_tokens_per_input = False
-            result = await stack.embed(EmbeddingRequest(inputs=["a", "bb", "ccc"]), CONTEXT)
+            result = await stack.call(EmbeddingRequest(inputs=["a", "bb", "ccc"]), CONTEXT)
             assert result.input_tokens == [1, 2, 3]
-            alone = [await stack.embed(EmbeddingRequest(inputs=[text]), CONTEXT) for text in ("a", "bb", "ccc")]
+            alone = [await stack.call(EmbeddingRequest(inputs=[text]), CONTEXT) for text in ("a", "bb", "ccc")]
             assert result.vectors == b"".join(one.vectors for one in alone)
 
     run_instantly(scenario())

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.best_of import keep_best
-from domain.results import FinishReason, GenerationDelta, TokenLogprob
+from domain.results import FinishReason, GenerationDelta, GenerationResult, GenerationUsage, TokenLogprob
 
 
 def choice(index: int, *logprobs: float | None, text: str | None = None) -> GenerationDelta:
@@ -19,13 +19,16 @@ def choice(index: int, *logprobs: float | None, text: str | None = None) -> Gene
     )
 
 
-def kept(*choices, keep: int = 1, echoed=None, tell: bool = True) -> list[tuple[int, GenerationDelta]]:
-    deltas = [one if isinstance(one, tuple) else (0, one) for one in choices]
-    return keep_best(deltas, keep=keep, echoed_tokens=echoed or {}, tell_logprobs=tell)
+def kept(*choices, keep: int = 1, echoed: int = 0, tell: bool = True) -> list[GenerationDelta]:
+    usage = GenerationUsage(prompt_tokens=echoed or 3, completion_tokens=9)
+    result = GenerationResult(choices=list(choices), usage=usage)
+    found = keep_best(result, keep=keep, is_echoed=echoed > 0, with_logprobs=tell)
+    assert found.usage == usage, "what is left out was generated too"
+    return found.choices
 
 
 def texts(found) -> list[str]:
-    return [delta.text for _, delta in found]
+    return [delta.text for delta in found]
 
 
 def test_the_best_has_the_highest_log_probability_per_token():
@@ -35,19 +38,14 @@ def test_the_best_has_the_highest_log_probability_per_token():
 
 def test_the_best_come_first_and_are_numbered_anew():
     found = kept(choice(0, -3.0), choice(1, -1.0), choice(2, -2.0), keep=2)
-    assert [(delta.index, delta.text) for _, delta in found] == [(0, "choice 1"), (1, "choice 2")]
+    assert [(delta.index, delta.text) for delta in found] == [(0, "choice 1"), (1, "choice 2")]
 
 
 def test_of_equals_the_first_is_kept():
     assert texts(kept(choice(0, -1.0), choice(1, -1.0))) == ["choice 0"]
 
 
-def test_each_prompt_has_its_own_best():
-    found = kept((1, choice(0, -1.0)), (0, choice(0, -9.0)), (0, choice(1, -8.0)), (1, choice(1, -2.0)))
-    assert [(prompt, delta.text) for prompt, delta in found] == [(0, "choice 1"), (1, "choice 0")]
-
-
-@pytest.mark.parametrize(("echoed", "best"), [({0: 2}, "choice 1"), ({}, "choice 0")])
+@pytest.mark.parametrize(("echoed", "best"), [(2, "choice 1"), (0, "choice 0")])
 def test_tokens_of_an_echo_do_not_count(echoed, best):
     # Likely tokens of the prompt would favour the shorter choice.
     rivals = choice(0, None, -0.1, -3.0), choice(1, None, -0.1, -2.0, -3.5)
@@ -55,17 +53,17 @@ def test_tokens_of_an_echo_do_not_count(echoed, best):
 
 
 def test_an_echo_is_told_though_it_does_not_count():
-    ((_, delta),) = kept(choice(0, None, -1.0, -2.0), echoed={0: 2})
+    (delta,) = kept(choice(0, None, -1.0, -2.0), echoed=2)
     assert [token.logprob for token in delta.logprobs] == [None, -1.0, -2.0]
 
 
 def test_a_choice_without_a_token_is_the_last():
     assert texts(kept(choice(0), choice(1, -50.0), keep=2)) == ["choice 1", "choice 0"]
-    assert texts(kept(choice(0, -1.0), choice(1, -1.0, -9.0), echoed={0: 1})) == ["choice 1"]
+    assert texts(kept(choice(0, -1.0), choice(1, -1.0, -9.0), echoed=1)) == ["choice 1"]
 
 
 def test_log_probabilities_that_nobody_asked_for_are_not_told():
-    ((_, delta),) = kept(choice(0, -1.0), tell=False)
+    (delta,) = kept(choice(0, -1.0), tell=False)
     assert delta.logprobs is None
     assert (delta.text, delta.finish_reason) == ("choice 0", FinishReason.STOP)
 
@@ -78,9 +76,9 @@ numbers = st.lists(st.floats(-20, 0), min_size=1, max_size=4)
 def test_no_choice_that_is_left_out_is_better_than_one_that_is_kept(rivals, keep):
     found = kept(*(choice(index, *own, text=str(index)) for index, own in enumerate(rivals)), keep=keep)
     mean = [math.fsum(own) / len(own) for own in rivals]
-    chosen = [int(delta.text) for _, delta in found]
+    chosen = [int(delta.text) for delta in found]
     assert len(chosen) == min(keep, len(rivals))
-    assert [delta.index for _, delta in found] == list(range(len(chosen)))
+    assert [delta.index for delta in found] == list(range(len(chosen)))
     ranks = [mean[index] for index in chosen]
     assert all(a >= b - 1e-9 for a, b in itertools.pairwise(ranks))
     for index in set(range(len(rivals))) - set(chosen):

@@ -8,10 +8,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.http.codec import BodyDecoder, encode
+from domain.choices import join_deltas
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.openai.chat import ChatBody
 from domain.openai.chat_presenter import ChatPresenter
-from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob, ToolCallDelta
+from domain.results import (
+    FinishReason,
+    GenerationDelta,
+    GenerationResult,
+    GenerationUsage,
+    TokenLogprob,
+    ToolCallDelta,
+)
 
 TOOLS = [Function(name="f"), Function(name="g")]
 
@@ -50,8 +58,16 @@ def parts_of(*deltas: GenerationDelta, **options: Any) -> list[dict]:
     return [choice for chunk in chunks_of(*deltas, **options) for choice in chunk["choices"]]
 
 
+NO_USAGE = GenerationUsage(prompt_tokens=0, completion_tokens=0)
+
+
+def result(*deltas: GenerationDelta, usage: GenerationUsage = NO_USAGE) -> GenerationResult:
+    """What a backend makes of these deltas if it is called."""
+    return GenerationResult(choices=join_deltas(deltas), usage=usage)
+
+
 def whole(*deltas: GenerationDelta, **options: Any) -> dict:
-    return seen(presenter(**options).whole(list(deltas)))
+    return seen(presenter(**options).whole(result(*deltas)))
 
 
 def choice_of(*deltas: GenerationDelta, **options: Any) -> dict:
@@ -67,8 +83,8 @@ STOPPED, CUT = {"finish_reason": FinishReason.STOP}, {"finish_reason": FinishRea
 
 def test_an_answer_has_openais_fields_and_no_others():
     one = presenter()
-    one.count(GenerationUsage(prompt_tokens=3, completion_tokens=4))
-    assert seen(one.whole([delta("Hi", **STOPPED)])) == {
+    usage = GenerationUsage(prompt_tokens=3, completion_tokens=4)
+    assert seen(one.whole(result(delta("Hi", **STOPPED), usage=usage))) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 5,
@@ -87,8 +103,8 @@ def test_an_answer_has_openais_fields_and_no_others():
 
 def test_reasoning_is_told_beside_the_text_and_its_tokens_apart():
     one = presenter()
-    one.count(GenerationUsage(prompt_tokens=3, completion_tokens=4, reasoning_tokens=2))
-    answer = seen(one.whole([delta("Hi", reasoning="Hm.", **STOPPED)]))
+    usage = GenerationUsage(prompt_tokens=3, completion_tokens=4, reasoning_tokens=2)
+    answer = seen(one.whole(result(delta("Hi", reasoning="Hm.", **STOPPED), usage=usage)))
     assert answer["choices"][0]["message"]["content"] == "Hi"
     assert answer["choices"][0]["message"]["reasoning_content"] == "Hm."
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
@@ -323,7 +339,10 @@ def test_tokens_without_text_are_told_all_the_same():
 
 def test_text_that_is_no_unicode_has_bytes_too():
     (item,) = (
-        presenter().whole([delta("x", logprobs=[TokenLogprob("\udce9", -1.0, [])])]).choices[0].logprobs.content
+        presenter()
+        .whole(result(delta("x", logprobs=[TokenLogprob("\udce9", -1.0, [])])))
+        .choices[0]
+        .logprobs.content
     )
     assert all(0 <= byte < 256 for byte in item.bytes)
 
@@ -343,8 +362,9 @@ def test_chunks_say_nothing_of_usage_unless_asked():
 def test_usage_is_null_until_the_last_chunk_tells_it():
     one = presenter(include_usage=True)
     assert [seen(chunk)["usage"] for chunk in one.chunks(delta("x", **STOPPED))] == [None] * 3
-    one.count(GenerationUsage(prompt_tokens=1, completion_tokens=2, reasoning_tokens=0))
-    assert seen(one.usage_chunk()) == {
+    assert one.chunks(GenerationUsage(prompt_tokens=1, completion_tokens=2, reasoning_tokens=0)) == []
+    (last,) = one.last_chunks()
+    assert seen(last) == {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
         "created": 5,

@@ -65,7 +65,7 @@ def messages_of(*messages: dict) -> list[dict]:
 def test_defaults_are_openais_and_leave_the_rest_to_the_model():
     request = request_of()
     assert request.sampling == SamplingParameters(max_tokens=None, n=1)
-    assert (request.stream, request.echo, request.suffix) == (False, False, None)
+    assert (request.echo, request.suffix) == (False, None)
     assert (request.truncate_prompt_tokens, request.add_special_tokens) == (None, None)
     conversation = conversation_of()
     assert conversation == Conversation(messages=conversation.messages)
@@ -100,10 +100,8 @@ def test_a_parameter_reaches_the_sampling(name, value):
     assert getattr(sampling_of(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("stream", True), ("truncate_prompt_tokens", 5), ("add_special_tokens", True)]
-)
-def test_what_concerns_prompt_and_transport_reaches_the_request(name, value):
+@pytest.mark.parametrize(("name", "value"), [("truncate_prompt_tokens", 5), ("add_special_tokens", True)])
+def test_what_concerns_the_prompt_reaches_the_request(name, value):
     assert getattr(request_of(**{name: value}), name) == value
 
 
@@ -641,4 +639,4 @@ def test_stream_options_need_a_stream():
 def test_usage_at_the_end_of_a_stream_is_asked_for(options, asked):
     body = body_of(stream=True, stream_options=options)
     assert body.include_usage is asked
-    assert body.to_request(body.to_conversation()).stream is True
+    assert body.to_request(body.to_conversation())

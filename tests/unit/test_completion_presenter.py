@@ -3,8 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.http.codec import encode
+from domain.choices import join_deltas
 from domain.openai.completion_presenter import CompletionPresenter
-from domain.results import FinishReason, GenerationDelta, GenerationUsage, TokenLogprob
+from domain.results import FinishReason, GenerationDelta, GenerationResult, GenerationUsage, TokenLogprob
 
 CHOICES = 2
 tokens = st.builds(TokenLogprob, st.text(max_size=3), st.just(-0.5), st.just([("a", -0.5), ("b", -2.0)]))
@@ -23,6 +24,21 @@ def presenter(*, n: int = CHOICES, include_usage: bool = False) -> CompletionPre
     return CompletionPresenter(completion_id="cmpl-1", created=5, model="m", n=n, include_usage=include_usage)
 
 
+def results(events) -> list[GenerationResult]:
+    """What a backend makes of (prompt, delta) pairs if it is called for each prompt."""
+    usage = GenerationUsage(prompt_tokens=0, completion_tokens=0)
+    prompts = range(1 + max((prompt for prompt, _ in events), default=-1))
+    return [
+        GenerationResult(choices=join_deltas(delta for of, delta in events if of == prompt), usage=usage)
+        for prompt in prompts
+    ]
+
+
+def chunk(one: CompletionPresenter, prompt: int, delta: GenerationDelta):
+    (found,) = one.chunks(delta, prompt)
+    return found
+
+
 def joined(chunks) -> dict[int, dict]:
     """What a client makes of a stream."""
     choices: dict[int, dict] = {}
@@ -39,8 +55,8 @@ def joined(chunks) -> dict[int, dict]:
 @given(st.lists(deltas, max_size=20))
 @settings(max_examples=20, deadline=None)
 def test_the_chunks_of_a_stream_joined_are_the_whole_answer(events):
-    streaming, whole = presenter(), presenter().whole(events)
-    parts = joined([streaming.chunk(index, delta) for index, delta in events])
+    streaming, whole = presenter(), presenter().whole(results(events))
+    parts = joined([chunk(streaming, index, delta) for index, delta in events])
     assert [choice.index for choice in whole.choices] == sorted(parts)
     for choice in whole.choices:
         assert parts[choice.index] == {
@@ -55,7 +71,7 @@ def test_the_chunks_of_a_stream_joined_are_the_whole_answer(events):
 @settings(max_examples=20, deadline=None)
 def test_an_offset_is_where_its_token_begins_in_the_text(logprobs):
     text = "".join(token.token for token in logprobs)
-    (choice,) = presenter().whole([(0, GenerationDelta(index=0, text=text, logprobs=logprobs))]).choices
+    (choice,) = presenter().whole(results([(0, GenerationDelta(index=0, text=text, logprobs=logprobs))])).choices
     for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
         assert choice.text[offset : offset + len(token)] == token
     assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
@@ -65,14 +81,14 @@ def test_choices_are_numbered_by_prompt_and_then_by_choice():
     events = [
         (prompt, GenerationDelta(index=index, text=f"{prompt}{index}")) for prompt in (1, 0) for index in (1, 0)
     ]
-    whole = presenter().whole(events)
+    whole = presenter().whole(results(events))
     assert [(choice.index, choice.text) for choice in whole.choices] == [
         (0, "00"),
         (1, "01"),
         (2, "10"),
         (3, "11"),
     ]
-    assert [presenter().chunk(*event).choices[0].index for event in events] == [3, 2, 1, 0]
+    assert [chunk(presenter(), *event).choices[0].index for event in events] == [3, 2, 1, 0]
 
 
 def test_the_reason_of_the_last_delta_is_the_choices_reason():
@@ -80,46 +96,51 @@ def test_the_reason_of_the_last_delta_is_the_choices_reason():
         (0, GenerationDelta(index=0, text="a")),
         (0, GenerationDelta(index=0, text="b", finish_reason=FinishReason.STOP)),
     ]
-    assert presenter().whole(events).choices[0].finish_reason == "stop"
-    assert [presenter().chunk(*event).choices[0].finish_reason for event in events] == [None, "stop"]
+    assert presenter().whole(results(events)).choices[0].finish_reason == "stop"
+    assert [chunk(presenter(), *event).choices[0].finish_reason for event in events] == [None, "stop"]
 
 
 def test_the_first_token_of_an_echo_has_no_probability():
     logprobs = [TokenLogprob("a", None, None), TokenLogprob("b", -1.0, [("b", -1.0)])]
-    (choice,) = presenter().whole([(0, GenerationDelta(index=0, text="ab", logprobs=logprobs))]).choices
+    (choice,) = presenter().whole(results([(0, GenerationDelta(index=0, text="ab", logprobs=logprobs))])).choices
     assert choice.logprobs.token_logprobs == [None, -1.0]
     assert choice.logprobs.top_logprobs == [None, {"b": -1.0}]
 
 
 def test_without_logprobs_there_are_none():
     delta = GenerationDelta(index=0, text="a")
-    assert presenter().whole([(0, delta)]).choices[0].logprobs is None
-    assert presenter().chunk(0, delta).choices[0].logprobs is None
+    assert presenter().whole(results([(0, delta)])).choices[0].logprobs is None
+    assert chunk(presenter(), 0, delta).choices[0].logprobs is None
 
 
 def test_usage_is_the_sum_over_all_prompts():
-    one = presenter()
-    one.count(GenerationUsage(prompt_tokens=3, completion_tokens=4))
-    one.count(GenerationUsage(prompt_tokens=10, completion_tokens=20))
-    usage = one.whole([]).usage
+    one = presenter(include_usage=True)
+    usages = [
+        GenerationUsage(prompt_tokens=3, completion_tokens=4),
+        GenerationUsage(prompt_tokens=10, completion_tokens=20),
+    ]
+    usage = presenter().whole([GenerationResult(choices=[], usage=usage) for usage in usages]).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (13, 24, 37)
-    assert one.usage_chunk().usage == usage
-    assert one.usage_chunk().choices == []
+    assert [one.chunks(usage, index) for index, usage in enumerate(usages)] == [[], []]
+    (last,) = one.last_chunks()
+    assert last.usage == usage
+    assert last.choices == []
+    assert presenter().last_chunks() == []
 
 
 def test_chunks_say_nothing_of_usage_unless_asked():
     delta = GenerationDelta(index=0, text="a")
-    assert "usage" not in msgspec.json.decode(encode(presenter().chunk(0, delta)))
+    assert "usage" not in msgspec.json.decode(encode(chunk(presenter(), 0, delta)))
 
 
 def test_chunks_have_usage_null_when_the_last_will_tell_it():
-    chunk = presenter(include_usage=True).chunk(0, GenerationDelta(index=0, text="a"))
-    assert msgspec.json.decode(encode(chunk))["usage"] is None
+    found = chunk(presenter(include_usage=True), 0, GenerationDelta(index=0, text="a"))
+    assert msgspec.json.decode(encode(found))["usage"] is None
 
 
 def test_every_chunk_carries_the_same_id_time_and_model():
-    one = presenter()
-    chunks = [one.chunk(0, GenerationDelta(index=0, text="a")), one.usage_chunk(), one.whole([])]
+    one = presenter(include_usage=True)
+    chunks = [chunk(one, 0, GenerationDelta(index=0, text="a")), *one.last_chunks(), one.whole([])]
     assert {(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks} == {
         ("cmpl-1", 5, "m", "text_completion")
     }

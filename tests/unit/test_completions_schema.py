@@ -34,7 +34,7 @@ def test_defaults_are_openais_and_leave_the_rest_to_the_model():
         frequency_penalty=None,
         logit_bias=None,
     )
-    assert (request.echo, request.stream) == (False, False)
+    assert request.echo is False
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_a_parameter_reaches_the_sampling(name, value):
     assert getattr(sampling_of(**{name: value}), name) == value
 
 
-def test_echo_and_stream_reach_the_request():
-    (request,) = requests_of(echo=True, stream=True)
-    assert (request.echo, request.stream) == (True, True)
+def test_echo_reaches_the_request():
+    (request,) = requests_of(echo=True)
+    assert request.echo is True
 
 
 def test_each_prompt_is_a_request_with_the_same_sampling():
@@ -173,7 +173,7 @@ def test_the_best_are_known_too_late_for_a_stream():
 @pytest.mark.parametrize(("best_of", "n"), [(1, 1), (2, 2)])
 def test_a_best_of_that_changes_nothing_can_be_streamed(best_of, n):
     (request,) = requests_of(best_of=best_of, n=n, stream=True)
-    assert (request.stream, request.sampling.n) == (True, best_of)
+    assert request.sampling.n == best_of
 
 
 def test_a_suffix_reaches_the_request_and_an_empty_one_is_none():

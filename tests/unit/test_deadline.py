@@ -10,11 +10,12 @@ from domain.port import RequestContext
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import events_of, stream
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly
 
 REQUEST = EmbeddingRequest(inputs=["text"])
-STREAM = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=10), stream=True)
+STREAM = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=10))
 
 
 def deadline(role: Role, *, takes_s: float, timeout_s: float) -> tuple[FakeBackend, DeadlineBackend]:
@@ -32,7 +33,7 @@ def test_the_smaller_of_both_limits_ends_the_work(service_s, client_s):
     async def scenario():
         engine, backend = deadline(Role.EMBED, takes_s=30, timeout_s=service_s)
         with pytest.raises(DeadlineError, match="longer than the 5 seconds"):
-            await backend.embed(REQUEST, context(client_s))
+            await backend.call(REQUEST, context(client_s))
         assert (now(), engine.running) == (5, 0)
 
     run_instantly(scenario())
@@ -41,7 +42,7 @@ def test_the_smaller_of_both_limits_ends_the_work(service_s, client_s):
 def test_what_is_done_in_time_is_answered():
     async def scenario():
         _, backend = deadline(Role.EMBED, takes_s=4, timeout_s=5)
-        assert (await backend.embed(REQUEST, context())).prompt_tokens == 4
+        assert (await backend.call(REQUEST, context())).prompt_tokens == 4
 
     run_instantly(scenario())
 
@@ -50,8 +51,8 @@ def test_without_limits_everything_may_take_as_long_as_it_likes():
     async def scenario():
         _, embedder = deadline(Role.EMBED, takes_s=10_000, timeout_s=0)
         _, writer = deadline(Role.GENERATE, takes_s=10_000, timeout_s=0)
-        assert await embedder.embed(REQUEST, context())
-        assert len([event async for event in writer.generate(STREAM, context())]) == 11
+        assert await embedder.call(REQUEST, context())
+        assert len(await events_of(writer, STREAM, context())) == 11
 
     run_instantly(scenario())
 
@@ -60,7 +61,7 @@ def test_a_stream_that_begins_too_late_is_ended_in_time():
     async def scenario():
         engine, backend = deadline(Role.GENERATE, takes_s=30, timeout_s=5)
         with pytest.raises(DeadlineError):
-            await anext(backend.generate(STREAM, context()))
+            await anext(stream(backend, STREAM, context()))
         assert (now(), engine.running) == (5, 0)
 
     run_instantly(scenario())
@@ -69,10 +70,23 @@ def test_a_stream_that_begins_too_late_is_ended_in_time():
 def test_a_stream_that_takes_too_long_breaks_off_with_what_it_has():
     async def scenario():
         engine, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=4.5)
-        events = backend.generate(STREAM, context())
+        events = stream(backend, STREAM, context())
         heard = [await anext(events) for _ in range(4)]
         assert all(event.text for event in heard)
         with pytest.raises(DeadlineError):
+            await anext(events)
+        assert (now(), engine.running) == (4.5, 0)
+
+    run_instantly(scenario())
+
+
+def test_a_silence_in_the_middle_of_a_stream_ends_at_the_deadline():
+    async def scenario():
+        engine, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=5)
+        events = stream(backend, STREAM, context())
+        assert (await anext(events)).text
+        engine.delay_s = 10_000
+        with pytest.raises(DeadlineError, match="longer than the 5 seconds"):
             await anext(events)
         assert (now(), engine.running) == (5, 0)
 
@@ -82,20 +96,20 @@ def test_a_stream_that_takes_too_long_breaks_off_with_what_it_has():
 def test_a_stream_in_time_is_whole():
     async def scenario():
         _, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=100)
-        assert len([event async for event in backend.generate(STREAM, context())]) == 11
+        assert len(await events_of(backend, STREAM, context())) == 11
 
     run_instantly(scenario())
 
 
 def test_a_timeout_of_the_engine_is_not_taken_for_the_deadline():
     class Slow(FakeBackend):
-        async def embed(self, request, context):
+        async def call(self, request, context):
             raise TimeoutError
 
     async def scenario():
         backend = DeadlineBackend(Slow(Role.EMBED), timeout_s=5)
         with pytest.raises(TimeoutError) as caught:
-            await backend.embed(REQUEST, context())
+            await backend.call(REQUEST, context())
         assert not isinstance(caught.value, DeadlineError)
         assert asyncio.get_running_loop().time() == 0
 

@@ -24,7 +24,7 @@ async def caching(fake: FakeBackend, max_bytes: int = PLENTY) -> CachingBackend:
 
 
 async def embed(backend, *inputs, **fields) -> EmbeddingResult:
-    return await backend.embed(EmbeddingRequest(inputs=list(inputs), **fields), CONTEXT)
+    return await backend.call(EmbeddingRequest(inputs=list(inputs), **fields), CONTEXT)
 
 
 async def plain(*inputs) -> EmbeddingResult:

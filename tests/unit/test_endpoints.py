@@ -5,7 +5,6 @@ import msgspec
 import pytest
 from litestar.types import ASGIApp
 
-from app.settings import ApiOptions
 from app.http.asgi import create_app
 from app.http.authentication import build_gate
 from app.http.codec import BodyDecoder
@@ -13,7 +12,7 @@ from app.http.endpoint import Access, Endpoint
 from app.http.endpoints import ENDPOINTS, PROBES, inference
 from app.http.parameters import endpoint_table, parameter_tables
 from app.http.requests import AnyRequest, json_response, read_body
-from app.settings import load_settings
+from app.settings import ApiOptions, load_settings
 from domain.errors import InvalidRequestError
 from domain.openai.embeddings import EmbeddingBody
 from tests.unit.serving import BODIES, EMBED, Api, error_of, serving

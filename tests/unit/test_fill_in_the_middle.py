@@ -48,7 +48,7 @@ async def completed(server: Server, *requests: GenerationRequest) -> VLLMHTTPBac
     engine = VLLMHTTPBackend(role=Role.GENERATE, base_url="http://server", transport=transport)
     await engine.start()
     for request in requests:
-        assert [event async for event in engine.generate(request, CONTEXT)]
+        assert await engine.call(request, CONTEXT)
     return engine
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.vllm.http.backend import BATCH, VLLMHTTPBackend
+from adapters.vllm.http.backend import VLLMHTTPBackend
+from adapters.vllm.http.embedding import BATCH
 from adapters.vllm.http.server import Timeouts
 from domain.conversation import Conversation, UserMessage
 from domain.errors import (
@@ -25,10 +26,17 @@ from domain.errors import (
     WrongEndpointError,
 )
 from domain.port import RequestContext
-from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.requests import (
+    MAX_EMBEDDING_TOKENS,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+    TokenizeRequest,
+)
 from domain.results import GenerationDelta, GenerationUsage, Tokenization, ToolCallDelta
 from domain.roles import Role
 from domain.sampling import SamplingParameters, StructuredOutputs
+from tests.calls import events_of
 
 CONTEXT = RequestContext(request_id="the-id")
 MODELS = {"data": [{"id": "first", "max_model_len": 256}, {"id": "second", "max_model_len": 128}]}
@@ -69,14 +77,14 @@ def events(*parts: Any) -> bytes:
 async def generated(server: Server, *, stream: bool = True, max_tokens: int = 1) -> list:
     engine = backend(server)
     await engine.start()
-    request = GenerationRequest(prompt="x", stream=stream, sampling=SamplingParameters(max_tokens=max_tokens))
-    return [event async for event in engine.generate(request, CONTEXT)]
+    request = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=max_tokens))
+    return await events_of(engine, request, CONTEXT, streams=stream)
 
 
 async def embedded(server: Server) -> Any:
     engine = backend(server, Role.EMBED)
     await engine.start()
-    return await engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+    return await engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
 
 
 async def test_without_a_name_the_first_model_of_the_server_is_served():
@@ -117,7 +125,7 @@ async def test_something_else_than_a_vllm_server_has_failed(answer):
 async def test_nothing_is_sent_before_the_start():
     server = Server()
     with pytest.raises(BackendUnavailableError):
-        await backend(server, Role.EMBED).embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+        await backend(server, Role.EMBED).call(EmbeddingRequest(inputs=["x"]), CONTEXT)
     assert server.requests == []
 
 
@@ -125,12 +133,7 @@ async def test_the_key_and_the_request_id_are_sent():
     server = Server(completions=(200, events(CHUNK, USAGE, "[DONE]")))
     engine = backend(server, api_key="the-key")
     await engine.start()
-    [
-        _
-        async for _ in engine.generate(
-            GenerationRequest(prompt="x", sampling=SamplingParameters(), stream=True), CONTEXT
-        )
-    ]
+    await events_of(engine, GenerationRequest(prompt="x", sampling=SamplingParameters()), CONTEXT)
     headers = [headers for headers, _ in server.requests]
     assert [one["authorization"] for one in headers] == ["Bearer the-key"] * 2
     assert headers[1]["x-request-id"] == "the-id"
@@ -163,10 +166,8 @@ async def test_an_echo_is_made_of_the_tokens_that_were_left(prompt_token_ids, ec
     )
     engine = backend(server)
     await engine.start()
-    request = GenerationRequest(
-        prompt="x", stream=True, echo=True, truncate_prompt_tokens=2, sampling=SamplingParameters()
-    )
-    *deltas, _ = [event async for event in engine.generate(request, CONTEXT)]
+    request = GenerationRequest(prompt="x", echo=True, truncate_prompt_tokens=2, sampling=SamplingParameters())
+    *deltas, _ = await events_of(engine, request, CONTEXT)
     assert [delta.text for delta in deltas] == [f"{echoed}a", "ab"]
     (asked,) = [body for _, body in server.requests if body and "prompt" in body]
     assert asked["return_token_ids"] is True
@@ -179,8 +180,8 @@ async def test_what_the_server_can_not_stream_is_asked_for_whole(n, streams):
     engine = backend(server)
     await engine.start()
     sampling = SamplingParameters(n=n, logprobs=1)
-    request = GenerationRequest(prompt="x", stream=True, echo=True, sampling=sampling)
-    delta, _ = [event async for event in engine.generate(request, CONTEXT)]
+    request = GenerationRequest(prompt="x", echo=True, sampling=sampling)
+    delta, _ = await events_of(engine, request, CONTEXT)
     assert delta.text == "ab"
     body = server.requests[-1][1]
     assert (body["stream"], "stream_options" in body) == (streams, streams)
@@ -256,7 +257,7 @@ async def test_dimensions_that_are_the_models_own_are_not_sent():
     engine = backend(server, Role.EMBED)
     await engine.start()
     for dimensions in (None, 2, 3):
-        await engine.embed(EmbeddingRequest(inputs=["x"], dimensions=dimensions), CONTEXT)
+        await engine.call(EmbeddingRequest(inputs=["x"], dimensions=dimensions), CONTEXT)
     assert [body.get("dimensions") for _, body in server.requests[1:]] == [None, None, 3]
 
 
@@ -275,8 +276,8 @@ async def test_a_method_for_the_other_role_is_refused(role):
     await engine.start()
     generation = GenerationRequest(prompt="x", sampling=SamplingParameters())
     work = {
-        Role.EMBED: lambda: anext(engine.generate(generation, CONTEXT)),
-        Role.GENERATE: lambda: engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT),
+        Role.EMBED: lambda: events_of(engine, generation, CONTEXT),
+        Role.GENERATE: lambda: engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT),
     }
     with pytest.raises(WrongEndpointError):
         await work[role]()
@@ -288,7 +289,7 @@ async def test_a_stopped_backend_raises_the_domains_errors_alone():
     await engine.stop()
     await engine.stop()
     with pytest.raises(InferenceError):
-        await engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+        await engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
     with pytest.raises(InferenceError):
         await engine.probe()
 
@@ -301,8 +302,8 @@ TALK = Conversation(messages=[UserMessage(content="hi")])
 async def chatted(server: Server, *, stream: bool = True, conversation: Conversation = TALK, **sampling) -> list:
     engine = backend(server)
     await engine.start()
-    request = GenerationRequest(prompt=conversation, stream=stream, sampling=SamplingParameters(**sampling))
-    return [event async for event in engine.generate(request, CONTEXT)]
+    request = GenerationRequest(prompt=conversation, sampling=SamplingParameters(**sampling))
+    return await events_of(engine, request, CONTEXT, streams=stream)
 
 
 def part(finish_reason: str | None = None, **delta: Any) -> dict:
@@ -438,7 +439,7 @@ async def completed(server: Reasoner, form: StructuredOutputs | None, *, times: 
     await engine.start()
     sampling = SamplingParameters(structured_outputs=form, form_param="guided_regex")
     for _ in range(times):
-        assert [_ async for _ in engine.generate(GenerationRequest(prompt="x", sampling=sampling), CONTEXT)]
+        assert await engine.call(GenerationRequest(prompt="x", sampling=sampling), CONTEXT)
 
 
 FORM = StructuredOutputs(regex="a+")
@@ -480,7 +481,7 @@ async def test_tokens_come_with_their_strings():
     server = Server(tokenize=(200, b'{"tokens": [5, 6], "token_strs": ["a", "b"], "count": 2}'))
     engine = backend(server)
     await engine.start()
-    found = await engine.tokenize(TokenizeRequest(prompt="ab", with_strings=True), CONTEXT)
+    found = await engine.call(TokenizeRequest(prompt="ab", with_strings=True), CONTEXT)
     assert found == Tokenization(token_ids=[5, 6], strings=["a", "b"])
     assert server.requests[-1][0]["x-request-id"] == "the-id"
 
@@ -490,7 +491,7 @@ async def test_both_roles_know_their_vocabulary(role):
     server = Server(detokenize=(200, b'{"prompt": "ab"}'))
     engine = backend(server, role)
     await engine.start()
-    assert await engine.detokenize([5, 6], CONTEXT) == "ab"
+    assert await engine.call(DetokenizeRequest(token_ids=[5, 6]), CONTEXT) == "ab"
     assert server.requests[-1][1] == {"model": "first", "tokens": [5, 6]}
 
 
@@ -509,9 +510,9 @@ async def test_a_server_that_can_not_tell_its_tokens_is_one_of_the_domains_error
     engine = backend(Server(tokenize=answer, detokenize=answer))
     await engine.start()
     with pytest.raises(expected):
-        await engine.tokenize(TokenizeRequest(prompt="x"), CONTEXT)
+        await engine.call(TokenizeRequest(prompt="x"), CONTEXT)
     with pytest.raises(expected) as caught:
-        await engine.detokenize([999], CONTEXT)
+        await engine.call(DetokenizeRequest(token_ids=[999]), CONTEXT)
     assert expected is not InvalidRequestError or caught.value.param == "tokens"
 
 
@@ -551,7 +552,7 @@ async def asked(server: Embedder, inputs: list, dimensions: int | None = None):
     transport = httpx.MockTransport(server)
     engine = VLLMHTTPBackend(role=Role.EMBED, base_url="http://server", transport=transport)
     await engine.start()
-    return await engine.embed(EmbeddingRequest(inputs=inputs, dimensions=dimensions), CONTEXT)
+    return await engine.call(EmbeddingRequest(inputs=inputs, dimensions=dimensions), CONTEXT)
 
 
 def rows_of(result) -> list[list[float]]:
@@ -622,7 +623,7 @@ async def test_when_a_busy_server_wants_to_be_asked_again_is_told(status):
         lambda _request: httpx.Response(status, headers={"retry-after": "7"}, content=b"{}")
     )
     with pytest.raises(BackendBusyError) as caught:
-        await engine.embed(EmbeddingRequest(inputs=["x"]), CONTEXT)
+        await engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
     assert caught.value.retry_after_s == 7
 
 
@@ -642,6 +643,6 @@ async def test_limits_of_time_are_those_that_were_set_and_a_look_is_short():
     await engine.start()
     await engine.probe()
     with pytest.raises(InferenceError):
-        await engine.tokenize(TokenizeRequest(prompt="x"), CONTEXT)
+        await engine.call(TokenizeRequest(prompt="x"), CONTEXT)
     limits = {path: (one["connect"], one["read"]) for path, one in seen.items()}
     assert limits == {"/v1/models": (2, 10), "/health": (2, 10), "/tokenize": (2, 300)}

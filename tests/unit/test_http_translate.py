@@ -50,19 +50,23 @@ def answer(*vectors: tuple[int, bytes]) -> ServerEmbeddings:
 
 
 def request_of(*, prompt="x", **sampling) -> GenerationRequest:
-    names = ("echo", "stream", "truncate_prompt_tokens", "add_special_tokens")
+    names = ("echo", "truncate_prompt_tokens", "add_special_tokens")
     own = {name: sampling.pop(name) for name in names if name in sampling}
     return GenerationRequest(prompt=prompt, sampling=SamplingParameters(**sampling), **own)
 
 
-def body(*, max_model_len: int | None = None, **fields) -> dict:
+def body(*, max_model_len: int | None = None, stream: bool = False, **fields) -> dict:
     request = request_of(**fields)
-    return completion_body(request, request.prompt, model="m", max_model_len=max_model_len)
+    return completion_body(request, request.prompt, model="m", max_model_len=max_model_len, streams=stream)
 
 
-def asked_of_chat(*, max_model_len: int | None = None, conversation: dict | None = None, **fields) -> dict:
+def asked_of_chat(
+    *, max_model_len: int | None = None, conversation: dict | None = None, stream: bool = False, **fields
+) -> dict:
     talk = Conversation(messages=[UserMessage(content="hi")], **(conversation or {}))
-    return chat_body(request_of(prompt=talk, **fields), talk, model="m", max_model_len=max_model_len)
+    return chat_body(
+        request_of(prompt=talk, **fields), talk, model="m", max_model_len=max_model_len, streams=stream
+    )
 
 
 def embeddings_asked(inputs, dimensions=None, truncate=None, add_special_tokens=True) -> dict:

@@ -27,14 +27,14 @@ class Gate(FakeBackend):
         for _ in range(count):
             self._passes.release()
 
-    async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
+    async def call(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         self.flights.append(request.inputs)
         try:
             await self._passes.acquire()
         except asyncio.CancelledError:
             self.cancelled.append(request.inputs)
             raise
-        return await super().embed(request, context)
+        return await super().call(request, context)
 
 
 async def joining(fake: FakeBackend, **bounds) -> JoiningBackend:
@@ -45,7 +45,7 @@ async def joining(fake: FakeBackend, **bounds) -> JoiningBackend:
 
 def send(backend: JoiningBackend, *inputs, **fields) -> asyncio.Task:
     request = EmbeddingRequest(inputs=list(inputs), **fields)
-    return asyncio.create_task(backend.embed(request, CONTEXT))
+    return asyncio.create_task(backend.call(request, CONTEXT))
 
 
 async def with_one_under_way(backend: JoiningBackend, gate: Gate) -> asyncio.Task:
@@ -58,7 +58,7 @@ async def alone(*inputs, **fields) -> EmbeddingResult:
     """What the engine answers to a request on its own."""
     fake = FakeBackend(Role.EMBED)
     await fake.start()
-    return await fake.embed(EmbeddingRequest(inputs=list(inputs), **fields), CONTEXT)
+    return await fake.call(EmbeddingRequest(inputs=list(inputs), **fields), CONTEXT)
 
 
 async def test_a_lone_request_goes_at_once_and_as_it_is():

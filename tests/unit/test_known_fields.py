@@ -75,7 +75,7 @@ def with_new(value: Any, at: set[tuple], path: tuple = ()) -> Any:
 
 def test_a_full_body_is_good_in_itself():
     body = decoded(FULL, allow_unknown=False)
-    assert body.to_request(body.to_conversation()).stream
+    assert body.to_request(body.to_conversation())
 
 
 @pytest.mark.parametrize("place", places(FULL), ids=str)

@@ -16,17 +16,16 @@ from domain.policies.member import LONGEST_REST_S, LoneMember
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.wrapper import BackendWrapper, layer
 from domain.port import RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import events_of, stream
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly
 
 CONTEXT = RequestContext(request_id="test")
 TEXTS = EmbeddingRequest(inputs=["one", "two", "three"])
-PROMPT = GenerationRequest(
-    prompt="x", stream=True, sampling=SamplingParameters(max_tokens=3, temperature=0.0, n=2)
-)
+PROMPT = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=3, temperature=0.0, n=2))
 COOL_DOWN_S = 4.0
 
 
@@ -41,7 +40,7 @@ async def started(role: Role = Role.EMBED, **options) -> tuple[FakeBackend, Lone
 async def fails(engine: FakeBackend, member: LoneMember, error: Exception) -> None:
     engine.fail_next = error
     with pytest.raises(type(error)):
-        await member.embed(TEXTS, CONTEXT)
+        await member.call(TEXTS, CONTEXT)
 
 
 async def opened() -> tuple[FakeBackend, LoneMember]:
@@ -55,7 +54,7 @@ async def opened() -> tuple[FakeBackend, LoneMember]:
 def test_work_under_way_is_counted_in_inputs():
     async def scenario():
         _, member = await started(delay_s=1)
-        tasks = [asyncio.create_task(member.embed(TEXTS, CONTEXT)) for _ in range(2)]
+        tasks = [asyncio.create_task(member.call(TEXTS, CONTEXT)) for _ in range(2)]
         await asyncio.sleep(0.5)
         assert member.health().outstanding == 6
         tasks[0].cancel()
@@ -71,11 +70,23 @@ def test_work_under_way_is_counted_in_inputs():
 def test_or_in_choices():
     async def scenario():
         _, member = await started(Role.GENERATE)
-        events = member.generate(PROMPT, CONTEXT)
+        events = stream(member, PROMPT, CONTEXT)
         assert member.outstanding == 0
         await anext(events)
         assert member.outstanding == 2
         await events.aclose()
+        assert member.outstanding == 0
+
+    run_instantly(scenario())
+
+
+def test_of_a_whole_generation_too():
+    async def scenario():
+        _, member = await started(Role.GENERATE, delay_s=1)
+        task = asyncio.create_task(member.call(PROMPT, CONTEXT))
+        await asyncio.sleep(0.5)
+        assert member.outstanding == 2
+        await task
         assert member.outstanding == 0
 
     run_instantly(scenario())
@@ -91,9 +102,9 @@ def test_a_server_that_does_not_answer_is_left_alone(error):
             await fails(engine, member, error)
         seen = len(engine.seen)
         for ask in (
-            member.embed(TEXTS, CONTEXT),
-            member.tokenize(TokenizeRequest(prompt="x"), CONTEXT),
-            member.detokenize([65], CONTEXT),
+            member.call(TEXTS, CONTEXT),
+            member.call(TokenizeRequest(prompt="x"), CONTEXT),
+            member.call(DetokenizeRequest(token_ids=[65]), CONTEXT),
         ):
             with pytest.raises(BackendUnavailableError, match="left alone") as caught:
                 await ask
@@ -111,11 +122,11 @@ def test_streams_are_too():
         for _ in range(2):
             engine.fail_next = BackendTimeoutError("Silent.")
             with pytest.raises(BackendTimeoutError):
-                [event async for event in member.generate(PROMPT, CONTEXT)]
+                await events_of(member, PROMPT, CONTEXT)
         with pytest.raises(BackendUnavailableError, match="left alone"):
-            [event async for event in member.generate(PROMPT, CONTEXT)]
+            await events_of(member, PROMPT, CONTEXT)
         await asyncio.sleep(COOL_DOWN_S)
-        assert len([event async for event in member.generate(PROMPT, CONTEXT)]) == 7
+        assert len(await events_of(member, PROMPT, CONTEXT)) == 7
         assert member.breaker.state is BreakerState.CLOSED
 
     run_instantly(scenario())
@@ -158,14 +169,14 @@ def test_a_client_that_leaves_says_nothing_of_a_half_open_server():
         engine, member = await opened()
         await asyncio.sleep(COOL_DOWN_S)
         engine.delay_s = 1
-        task = asyncio.create_task(member.embed(TEXTS, CONTEXT))
+        task = asyncio.create_task(member.call(TEXTS, CONTEXT))
         await asyncio.sleep(0.5)
         with pytest.raises(BackendUnavailableError, match="left alone"):
-            await member.embed(TEXTS, CONTEXT)
+            await member.call(TEXTS, CONTEXT)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert member.breaker.state is BreakerState.HALF_OPEN
-        await member.embed(TEXTS, CONTEXT)
+        await member.call(TEXTS, CONTEXT)
         assert member.breaker.state is BreakerState.CLOSED
 
     run_instantly(scenario())
@@ -177,9 +188,9 @@ def test_a_client_that_leaves_an_answer_that_has_begun_says_that_the_server_work
         for _ in range(2):
             engine.fail_next = BackendTimeoutError("Silent.")
             with pytest.raises(BackendTimeoutError):
-                [event async for event in member.generate(PROMPT, CONTEXT)]
+                await events_of(member, PROMPT, CONTEXT)
         await asyncio.sleep(COOL_DOWN_S)
-        events = member.generate(PROMPT, CONTEXT)
+        events = stream(member, PROMPT, CONTEXT)
         await anext(events)
         await events.aclose()
         assert member.breaker.state is BreakerState.CLOSED
@@ -198,7 +209,7 @@ def test_a_server_that_is_back_is_asked_at_once():
         await member.probe()
         assert member.health().state is BackendState.READY
         assert member.breaker.state is BreakerState.HALF_OPEN
-        await member.embed(TEXTS, CONTEXT)
+        await member.call(TEXTS, CONTEXT)
         assert member.breaker.state is BreakerState.CLOSED
 
     run_instantly(scenario())

@@ -31,8 +31,8 @@ from domain.health import (
     ServiceHealth,
     service_health,
 )
+from domain.load import Bounds, Load
 from domain.observation import Phase
-from domain.policies.admission import Bounds, Load
 from domain.roles import Role
 from domain.statistics import Family, Sample
 from tests.unit.serving import CHAT, COMPLETE, EMBED, Api, error_of, serving

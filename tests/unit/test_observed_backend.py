@@ -1,22 +1,25 @@
 """The wrapper that tells of calls: it changes nothing, and is not there where nobody watches."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from app.telemetry.observed_backend import ObservedBackend
+from app.telemetry.record import OperationRecord
 from app.telemetry.request import RequestObservation
 from domain.errors import BackendFailedError
 from domain.port import RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest
-from domain.results import GenerationUsage
+from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.results import FinishReason, GenerationUsage
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import events_of, stream
 from tests.fakes import FakeBackend
 from tests.unit.observed import Heard
 
 TEXTS = EmbeddingRequest(inputs=["a", "bb"])
-PROMPT = GenerationRequest(prompt="abc", sampling=SamplingParameters(temperature=0.0, max_tokens=4), stream=True)
+PROMPT = GenerationRequest(prompt="abc", sampling=SamplingParameters(temperature=0.0, max_tokens=4))
 
 
 class Watched:
@@ -30,7 +33,7 @@ class Watched:
         self.observation = RequestObservation(scope, "id", [self.heard], None)
         self.context = RequestContext(request_id="id", timeout_s=5, observer=self.observation)
         self.contexts: list[RequestContext] = []
-        for method in ("embed", "generate"):
+        for method in ("call", "stream"):
             setattr(self.engine, method, self._kept(getattr(self.engine, method)))
 
     def _kept(self, method):
@@ -39,10 +42,6 @@ class Watched:
             return method(request, context)
 
         return call
-
-
-async def all_of(events) -> list:
-    return [event async for event in events]
 
 
 @pytest.fixture
@@ -61,23 +60,24 @@ async def writer() -> Watched:
 
 async def test_answers_are_the_engines(embedder, writer):
     plain = RequestContext(request_id="id")
-    assert await embedder.backend.embed(TEXTS, embedder.context) == await embedder.engine.embed(TEXTS, plain)
-    told = await all_of(writer.backend.generate(PROMPT, writer.context))
-    assert told == await all_of(writer.engine.generate(PROMPT, plain))
+    assert await embedder.backend.call(TEXTS, embedder.context) == await embedder.engine.call(TEXTS, plain)
+    assert await writer.backend.call(PROMPT, writer.context) == await writer.engine.call(PROMPT, plain)
+    told = await events_of(writer.backend, PROMPT, writer.context)
+    assert told == await events_of(writer.engine, PROMPT, plain)
     assert isinstance(told[-1], GenerationUsage)
 
 
 async def test_the_name_is_the_engines_as_soon_as_it_is_known():
     made = Watched(Role.EMBED, model=None)
     made.engine.started = True
-    await made.backend.embed(TEXTS, made.context)
+    await made.backend.call(TEXTS, made.context)
     await made.backend.start()
-    await made.backend.embed(TEXTS, made.context)
+    await made.backend.call(TEXTS, made.context)
     assert [operation.model for operation in made.heard.operations] == ["unknown", "the-engine"]
 
 
 async def test_the_rest_of_the_context_travels_on(embedder):
-    await embedder.backend.embed(TEXTS, embedder.context)
+    await embedder.backend.call(TEXTS, embedder.context)
     (context,) = embedder.contexts
     assert (context.request_id, context.timeout_s, context.trace) == ("id", 5, None)
     assert context.observer not in (None, embedder.observation)
@@ -85,18 +85,25 @@ async def test_the_rest_of_the_context_travels_on(embedder):
 
 async def test_a_request_that_nobody_watches_goes_straight_to_the_engine(writer, embedder):
     plain = RequestContext(request_id="id")
-    direct = writer.backend.generate(PROMPT, plain)
-    # Its own generator, and not another one around it: each token would pay for that.
-    assert direct.ag_code is FakeBackend.generate.__code__
-    await direct.aclose()
-    await embedder.backend.embed(TEXTS, plain)
+    inner = object()
+
+    @contextlib.asynccontextmanager
+    async def engine_stream(_request, context):
+        assert context is plain
+        yield inner
+
+    writer.engine.stream = engine_stream
+    async with writer.backend.stream(PROMPT, plain) as events:
+        # The engine's own iterator, and not another one around it: each token would pay for that.
+        assert events is inner
+    await embedder.backend.call(TEXTS, plain)
     assert embedder.contexts == [plain]
     assert embedder.heard.operations == []
 
 
 async def test_an_embedding_is_told(embedder):
     embedder.engine.delay_s = 0.005
-    await embedder.backend.embed(TEXTS, embedder.context)
+    await embedder.backend.call(TEXTS, embedder.context)
     operation = embedder.heard.operation
     assert (operation.name, operation.role, operation.model) == ("embeddings", Role.EMBED, "the-engine")
     assert (operation.prompt_tokens, operation.completion_tokens) == (3, 0)
@@ -105,13 +112,31 @@ async def test_an_embedding_is_told(embedder):
 
 
 async def test_a_generation_is_told_once_at_its_end(writer):
-    events = writer.backend.generate(PROMPT, writer.context)
+    events = stream(writer.backend, PROMPT, writer.context)
     await anext(events)
     assert writer.heard.operations == []
-    await all_of(events)
+    async for _ in events:
+        pass
     operation = writer.heard.operation
     assert (operation.name, operation.is_stream, operation.error_type) == ("text_completion", True, None)
     assert (operation.prompt_tokens, operation.completion_tokens) == (3, 4)
+    assert operation.first_token_s is not None
+
+
+async def test_a_whole_generation_is_told_with_its_choices(writer):
+    request = GenerationRequest(prompt="abc", sampling=SamplingParameters(max_tokens=4, n=2, seed=1))
+    result = await writer.backend.call(request, writer.context)
+    assert [choice.finish_reason for choice in result.choices] == [FinishReason.LENGTH] * 2
+    operation = writer.heard.operation
+    assert (operation.name, operation.is_stream, operation.error_type) == ("text_completion", False, None)
+    assert (operation.prompt_tokens, operation.completion_tokens, operation.choices) == (3, 8, 2)
+    assert operation.first_token_s is None
+
+
+async def test_what_needs_no_inference_is_no_operation(writer):
+    await writer.backend.call(TokenizeRequest(prompt="abc"), writer.context)
+    assert writer.contexts == [writer.context]
+    assert writer.heard.operations == []
 
 
 @pytest.mark.parametrize(
@@ -122,27 +147,37 @@ async def test_a_generation_is_told_once_at_its_end(writer):
         (ZeroDivisionError("secret"), "ZeroDivisionError"),
     ],
 )
-async def test_a_failure_is_told_and_raised(embedder, writer, error, name):
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_failure_is_told_and_raised(embedder, writer, error, name, streams):
     embedder.engine.fail_next = error
     with pytest.raises(type(error)):
-        await embedder.backend.embed(TEXTS, embedder.context)
+        await embedder.backend.call(TEXTS, embedder.context)
     writer.engine.fail_next = error
     with pytest.raises(type(error)):
-        await all_of(writer.backend.generate(PROMPT, writer.context))
+        await events_of(writer.backend, PROMPT, writer.context, streams=streams)
     assert embedder.heard.operation.error_type == writer.heard.operation.error_type == name
 
 
 async def test_who_stops_reading_has_cancelled_it_and_the_engine_hears_of_it(writer):
-    events = writer.backend.generate(PROMPT, writer.context)
+    events = stream(writer.backend, PROMPT, writer.context)
     await anext(events)
     await events.aclose()
     assert writer.heard.operation.error_type == "cancelled"
     assert writer.engine.running == 0
 
 
+@pytest.mark.parametrize(("count", "error_type"), [(1, "cancelled"), (4, "cancelled"), (5, None)])
+async def test_a_stream_that_is_left_without_an_error_has_ended_if_its_usage_came(writer, count, error_type):
+    async with writer.backend.stream(PROMPT, writer.context) as events:
+        for _ in range(count):
+            await anext(events)
+    assert writer.heard.operation.error_type == error_type
+    assert writer.engine.running == 0
+
+
 async def test_a_cancelled_call_is_told_as_such(embedder):
     embedder.engine.delay_s = 100
-    call = asyncio.create_task(embedder.backend.embed(TEXTS, embedder.context))
+    call = asyncio.create_task(embedder.backend.call(TEXTS, embedder.context))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     call.cancel()
@@ -154,7 +189,8 @@ async def test_a_cancelled_call_is_told_as_such(embedder):
 
 async def test_observers_of_other_kinds_are_left_alone(embedder):
     # A request may come in with what watches an operation already.
-    operation = embedder.observation.begin(embedder.backend._record("embeddings"), {})
+    record = OperationRecord(name="embeddings", role=Role.EMBED, model="m")
+    operation = embedder.observation.begin(record, {})
     context = operation.context(embedder.context)
-    await embedder.backend.embed(TEXTS, context)
+    await embedder.backend.call(TEXTS, context)
     assert embedder.contexts == [context]

@@ -21,12 +21,13 @@ from domain.port import RequestContext, ignore_step
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import events_of, stream
 from tests.fakes import DIMENSIONS, FakeBackend
 from tests.unit.waiting import now, run_instantly
 
 CONTEXT = RequestContext(request_id="test")
 TEXT = EmbeddingRequest(inputs=["text"])
-PROMPT = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=3), stream=True)
+PROMPT = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens=3))
 PROBE_INTERVAL_S = 5.0
 
 
@@ -57,7 +58,7 @@ class Stage:
         return self.told[-1][0]
 
     async def generate(self) -> list:
-        return [event async for event in self.backend.generate(PROMPT, CONTEXT)]
+        return await events_of(self.backend, PROMPT, CONTEXT)
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +95,7 @@ def test_requests_are_turned_away_before_the_start():
     async def scenario():
         stage = Stage(model="the-model")
         with pytest.raises(BackendUnavailableError, match="'the-model' is still starting") as caught:
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
         assert caught.value.retry_after_s == 5
         with pytest.raises(BackendUnavailableError):
             await stage.generate()
@@ -107,14 +108,14 @@ def test_requests_are_turned_away_before_the_start():
 
 def test_a_backend_whose_model_is_not_known_yet_is_called_by_its_role():
     with pytest.raises(BackendUnavailableError, match="The embed backend is still starting"):
-        run_instantly(Stage().backend.embed(TEXT, CONTEXT))
+        run_instantly(Stage().backend.call(TEXT, CONTEXT))
 
 
 def test_requests_pass_once_ready():
     async def scenario():
         async with started() as embedder, started(Role.GENERATE) as generator:
             await embedder.backend.probe()
-            assert (await embedder.backend.embed(TEXT, CONTEXT)).dimensions == DIMENSIONS
+            assert (await embedder.backend.call(TEXT, CONTEXT)).dimensions == DIMENSIONS
             assert len(await generator.generate()) == 4
 
     run_instantly(scenario())
@@ -181,7 +182,7 @@ def test_an_engine_that_cannot_start_is_not_tried_again():
         assert stage.backend.health.state is BackendState.FAILED
         assert stage.backend.health.reason == "No such weights."
         with pytest.raises(BackendUnavailableError, match="not available at the moment"):
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
 
     run_instantly(scenario())
 
@@ -202,7 +203,7 @@ def test_a_probe_notices_an_engine_that_went_away(error, state):
             assert now() == pytest.approx(PROBE_INTERVAL_S)
             assert stage.backend.health.reason == "Out of reach."
             with pytest.raises(BackendUnavailableError, match="'fake' is not available"):
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
 
     run_instantly(scenario())
 
@@ -215,7 +216,7 @@ def test_an_engine_that_came_back_is_warmed_up_again():
             stage.engine.fail_probe = None
             assert await stage.news() is BackendState.READY
             assert len(stage.engine.seen) == 2
-            assert (await stage.backend.embed(TEXT, CONTEXT)).dimensions == DIMENSIONS
+            assert (await stage.backend.call(TEXT, CONTEXT)).dimensions == DIMENSIONS
 
     run_instantly(scenario())
 
@@ -250,7 +251,7 @@ def test_trouble_in_a_request_brings_the_probe_forward(role, error):
             stage.engine.fail_next = error
             stage.engine.fail_probe = BackendFailedError("Dead.")
             with pytest.raises(type(error)):
-                await (stage.backend.embed(TEXT, CONTEXT) if role is Role.EMBED else stage.generate())
+                await (stage.backend.call(TEXT, CONTEXT) if role is Role.EMBED else stage.generate())
             assert await stage.news() is BackendState.FAILED
             assert now() == 0
 
@@ -264,7 +265,7 @@ def test_a_request_at_fault_itself_brings_no_probe_forward(error):
             stage.engine.fail_next = error
             stage.engine.fail_probe = BackendFailedError("Dead.")
             with pytest.raises(type(error)):
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
             await stage.news()
             assert now() == pytest.approx(PROBE_INTERVAL_S)
 
@@ -276,7 +277,7 @@ def test_one_failed_request_leaves_a_healthy_engine_ready():
         async with started() as stage:
             stage.engine.fail_next = BackendFailedError("Trouble.")
             with pytest.raises(BackendFailedError):
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
             await asyncio.sleep(1)
             assert stage.told == [(BackendState.READY, None)]
 
@@ -286,7 +287,7 @@ def test_one_failed_request_leaves_a_healthy_engine_ready():
 def test_closing_a_generation_ends_the_work():
     async def scenario():
         async with started(Role.GENERATE) as stage:
-            events = stage.backend.generate(PROMPT, CONTEXT)
+            events = stream(stage.backend, PROMPT, CONTEXT)
             await anext(events)
             assert stage.engine.running == 1
             await events.aclose()
@@ -301,7 +302,7 @@ def test_a_stopped_backend_turns_requests_away():
             await stage.backend.stop()
             assert stage.backend.health.state is BackendState.STOPPED
             with pytest.raises(BackendUnavailableError, match="is stopping"):
-                await stage.backend.embed(TEXT, CONTEXT)
+                await stage.backend.call(TEXT, CONTEXT)
 
     run_instantly(scenario())
 

@@ -31,19 +31,19 @@ USER = {"role": "user", "content": "secret"}
 
 
 def messages(request: GenerationRequest) -> list[dict]:
-    return json.loads(generation_attributes(request, content=True)["gen_ai.input.messages"])
+    return json.loads(generation_attributes(request, is_stream=False, content=True)["gen_ai.input.messages"])
 
 
 def test_without_leave_there_is_no_content():
     tool = {"type": "function", "function": {"name": "secret"}}
     for request in (asked(USER, tools=[tool]), completion()):
-        attributes = generation_attributes(request, content=False)
+        attributes = generation_attributes(request, is_stream=False, content=False)
         assert not CONTENT & set(attributes)
         assert "secret" not in repr(attributes)
 
 
 def test_what_is_not_said_is_not_told():
-    assert set(generation_attributes(asked(USER), content=False)) <= {
+    assert set(generation_attributes(asked(USER), is_stream=False, content=False)) <= {
         "gen_ai.request.temperature",
         "gen_ai.request.top_p",
         "gen_ai.request.top_k",
@@ -56,13 +56,13 @@ def test_what_is_not_said_is_not_told():
 
 def test_all_values_are_what_spans_can_hold():
     request = asked(USER, stop=["a", "b"], n=2, seed=1, stream=True, temperature=0, max_tokens=5)
-    for value in generation_attributes(request, content=True).values():
+    for value in generation_attributes(request, is_stream=False, content=True).values():
         assert isinstance(value, str | bool | int | float | list)
         assert not isinstance(value, list) or all(isinstance(each, str) for each in value)
 
 
 def test_a_temperature_of_zero_and_a_single_choice():
-    attributes = generation_attributes(asked(USER, temperature=0, n=1, seed=0), content=False)
+    attributes = generation_attributes(asked(USER, temperature=0, n=1, seed=0), is_stream=False, content=False)
     assert attributes["gen_ai.request.temperature"] == 0
     assert attributes["gen_ai.request.seed"] == 0
     assert "gen_ai.request.choice.count" not in attributes
@@ -71,7 +71,7 @@ def test_a_temperature_of_zero_and_a_single_choice():
 
 def test_the_type_of_the_output():
     def kind(**more) -> object:
-        return generation_attributes(asked(USER, **more), content=False)["gen_ai.output.type"]
+        return generation_attributes(asked(USER, **more), is_stream=False, content=False)["gen_ai.output.type"]
 
     schema = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
     assert kind() == kind(response_format={"type": "text"}) == "text"
@@ -104,12 +104,12 @@ def test_a_conversation_is_told_message_by_message():
         {"role": "assistant", "parts": [{"type": "text", "content": "No."}]},
         {"role": "user", "parts": [{"type": "text", "content": "And now?"}]},
     ]
-    (tool,) = json.loads(generation_attributes(request, content=True)["gen_ai.tool.definitions"])
+    (tool,) = json.loads(generation_attributes(request, is_stream=False, content=True)["gen_ai.tool.definitions"])
     assert tool == {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
 
 
 def test_without_tools_none_are_told():
-    assert "gen_ai.tool.definitions" not in generation_attributes(asked(USER), content=True)
+    assert "gen_ai.tool.definitions" not in generation_attributes(asked(USER), is_stream=False, content=True)
 
 
 def test_a_prompt_is_told_as_what_the_user_says():

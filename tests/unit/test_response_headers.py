@@ -162,13 +162,13 @@ async def test_an_insane_id_is_not_sent_back(api, insane):
 
 async def test_the_engine_gets_the_id_of_the_answer(api, monkeypatch):
     contexts = []
-    embed = api.embedder.embed
+    call = api.embedder.call
 
     async def noting(request, context):
         contexts.append(context)
-        return await embed(request, context)
+        return await call(request, context)
 
-    monkeypatch.setattr(api.embedder, "embed", noting)
+    monkeypatch.setattr(api.embedder, "call", noting)
     response = await api.embed()
     assert [context.request_id for context in contexts] == [response.headers["x-request-id"]]
 

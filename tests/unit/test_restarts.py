@@ -83,7 +83,7 @@ def test_a_lost_engine_is_ended_and_started_again(error, state):
         assert stage.engine.stops >= 1
         health = stage.backend.health
         assert (health.restarts, health.reason, health.last_error.message) == (1, None, error.message)
-        assert (await stage.backend.embed(TEXT, CONTEXT)).prompt_tokens == 4
+        assert (await stage.backend.call(TEXT, CONTEXT)).prompt_tokens == 4
         await stage.backend.stop()
 
     run_instantly(scenario())
@@ -96,7 +96,7 @@ def test_requests_meanwhile_are_told_to_come_back():
         stage.engine.lost = EngineDiedError("It ended.")
         await asyncio.sleep(PROBE_INTERVAL_S + 0.5)
         with pytest.raises(BackendUnavailableError) as caught:
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
         assert caught.value.retry_after_s == 5
         await stage.backend.stop()
 
@@ -217,12 +217,12 @@ def test_a_service_that_drains_takes_nothing_new_and_finishes_the_rest():
         stage = Stage()
         stage.engine.delay_s = 10
         await stage.backend.start()
-        under_way = asyncio.create_task(stage.backend.embed(TEXT, CONTEXT))
+        under_way = asyncio.create_task(stage.backend.call(TEXT, CONTEXT))
         await asyncio.sleep(1)
         stage.backend.drain()
         assert stage.backend.health.state is BackendState.DRAINING
         with pytest.raises(BackendUnavailableError, match="is stopping"):
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
         assert (await under_way).prompt_tokens == 4
         await asyncio.sleep(2 * PROBE_INTERVAL_S)
         assert stage.backend.health.state is BackendState.DRAINING, "a probe changes nothing about it"

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import itertools
 
 import pytest
@@ -14,16 +15,17 @@ from domain.errors import (
 )
 from domain.policies.retry_budget import MOST, RetryBudget
 from domain.port import RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest, TokenizeRequest
+from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.results import GenerationDelta
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from tests.calls import events_of, stream
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly
 
 CONTEXT = RequestContext(request_id="test")
 TEXT = EmbeddingRequest(inputs=["text"])
-PROMPT = GenerationRequest(prompt="x", stream=True, sampling=SamplingParameters(max_tokens=3, temperature=0.0))
+PROMPT = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=3, temperature=0.0))
 GONE = BackendUnreachableError("Gone.", retry_after_s=1)
 SAFE = [GONE, BackendBusyError("Busy.", retry_after_s=1)]
 UNSAFE = [
@@ -48,22 +50,15 @@ class Failing(FakeBackend):
         if self.failures:
             raise self.failures.pop(0)
 
-    async def embed(self, request, context):
+    async def call(self, request, context):
         self._trip()
-        return await super().embed(request, context)
+        return await super().call(request, context)
 
-    async def generate(self, request, context):
+    @contextlib.asynccontextmanager
+    async def stream(self, request, context):
         self._trip()
-        async for event in super().generate(request, context):
-            yield event
-
-    async def tokenize(self, request, context):
-        self._trip()
-        return await super().tokenize(request, context)
-
-    async def detokenize(self, token_ids, context):
-        self._trip()
-        return await super().detokenize(token_ids, context)
+        async with super().stream(request, context) as events:
+            yield events
 
 
 class Stage:
@@ -85,15 +80,12 @@ async def started(role: Role = Role.EMBED, *failures: Exception, **options) -> S
 
 
 CALLS = {
-    "embed": (Role.EMBED, lambda backend: backend.embed(TEXT, CONTEXT)),
-    "generate": (Role.GENERATE, lambda backend: _collected(backend)),
-    "tokenize": (Role.EMBED, lambda backend: backend.tokenize(TokenizeRequest(prompt="x"), CONTEXT)),
-    "detokenize": (Role.EMBED, lambda backend: backend.detokenize([65], CONTEXT)),
+    "embed": (Role.EMBED, lambda backend: backend.call(TEXT, CONTEXT)),
+    "generate": (Role.GENERATE, lambda backend: backend.call(PROMPT, CONTEXT)),
+    "stream": (Role.GENERATE, lambda backend: events_of(backend, PROMPT, CONTEXT)),
+    "tokenize": (Role.EMBED, lambda backend: backend.call(TokenizeRequest(prompt="x"), CONTEXT)),
+    "detokenize": (Role.EMBED, lambda backend: backend.call(DetokenizeRequest(token_ids=[65]), CONTEXT)),
 }
-
-
-async def _collected(backend) -> list:
-    return [event async for event in backend.generate(PROMPT, CONTEXT)]
 
 
 @pytest.mark.parametrize("failure", SAFE, ids=lambda error: type(error).__name__)
@@ -128,7 +120,7 @@ def test_an_answer_that_has_begun_is_never_begun_again(failure):
     async def scenario():
         stage = await started(Role.GENERATE)
         stage.engine.fail_next = failure
-        events = stage.backend.generate(PROMPT, CONTEXT)
+        events = stream(stage.backend, PROMPT, CONTEXT)
         assert isinstance(await anext(events), GenerationDelta)
         with pytest.raises(type(failure)):
             await anext(events)
@@ -141,7 +133,7 @@ def test_an_unsafe_failure_after_a_safe_one_ends_it():
     async def scenario():
         stage = await started(Role.EMBED, GONE, BackendTimeoutError("Silent."))
         with pytest.raises(BackendTimeoutError):
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
         assert stage.attempts == 2
 
     run_instantly(scenario())
@@ -152,7 +144,7 @@ def test_a_request_is_asked_again_so_often(retries):
     async def scenario():
         stage = await started(Role.EMBED, *[GONE] * 10, retries=retries)
         with pytest.raises(BackendUnreachableError) as caught:
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
         assert caught.value is GONE
         assert (stage.attempts, stage.backend.given_up) == (1 + retries, 1)
 
@@ -162,7 +154,7 @@ def test_a_request_is_asked_again_so_often(retries):
 def test_waits_are_random_and_grow_and_end_somewhere():
     async def waits() -> list[float]:
         stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(12)), retries=12)
-        await stage.backend.embed(TEXT, CONTEXT)
+        await stage.backend.call(TEXT, CONTEXT)
         times = stage.engine.asked_at
         return [later - earlier for earlier, later in itertools.pairwise(times)]
 
@@ -177,7 +169,7 @@ def test_waits_are_random_and_grow_and_end_somewhere():
 def test_a_busy_server_is_given_the_time_that_it_asked_for():
     async def scenario():
         stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3))
-        await stage.backend.embed(TEXT, CONTEXT)
+        await stage.backend.call(TEXT, CONTEXT)
         first, second = stage.engine.asked_at
         assert 3 <= second - first <= 3.1 + 1e-9
 
@@ -187,7 +179,7 @@ def test_a_busy_server_is_given_the_time_that_it_asked_for():
 def test_unless_another_one_is_free():
     async def scenario():
         stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3000), has_free=True)
-        await stage.backend.embed(TEXT, CONTEXT)
+        await stage.backend.call(TEXT, CONTEXT)
         first, second = stage.engine.asked_at
         assert second - first <= 0.1 + 1e-9
 
@@ -198,7 +190,7 @@ def test_one_that_is_busy_for_long_is_not_waited_for_and_the_client_told_for_how
     async def scenario():
         stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=LONGEST_RETRY_AFTER_S + 1))
         with pytest.raises(BackendBusyError) as caught:
-            await stage.backend.embed(TEXT, CONTEXT)
+            await stage.backend.call(TEXT, CONTEXT)
         assert caught.value.retry_after_s == LONGEST_RETRY_AFTER_S + 1
         assert (stage.attempts, now()) == (1, 0)
 
@@ -208,7 +200,7 @@ def test_one_that_is_busy_for_long_is_not_waited_for_and_the_client_told_for_how
 def test_an_overload_is_not_doubled():
     async def scenario():
         stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(5000)))
-        asks = [stage.backend.embed(TEXT, CONTEXT) for _ in range(2000)]
+        asks = [stage.backend.call(TEXT, CONTEXT) for _ in range(2000)]
         results = await asyncio.gather(*asks, return_exceptions=True)
         assert {type(result) for result in results} == {BackendUnreachableError}
         # Saved up, a fifth of the requests, and a few for the seconds that it took.
@@ -222,7 +214,7 @@ def test_an_overload_is_not_doubled():
 def test_a_client_that_leaves_while_it_waits_is_asked_for_no_more():
     async def scenario():
         stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3))
-        task = asyncio.create_task(stage.backend.embed(TEXT, CONTEXT))
+        task = asyncio.create_task(stage.backend.call(TEXT, CONTEXT))
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.sleep(10)
@@ -235,7 +227,7 @@ def test_a_client_that_leaves_while_it_waits_is_asked_for_no_more():
 def test_requests_that_fail_at_the_same_time_do_not_share_their_counts():
     async def scenario():
         stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(10)), retries=1)
-        results = await asyncio.gather(*(stage.backend.embed(TEXT, CONTEXT) for _ in range(10)))
+        results = await asyncio.gather(*(stage.backend.call(TEXT, CONTEXT) for _ in range(10)))
         assert len(results) == 10
         assert (stage.attempts, stage.backend.retries) == (20, 10)
 

@@ -134,10 +134,10 @@ async def test_several_choices_are_one_operation(api, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_greedy_choices_are_the_work_of_one(api, stream):
+async def test_greedy_choices_are_counted_as_the_client_is_told(api, stream):
     response = await api.complete(n=3, stream=stream, temperature=0, max_tokens=4)
-    assert api.heard.operation.choices == 1
-    assert api.heard.operation.completion_tokens == api.heard.request.completion_tokens == 4
+    assert api.heard.operation.choices == 3
+    assert api.heard.operation.completion_tokens == api.heard.request.completion_tokens == 12
     if not stream:
         assert response.json()["usage"]["completion_tokens"] == 12
 

@@ -63,7 +63,7 @@ class Traced:
         self.api, self.spans = api, spans
         self.contexts: list = []
         for engine in (api.embedder, api.writer):
-            for method in ("embed", "generate"):
+            for method in ("call", "stream"):
                 setattr(engine, method, self._kept(getattr(engine, method)))
 
     def _kept(self, method):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from domain.choices import join_calls
 from domain.results import ToolCallDelta
 
 _NAME = re.compile(r'"name": "([^"]*)"')
@@ -171,17 +172,10 @@ def whole_calls(text: str, shapes: list[CallShape], make_id: Callable[[], str]) 
     Arguments that are complete are written as vLLM's server writes them.
     """
     reader = CallReader(shapes, make_id)
-    calls: dict[int, ToolCallDelta] = {}
-    for delta in reader.feed(text):
-        known = calls.get(delta.index)
-        calls[delta.index] = delta if known is None else _joined(known, delta)
+    calls = join_calls(reader.feed(text))
     if reader.is_lost and not calls:
         return None
-    return [_tidied(call) for call in calls.values()]
-
-
-def _joined(call: ToolCallDelta, gained: ToolCallDelta) -> ToolCallDelta:
-    return ToolCallDelta(index=call.index, id=call.id, name=call.name, arguments=call.arguments + gained.arguments)
+    return [_tidied(call) for call in calls]
 
 
 def _tidied(call: ToolCallDelta) -> ToolCallDelta:

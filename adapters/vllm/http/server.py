@@ -35,7 +35,7 @@ class Timeouts(NamedTuple):
     not about the whole."""
 
 
-class Asked(NamedTuple):
+class RequestInfo(NamedTuple):
     """What a refusal would be about."""
 
     param: str
@@ -97,7 +97,7 @@ class VLLMServer:
                 await response.aread()
                 return response
 
-    async def post(self, path: str, body: dict[str, Any], context: RequestContext, asked: Asked) -> bytes:
+    async def post(self, path: str, body: dict[str, Any], context: RequestContext, info: RequestInfo) -> bytes:
         """The body of the server's answer.
 
         Raises:
@@ -107,25 +107,21 @@ class VLLMServer:
             async with self._sent("POST", path, body, context) as response:
                 content = await _content(response)
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response, content, asked)
+                raise self.refused(response, content, info)
             return content
 
-    async def parts(
-        self, path: str, body: dict[str, Any], context: RequestContext, decoder: Any, asked: Asked
-    ) -> AsyncGenerator[ServerPart, None]:
-        """The answer as one part, or the parts of a stream up to its end mark.
+    @contextlib.asynccontextmanager
+    async def answer(
+        self, path: str, body: dict[str, Any], context: RequestContext, info: RequestInfo
+    ) -> AsyncGenerator[httpx.Response, None]:
+        """The server's answer, whose body is still to be read (`portions`).
 
-        Raises httpx's errors as well: the reader is the one who translates.
+        Raises httpx's errors as well: whoever reads translates them.
         """
         async with self._sent("POST", path, body, context) as response:
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response, await _content(response), asked)
-            if not body["stream"]:
-                yield decoder.decode(await _content(response))
-                return
-            async with contextlib.aclosing(self._events(response, decoder, asked)) as events:
-                async for event in events:
-                    yield event
+                raise self.refused(response, await _content(response), info)
+            yield response
 
     @contextlib.asynccontextmanager
     async def _sent(
@@ -159,54 +155,79 @@ class VLLMServer:
         finally:
             await response.aclose()
 
-    def refused(self, response: httpx.Response, content: bytes, asked: Asked) -> InferenceError:
+    def refused(self, response: httpx.Response, content: bytes, info: RequestInfo) -> InferenceError:
         """The domain's error for an answer that is not 200."""
-        return self._error(response.status_code, message_of(content), asked, retry_after_of(response.headers))
+        return self._error(response.status_code, message_of(content), info, retry_after_of(response.headers))
 
-    async def _events(
-        self, response: httpx.Response, decoder: Any, asked: Asked
-    ) -> AsyncGenerator[ServerPart, None]:
-        reader = EventReader()
-        done = has_output = False
-        failure: InferenceError | None = None
-        # Read past the end mark, or an error event, to the end of the body: only then can the connection be
-        # used again.
-        async with contextlib.aclosing(_portions(response)) as portions:
-            async for portion in portions:
-                for event in reader.feed(portion):
-                    if event == DONE:
-                        done = True
-                        continue
-                    part: ServerPart = decoder.decode(event)
-                    if part.error is not None:
-                        failure = failure or self._failure(part.error, asked, has_output=has_output)
-                    elif failure is None:
-                        has_output = True
-                        yield part
-        if failure is not None:
-            raise failure
-        if not done:
-            raise BackendFailedError(f"The {self.name} server ended its answer too early.")
-
-    def _failure(self, told: ServerError, asked: Asked, *, has_output: bool) -> InferenceError:
+    def failure(self, told: ServerError, info: RequestInfo, *, has_output: bool) -> InferenceError:
+        """The domain's error for an error event inside of a stream."""
         # vLLM checks some things only after it has said 200: those are refusals all the same. Once it answers it
         # has refused nothing, whatever it makes of a ValueError of its own.
         status = told.code if isinstance(told.code, int) else 500
         if has_output:
             status = max(status, 500)
-        return self._error(status, told.message, asked)
+        return self._error(status, told.message, info)
 
-    def _error(self, status: int, message: str, asked: Asked, retry_after_s: int | None = None) -> InferenceError:
+    def _error(
+        self, status: int, message: str, info: RequestInfo, retry_after_s: int | None = None
+    ) -> InferenceError:
         return from_status(
             status,
             message,
             server=self.name,
-            param=asked.param,
-            request=asked.request,
+            param=info.param,
+            request=info.request,
             model=self.model,
             max_model_len=self.max_model_len,
             retry_after_s=retry_after_s,
         )
+
+
+class PartReader:
+    """Parts of a streamed answer, from its bytes."""
+
+    def __init__(self, server: VLLMServer, decoder: Any, info: RequestInfo) -> None:
+        """Make it.
+
+        Args:
+            server: whose answer it is.
+            decoder: decodes the data of one event.
+            info: what a refusal would be about.
+        """
+        self._server = server
+        self._decoder = decoder
+        self._info = info
+        self._reader = EventReader()
+        self._is_done = self._has_output = False
+        self._failure: InferenceError | None = None
+
+    def feed(self, portion: bytes) -> list[ServerPart]:
+        """The parts that this portion completes; none after the server has reported an error."""
+        parts: list[ServerPart] = []
+        for event in self._reader.feed(portion):
+            if event == DONE:
+                self._is_done = True
+                continue
+            part: ServerPart = self._decoder.decode(event)
+            if part.error is not None:
+                self._failure = self._failure or self._server.failure(
+                    part.error, self._info, has_output=self._has_output
+                )
+            elif self._failure is None:
+                self._has_output = True
+                parts.append(part)
+        return parts
+
+    def finish(self) -> None:
+        """The body is at its end.
+
+        Raises:
+            InferenceError: the server reported an error, or the stream has no end mark.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._is_done:
+            raise BackendFailedError(f"The {self._server.name} server ended its answer too early.")
 
 
 def _extensions(connect_s: float, read_s: float) -> dict[str, Any]:
@@ -215,10 +236,10 @@ def _extensions(connect_s: float, read_s: float) -> dict[str, Any]:
 
 async def _content(response: httpx.Response) -> bytes:
     """The whole body. Nothing compresses it, so httpx's decoders need not look at it."""
-    portions = [portion async for portion in cast(httpx.AsyncByteStream, response.stream)]
-    return portions[0] if len(portions) == 1 else b"".join(portions)
+    parts = [portion async for portion in portions(response)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _portions(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The body as it comes, and something that can be closed, which httpx's annotation hides."""
-    return cast(AsyncGenerator[bytes, None], response.aiter_raw())
+def portions(response: httpx.Response) -> httpx.AsyncByteStream:
+    """The body as it comes. Nothing compresses it, so httpx's own generators around it are not needed."""
+    return cast(httpx.AsyncByteStream, response.stream)

@@ -64,10 +64,10 @@ def embedding_result(answer: ServerEmbeddings, *, expected: int) -> EmbeddingRes
 
 
 def completion_body(
-    request: GenerationRequest, prompt: Prompt, *, model: str, max_model_len: int | None
+    request: GenerationRequest, prompt: Prompt, *, model: str, max_model_len: int | None, streams: bool
 ) -> dict[str, Any]:
     """Body of `POST /v1/completions`. What the request leaves open is left to the server's model."""
-    body = _generation_body(request, model=model, max_model_len=max_model_len)
+    body = _generation_body(request, model=model, max_model_len=max_model_len, streams=streams)
     body |= {"prompt": prompt, "echo": request.echo}
     if makes_echo(request):
         body["return_token_ids"] = True
@@ -82,10 +82,15 @@ def makes_echo(request: GenerationRequest) -> bool:
 
 
 def chat_body(
-    request: GenerationRequest, conversation: Conversation, *, model: str, max_model_len: int | None
+    request: GenerationRequest,
+    conversation: Conversation,
+    *,
+    model: str,
+    max_model_len: int | None,
+    streams: bool,
 ) -> dict[str, Any]:
     """Body of `POST /v1/chat/completions`."""
-    body = _generation_body(request, model=model, max_model_len=max_model_len)
+    body = _generation_body(request, model=model, max_model_len=max_model_len, streams=streams)
     body |= conversation_fields(conversation)
     for tool in body.get("tools", []):
         # The server makes its grammar of what it is told, so here the model reads the same.
@@ -111,12 +116,14 @@ def tokenize_body(request: TokenizeRequest, *, model: str) -> dict[str, Any]:
     return body | {name: fields[name] for name in known if name in fields}
 
 
-def _generation_body(request: GenerationRequest, *, model: str, max_model_len: int | None) -> dict[str, Any]:
-    body = sampling_fields(request.sampling) | {"model": model, "stream": request.stream}
+def _generation_body(
+    request: GenerationRequest, *, model: str, max_model_len: int | None, streams: bool
+) -> dict[str, Any]:
+    body = sampling_fields(request.sampling) | {"model": model, "stream": streams}
     if max_model_len is not None and "max_tokens" in body:
         # More than the context holds is refused; what is left of the context is the same.
         body["max_tokens"] = min(body["max_tokens"], max_model_len)
-    if request.stream:
+    if streams:
         body["stream_options"] = {"include_usage": True}
     if request.truncate_prompt_tokens is not None:
         body["truncate_prompt_tokens"] = request.truncate_prompt_tokens

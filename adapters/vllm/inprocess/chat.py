@@ -9,7 +9,7 @@ Source: vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat (0.32.
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion.protocol import (
@@ -31,7 +31,7 @@ from adapters.vllm.inprocess.chat_options import ChatOptions
 from domain.conversation import Conversation
 from domain.errors import InvalidRequestError
 from domain.requests import GenerationRequest
-from domain.results import GenerationDelta, ToolCallDelta
+from domain.results import ToolCallDelta
 
 
 class Chat:
@@ -66,12 +66,19 @@ class Chat:
         """Compile the template. Blocks for a moment."""
         self._online.warmup()
 
-    async def render(self, request: GenerationRequest, conversation: Conversation) -> "RenderedChat":
+    async def render(
+        self, request: GenerationRequest, conversation: Conversation, *, streams: bool
+    ) -> "RenderedChat":
         """The conversation as a prompt in tokens.
+
+        Args:
+            request: what is asked for.
+            conversation: its prompt.
+            streams: whether outputs come in parts.
 
         Raises vLLM's own errors for what its template refuses or what is too long.
         """
-        vllm_request = _chat_request(request, conversation, self._model_config.max_model_len)
+        vllm_request = _chat_request(request, conversation, self._model_config.max_model_len, streams=streams)
         rendered = await self._online.render_chat(vllm_request)
         if isinstance(rendered, ErrorResponse):
             raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
@@ -122,6 +129,14 @@ class Chat:
         return arguments
 
 
+class Part(NamedTuple):
+    """What an output adds to a choice."""
+
+    text: str
+    reasoning: str
+    tool_calls: list[ToolCallDelta]
+
+
 class RenderedChat:
     """One conversation on its way through the engine."""
 
@@ -157,14 +172,14 @@ class RenderedChat:
         """Whether the answer begins with what no grammar constrains."""
         return self._chat.reasons and not self._reasoning_ended
 
-    def delta(self, output: CompletionOutput, *, stream: bool) -> GenerationDelta:
+    def part(self, output: CompletionOutput) -> "Part":
         """What a choice gained by an output: text, reasoning and tool calls, told apart."""
         parser = self._parser(output.index)
         if parser is None:
-            return GenerationDelta(index=output.index, text=output.text)
+            return Part(output.text, "", [])
         self._token_ids.setdefault(output.index, []).extend(output.token_ids)
         self._texts.setdefault(output.index, []).append(output.text)
-        return self._part(parser, output) if stream else self._whole(parser, output)
+        return self._in_parts(parser, output) if self._request.stream else self._whole(parser, output)
 
     def reasoning_tokens(self) -> int | None:
         """Tokens that were reasoning, in all choices; None where the model is not known to reason."""
@@ -194,7 +209,7 @@ class RenderedChat:
             self._parsers[index] = self._chat.parser(self._request)
         return self._parsers[index]
 
-    def _part(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
+    def _in_parts(self, parser: Any, output: CompletionOutput) -> "Part":
         part = parser.parse_delta(
             output.text,
             list(output.token_ids),
@@ -203,16 +218,15 @@ class RenderedChat:
             finished=output.finish_reason is not None,
         )
         if part is None:
-            return GenerationDelta(index=output.index, text="")
+            return Part("", "", [])
         if self._shapes:
             reader = self._readers.setdefault(output.index, CallReader(self._shapes, make_tool_call_id))
             calls = reader.feed(part.content or "")
-            return GenerationDelta(index=output.index, text="", reasoning=part.reasoning or "", tool_calls=calls)
-        return GenerationDelta(
-            index=output.index,
-            text=part.content or "",
-            reasoning=part.reasoning or "",
-            tool_calls=[
+            return Part("", part.reasoning or "", calls)
+        return Part(
+            part.content or "",
+            part.reasoning or "",
+            [
                 ToolCallDelta(
                     index=call.index,
                     id=call.id,
@@ -223,19 +237,18 @@ class RenderedChat:
             ],
         )
 
-    def _whole(self, parser: Any, output: CompletionOutput) -> GenerationDelta:
+    def _whole(self, parser: Any, output: CompletionOutput) -> "Part":
         parser.set_prompt_token_ids(self.prompt_token_ids)
         reasoning, content, calls = parser.parse(
             output.text, self._parsed_request, enable_auto_tools=True, model_output_token_ids=output.token_ids
         )
         if self._shapes:
             read = whole_calls(content or "", self._shapes, make_tool_call_id)
-            return GenerationDelta(index=output.index, text="", reasoning=reasoning or "", tool_calls=read or [])
-        return GenerationDelta(
-            index=output.index,
-            text=content or "",
-            reasoning=reasoning or "",
-            tool_calls=[
+            return Part("", reasoning or "", read or [])
+        return Part(
+            content or "",
+            reasoning or "",
+            [
                 ToolCallDelta(
                     index=index, id=call.id or make_tool_call_id(), name=call.name, arguments=call.arguments
                 )
@@ -245,7 +258,7 @@ class RenderedChat:
 
 
 def _chat_request(
-    request: GenerationRequest, conversation: Conversation, max_model_len: int
+    request: GenerationRequest, conversation: Conversation, max_model_len: int, *, streams: bool
 ) -> ChatCompletionRequest:
     sampling = request.sampling
     fields = conversation_fields(conversation) | sampling_fields(sampling)
@@ -256,7 +269,7 @@ def _chat_request(
         fields |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     return ChatCompletionRequest.model_construct(
         **_constructed(fields),
-        stream=request.stream,
+        stream=streams,
         truncate_prompt_tokens=request.truncate_prompt_tokens,
         add_special_tokens=bool(request.add_special_tokens),
     )

@@ -15,7 +15,9 @@ from domain.results import FinishReason, TokenLogprob
 LOWEST_LOGPROB = -9999.0
 
 
-def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, Any], room: int) -> SamplingParams:
+def sampling_params(
+    request: GenerationRequest, *, model_defaults: Mapping[str, Any], room: int, streams: bool
+) -> SamplingParams:
     """vLLM's sampling parameters for a request.
 
     Args:
@@ -23,6 +25,7 @@ def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, 
         model_defaults: the model's generation configuration, for what the request leaves open
             (`ModelConfig.get_diff_sampling_param`).
         room: tokens that the context still has for the completion; `max_tokens` is cut to it.
+        streams: whether outputs are wanted as they come, and not only each choice at its end.
 
     Source: vllm.entrypoints.openai.completion.protocol.CompletionRequest.to_sampling_params (0.32.0).
     """
@@ -39,7 +42,7 @@ def sampling_params(request: GenerationRequest, *, model_defaults: Mapping[str, 
         **values,
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.logprobs if request.echo else None,
-        output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA if streams else RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
 

@@ -11,6 +11,7 @@ from domain.openai.tokenize import (
     TokenizeBody,
     tokenize_response,
 )
+from domain.requests import DetokenizeRequest
 
 tokenize_decoder = BodyDecoder(TokenizeBody)
 detokenize_decoder = BodyDecoder(DetokenizeBody)
@@ -20,7 +21,7 @@ async def tokenize(request: AnyRequest) -> ASGIApp:
     """The tokens of a text or a conversation."""
     body = await read_body(request, tokenize_decoder)
     model = service_of(request).catalog.find(body.model)
-    work = model.backend.tokenize(body.to_request(), context_of(request))
+    work = model.backend.call(body.to_request(), context_of(request))
     found = await unless_disconnected(work, request.receive)
     card = model.backend.card
     return json_response(tokenize_response(found, card.max_model_len if card is not None else None))
@@ -30,5 +31,5 @@ async def detokenize(request: AnyRequest) -> ASGIApp:
     """The text of tokens."""
     body = await read_body(request, detokenize_decoder)
     model = service_of(request).catalog.find(body.model)
-    work = model.backend.detokenize(body.tokens, context_of(request))
+    work = model.backend.call(DetokenizeRequest(token_ids=body.tokens), context_of(request))
     return json_response(DetokenizeResponse(prompt=await unless_disconnected(work, request.receive)))

@@ -1,0 +1,153 @@
+"""Completions and chat answers on an AsyncLLM: the one generator between the engine's outputs and the port."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from adapters.vllm.dialect import fill_in_the_middle
+from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, single_choice
+from adapters.vllm.dialect.refusals import not_a_chat_model
+from adapters.vllm.dialect.request_fields import is_cut
+from adapters.vllm.inprocess.chat import Chat
+from adapters.vllm.inprocess.choices import Choices
+from adapters.vllm.inprocess.running_engine import RunningEngine
+from adapters.vllm.inprocess.translate import finish_reason, output_logprobs, sampling_params
+from domain.conversation import Conversation
+from domain.errors import ContextLengthError
+from domain.port import RequestContext
+from domain.requests import GenerationRequest, Prompt
+from domain.results import GenerationDelta, GenerationEvent, GenerationUsage
+
+
+def generate(
+    running: RunningEngine,
+    chat: Chat | None,
+    request: GenerationRequest,
+    context: RequestContext,
+    *,
+    streams: bool,
+) -> AsyncGenerator[GenerationEvent, None]:
+    """The events of a generation; without `streams` each choice comes as one delta at its end.
+
+    Raises, while iterating:
+        InvalidRequestError: the engine can't do what is asked.
+        InferenceError: the engine has failed.
+    """
+    copies = greedy_copies(request)
+    if copies > 1:
+        return _copied(generate(running, chat, single_choice(request), context, streams=streams), copies)
+    if isinstance(request.prompt, Conversation):
+        if chat is None:
+            raise not_a_chat_model(running.name)
+        return _answer(running, chat, request, request.prompt, context, streams=streams)
+    return _continue(running, request, request.prompt, context, streams=streams)
+
+
+async def _copied(
+    events: AsyncGenerator[GenerationEvent, None], copies: int
+) -> AsyncGenerator[GenerationEvent, None]:
+    async with contextlib.aclosing(events):
+        async for event in copied_events(events, copies):
+            yield event
+
+
+async def _continue(
+    running: RunningEngine, request: GenerationRequest, prompt: Prompt, context: RequestContext, *, streams: bool
+) -> AsyncGenerator[GenerationEvent, None]:
+    """A completion."""
+    with running.translated("prompt", request) as progress:
+        (rendered,) = await running.render(
+            [_filled_in(running, prompt, request.suffix)],
+            detokenize=request.echo,
+            truncate=request.truncate_prompt_tokens,
+            add_special_tokens=request.add_special_tokens is not False,
+        )
+        prompt_tokens = len(rendered["prompt_token_ids"])
+        room = running.max_model_len - prompt_tokens
+        if room < 1:
+            raise ContextLengthError(running.max_model_len, param="prompt")
+        params = sampling_params(request, model_defaults=running.sampling_defaults, room=room, streams=streams)
+        choices = Choices(request, prompt_text=_echoed(running, request, rendered), tokenizer=running.tokenizer)
+        outputs = running.engine.generate(
+            rendered,
+            params,
+            running.request_id(context),
+            # Nothing is parsed as thinking here, so a form holds from the first token on.
+            reasoning_ended=True,
+            trace_headers=running.trace_headers(context),
+        )
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                progress.has_output = True
+                running.progressed()
+                for delta in choices.deltas(output):
+                    yield delta
+        yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
+
+
+async def _answer(
+    running: RunningEngine,
+    chat: Chat,
+    request: GenerationRequest,
+    conversation: Conversation,
+    context: RequestContext,
+    *,
+    streams: bool,
+) -> AsyncGenerator[GenerationEvent, None]:
+    """A chat completion."""
+    with running.translated("messages", request) as progress:
+        rendered = await chat.render(request, conversation, streams=streams)
+        prompt_tokens = len(rendered.prompt_token_ids)
+        if prompt_tokens >= running.max_model_len:
+            raise ContextLengthError(running.max_model_len, param="messages")
+        count = request.sampling.logprobs
+        completion_tokens = 0
+        outputs = running.engine.generate(
+            rendered.engine_input,
+            rendered.sampling_params(),
+            running.request_id(context),
+            trace_headers=running.trace_headers(context),
+            **rendered.engine_arguments(),
+        )
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                progress.has_output = True
+                running.progressed()
+                for choice in output.outputs:
+                    completion_tokens += len(choice.token_ids)
+                    has_thought = rendered.begins_with_thinking and completion_tokens > 0
+                    part = rendered.part(choice)
+                    delta = GenerationDelta(
+                        index=choice.index,
+                        text=part.text,
+                        reasoning=part.reasoning,
+                        tool_calls=part.tool_calls,
+                        logprobs=output_logprobs(choice, count, running.tokenizer) if count is not None else None,
+                        finish_reason=finish_reason(choice, request, has_thought=has_thought),
+                    )
+                    if delta.says_something:
+                        yield delta
+        yield GenerationUsage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            reasoning_tokens=rendered.reasoning_tokens(),
+        )
+
+
+def _filled_in(running: RunningEngine, prompt: Prompt, suffix: str | None) -> Prompt:
+    """The prompt, or the one that asks for what stands before a suffix."""
+    if suffix is None or not isinstance(prompt, str):
+        return prompt
+    tokenizer = running.tokenizer
+    for markers in fill_in_the_middle.KNOWN:
+        if all(len(tokenizer.encode(marker, add_special_tokens=False)) == 1 for marker in markers):
+            return markers.render(prompt, suffix)
+    raise fill_in_the_middle.not_supported(running.name)
+
+
+def _echoed(running: RunningEngine, request: GenerationRequest, rendered: Any) -> str:
+    """The text of the prompt as the model saw it; empty if it is not asked for."""
+    token_ids = rendered["prompt_token_ids"]
+    if request.echo and is_cut(request, len(token_ids), running.max_model_len):
+        return str(running.tokenizer.decode(token_ids))
+    return rendered.get("prompt") or ""

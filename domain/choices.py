@@ -1,0 +1,89 @@
+"""Deltas joined into whole choices: the one place where that is done."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+
+import msgspec
+
+from domain.results import (
+    FinishReason,
+    GenerationDelta,
+    GenerationEvent,
+    GenerationResult,
+    GenerationUsage,
+    TokenLogprob,
+    ToolCallDelta,
+)
+
+
+async def collect(events: AsyncGenerator[GenerationEvent, None]) -> GenerationResult:
+    """The whole result of a generation's events, which are closed at the end."""
+    deltas: list[GenerationDelta] = []
+    usage = GenerationUsage(prompt_tokens=0, completion_tokens=0)
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, GenerationUsage):
+                usage = event
+            else:
+                deltas.append(event)
+    return GenerationResult(choices=join_deltas(deltas), usage=usage)
+
+
+def join_deltas(deltas: Iterable[GenerationDelta]) -> list[GenerationDelta]:
+    """The choices that deltas add up to, in order of their indices.
+
+    Args:
+        deltas: of any number of choices, those of each choice in the order in which they came.
+    """
+    choices: dict[int, _Choice] = {}
+    for delta in deltas:
+        choices.setdefault(delta.index, _Choice()).add(delta)
+    return [choices[index].whole(index) for index in sorted(choices)]
+
+
+def join_calls(deltas: Iterable[ToolCallDelta]) -> list[ToolCallDelta]:
+    """The tool calls of one choice that deltas add up to, in order of their indices."""
+    calls: dict[int, ToolCallDelta] = {}
+    for delta in deltas:
+        known = calls.get(delta.index)
+        calls[delta.index] = delta if known is None else _joined(known, delta)
+    return [calls[index] for index in sorted(calls)]
+
+
+class _Choice:
+    """What has come of one choice so far."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[ToolCallDelta] = []
+        self._logprobs: list[TokenLogprob] | None = None
+        self._finish_reason: FinishReason | None = None
+
+    def add(self, delta: GenerationDelta) -> None:
+        self._text.append(delta.text)
+        self._reasoning.append(delta.reasoning)
+        self._calls += delta.tool_calls
+        if delta.logprobs is not None:
+            self._logprobs = self._logprobs or []
+            self._logprobs += delta.logprobs
+        self._finish_reason = delta.finish_reason or self._finish_reason
+
+    def whole(self, index: int) -> GenerationDelta:
+        return GenerationDelta(
+            index=index,
+            text="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tool_calls=join_calls(self._calls),
+            logprobs=self._logprobs,
+            finish_reason=self._finish_reason,
+        )
+
+
+def _joined(call: ToolCallDelta, gained: ToolCallDelta) -> ToolCallDelta:
+    return msgspec.structs.replace(
+        call,
+        id=call.id or gained.id,
+        name=call.name or gained.name,
+        arguments=call.arguments + gained.arguments,
+    )

@@ -1,0 +1,39 @@
+"""How much work a role takes, and how much it has."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a role takes. Tokens are estimates: of prompts, and of the answers that may come."""
+
+    max_running: Annotated[
+        int, Meta(ge=1, description="Requests that the engine processes at a time; further ones wait.")
+    ]
+    max_waiting: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=9999,
+            description="Requests that may wait for the engine; further ones are rejected with status 429.",
+        ),
+    ] = 1024
+    max_running_tokens: Annotated[
+        int,
+        Meta(ge=1, description="Estimated tokens that the engine processes at a time, answers included."),
+    ] = 1_000_000
+    max_waiting_tokens: Annotated[
+        int, Meta(ge=1, description="Estimated tokens of all requests that may wait for the engine.")
+    ] = 4_000_000
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What a role has to do now, next to what it takes."""
+
+    running: int
+    waiting: int
+    running_tokens: int
+    waiting_tokens: int
+    bounds: Bounds

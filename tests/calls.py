@@ -1,0 +1,28 @@
+"""The two verbs of the port as tests like them."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+from domain.port import InferenceBackend, RequestContext
+from domain.requests import GenerationRequest
+from domain.results import GenerationEvent
+
+
+async def stream(
+    backend: InferenceBackend, request: GenerationRequest, context: RequestContext
+) -> AsyncGenerator[GenerationEvent, None]:
+    """The events of a stream as a generator; closing it leaves the stream."""
+    async with backend.stream(request, context) as events:
+        async for event in events:
+            yield event
+
+
+async def events_of(
+    backend: InferenceBackend, request: GenerationRequest, context: RequestContext, *, streams: bool = True
+) -> list[GenerationEvent]:
+    """All events of a generation; called as a whole, each choice is one delta."""
+    if not streams:
+        result = await backend.call(request, context)
+        return [*result.choices, result.usage]
+    async with contextlib.aclosing(stream(backend, request, context)) as events:
+        return [event async for event in events]

@@ -1,0 +1,120 @@
+"""How a stream begins and ends."""
+
+import asyncio
+
+import pytest
+
+from domain.streams import begun
+from tests.unit.waiting import until
+
+
+class Numbers:
+    """Events 0, 1, …; fails before one of them, or waits before it until it is cancelled."""
+
+    def __init__(self, count: int, *, fails_at: int | None = None, waits_at: int | None = None) -> None:
+        self._count = count
+        self._fails_at = fails_at
+        self._waits_at = waits_at
+        self.has_begun = False
+        self.is_waiting = False
+        self.has_ended = False
+
+    async def events(self):
+        self.has_begun = True
+        try:
+            for number in range(self._count):
+                if number == self._fails_at:
+                    raise ZeroDivisionError
+                if number == self._waits_at:
+                    self.is_waiting = True
+                    await asyncio.Event().wait()
+                yield number
+        finally:
+            # Ending takes a while, as ending a request in an engine does.
+            await asyncio.sleep(0)
+            self.has_ended = True
+
+
+async def read(stream) -> list[int]:
+    async with stream as events:
+        return [event async for event in events]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+async def test_all_events_come_once_and_in_order(count):
+    numbers = Numbers(count)
+    async with begun(numbers.events()) as events:
+        assert [event async for event in events] == list(range(count))
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+    assert numbers.has_ended
+
+
+async def test_entering_waits_for_the_first_event():
+    numbers = Numbers(2, waits_at=0)
+    entering = asyncio.create_task(begun(numbers.events()).__aenter__())
+    await until(lambda: numbers.is_waiting)
+    await asyncio.sleep(0)
+    assert not entering.done()
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert numbers.has_ended
+
+
+async def test_nothing_happens_before_it_is_entered():
+    numbers = Numbers(2)
+    stream = begun(numbers.events())
+    assert not numbers.has_begun
+    async with stream:
+        assert numbers.has_begun
+
+
+async def test_what_fails_before_the_first_event_fails_on_entering():
+    numbers = Numbers(2, fails_at=0)
+    with pytest.raises(ZeroDivisionError):
+        await begun(numbers.events()).__aenter__()
+    assert numbers.has_ended
+
+
+async def test_what_fails_later_fails_from_the_iterator():
+    numbers = Numbers(3, fails_at=2)
+    async with begun(numbers.events()) as events:
+        assert [await anext(events), await anext(events)] == [0, 1]
+        with pytest.raises(ZeroDivisionError):
+            await anext(events)
+    assert numbers.has_ended
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+async def test_leaving_ends_the_work_however_much_was_read(read):
+    numbers = Numbers(5)
+    async with begun(numbers.events()) as events:
+        assert [await anext(events) for _ in range(read)] == list(range(read))
+        assert not numbers.has_ended
+    assert numbers.has_ended
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, GeneratorExit, StopAsyncIteration])
+async def test_leaving_with_an_error_ends_the_work_and_raises_it(error):
+    numbers = Numbers(5)
+    raised = error()
+
+    async def leave() -> None:
+        async with begun(numbers.events()):
+            raise raised
+
+    with pytest.raises(error) as caught:
+        await leave()
+    assert caught.value is raised
+    assert numbers.has_ended
+
+
+async def test_a_cancelled_reader_ends_the_work():
+    numbers = Numbers(5, waits_at=1)
+    reading = asyncio.create_task(read(begun(numbers.events())))
+    await until(lambda: numbers.is_waiting)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert numbers.has_ended
