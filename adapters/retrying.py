@@ -15,6 +15,7 @@ from domain.policies.retry_budget import RetryBudget
 from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, RequestContext
 from domain.requests import GenerationRequest, Request, ResultT
+from domain.statistics import RetryCounter
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ LONGEST_RETRY_AFTER_S = 5
 """A server that wants to be left alone for longer is: the client is told, and decides."""
 
 
-class RetryingBackend(BackendWrapper):
+class RetryingBackend(BackendWrapper, RetryCounter):
     """Asks again, a few times and after a random while, as long as the budget lasts."""
 
     def __init__(
@@ -58,10 +59,6 @@ class RetryingBackend(BackendWrapper):
             retry=retry_if_exception_type(SAFE),
             reraise=True,
         )
-        self.retries = 0
-        """Retries made."""
-        self.given_up = 0
-        """Requests that failed although they could have been asked again: too often, too late or too dear."""
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""

@@ -125,7 +125,7 @@ def _signal(pid: int | None) -> None:
 
 def _shared_folder(settings: Settings) -> contextlib.AbstractContextManager[Path | None]:
     """Where the processes share their metrics, if there are any."""
-    from app.bootstrap import has_metrics
+    from app.telemetry.setup import has_metrics
 
     if not has_metrics(settings):
         return contextlib.nullcontext()
@@ -136,12 +136,9 @@ def _shared_folder(settings: Settings) -> contextlib.AbstractContextManager[Path
 
 def _application(settings: Settings, began: float, folder: Path | None) -> Litestar:
     """What one of the processes serves; made in that process."""
-    from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
+    from app.bootstrap import build_app
     from app.commands.console import console_for
-    from app.http.asgi import create_app
-    from app.http.authentication import build_gate
     from app.telemetry import log
-    from app.telemetry.history import History
 
     _end_with_parent()
     log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
@@ -151,20 +148,7 @@ def _application(settings: Settings, began: float, folder: Path | None) -> Lites
         if _speaks():
             console.health_changed(role, health)
 
-    tracing = build_tracing(settings)
-    history = History()
-    service = build_service(settings, on_change=tell, tracing=tracing)
-    metrics = build_metrics(settings, service, folder=folder)
-    return create_app(
-        service,
-        settings.api,
-        gate=build_gate(settings),
-        cors_origins=settings.security.cors_origins,
-        telemetry=build_telemetry(settings, tracing, metrics, history),
-        metrics=metrics,
-        history=history,
-        wait_s=ENGINES_PATIENCE_S,
-    )
+    return build_app(settings, on_change=tell, metrics_folder=folder, wait_s=ENGINES_PATIENCE_S)
 
 
 def _speaks() -> bool:

@@ -26,21 +26,19 @@ import psutil
 from adapters.models.hardware import gpu_memory, usable_gpu_gib
 from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.packaged import Progress
-from adapters.retrying import RetryingBackend
 from adapters.vllm.http.servers import ServerOptions, servers
 from adapters.vllm.http.tracing import TracedTransport
 from adapters.vllm.http.transport import PooledTransport
 from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
 from app.commands.plan.composition import plan_service
+from app.http.asgi import Application, create_app
+from app.http.authentication import build_api_keys
 from app.service import Service
 from app.settings import HTTP, INPROCESS, GpuMemory, RoleSettings, Settings
 from app.telemetry import log
-from app.telemetry.environment import opentelemetry
 from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
-from app.telemetry.record import Listener
-from app.telemetry.request_log import RequestLog
-from app.telemetry.telemetry import Exporter, Telemetry
+from app.telemetry.setup import build_metrics, build_telemetry, build_tracing, has_metrics
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import ConfigurationError
 from domain.health import MemoryMeter
@@ -50,14 +48,13 @@ from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.joining import JoiningBackend
 from domain.policies.member import ServerGroup
+from domain.policies.rate_limit import Clock
 from domain.policies.readiness import ReadinessBackend, StateListener
 from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
 from domain.roles import ROLES, Role
-from domain.statistics import LocalEngine
 
 if TYPE_CHECKING:
-    from app.telemetry.metrics import Metrics
     from app.telemetry.tracing import Tracing
 
 # Shares of the card for an engine that no setting gives one: where no plan can be made, and for an engine that is
@@ -69,6 +66,49 @@ CPU_ENGINE_GIB = 2.0
 Factory = Callable[[Role, Settings], InferenceBackend]
 Named = tuple[str | None, InferenceBackend]
 """A backend and its model's name for clients, None while only a server far away knows it."""
+
+
+def build_app(
+    settings: Settings,
+    backends: dict[Role, Named] | None = None,
+    *,
+    progress: Progress = lambda _step, _share: None,
+    on_change: StateListener = lambda _role, _health: None,
+    metrics_folder: Path | None = None,
+    wait_s: float = 0.0,
+    clock: Clock = time.monotonic,
+) -> Application:
+    """The whole application: the one way in, for the command line, the worker processes and the tests.
+
+    Nothing of it has started; entering its lifespan starts the service.
+
+    Args:
+        settings: the configuration.
+        backends: replaces the backends that the settings name, for tests.
+        progress: called while models are prepared and engines configured.
+        on_change: called with every change of a role's state.
+        metrics_folder: where several processes of this service share their metrics; None for one process.
+        wait_s: seconds to wait at most for the backends before connections are accepted.
+        clock: tells the time to the limits of API keys.
+
+    Raises:
+        ConfigurationError: a setting names something that does not exist or can't work here.
+    """
+    api_keys = build_api_keys(settings, clock=clock)
+    tracing = build_tracing(settings)
+    service = build_service(settings, backends=backends, progress=progress, on_change=on_change, tracing=tracing)
+    metrics = build_metrics(settings, service, folder=metrics_folder)
+    history = History()
+    return create_app(
+        service,
+        settings.api,
+        api_keys=api_keys,
+        cors_origins=settings.security.cors_origins,
+        telemetry=build_telemetry(settings, tracing, metrics, history),
+        metrics=metrics,
+        history=history,
+        wait_s=wait_s,
+    )
 
 
 def build_service(
@@ -131,79 +171,6 @@ def build_service(
             if (meter := layer(backend, MemoryMeter)) is not None
         },
     )
-
-
-def build_tracing(settings: Settings) -> "Tracing | None":
-    """What makes spans; None if nobody gets them, and then nothing of OpenTelemetry is loaded.
-
-    Raises:
-        ConfigurationError: OpenTelemetry can't use one of its variables.
-    """
-    if settings.telemetry.traces is None:
-        return None
-    over_http = all(own.backend == HTTP for own in settings.roles.values())
-    with opentelemetry(settings.telemetry):
-        from app.telemetry.tracing import build_tracing
-
-        return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
-
-
-def has_metrics(settings: Settings) -> bool:
-    """Whether anything is counted: for the page, or to be exported."""
-    return settings.telemetry.metrics or settings.telemetry.metrics_export is not None
-
-
-def build_metrics(settings: Settings, service: Service, *, folder: Path | None = None) -> "Metrics | None":
-    """The metrics that the settings ask for, or None.
-
-    Args:
-        settings: the configuration.
-        service: whose state they show.
-        folder: where several processes of this service share their values; None for one process.
-    """
-    if not has_metrics(settings):
-        return None
-    # Only now, so that who counts nothing does not pay for the library.
-    from app.telemetry.metrics import Metrics
-    from app.telemetry.state import ProcessMemory, Retries, ServiceState
-
-    metrics = Metrics(
-        models=service.catalog.own_names,
-        scheme="https" if settings.security.tls_cert_file is not None else "http",
-        folder=folder,
-        is_shown=settings.telemetry.metrics,
-    )
-
-    def count(retrying: RetryingBackend) -> Callable[[], Retries]:
-        return lambda: Retries(retrying.retries, retrying.given_up)
-
-    retrying = service.layers(RetryingBackend)
-    ServiceState(metrics, service.health, retries={role: count(backend) for role, backend in retrying.items()})
-    engines = service.layers(LocalEngine)
-    ProcessMemory(metrics, {role: engine.process_ids for role, engine in engines.items()})
-    metrics.engines += [engine.families for engine in engines.values()]
-    return metrics
-
-
-def build_telemetry(
-    settings: Settings,
-    tracing: "Tracing | None" = None,
-    metrics: "Metrics | None" = None,
-    history: History | None = None,
-) -> Telemetry:
-    """All that watches requests; what is None does not."""
-    listeners: list[Listener] = [history] if history is not None else []
-    if settings.telemetry.request_log:
-        listeners.append(RequestLog())
-    if metrics is None:
-        return Telemetry(listeners, tracing=tracing)
-    exporters: list[Exporter] = [metrics]
-    if settings.telemetry.metrics_export is not None:
-        # OpenTelemetry is loaded only where something is sent.
-        from app.telemetry.otlp_metrics import MetricsExporter
-
-        exporters.append(MetricsExporter(metrics, settings.telemetry, settings.telemetry.metrics_export))
-    return Telemetry([*listeners, metrics], tracing=tracing, exporters=exporters)
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:

@@ -39,6 +39,7 @@ def main() -> None:
 def serve(host: str | None, port: str | None) -> None:
     """Serve both models on one port."""
     from app.commands.console import Console, console_for
+    from app.commands.serve import run
 
     console = Console()
     try:
@@ -46,7 +47,7 @@ def serve(host: str | None, port: str | None) -> None:
         # From here on everything is said in the log's own form.
         console = console_for(settings.telemetry.log_format)
         _warn_of_unknown_names(console)
-        code = _serve(console, settings)
+        code = run(settings, console)
     except ConfigurationError as error:
         _fail(console, error)
     except KeyboardInterrupt:
@@ -191,55 +192,6 @@ def bench(
     except KeyboardInterrupt:
         console.say("Interrupted.")
         sys.exit(130)
-
-
-def _serve(console: "Console", settings: "Settings") -> int:
-    from app import api_processes as processes
-    from app.bootstrap import build_metrics, build_service, build_telemetry, build_tracing
-    from app.http import server
-    from app.http.asgi import create_app
-    from app.http.authentication import build_gate
-    from app.http.tls import require_pair
-    from app.telemetry.history import History
-
-    processes.require_gateway(settings)
-    require_pair(settings.security)
-    gate = build_gate(settings)
-    # Several processes make spans of their own.
-    tracing = build_tracing(settings) if settings.api_processes == 1 else None
-    with server.bind(settings.host, settings.port) as listener:
-        if gate is None and settings.host not in ("127.0.0.1", "localhost", "::1"):
-            console.warn(
-                f"HOST is {settings.host}: whoever reaches this machine can use the models, without a key. Set "
-                "API_KEYS to ask for one."
-            )
-        with console.progress() as progress:
-            # With several processes each builds its own; this one shows what can't be built at all.
-            service = build_service(settings, progress=progress, on_change=console.health_changed, tracing=tracing)
-        port = listener.getsockname()[1]
-        scheme = "https" if settings.security.tls_cert_file is not None else "http"
-        console.say(f"Listening on {scheme}://{settings.host}:{port}/v1 ({_engines(settings)} starting)")
-        if settings.api_processes == 1:
-            history = History()
-            metrics = build_metrics(settings, service)
-            app = create_app(
-                service,
-                settings.api,
-                gate=gate,
-                cors_origins=settings.security.cors_origins,
-                telemetry=build_telemetry(settings, tracing, metrics, history),
-                metrics=metrics,
-                history=history,
-            )
-            return server.serve(app, listener, settings, on_drain=service.drain)
-        with processes.share(listener) as address:
-            return processes.serve(settings, address)
-
-
-def _engines(settings: "Settings") -> str:
-    """Subject and verb of a sentence about all engines."""
-    count = len(settings.roles)
-    return {1: "the engine is", 2: "both engines are"}.get(count, f"{count} engines are")
 
 
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":

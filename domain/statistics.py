@@ -35,3 +35,12 @@ class LocalEngine:
     def families(self) -> Iterable[Family]:
         """What it counts itself, under its own names; nothing if it was told not to. In any thread."""
         raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.
+
+
+class RetryCounter:
+    """A layer that makes requests again, and counts how often."""
+
+    retries = 0
+    """Retries made."""
+    given_up = 0
+    """Requests that failed although they could have been made again: too often, too late or over the budget."""

@@ -34,6 +34,10 @@ log = logging.getLogger("memoria")
 class Application(Litestar):
     """Litestar, with headers on every answer, answers to unknown paths included, which no middleware sees."""
 
+    service: Service
+    """What the handlers call; started and stopped by the lifespan."""
+    history: History
+    """What `GET /status` shows of the last minutes."""
     telemetry = NO_TELEMETRY
     """Observes requests, those to unknown paths included."""
 
@@ -71,20 +75,20 @@ def create_app(
     service: Service,
     options: ApiOptions,
     *,
-    gate: ApiKeyMiddleware | None = None,
+    api_keys: ApiKeyMiddleware | None = None,
     history: History | None = None,
     cors_origins: Sequence[str] = (),
     telemetry: Telemetry = NO_TELEMETRY,
     metrics: "Metrics | None" = None,
     wait_s: float = 0.0,
     endpoints: Sequence[Endpoint] = ENDPOINTS,
-) -> Litestar:
+) -> Application:
     """The application. Entering its lifespan starts the service; leaving it stops the service.
 
     Args:
         service: the service that handlers call.
         options: settings of the API itself.
-        gate: asks for API keys; None accepts every request.
+        api_keys: asks for them; None accepts every request.
         history: what `GET /status` shows of the last minutes; None for nothing.
         cors_origins: origins whose pages may use the API.
         telemetry: observes requests; started and stopped with the service.
@@ -92,6 +96,7 @@ def create_app(
         wait_s: seconds to wait at most for the backends before connections are accepted.
         endpoints: all endpoints; those that need metrics are served only where metrics are shown.
     """
+    history = history or History()
     shows_metrics = metrics is not None and metrics.is_shown
     served = tuple(row for row in endpoints if shows_metrics or not row.needs_metrics)
 
@@ -115,14 +120,14 @@ def create_app(
                 SERVICE: service,
                 OPTIONS: options,
                 METRICS: metrics,
-                HISTORY: history or History(),
+                HISTORY: history,
                 SERVED_ENDPOINTS: served,
                 ACCESS_RULES: AccessRules.of(served),
             }
         ),
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
-        middleware=[gate] if gate is not None else [],
+        middleware=[api_keys] if api_keys is not None else [],
         # Outside of the API keys: a browser sends its preflight request without one.
         cors_config=cors(cors_origins) if cors_origins else None,
         request_max_body_size=options.max_body_bytes,
@@ -130,7 +135,7 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    application.telemetry = telemetry
+    application.service, application.history, application.telemetry = service, history, telemetry
     return application
 
 

@@ -104,7 +104,7 @@ class ApiKeyMiddleware(ASGIMiddleware):
         return self._accounts[key.name]
 
 
-def build_gate(settings: Settings, *, clock: Clock = time.monotonic) -> ApiKeyMiddleware | None:
+def build_api_keys(settings: Settings, *, clock: Clock = time.monotonic) -> ApiKeyMiddleware | None:
     """The middleware that the settings ask for, or None where they name no key.
 
     Raises:

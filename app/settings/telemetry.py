@@ -46,6 +46,14 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
             parsers.parse_yes_or_no,
         ),
     ] = True
+    history: Annotated[
+        bool,
+        METRICS.setting(
+            "HISTORY",
+            "Whether the status page shows the last minutes; if false, nothing of them is kept.",
+            parsers.parse_yes_or_no,
+        ),
+    ] = True
     endpoint: Annotated[
         str,
         OTLP.setting(

@@ -11,9 +11,8 @@ import httpx
 import pytest
 
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from app.bootstrap import build_service
-from app.http.asgi import create_app
-from app.settings import ApiOptions, load_settings
+from app.bootstrap import build_app
+from app.settings import load_settings
 from domain.roles import Role
 
 pytestmark = pytest.mark.integration
@@ -42,9 +41,9 @@ class Shared:
 
 async def _client(backends: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient, None]:
     named = {role: (None, backend) for role, backend in backends.items()}
-    service = build_service(load_settings({}), backends=named)
     # The engines belong to this event loop, so the application has to run in it as well.
-    transport = httpx.ASGITransport(create_app(service, ApiOptions()))
+    app = build_app(load_settings({}), named)
+    service, transport = app.service, httpx.ASGITransport(app)
     service.start()
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         async with asyncio.timeout(60):

@@ -7,18 +7,25 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
-from app.bootstrap import build_service
-from app.http.asgi import create_app
-from app.http.authentication import build_gate
-from app.settings import ApiOptions, load_settings
-from app.telemetry.history import History
+from app.bootstrap import build_app
+from app.settings import load_settings
 from domain.roles import Role
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
 
 MAX_BODY_BYTES = 4096
 NEVER_S = 10_000.0
-ALIASES = {
+OPTION_NAMES = {
+    "max_body_bytes": "MAX_BODY_BYTES",
+    "allow_unknown_fields": "ALLOW_UNKNOWN_FIELDS",
+    "keep_alive_s": "SSE_KEEP_ALIVE_S",
+}
+DEFAULTS = {
+    # Tests of telemetry switch on what they look at.
+    "METRICS": "false",
+    "REQUEST_LOG": "false",
+    "HISTORY": "false",
+    "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
     "MODEL_EMBED_ALIASES": "text-embedding-3-small",
     "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name, a%41",
 }
@@ -43,17 +50,11 @@ class Api:
         self.embedder = FakeBackend(Role.EMBED, name="fake-embed")
         self.writer = FakeBackend(Role.GENERATE, name="fake-write")
         backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
-        loaded = load_settings(ALIASES | (settings or {}))
-        self.service = build_service(loaded, backends=backends)
-        self.history = History()
-        self.app = create_app(
-            self.service,
-            ApiOptions(**{"max_body_bytes": MAX_BODY_BYTES, **options}),
-            # Where time stands still, what is left of a minute is exact.
-            gate=build_gate(loaded, clock=lambda: 0.0),
-            history=self.history,
-            cors_origins=loaded.security.cors_origins,
-        )
+        chosen = {OPTION_NAMES[name]: str(value) for name, value in options.items()}
+        loaded = load_settings(DEFAULTS | chosen | (settings or {}))
+        # Where time stands still, what is left of a minute is exact.
+        self.app = build_app(loaded, backends, clock=lambda: 0.0)
+        self.service, self.history = self.app.service, self.app.history
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")
 
     @property

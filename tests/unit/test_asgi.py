@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from app.bootstrap import build_service
-from app.http.asgi import create_app
-from app.settings import ApiOptions, load_settings
+from app.bootstrap import build_app
+from app.settings import load_settings
 from domain.roles import Role
 from tests.fakes import FakeBackend
 
 NEVER_S = 60.0
+SETTINGS = load_settings({"METRICS": "false"})
 
 
 class SlowBackend(FakeBackend):
@@ -32,24 +32,26 @@ def may_start() -> asyncio.Event:
 
 
 @pytest.fixture
-def service(may_start: asyncio.Event):
-    backends = {role: (f"slow-{role}", SlowBackend(role, may_start)) for role in Role}
-    return build_service(load_settings({}), backends=backends)
+def backends(may_start: asyncio.Event):
+    return {role: (f"slow-{role}", SlowBackend(role, may_start)) for role in Role}
 
 
-async def test_without_a_wait_it_answers_while_its_engines_start(service):
-    async with asyncio.timeout(5), create_app(service, ApiOptions()).lifespan():
-        assert service.health().status == "unavailable"
+async def test_without_a_wait_it_answers_while_its_engines_start(backends):
+    app = build_app(SETTINGS, backends)
+    async with asyncio.timeout(5), app.lifespan():
+        assert app.service.health().status == "unavailable"
 
 
-async def test_with_a_wait_it_takes_connections_when_its_engines_serve(service, may_start):
+async def test_with_a_wait_it_takes_connections_when_its_engines_serve(backends, may_start):
+    app = build_app(SETTINGS, backends, wait_s=NEVER_S)
     asyncio.get_running_loop().call_later(0.1, may_start.set)
-    async with asyncio.timeout(5), create_app(service, ApiOptions(), wait_s=NEVER_S).lifespan():
-        assert service.health().status == "ok"
+    async with asyncio.timeout(5), app.lifespan():
+        assert app.service.health().status == "ok"
 
 
-async def test_it_waits_no_longer_than_it_may(service):
+async def test_it_waits_no_longer_than_it_may(backends):
+    app = build_app(SETTINGS, backends, wait_s=0.1)
     began = time.monotonic()
-    async with asyncio.timeout(5), create_app(service, ApiOptions(), wait_s=0.1).lifespan():
+    async with asyncio.timeout(5), app.lifespan():
         assert time.monotonic() - began >= 0.1
-        assert service.health().status == "unavailable"
+        assert app.service.health().status == "unavailable"

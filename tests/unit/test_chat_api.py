@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from app.bootstrap import build_service
-from app.http.asgi import create_app
-from app.settings import ApiOptions, load_settings
+from app.bootstrap import build_app
+from app.settings import load_settings
 from domain.errors import BackendFailedError, BackendUnavailableError
 from domain.roles import Role
 from tests.fakes import FakeBackend
@@ -549,8 +548,8 @@ async def test_nor_is_it_with_a_server_behind(form):
         role=Role.GENERATE, base_url="http://server", transport=httpx.MockTransport(vllm_server)
     )
     backends = {Role.EMBED: ("fake-embed", FakeBackend(Role.EMBED)), Role.GENERATE: ("fake-write", server)}
-    service = build_service(load_settings({}), backends=backends)
-    app = create_app(service, ApiOptions(max_body_bytes=2**20))
+    app = build_app(load_settings({"METRICS": "false", "MAX_BODY_BYTES": str(2**20)}), backends)
+    service = app.service
     service.start()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
         await until(lambda: service.health().status == "ok")

@@ -139,7 +139,7 @@ def test_what_ends_a_start_is_said_in_the_logs_form(memoria, tmp_path, more):
 
 def test_a_host_open_to_the_network_is_told(memoria):
     result = memoria("serve", **{**ELSEWHERE, "HOST": "0.0.0.0", "GEN_BACKEND": "no_such_package.factory"})
-    assert "whoever reaches this machine can use the models" in result.stderr
+    assert "anyone who can reach this machine can use the models without an API key" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["all-minilm", "./no-such-folder", "a/b/c"])

@@ -6,7 +6,7 @@ import pytest
 from litestar.types import ASGIApp
 
 from app.http.asgi import create_app
-from app.http.authentication import build_gate
+from app.http.authentication import build_api_keys
 from app.http.codec import BodyDecoder
 from app.http.endpoint import Access, Endpoint
 from app.http.endpoints import ENDPOINTS, PROBES, inference
@@ -41,8 +41,8 @@ async def extended():
     """A client of an application with one endpoint more, whose key has two requests a minute."""
     settings = load_settings({"API_KEYS": KEY, "KEY_REQUESTS_PER_MINUTE": "2"})
     async with serving(Api()) as api:
-        gate = build_gate(settings, clock=lambda: 0.0)
-        app = create_app(api.service, ApiOptions(), gate=gate, endpoints=TABLE)
+        api_keys = build_api_keys(settings, clock=lambda: 0.0)
+        app = create_app(api.service, ApiOptions(), api_keys=api_keys, endpoints=TABLE)
         headers = {"authorization": f"Bearer {KEY}"}
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as client:

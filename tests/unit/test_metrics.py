@@ -5,17 +5,13 @@ import math
 import subprocess
 import sys
 
-import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from app.bootstrap import build_metrics, build_telemetry
-from app.http.asgi import create_app
-from app.http.authentication import build_gate
-from app.settings import ApiOptions, load_settings
+from app.http.requests import METRICS
 from app.telemetry import conventions, instruments
 from app.telemetry.metrics import MOST_VALUES, Metrics
 from app.telemetry.record import UNMATCHED, OperationRecord, RequestRecord
@@ -318,18 +314,8 @@ def test_the_same_family_of_two_engines_is_shown_once():
 
 
 def counting(settings: dict[str, str] | None = None) -> tuple[Api, Metrics | None]:
-    api = Api(settings=settings)
-    loaded = load_settings(settings or {})
-    metrics = build_metrics(loaded, api.service)
-    app = create_app(
-        api.service,
-        ApiOptions(),
-        gate=build_gate(loaded, clock=lambda: 0.0),
-        telemetry=build_telemetry(loaded, None, metrics),
-        metrics=metrics,
-    )
-    api.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
-    return api, metrics
+    api = Api(settings={"METRICS": "true"} | (settings or {}))
+    return api, api.app.state[METRICS]
 
 
 async def test_the_page_is_in_the_format_that_is_asked_for():
@@ -470,17 +456,15 @@ async def test_off_is_off():
 
 async def test_what_is_sent_alone_has_no_page():
     sent = {"METRICS": "false", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"}
-    metrics = build_metrics(load_settings(sent), Api().service)
-    assert metrics is not None
-    app = create_app(Api().service, ApiOptions(), metrics=metrics)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
-        assert (await client.get("/metrics")).status_code == 404
+    api = Api(settings=sent)
+    assert api.app.state[METRICS] is not None
+    assert (await api.http.get("/metrics")).status_code == 404
 
 
 def test_who_counts_nothing_does_not_load_the_library():
     script = (
         "import sys; from app import cli; from app.http import server; from app.http.asgi import create_app\n"
-        "from app.bootstrap import build_service\n"
+        "from app.bootstrap import build_app\n"
         "print([name for name in ('prometheus_client', 'opentelemetry') if name in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

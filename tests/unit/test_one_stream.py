@@ -32,6 +32,7 @@ OUR_OWN = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTU
 LOOK = """
 import os, sys
 from app import bootstrap, cli
+from app.telemetry import setup
 from app.http import server
 from app.settings import load_settings
 from domain.errors import ConfigurationError
@@ -41,7 +42,7 @@ def look(app, listener, settings, *, on_drain):
     print(sorted(name for name in os.environ if name.startswith("OTEL_")))
     given = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_PROPAGATORS": "nobody"}
     try:
-        bootstrap.build_tracing(load_settings(given))
+        setup.build_tracing(load_settings(given))
     except ConfigurationError as error:
         print(error)
     return 0

@@ -8,11 +8,12 @@ from collections.abc import Generator
 import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 
-from app.bootstrap import build_metrics, build_telemetry
 from app.settings import Settings, load_settings
 from app.telemetry import conventions, instruments
 from app.telemetry.metrics import Metrics
 from app.telemetry.otlp_metrics import MetricsExporter
+from app.telemetry.history import History
+from app.telemetry.setup import build_metrics, build_telemetry
 from domain.statistics import Family, Sample
 from tests.otlp_receiver import OtlpReceiver, attributes, otlp_receiver
 from tests.unit.serving import Api
@@ -176,7 +177,7 @@ async def test_the_state_is_sent_as_the_event_loop_sees_it(receiver: OtlpReceive
     metrics = build_metrics(settings, api.service)
     assert metrics is not None
     assert not metrics.is_shown
-    telemetry = build_telemetry(settings, None, metrics)
+    telemetry = build_telemetry(settings, None, metrics, History())
     telemetry.start()
     await telemetry.stop()
     states = receiver.latest_metrics()["memoria.engine.state"].gauge.data_points

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from app.api_processes import require_gateway
-from app.bootstrap import _require_memory, build_metrics, build_service, prepare_models
+from app.bootstrap import _require_memory, build_service, prepare_models
 from app.settings import load_settings
+from app.telemetry.setup import build_metrics
 from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
 from tests.fakes import FakeBackend

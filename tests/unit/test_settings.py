@@ -90,6 +90,7 @@ OTHER_VALUES = {
     "ENGINE_LOG_LEVEL": "warning",
     "METRICS": "false",
     "ENGINE_METRICS": "false",
+    "HISTORY": "false",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:6006/v1/traces",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9090/v1/metrics",

@@ -16,12 +16,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 from opentelemetry.trace import SpanKind, StatusCode
 
 import app.http.disconnect
-from app.bootstrap import build_tracing
 from app.settings import load_settings
 from app.settings.otlp import GRPC, OtlpSignal
 from app.telemetry.environment import export_environment, opentelemetry
 from app.telemetry.record import OperationRecord
 from app.telemetry.request import RequestObservation
+from app.telemetry.setup import build_tracing
 from app.telemetry.tracing import Tracing
 from domain.errors import BackendFailedError, ConfigurationError
 from domain.roles import Role

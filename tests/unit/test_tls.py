@@ -16,7 +16,7 @@ from app.http.server import bind, server_config
 from app.http.tls import require_pair
 from app.settings import load_settings
 from domain.errors import ConfigurationError
-from tests.unit.serving import ALIASES, Api
+from tests.unit.serving import DEFAULTS, Api
 
 KEY = "sk-served-0123456789"
 
@@ -82,7 +82,7 @@ def test_a_mistake_names_its_variable(folder, files, begin):
 @contextlib.asynccontextmanager
 async def served(**environ: str) -> AsyncGenerator[int, None]:
     """The port of the application on fake engines, served as the service serves it."""
-    settings = load_settings(ALIASES | environ | {"LOG_LEVEL": "error"})
+    settings = load_settings(DEFAULTS | environ | {"LOG_LEVEL": "error"})
     config = server_config(Api(settings=environ).app, settings)
     config.install_signal_handlers = False
     server = uvicorn.Server(config)

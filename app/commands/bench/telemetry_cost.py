@@ -23,7 +23,7 @@ from app.commands.bench.workloads import CANNED, CANNED_1
 from domain.roles import Role
 
 OFF, USUAL, SAMPLED, ALL = "none", "metrics and log", "and 1 trace of 20", "and all traces"
-NONE = {"METRICS": "false", "ENGINE_METRICS": "false", "REQUEST_LOG": "false"}
+NONE = {"METRICS": "false", "ENGINE_METRICS": "false", "REQUEST_LOG": "false", "HISTORY": "false"}
 GOALS = {USUAL: 0.95, SAMPLED: 0.9, ALL: 0.8}
 """Of throughput; latency may grow by as much."""
 

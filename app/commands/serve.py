@@ -1,0 +1,54 @@
+"""`memoria serve`: bind, build, serve, in one process or several."""
+
+from app import api_processes
+from app.bootstrap import build_app, build_service
+from app.commands.console import Console
+from app.http import server
+from app.http.authentication import build_api_keys
+from app.http.tls import require_pair
+from app.settings import Settings
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run(settings: Settings, console: Console) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code.
+
+    Raises:
+        ConfigurationError: a setting names something that does not exist or can't work here.
+    """
+    api_processes.require_gateway(settings)
+    require_pair(settings.security)
+    # Before anything that takes time, so that a port in use is reported at once.
+    with server.bind(settings.host, settings.port) as listener:
+        _warn_if_open(settings, console)
+        scheme = "https" if settings.security.tls_cert_file is not None else "http"
+        address = f"{scheme}://{settings.host}:{listener.getsockname()[1]}/v1"
+        if settings.api_processes == 1:
+            with console.progress() as progress:
+                app = build_app(settings, progress=progress, on_change=console.health_changed)
+            console.say(f"Listening on {address} ({_engines(settings)} starting)")
+            return server.serve(app, listener, settings, on_drain=app.service.drain)
+        with console.progress() as progress:
+            # Each process builds its own; this one shows what can't be built at all.
+            build_api_keys(settings)
+            build_service(settings, progress=progress)
+        console.say(f"Listening on {address} ({_engines(settings)} starting)")
+        with api_processes.share(listener) as shared:
+            return api_processes.serve(settings, shared)
+
+
+def _warn_if_open(settings: Settings, console: Console) -> None:
+    security = settings.security
+    has_keys = bool(security.api_keys) or security.api_keys_file is not None
+    if not has_keys and settings.host not in LOOPBACK:
+        console.warn(
+            f"HOST is {settings.host}: anyone who can reach this machine can use the models without an API key. "
+            "Set API_KEYS to require one."
+        )
+
+
+def _engines(settings: Settings) -> str:
+    """Subject and verb of a sentence about all engines."""
+    count = len(settings.roles)
+    return {1: "the engine is", 2: "both engines are"}.get(count, f"{count} engines are")

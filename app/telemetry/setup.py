@@ -1,0 +1,89 @@
+"""What observes requests, as the settings ask for it: traces, metrics, the request log and the history."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.service import Service
+from app.settings import HTTP, Settings
+from app.telemetry.environment import opentelemetry
+from app.telemetry.history import History
+from app.telemetry.record import Listener
+from app.telemetry.request_log import RequestLog
+from app.telemetry.telemetry import Exporter, Telemetry
+from domain.statistics import LocalEngine, RetryCounter
+
+if TYPE_CHECKING:
+    from app.telemetry.metrics import Metrics
+    from app.telemetry.state import Retries
+    from app.telemetry.tracing import Tracing
+
+
+def build_tracing(settings: Settings) -> "Tracing | None":
+    """What makes spans; None if they are sent nowhere, and then nothing of OpenTelemetry is loaded.
+
+    Raises:
+        ConfigurationError: OpenTelemetry can't use one of its variables.
+    """
+    if settings.telemetry.traces is None:
+        return None
+    over_http = all(own.backend == HTTP for own in settings.roles.values())
+    with opentelemetry(settings.telemetry):
+        from app.telemetry.tracing import build_tracing
+
+        return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
+
+
+def has_metrics(settings: Settings) -> bool:
+    """Whether anything is counted: for the page, or to be exported."""
+    return settings.telemetry.metrics or settings.telemetry.metrics_export is not None
+
+
+def build_metrics(settings: Settings, service: Service, *, folder: Path | None = None) -> "Metrics | None":
+    """The metrics that the settings ask for, or None.
+
+    Args:
+        settings: the configuration.
+        service: whose state they show.
+        folder: where several processes of this service share their values; None for one process.
+    """
+    if not has_metrics(settings):
+        return None
+    # Imported here, so that a service without metrics does not pay for the library.
+    from app.telemetry.metrics import Metrics
+    from app.telemetry.state import ProcessMemory, Retries, ServiceState
+
+    metrics = Metrics(
+        models=service.catalog.own_names,
+        scheme="https" if settings.security.tls_cert_file is not None else "http",
+        folder=folder,
+        is_shown=settings.telemetry.metrics,
+    )
+
+    def count(retrying: RetryCounter) -> "Callable[[], Retries]":
+        return lambda: Retries(retrying.retries, retrying.given_up)
+
+    retrying = service.layers(RetryCounter)
+    ServiceState(metrics, service.health, retries={role: count(backend) for role, backend in retrying.items()})
+    engines = service.layers(LocalEngine)
+    ProcessMemory(metrics, {role: engine.process_ids for role, engine in engines.items()})
+    metrics.engines += [engine.families for engine in engines.values()]
+    return metrics
+
+
+def build_telemetry(
+    settings: Settings, tracing: "Tracing | None", metrics: "Metrics | None", history: History
+) -> Telemetry:
+    """Everything that observes requests; what is None or switched off is left out."""
+    listeners: list[Listener] = [history] if settings.telemetry.history else []
+    if settings.telemetry.request_log:
+        listeners.append(RequestLog())
+    if metrics is None:
+        return Telemetry(listeners, tracing=tracing)
+    exporters: list[Exporter] = [metrics]
+    if settings.telemetry.metrics_export is not None:
+        # OpenTelemetry is loaded only where something is sent.
+        from app.telemetry.otlp_metrics import MetricsExporter
+
+        exporters.append(MetricsExporter(metrics, settings.telemetry, settings.telemetry.metrics_export))
+    return Telemetry([*listeners, metrics], tracing=tracing, exporters=exporters)
