@@ -17,6 +17,7 @@ from app.http.endpoint import Access, Endpoint
 from app.http.errors import refuse
 from app.http.rate_limits import ACCOUNT, Account
 from app.http.requests import AnyRequest
+from app.http.response_headers import ACCOUNT_HEADERS
 from app.settings import Settings
 from app.telemetry.request import note_key
 from domain.errors import AuthenticationError, RequestRateError
@@ -78,7 +79,7 @@ class ApiKeyMiddleware(ASGIMiddleware):
             return
         scope["state"][ACCOUNT] = account
         note_key(scope, account.name)
-        send = account.announced(send)
+        scope["state"][ACCOUNT_HEADERS] = account.headers
         if (scope["method"], path) in rules.counted:
             try:
                 account.take_request()

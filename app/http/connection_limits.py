@@ -14,10 +14,12 @@ from typing import Any, cast
 import msgspec
 import uvicorn
 from litestar.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.http.endpoints import PROBES
 from app.http.errors import REFUSAL, error_body, error_headers
-from app.http.joined_writes import JoinedWritesProtocol
+from app.http.http_1_0 import without_chunks
+from app.http.joined_writes import JoiningTransport
 from app.http.request_pacer import PACER, RequestPacer
 from app.telemetry.request import observation_of
 from domain.errors import (
@@ -56,8 +58,8 @@ class ServerConfig(uvicorn.Config):
     """Shared by all connections; made by the first of them, in the process and for the loop that serves them."""
 
 
-class LimitedProtocol(JoinedWritesProtocol):
-    """The protocol of one connection, with the limits."""
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol of one connection, with the limits, joined writes, and no chunks for HTTP/1.0."""
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -78,7 +80,7 @@ class LimitedProtocol(JoinedWritesProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """asyncio's callback."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoiningTransport(transport, self.loop)))
         connected = len(self.connections)
         self._is_surplus = connected > self._limits.max_connections
         if connected > self._limits.max_connections + RESERVE:
@@ -151,6 +153,8 @@ class LimitedProtocol(JoinedWritesProtocol):
                 "again later.",
                 retry_after_s=1,
             )
+        if scope["http_version"] == "1.0":
+            app = without_chunks(app, cycle)
         if scope["path"] in PROBES:
             # Probes do not queue.
             super()._start_asgi_task(cycle, app)

@@ -7,19 +7,10 @@ the answer. In HTTP/1.0 the end of the connection marks the end of such an answe
 from typing import Any
 
 from litestar.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, without chunks for HTTP/1.0."""
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.scope["http_version"] == "1.0":
-            app = _without_chunks(app, cycle)
-        super()._start_asgi_task(cycle, app)
-
-
-def _without_chunks(app: Any, cycle: RequestResponseCycle) -> Any:
+def without_chunks(app: Any, cycle: RequestResponseCycle) -> Any:
     """Wrap the application: an answer without a content-length ends with its connection."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

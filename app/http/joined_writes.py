@@ -5,22 +5,12 @@ every answer, and the client wakes up twice.
 """
 
 import asyncio
-from typing import Any, cast
-
-from app.http.http_1_0 import HttpProtocol
+from typing import Any
 
 _STATUS_LINE = b"HTTP/1.1 "
 
 
-class JoinedWritesProtocol(HttpProtocol):
-    """uvicorn's protocol on a transport that joins writes."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """asyncio's callback."""
-        super().connection_made(cast(asyncio.Transport, _JoiningTransport(transport, self.loop)))
-
-
-class _JoiningTransport:
+class JoiningTransport:
     """A transport that holds back the head of an answer until the next write or the next loop iteration."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from litestar.types import Message, Send
-
 from app.http.api_keys import ApiKey
 from app.http.requests import AnyRequest
 from domain.errors import RequestRateError, TokenRateError
@@ -81,16 +79,6 @@ class Account:
                 ("reset", duration(bucket.reset_s)),
             )
         ]
-
-    def announced(self, send: Send) -> Send:
-        """A `send` that adds the headers, as things are when the answer begins."""
-
-        async def send_announced(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *self.headers()]
-            await send(message)
-
-        return send_announced
 
     def _refusal(self, of_what: str, bucket: Bucket, requested: int, wait_s: float) -> str:
         if math.isinf(wait_s):

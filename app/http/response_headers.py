@@ -11,6 +11,8 @@ from litestar.types import HTTPScope, Message, Scope, Send
 from app.telemetry.request import observation_of
 from domain.random_id import random_hex
 
+ACCOUNT_HEADERS = "account_headers"
+"""Where a request's state keeps what returns the headers about its key; absent where no keys are set."""
 API_VERSION = b"2020-10-01"
 # Short, and without characters that could end a header, a log line or a span's name.
 _SANE = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -31,8 +33,10 @@ def stamped(scope: HTTPScope, send: Send) -> Send:
             if observation is not None:
                 observation.answers(message["status"])
             took = f"{(time.perf_counter() - began) * 1000:.0f}"
+            account_headers = scope["state"].get(ACCOUNT_HEADERS)
             message["headers"] = [
                 *message.get("headers", ()),
+                *(account_headers() if account_headers is not None else ()),
                 (b"x-request-id", own_id),
                 (b"openai-processing-ms", took.encode()),
                 (b"openai-version", API_VERSION),

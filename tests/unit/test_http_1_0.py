@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-import uvicorn
 from uvicorn.server import ServerState
 
-from app.http.http_1_0 import HttpProtocol
+from app.http.connection_limits import LimitedProtocol, ServerConfig
 
 
 async def app(scope, receive, send) -> None:
@@ -21,10 +20,10 @@ async def app(scope, receive, send) -> None:
 
 @pytest.fixture(scope="module")
 async def port() -> AsyncGenerator[int, None]:
-    config = uvicorn.Config(app, log_config=None, lifespan="off")
+    config = ServerConfig(app, log_config=None, lifespan="off")
     config.load()
     state = ServerState()
-    make = lambda: HttpProtocol(config=config, server_state=state, app_state={})  # noqa: E731
+    make = lambda: LimitedProtocol(config=config, server_state=state, app_state={})  # noqa: E731
     async with await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
 

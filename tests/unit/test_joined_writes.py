@@ -1,6 +1,6 @@
 import asyncio
 
-from app.http.joined_writes import _JoiningTransport
+from app.http.joined_writes import JoiningTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
@@ -21,9 +21,9 @@ class Wire:
         return self.is_closed
 
 
-def joining() -> tuple[Wire, _JoiningTransport]:
+def joining() -> tuple[Wire, JoiningTransport]:
     wire = Wire()
-    return wire, _JoiningTransport(wire, asyncio.get_running_loop())
+    return wire, JoiningTransport(wire, asyncio.get_running_loop())
 
 
 async def test_a_head_goes_with_what_follows_it():

@@ -10,9 +10,9 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 
 from app.settings import Settings, load_settings
 from app.telemetry import conventions, instruments
+from app.telemetry.history import History
 from app.telemetry.metrics import Metrics
 from app.telemetry.otlp_metrics import MetricsExporter
-from app.telemetry.history import History
 from app.telemetry.setup import build_metrics, build_telemetry
 from domain.statistics import Family, Sample
 from tests.otlp_receiver import OtlpReceiver, attributes, otlp_receiver
