@@ -5,11 +5,8 @@ from domain.openai.models import Model, model_object
 from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
 from domain.roles import ROLES, Role
 
-ROLE_IN_WORDS = {Role.EMBED: "an embedding model", Role.GENERATE: "a generation model"}
-ENDPOINTS = {Role.EMBED: "v1/embeddings", Role.GENERATE: "v1/chat/completions or v1/completions"}
-
-# Nobody's model; not repeated at any length in an error.
 LONGEST_NAME = 200
+"""Characters of an unknown model's name that an error repeats."""
 
 
 class ServedModel:
@@ -63,9 +60,10 @@ class ModelCatalog:
                 return model
         for model in self._models:
             if name in model.names:
+                info = ROLES[model.role]
                 raise WrongEndpointError(
-                    f"The model '{name}' is {ROLE_IN_WORDS[model.role]} and not supported in the "
-                    f"{endpoint} endpoint. Use it with {ENDPOINTS[model.role]}.",
+                    f"The model '{name}' is {info.article} {info.noun} model and not supported in the "
+                    f"{endpoint} endpoint. Use it with {info.endpoints}.",
                     param="model",
                 )
         self._require_switched_on(role)

@@ -27,6 +27,7 @@ from domain.conversation import Conversation
 from domain.errors import BackendUnavailableError, EngineHungError, InferenceError, WrongEndpointError
 from domain.health import EngineMemory, MemoryMeter
 from domain.memory_plan import EnginePlan
+from domain.policies.warm_up import WARM_UP
 from domain.port import Events, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import (
     DetokenizeRequest,
@@ -38,15 +39,10 @@ from domain.requests import (
 )
 from domain.results import EmbeddingResult, GenerationResult, Tokenization
 from domain.roles import Role
-from domain.sampling import SamplingParameters
 from domain.statistics import Family, LocalEngine
 from domain.streams import begun
 
 CANARY = RequestContext(request_id="canary")
-CANARY_REQUESTS: dict[Role, Request[Any]] = {
-    Role.EMBED: EmbeddingRequest(inputs=[[0]]),
-    Role.GENERATE: GenerationRequest(prompt=[0], sampling=SamplingParameters(max_tokens=1)),
-}
 CANARY_AFTER_S = 15.0
 CANARY_PATIENCE_S = 1.0
 
@@ -186,7 +182,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
 
     async def _canary(self) -> None:
         with contextlib.suppress(InferenceError):
-            await self.call(CANARY_REQUESTS[self._role], CANARY)
+            await self.call(WARM_UP[self._role], CANARY)
 
     def process_ids(self) -> list[int]:
         """See `LocalEngine`."""
