@@ -7,7 +7,7 @@ Each role's stack, outermost first:
         └── DeadlineBackend             aborts what takes too long, waiting included
             └── AdmissionBackend        bounds what the engine has to do at a time and what waits
                 └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
-                    └── JoiningBackend  embed, over HTTP or if EMBED_JOIN says so: they travel together
+                    └── BatchingBackend embed, over HTTP or if EMBED_JOIN says so: several requests, one call
                         └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
 
 Over HTTP the adapter is a stack too (`adapters.vllm.http.servers`): RetryingBackend, BalancingBackend if there are
@@ -44,9 +44,9 @@ from domain.errors import ConfigurationError
 from domain.health import MemoryMeter
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
+from domain.policies.batching import BatchingBackend
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
-from domain.policies.joining import JoiningBackend
 from domain.policies.member import ServerGroup
 from domain.policies.rate_limit import Clock
 from domain.policies.readiness import ReadinessBackend, StateListener
@@ -208,9 +208,9 @@ def _with_policies(
     """The embedding engine with what was chosen to stand before it, and the cache, if there is one."""
     policies = settings.embedding_policies
     if policies.join or (policies.join is None and settings.role(Role.EMBED).backend == HTTP):
-        # One flight for each server, or all but one of them would stand idle.
-        servers_ = layer(backend, ServerGroup)
-        backend = JoiningBackend(backend, max_under_way=len(servers_.members()) if servers_ is not None else 1)
+        # One call for each server, or all but one of them would stand idle.
+        group = layer(backend, ServerGroup)
+        backend = BatchingBackend(backend, max_calls=len(group.members()) if group is not None else 1)
     if not policies.cache_bytes:
         return backend, None
     cache = CachingBackend(backend, max_bytes=policies.cache_bytes)

@@ -1,7 +1,7 @@
-"""What policies tell of a request while they have it, to whoever watches: nobody, as a rule.
+"""What policies report of a request while they have it, to its observer if it has one.
 
-The domain knows neither spans nor metrics. A request that is watched carries an `Observer` in its context, and the
-policies that let it wait tell it when and for how long.
+The domain knows neither spans nor metrics. A request that is observed carries an `Observer` in its context, and
+the policies that let it wait report when and for how long.
 """
 
 import enum
@@ -13,25 +13,25 @@ class Phase(enum.StrEnum):
     """What a request may wait for before an engine has it."""
 
     QUEUE = "queue"
-    """A place among those that the engine works on (`domain.policies.admission`)."""
+    """One of the places among the requests that the engine works on (`domain.policies.admission`)."""
     JOIN = "join"
-    """The return of those that travelled before it (`domain.policies.joining`)."""
+    """The end of the call before its batch's (`domain.policies.batching`)."""
 
 
 class Observer(Protocol):
-    """Watches one operation of one request. All moments are seconds of `time.monotonic`."""
+    """Observes one operation of one request. All moments are seconds of `time.monotonic`."""
 
     def waited(self, phase: Phase, began: float, ended: float) -> None:
-        """It has waited, and goes on now."""
+        """The request has waited, and goes on now."""
         ...
 
-    def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
-        """It went to the engine inside another request's call, and is back.
+    def batched(self, began: float, ended: float, *, batch_size: int, trace: Mapping[str, str] | None) -> None:
+        """The request was part of a batch, whose call has ended.
 
         Args:
             began: when the call began.
-            ended: when it ended, well or not.
-            company: how many requests travelled, this one included.
-            trace: the trace context of the request that the call was made for; None if nobody traces it.
+            ended: when it ended, successfully or not.
+            batch_size: requests in the batch, this one included.
+            trace: the trace context of the request that the call was made for; None if it is not traced.
         """
         ...

@@ -122,9 +122,9 @@ class Metrics(Listener):
         if phase == Phase.JOIN:
             self._observe(instruments.JOIN_WAIT, seconds, operation.role.value)
 
-    def travelled(self, operation: OperationRecord, company: int) -> None:
+    def batched(self, operation: OperationRecord, batch_size: int) -> None:
         """See `Listener`."""
-        self._observe(instruments.JOIN_SIZE, company, operation.role.value)
+        self._observe(instruments.JOIN_SIZE, batch_size, operation.role.value)
 
     # Told of what is.
 

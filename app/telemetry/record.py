@@ -39,7 +39,7 @@ class OperationRecord(msgspec.Struct, kw_only=True):
     queue_s: float = 0.0
     """Waiting for a place among those that the engine works on."""
     join_s: float = 0.0
-    """Waiting for other requests' flight to be back."""
+    """Waiting for the call before its batch's to end."""
     first_token_s: float | None = None
     """From the operation's begin to its first token; None without one, and for embeddings."""
     prompt_tokens: int = 0
@@ -105,5 +105,5 @@ class Listener:
     def waited(self, operation: OperationRecord, phase: str, seconds: float) -> None:
         """A call has waited: `phase` is a `domain.observation.Phase`."""
 
-    def travelled(self, operation: OperationRecord, company: int) -> None:
-        """A call went to the engine together with others: `company` of them, itself included."""
+    def batched(self, operation: OperationRecord, batch_size: int) -> None:
+        """A call was part of a batch of `batch_size` requests, itself included."""

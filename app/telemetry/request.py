@@ -62,7 +62,7 @@ class RequestObservation:
     def waited(self, phase: Phase, began: float, ended: float) -> None:
         """Nothing: whoever waits is an operation. There to be what travels in a `RequestContext`."""
 
-    def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
+    def batched(self, began: float, ended: float, *, batch_size: int, trace: Mapping[str, str] | None) -> None:
         """Nothing, as `waited`."""
 
     def asks(self, model: str | None, role: Role) -> None:
@@ -165,11 +165,11 @@ class Operation:
             listener.waited(record, phase, seconds)
         self._child(str(phase), began, ended)
 
-    def travelled(self, began: float, ended: float, *, company: int, trace: Mapping[str, str] | None) -> None:
+    def batched(self, began: float, ended: float, *, batch_size: int, trace: Mapping[str, str] | None) -> None:
         """See `domain.observation.Observer`."""
         for listener in self._request.listeners:
-            listener.travelled(self.record, company)
-        self._child("joined call", began, ended, company=company, link=trace)
+            listener.batched(self.record, batch_size)
+        self._child("joined call", began, ended, batch_size=batch_size, link=trace)
 
     def first_token(self) -> None:
         """The first part of the answer is there."""
@@ -204,11 +204,11 @@ class Operation:
         self._request.operation_ended(record, self._first_token)
 
     def _child(
-        self, name: str, began: float, ended: float, *, company: int = 0, link: Mapping[str, str] | None = None
+        self, name: str, began: float, ended: float, *, batch_size: int = 0, link: Mapping[str, str] | None = None
     ) -> None:
         tracing, offset = self._request.tracing, self._request.unix_offset
         if tracing is not None and self._context is not None and self._request.is_traced:
-            tracing.child(self._context, name, began + offset, ended + offset, company=company, link=link)
+            tracing.child(self._context, name, began + offset, ended + offset, batch_size=batch_size, link=link)
 
 
 def observation_of(scope: Scope) -> RequestObservation | None:

@@ -3,8 +3,8 @@
     SERVER    POST /v1/chat/completions          the request, until its last byte
     INTERNAL  └── chat MODEL                     the call of the engine, until its last token
               ├── queue                          waiting for a place among those that the engine works on
-              ├── join                           waiting for the flight before (embeddings)
-              ├── joined call                    travelling in another request's call, to which it links
+              ├── join                           waiting for the call before (embeddings)
+              ├── joined call                    the call of the batch, whose request it links to
     CLIENT    └── POST                           over HTTP: opentelemetry-instrumentation-httpx, until the head
     SERVER        └── llm_request                vLLM's own span, in its own process or in this one
 
@@ -156,7 +156,7 @@ class Tracing:
         began: float,
         ended: float,
         *,
-        company: int,
+        batch_size: int,
         link: Mapping[str, str] | None,
     ) -> None:
         """A span of the past below another one.
@@ -166,7 +166,7 @@ class Tracing:
             name: what it was.
             began: Unix time.
             ended: Unix time.
-            company: how many requests travelled together; 0 where that means nothing.
+            batch_size: requests in the batch; 0 where that means nothing.
             link: the trace context of the span in which it happened; None where it is this one's own.
         """
         if not trace.get_current_span(parent).is_recording():
@@ -177,7 +177,7 @@ class Tracing:
             context=parent,
             start_time=int(began * NS),
             links=_links(link, but=trace.get_current_span(parent)),
-            attributes={names.JOINED_REQUESTS: company} if company else None,
+            attributes={names.JOINED_REQUESTS: batch_size} if batch_size else None,
         )
         span.end(end_time=int(ended * NS))
 

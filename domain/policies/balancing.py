@@ -64,7 +64,7 @@ class BalancingBackend(ServerGroup):
 
     def has_free(self) -> bool:
         """Whether a member would take a request that has not just said it is busy."""
-        return any(member.breaker.allows() and not member.rests for member in self._serving)
+        return any(member.breaker.allows() and not member.is_backing_off for member in self._serving)
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port. Members that are not up yet are waited for a moment, and admitted when they come.
@@ -75,7 +75,7 @@ class BalancingBackend(ServerGroup):
         """
         await self._end_watches()
         self._serving.clear()
-        met = await self._meet_those_who_are_up()
+        met = await self._connect_available()
         first, model = next(iter(met.items()))
         for member, other in met.items():
             if member is not first and (difference := _difference(model, other)):
@@ -103,7 +103,7 @@ class BalancingBackend(ServerGroup):
     async def probe(self) -> None:
         """See the port: raises if no member serves. They are looked at all the time anyway."""
         if not self._serving:
-            raise self._nobody_serves()
+            raise self._no_server_error()
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
@@ -123,15 +123,15 @@ class BalancingBackend(ServerGroup):
         for offset in range(len(serving)):
             member = serving[(self._turn + offset) % len(serving)]
             if member.breaker.allows():
-                load = (member.rests, member.outstanding)
+                load = (member.is_backing_off, member.outstanding)
                 if best is None or load < least:
                     best, least = member, load
         if best is None:
-            raise self._nobody_serves()
+            raise self._no_server_error()
         self._turn = (serving.index(best) + 1) % len(serving)
         return best
 
-    def _nobody_serves(self) -> BackendUnavailableError:
+    def _no_server_error(self) -> BackendUnavailableError:
         if not self._group or not self._serving:
             # No connection is made for this, and one of them may be back in a moment.
             return BackendUnreachableError("None of the model's servers can be reached.", retry_after_s=1)
@@ -151,7 +151,7 @@ class BalancingBackend(ServerGroup):
 
         return heard
 
-    async def _meet_those_who_are_up(self) -> dict[Member, WarmUpResult]:
+    async def _connect_available(self) -> dict[Member, WarmUpResult]:
         """Those that answer, in the order of the setting: all that do soon after the first."""
         meetings = {member: asyncio.create_task(self._meet(member)) for member in self._group}
         pending: set[asyncio.Task[WarmUpResult]] = set(meetings.values())

@@ -89,7 +89,7 @@ class CircuitBreaker:
         elif self._is_tried:
             self.reset()
 
-    def left(self) -> None:
+    def abandoned(self) -> None:
         """Nobody waited for the outcome, so that it says nothing."""
         self._is_tried = False
 

@@ -97,8 +97,8 @@ class CachingBackend(BackendWrapper):
         own = [key for key in missing if key not in self._flights]
         if own:
             self._misses += len(own)
-            flights.add(self._take_off(own, request, context))
-        for rows in await _landed(flights):
+            flights.add(self._start_flight(own, request, context))
+        for rows in await _results_of(flights):
             known |= rows
         left = [key for key in missing if key not in known]
         if left:
@@ -106,7 +106,7 @@ class CachingBackend(BackendWrapper):
             known |= await self._compute(left, request, context)
         return _result([known[key] for key in keys])
 
-    def _take_off(self, keys: list[Key], request: EmbeddingRequest, context: RequestContext) -> "_Flight":
+    def _start_flight(self, keys: list[Key], request: EmbeddingRequest, context: RequestContext) -> "_Flight":
         flight = _Flight(asyncio.create_task(self._compute(keys, request, context)), owner=asyncio.current_task())
         for key in keys:
             self._flights[key] = flight
@@ -167,8 +167,8 @@ class _Flight:
         self.waiting = 0
 
 
-async def _landed(flights: set[_Flight]) -> list[dict[Key, Row]]:
-    """What all flights brought. The failure of one's own is raised; of another's, its rows are missing."""
+async def _results_of(flights: set[_Flight]) -> list[dict[Key, Row]]:
+    """The rows of all flights. One's own failure is raised; the rows of another's failed flight are missing."""
     if not flights:
         return []
     for flight in flights:

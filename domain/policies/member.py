@@ -17,7 +17,7 @@ from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import GenerationRequest, Request, ResultT
 
-LONGEST_REST_S = 10.0
+LONGEST_BACK_OFF_S = 10.0
 """For how long at most a busy server is asked only if no other one is there."""
 
 
@@ -54,12 +54,12 @@ class Member(BackendWrapper):
         self.on_trouble: Callable[[InferenceError], None] = lambda _error: None
         """Told of requests that failed for want of the server."""
         self._clock = clock
-        self._rests_until = 0.0
+        self._backs_off_until = 0.0
 
     @property
-    def rests(self) -> bool:
+    def is_backing_off(self) -> bool:
         """Whether the server said a moment ago that it has enough to do."""
-        return self._rests_until > 0 and self._clock() < self._rests_until
+        return self._backs_off_until > 0 and self._clock() < self._backs_off_until
 
     def health(self) -> MemberHealth:
         """The state now. Costs nothing."""
@@ -111,7 +111,7 @@ class Member(BackendWrapper):
             if progress.has_answered:
                 self.breaker.succeeded()
             else:
-                self.breaker.left()
+                self.breaker.abandoned()
             raise
         else:
             self.breaker.succeeded()
@@ -122,8 +122,8 @@ class Member(BackendWrapper):
         """What an error says of the server."""
         if isinstance(error, BackendBusyError):
             # It is well and says no: neither a failure nor a proof of being able to.
-            self.breaker.left()
-            self._rests_until = self._clock() + min(error.retry_after_s or 1, LONGEST_REST_S)
+            self.breaker.abandoned()
+            self._backs_off_until = self._clock() + min(error.retry_after_s or 1, LONGEST_BACK_OFF_S)
             self.last_error = error.message
         elif isinstance(error, BackendUnavailableError | BackendTimeoutError | BackendFailedError):
             is_silent = isinstance(error, BackendUnreachableError | BackendTimeoutError)

@@ -13,10 +13,10 @@ from adapters.vllm.http.backend import VLLMHTTPBackend
 from domain.load import Bounds
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
+from domain.policies.batching import BatchingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
-from domain.policies.joining import JoiningBackend
 from domain.policies.member import LoneMember, Member
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.retry_budget import RetryBudget
@@ -113,7 +113,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
     fake = fakes[0]
     wrapped = {
         "readiness": lambda: ReadinessBackend(fake, role, model="fake"),
-        "joining": lambda: JoiningBackend(fake),
+        "joining": lambda: BatchingBackend(fake),
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
         "admission": lambda: AdmissionBackend(fake, NARROW),
         "deadline": lambda: DeadlineBackend(fake, timeout_s=60),

@@ -27,8 +27,8 @@ class Heard(Listener):
     def waited(self, operation, phase, seconds):
         self.waits.append((operation, phase, seconds))
 
-    def travelled(self, operation, company):
-        self.journeys.append((operation, company))
+    def batched(self, operation, batch_size):
+        self.journeys.append((operation, batch_size))
 
     @property
     def request(self) -> RequestRecord:

@@ -14,9 +14,9 @@ from domain.errors import (
 )
 from domain.health import BackendState
 from domain.policies.balancing import GRACE_S, BalancingBackend
+from domain.policies.batching import BatchingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.embedding_cache import CachingBackend
-from domain.policies.joining import JoiningBackend
 from domain.policies.member import Member
 from domain.policies.readiness import ReadinessBackend
 from domain.port import RequestContext
@@ -491,7 +491,7 @@ def test_vectors_that_were_kept_are_dropped_when_a_member_is_back():
 def test_a_member_that_tells_less_than_the_others_costs_no_answer():
     async def scenario():
         async with started(*embedders(2)) as stage:
-            stack = CachingBackend(JoiningBackend(stage.backend), max_bytes=2**20)
+            stack = CachingBackend(BatchingBackend(stage.backend), max_bytes=2**20)
             await stack.start()
             for engine in stage.engines:
                 engine.reports_tokens_per_input = False

@@ -104,7 +104,7 @@ def test_if_it_leaves_the_place_is_free_again(breaker, clock):
     fail(breaker)
     clock.seconds += COOL_DOWN_S
     assert breaker.enter()
-    breaker.left()
+    breaker.abandoned()
     assert breaker.state is BreakerState.HALF_OPEN
     assert breaker.enter()
 

@@ -12,7 +12,7 @@ from domain.errors import (
 )
 from domain.health import BackendState, BreakerState
 from domain.policies.circuit_breaker import CircuitBreaker
-from domain.policies.member import LONGEST_REST_S, LoneMember
+from domain.policies.member import LONGEST_BACK_OFF_S, LoneMember
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.wrapper import BackendWrapper, layer
 from domain.port import RequestContext
@@ -151,15 +151,15 @@ def test_one_that_answers_with_a_no_is_not(error):
     run_instantly(scenario())
 
 
-@pytest.mark.parametrize(("asked_for_s", "rest_s"), [(3, 3), (3000, LONGEST_REST_S)])
+@pytest.mark.parametrize(("asked_for_s", "rest_s"), [(3, 3), (3000, LONGEST_BACK_OFF_S)])
 def test_one_that_is_busy_rests(asked_for_s, rest_s):
     async def scenario():
         engine, member = await started()
         await fails(engine, member, BackendBusyError("Busy.", retry_after_s=asked_for_s))
         await asyncio.sleep(rest_s - 0.1)
-        assert member.rests
+        assert member.is_backing_off
         await asyncio.sleep(0.2)
-        assert not member.rests
+        assert not member.is_backing_off
 
     run_instantly(scenario())
 

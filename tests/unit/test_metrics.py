@@ -198,7 +198,7 @@ def test_waits_and_companies_are_counted():
     metrics.operation_ended(operation())
     metrics.waited(embed, Phase.QUEUE, 0.2)
     metrics.waited(embed, Phase.JOIN, 0.03)
-    metrics.travelled(embed, 5)
+    metrics.batched(embed, 5)
     assert value(metrics, "memoria_queue_wait_seconds_sum", role="embed") == pytest.approx(0.2)
     assert value(metrics, "memoria_queue_wait_seconds_count", role="generate") == 1
     assert value(metrics, "memoria_queue_wait_seconds_sum", role="generate") == 0

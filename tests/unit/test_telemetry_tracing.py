@@ -708,10 +708,10 @@ def test_spans_of_the_past_are_as_long_as_they_were():
     tracing = Tracing(spans.provider)
     call = OperationRecord(name="chat", role=Role.GENERATE, model="m")
     context = tracing.begin_operation(Context(), call, {})
-    tracing.child(context, "queue", 10.0, 12.5, company=0, link=None)
+    tracing.child(context, "queue", 10.0, 12.5, batch_size=0, link=None)
     tracing.end_operation(context, call, [], {})
     # What is over has nothing below it any more.
-    tracing.child(context, "late", 10.0, 12.5, company=0, link=None)
+    tracing.child(context, "late", 10.0, 12.5, batch_size=0, link=None)
     queue = spans.one("queue")
     assert (queue.start_time, queue.end_time) == (10_000_000_000, 12_500_000_000)
     assert spans.named("late") == []

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.vllm.http.backend import VLLMHTTPBackend
 from domain.errors import ContextLengthError
-from domain.policies.joining import JoiningBackend
+from domain.policies.batching import BatchingBackend
 from domain.port import RequestContext
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
@@ -33,7 +33,7 @@ async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
     plain = VLLMHTTPBackend(role=Role.EMBED, base_url=vllm_servers[Role.EMBED])
     card = await plain.start()
     assert card.reports_tokens_per_input, "the model of the server is on this machine, and so is its tokenizer"
-    joining = JoiningBackend(plain)
+    joining = BatchingBackend(plain)
     await joining.start()
     words = " ".join(CORPUS).split()
     inputs = [[" ".join(words[start : start + count]) for start in range(count)] for count in range(1, 40)]
@@ -47,7 +47,7 @@ async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
             return error
 
     together = await asyncio.gather(*(ask(joining, position) for position in range(len(inputs))))
-    assert joining.joined >= len(inputs) - 2
+    assert joining.batched >= len(inputs) - 2
     alone = [await ask(plain, position) for position in range(len(inputs))]
     for position, (found, expected) in enumerate(zip(together, alone, strict=True)):
         if position == too_long:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from domain.errors import BackendUnavailableError, ContextLengthError, InvalidRequestError
-from domain.policies.joining import JoiningBackend
+from domain.policies.batching import BatchingBackend
 from domain.port import RequestContext
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
@@ -37,18 +37,18 @@ class Gate(FakeBackend):
         return await super().call(request, context)
 
 
-async def joining(fake: FakeBackend, **bounds) -> JoiningBackend:
-    backend = JoiningBackend(fake, **bounds)
+async def joining(fake: FakeBackend, **bounds) -> BatchingBackend:
+    backend = BatchingBackend(fake, **bounds)
     await backend.start()
     return backend
 
 
-def send(backend: JoiningBackend, *inputs, **fields) -> asyncio.Task:
+def send(backend: BatchingBackend, *inputs, **fields) -> asyncio.Task:
     request = EmbeddingRequest(inputs=list(inputs), **fields)
     return asyncio.create_task(backend.call(request, CONTEXT))
 
 
-async def with_one_under_way(backend: JoiningBackend, gate: Gate) -> asyncio.Task:
+async def with_one_under_way(backend: BatchingBackend, gate: Gate) -> asyncio.Task:
     first = send(backend, "first")
     await until(lambda: gate.flights == [["first"]])
     return first
@@ -68,7 +68,7 @@ async def test_a_lone_request_goes_at_once_and_as_it_is():
     await until(lambda: gate.flights == [["a", "b"]])
     gate.let_through()
     assert await task == await alone("a", "b")
-    assert backend.joined == 0
+    assert backend.batched == 0
 
 
 async def test_requests_that_wait_travel_together_and_each_gets_its_own():
@@ -84,7 +84,7 @@ async def test_requests_that_wait_travel_together_and_each_gets_its_own():
     assert results == [await alone("aa", "b"), await alone("ccc"), await alone("d", "ee", "f")]
     assert [result.prompt_tokens for result in results] == [3, 3, 4]
     assert gate.flights == [["first"], ["aa", "b", "ccc", "d", "ee", "f"]]
-    assert backend.joined == 3
+    assert backend.batched == 3
 
 
 async def test_only_requests_of_one_kind_travel_together():
