@@ -59,8 +59,8 @@ def serve(host: str | None, port: str | None) -> None:
 @main.command()
 def models() -> None:
     """Find and prepare both models, and print where they are."""
-    from app.bootstrap import prepare_models
     from app.commands.console import Console
+    from app.engines import prepare_models
 
     console = Console()
     try:
@@ -105,16 +105,19 @@ def plan(
     from app.commands.plan.composition import plan_memory
     from app.commands.plan.forms import tell
     from app.commands.plan.question import EngineQuestion, PlanQuestion, card_bytes
+    from domain.roles import Role
 
     console = Console()
     try:
         question = PlanQuestion(
             gpu_bytes=card_bytes(gpu_memory),
             gpu_name=gpu_name,
-            embed=EngineQuestion(model=embed, context=embed_context),
-            generate=EngineQuestion(
-                model=generate, context=context, concurrency=concurrency, kv_cache_dtype=kv_cache_dtype
-            ),
+            engines={
+                Role.EMBED: EngineQuestion(model=embed, context=embed_context),
+                Role.GENERATE: EngineQuestion(
+                    model=generate, context=context, concurrency=concurrency, kv_cache_dtype=kv_cache_dtype
+                ),
+            },
         )
         with console.progress() as progress:
             answer = plan_memory(_settings(console, {}), question, progress)

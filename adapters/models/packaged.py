@@ -19,9 +19,10 @@ import msgspec
 from filelock import FileLock
 
 from domain.errors import ConfigurationError
+from domain.progress import Progress
 from domain.roles import Role
+from domain.units import MIB
 
-MIB = 2**20
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -71,9 +72,6 @@ PACKAGED_MODELS = {
         ),
     )
 }
-
-Progress = Callable[[str, float | None], None]
-"""Called with what is being done and how much of it is, 0 … 1, or None where that can't be told."""
 
 
 def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:

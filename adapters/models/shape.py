@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from adapters.models.known_shapes import KNOWN_SHAPES
+from adapters.models.locate import HUB_TIMEOUT_S
 from adapters.models.weights import Tensor, local_tensors
 from domain.memory_plan import ModelShape
 
-HUB_TIMEOUT_S = 10.0
 ENCODERS = {
     "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta",
     "xlm-roberta",
