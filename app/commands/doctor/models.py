@@ -109,7 +109,7 @@ def check_chat_template(role: Role, model: ModelFacts, *, flags: list[str]) -> F
 
 
 def _kind(model: ModelFacts) -> tuple[Kind | None, str]:
-    """What a model does, and what tells it."""
+    """What a model does, and the name that says so."""
     if model.package_role is not None:
         return ("generate" if ROLES[model.package_role].generates else "embed"), model.name
     architectures = model.config.get("architectures")

@@ -41,12 +41,12 @@ def check_numbers_on_card(check: str, config: dict[str, object], card: Card) -> 
     Args:
         check: what to call it.
         config: the model's config.json.
-        card: the card, which tells its capability or nothing is said.
+        card: the card; without a known capability there is nothing to say.
     """
     capability = card.capability_number
     if capability is None:
         return None
-    method, have = quantisation(config), card.capability
+    method, have = quantization(config), card.capability
     if method is None:
         if config.get("dtype", config.get("torch_dtype")) == "bfloat16" and capability < BF16:
             return warning(
@@ -72,7 +72,7 @@ def check_numbers_on_card(check: str, config: dict[str, object], card: Card) -> 
     return ok(check, f"{method} weights, compute capability {have}")
 
 
-def quantisation(config: dict[str, object]) -> str | None:
+def quantization(config: dict[str, object]) -> str | None:
     """How a model's weights are stored, or None for plain numbers."""
     found = config.get("quantization_config")
     method = found.get("quant_method") if isinstance(found, dict) else None
@@ -90,7 +90,7 @@ def check_numbers_on_cpu(
         flags: the engine's flags.
         variable: that carries the flags.
     """
-    method = quantisation(config)
+    method = quantization(config)
     if method is None or method in FLOAT32 or any(flag.split("=")[0] == "--dtype" for flag in flags):
         return None
     return failure(

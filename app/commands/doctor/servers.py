@@ -1,4 +1,4 @@
-"""vLLM servers that somebody else runs: whether they answer, take the key, and have the model."""
+"""vLLM servers that run elsewhere: whether they answer, take the key, and have the model."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

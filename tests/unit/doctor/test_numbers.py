@@ -1,7 +1,7 @@
 import pytest
 
 from app.commands.doctor.finding import Verdict
-from app.commands.doctor.numbers import check_numbers_on_card, check_numbers_on_cpu, quantisation
+from app.commands.doctor.numbers import check_numbers_on_card, check_numbers_on_cpu, quantization
 from tests.unit.doctor.test_gpu import card
 
 FP8 = {"quantization_config": {"quant_method": "fp8"}}
@@ -33,8 +33,8 @@ def test_the_numbers_of_a_model_are_held_against_the_card(config, capability, ve
 @pytest.mark.parametrize(
     "config", [{}, {"quantization_config": None}, {"quantization_config": {"quant_method": 8}}]
 )
-def test_plain_weights_have_no_quantisation(config):
-    assert quantisation(config) is None
+def test_plain_weights_have_no_quantization(config):
+    assert quantization(config) is None
 
 
 @pytest.mark.parametrize(
