@@ -7,12 +7,14 @@ not pay for a web framework.
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from domain.errors import ConfigurationError
+from domain.roles import ROLES
 
 if TYPE_CHECKING:
     from app.commands.console import Console
@@ -59,8 +61,8 @@ def serve(host: str | None, port: str | None) -> None:
 @main.command()
 def models() -> None:
     """Find and prepare both models, and print where they are."""
-    from app.bootstrap import prepare_models
     from app.commands.console import Console
+    from app.engines import prepare_models
 
     console = Console()
     try:
@@ -72,13 +74,32 @@ def models() -> None:
         print(f"{role}\t{model.name}\t{model.source}")
 
 
+def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of `plan` for each role: its model and its context; `--context` alone is for generation."""
+    for role, info in reversed(list(ROLES.items())):
+        option = f"--{info.prefix.lower()}"
+        short = ["--context"] if info.generates else []
+        command = click.option(
+            *short,
+            f"{option}-context",
+            f"{role}_context",
+            type=click.IntRange(min=1),
+            metavar="TOKENS",
+            help=f"Longest request to the {info.noun} engine.",
+        )(command)
+        command = click.option(
+            option,
+            f"{role}_model",
+            metavar="MODEL",
+            help=f"{info.noun.capitalize()} model; overrides MODEL_{info.prefix}_NAME.",
+        )(command)
+    return command
+
+
 @main.command()
 @click.option("--gpu-memory", metavar="SIZE", help="Plan for a card of this size, such as 24GiB.")
 @click.option("--gpu-name", metavar="NAME", help="What to call that card.")
-@click.option("--embed", metavar="MODEL", help="Embedding model; overrides MODEL_EMBED_NAME.")
-@click.option("--gen", "generate", metavar="MODEL", help="Generation model; overrides MODEL_GEN_NAME.")
-@click.option("--context", type=click.IntRange(min=1), metavar="TOKENS", help="Longest request to generate.")
-@click.option("--embed-context", type=click.IntRange(min=1), metavar="TOKENS", help="Longest text to embed.")
+@_engine_options
 @click.option("--concurrency", type=click.IntRange(min=1), help="Requests to generate, of full length, at a time.")
 @click.option(
     "--kv-cache-dtype", metavar="TYPE", help="Of the generation engine's cache, as for vLLM: auto, fp8, …"
@@ -89,15 +110,12 @@ def models() -> None:
 def plan(
     gpu_memory: str | None,
     gpu_name: str | None,
-    embed: str | None,
-    generate: str | None,
-    context: int | None,
-    embed_context: int | None,
     concurrency: int | None,
     kv_cache_dtype: str | None,
     form: str | None,
+    **engines: Any,
 ) -> None:
-    """Work out how both models share one card, or this machine's memory.
+    """Work out how all models share one card, or this machine's memory.
 
     Exit status 0 if they fit, 1 if not, 2 for a mistake.
     """
@@ -111,10 +129,15 @@ def plan(
         question = PlanQuestion(
             gpu_bytes=card_bytes(gpu_memory),
             gpu_name=gpu_name,
-            embed=EngineQuestion(model=embed, context=embed_context),
-            generate=EngineQuestion(
-                model=generate, context=context, concurrency=concurrency, kv_cache_dtype=kv_cache_dtype
-            ),
+            engines={
+                role: EngineQuestion(
+                    model=engines[f"{role}_model"],
+                    context=engines[f"{role}_context"],
+                    concurrency=concurrency if info.generates else None,
+                    kv_cache_dtype=kv_cache_dtype if info.generates else None,
+                )
+                for role, info in ROLES.items()
+            },
         )
         with console.progress() as progress:
             answer = plan_memory(_settings(console, {}), question, progress)

@@ -28,8 +28,7 @@ from typing import Any
 import msgspec
 from gpu_proof_report import memory_by_role, memory_failures, report_text
 
-from adapters.models.cards import first_card
-from adapters.models.hardware import usable_gpu_gib
+from adapters.models.hardware import gpu_card, gpu_driver, usable_gpu
 from app.commands.bench.processes import Server, servers
 from app.commands.bench.results import this_machine
 from app.settings import VARIABLES
@@ -106,7 +105,7 @@ def prove(shape: str, output: Path, *, minutes: float, seconds: float) -> dict[s
     Raises:
         ProofError: there is no GPU, or no room for the report.
     """
-    clock, card, on_card = Clock(minutes), first_card(), usable_gpu_gib() is not None
+    clock, card, on_card = Clock(minutes), _card_now(), usable_gpu() is not None
     if shape == "qwen3" and (card is None or not on_card):
         why = "there is no NVIDIA GPU here" if card is None else "this install computes on the CPU (INSTALL=gpu)"
         raise ProofError(f"{why}. To try the script itself on a CPU: --shape tiny")
@@ -119,7 +118,7 @@ def prove(shape: str, output: Path, *, minutes: float, seconds: float) -> dict[s
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "shape": shape,
         "machine": msgspec.to_builtins(this_machine()),
-        "card": None if card is None else msgspec.to_builtins(card),
+        "card": card,
         "failures": [],
     }
     # Beside the report, because a temporary folder may be one in memory.
@@ -275,8 +274,10 @@ def _json_of(read: Callable[[], bytes]) -> Any:
 
 
 def _card_now() -> dict[str, Any] | None:
-    card = first_card()
-    return None if card is None else msgspec.to_builtins(card)
+    card = gpu_card()
+    if card is None:
+        return None
+    return {**msgspec.to_builtins(card), "free_bytes": card.free_bytes, "driver": gpu_driver()}
 
 
 if __name__ == "__main__":

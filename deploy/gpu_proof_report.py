@@ -2,7 +2,8 @@
 
 from typing import Any
 
-GIB = 2**30
+from domain.units import GIB
+
 # The cache of a plan is what vLLM is told to make, less what does not fill a block.
 CACHE_TOLERANCE = 0.02
 

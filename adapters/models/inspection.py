@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -12,7 +12,9 @@ from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import HUB_TIMEOUT_S, LocatedModel, locate
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.model_facts import ModelFacts, Origin
+from domain.progress import ignore_progress
+from domain.roles import ROLES
 
 # A package is on the disk while it is unpacked and converted to 16-bit weights: 93 + 93 + 269 MB for the largest.
 PACKAGE_ROOM = 5
@@ -21,24 +23,7 @@ CONSOLIDATED = "consolidated*.safetensors"
 SMALL_FILES = ("tokenizer_config.json", "chat_template.jinja", "modules.json")
 
 
-class InspectedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that exists, and what its files say."""
-
-    name: str
-    origin: Literal["folder", "package", "hub"]
-    config: dict[str, object]
-    has_chat_template: bool | None
-    is_sentence_encoder: bool
-    package_role: Role | None
-    weight_bytes: int | None
-    fetch_bytes: int
-    fetch_into: Path
-    hub_answers: bool | None
-    source: str | None
-    """From where its shape can be read now, asking nobody; None while it has to be fetched first."""
-
-
-def inspect_model(name: str, *, setting: str, cache: Path) -> InspectedModel:
+def inspect_model(name: str, *, setting: str, cache: Path) -> ModelFacts:
     """Look at a model. Of a model on the hub that is not here, only its small files are fetched.
 
     Args:
@@ -58,10 +43,10 @@ def inspect_model(name: str, *, setting: str, cache: Path) -> InspectedModel:
 
 
 def _located(name: str, setting: str, cache: Path) -> LocatedModel:
-    return locate(name, setting=setting, cache=cache, progress=lambda _step, _share: None)
+    return locate(name, setting=setting, cache=cache, progress=ignore_progress)
 
 
-def _package(name: str, cache: Path, setting: str) -> InspectedModel:
+def _package(name: str, cache: Path, setting: str) -> ModelFacts:
     model = PACKAGED_MODELS[name]
     folder = cache / model.folder_name
     if folder.is_dir():
@@ -72,28 +57,24 @@ def _package(name: str, cache: Path, setting: str) -> InspectedModel:
             fetch_into=cache,
             source=str(folder),
         )
-    return InspectedModel(
+    return ModelFacts(
         name=name,
         origin="package",
-        config={},
         has_chat_template=None if model.chat_template is None else True,
-        is_sentence_encoder=model.role is Role.EMBED,
+        is_sentence_encoder=not ROLES[model.role].generates,
         package_role=model.role,
-        weight_bytes=None,
         fetch_bytes=model.wheel_bytes * PACKAGE_ROOM,
         fetch_into=cache,
-        hub_answers=None,
-        source=None,
     )
 
 
-def _folder(name: str, folder: Path, setting: str) -> InspectedModel:
+def _folder(name: str, folder: Path, setting: str) -> ModelFacts:
     files = _files(folder)
     described = _described(name, files, _weight_bytes_of(files), setting=setting, origin="folder")
     return msgspec.structs.replace(described, source=str(folder))
 
 
-def _hub(name: str, setting: str, cache: Path) -> InspectedModel:
+def _hub(name: str, setting: str, cache: Path) -> ModelFacts:
     try:
         from huggingface_hub import constants, try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -128,7 +109,7 @@ def _hub(name: str, setting: str, cache: Path) -> InspectedModel:
     described = _described(name, files, _weight_bytes_of(files), setting=setting, origin="hub")
     return msgspec.structs.replace(
         described,
-        # One byte stands for weights whose size nobody tells.
+        # One byte stands for weights of unknown size.
         fetch_bytes=sum(missing) if wanted else 1,
         fetch_into=Path(constants.HF_HUB_CACHE),
         weight_bytes=sum(size for file, size in wanted.items() if file.endswith(WEIGHTS))
@@ -215,24 +196,19 @@ def _described(
     weight_bytes: int,
     *,
     setting: str,
-    origin: Literal["folder", "package", "hub"],
-) -> InspectedModel:
+    origin: Origin,
+) -> ModelFacts:
     config = _config(files, setting)
     tokenizer = _json(files["tokenizer_config.json"]) if "tokenizer_config.json" in files else {}
     knows = bool(tokenizer) or origin != "hub"
     has_template = "chat_template.jinja" in files or bool(tokenizer.get("chat_template"))
-    return InspectedModel(
+    return ModelFacts(
         name=name,
         origin=origin,
         config=config,
         has_chat_template=has_template if knows or has_template else None,
         is_sentence_encoder="modules.json" in files,
-        package_role=None,
         weight_bytes=weight_bytes,
-        fetch_bytes=0,
-        fetch_into=Path(),
-        hub_answers=None,
-        source=None,
     )
 
 

@@ -1,7 +1,7 @@
 """The shapes of the two models for a GPU, so that a plan for them needs no model hub.
 
-From their `config.json`; the weights follow from it: the sums of all matrices. The embedder's number of weights is
-also told by keras-hub (pull request 2455: 595,776,512). Not compared with the files on the hub so far.
+From their `config.json`; the weights follow from it: the sums of all matrices. keras-hub states the same number of
+weights for the embedding model (pull request 2455: 595,776,512). Not compared with the files on the hub so far.
 """
 
 from domain.memory_plan import ModelShape
@@ -36,7 +36,7 @@ KNOWN_SHAPES = {
             vocabulary=151_936,
             heads=32,
             max_context=40_960,
-            # The tokens' vectors and the output layer are not quantised, and each is a matrix of its own.
+            # The tokens' vectors and the output layer are not quantized, and each is a matrix of its own.
             float_weights=2 * _EMBEDDING_8B + _NORMS_8B,
             output_head_weights=_EMBEDDING_8B,
             # A scale of four bytes for each block of 128 by 128.

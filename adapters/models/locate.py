@@ -5,12 +5,13 @@ from pathlib import Path
 
 import msgspec
 
-from adapters.models.packaged import PACKAGED_MODELS, Progress, prepare
+from adapters.models.packaged import PACKAGED_MODELS, prepare
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.memory_plan import Card
+from domain.progress import Progress
+from domain.roles import ROLES, Role
+from domain.units import GIB
 
-GPU_DEFAULTS = {Role.EMBED: "Qwen/Qwen3-Embedding-0.6B", Role.GENERATE: "Qwen/Qwen3-8B-FP8"}
-PACKAGED_DEFAULTS = {model.role: model.name for model in PACKAGED_MODELS.values()}
 # The default pair needs 9.9 GiB for its weights alone; below this little room is left for contexts.
 GPU_DEFAULTS_GIB = 20.0
 HUB_TIMEOUT_S = 10.0
@@ -26,10 +27,10 @@ class LocatedModel(msgspec.Struct, frozen=True, kw_only=True):
     is_local: bool
 
 
-def default_model(role: Role, gpu_memory_gib: float | None) -> str:
-    """The model for a role that no setting names: by whether a GPU has room for the larger pair."""
-    roomy = gpu_memory_gib is not None and gpu_memory_gib >= GPU_DEFAULTS_GIB
-    return (GPU_DEFAULTS if roomy else PACKAGED_DEFAULTS)[role]
+def default_model(role: Role, card: Card) -> str:
+    """The model for a role that no setting names: by whether there is a GPU with room for the larger ones."""
+    is_large = card.is_gpu and card.total_bytes >= GPU_DEFAULTS_GIB * GIB
+    return ROLES[role].gpu_default_model if is_large else ROLES[role].cpu_default_model
 
 
 def locate(name: str, *, setting: str, cache: Path, progress: Progress) -> LocatedModel:
@@ -45,7 +46,7 @@ def locate(name: str, *, setting: str, cache: Path, progress: Progress) -> Locat
         folder = Path(name).expanduser()
         is_folder = folder.is_dir()
     except (OSError, RuntimeError):
-        # Nobody's home, or longer than any path can be.
+        # The home folder of an unknown user, or longer than any path can be.
         is_folder = False
     if is_folder:
         return _local(folder, setting)

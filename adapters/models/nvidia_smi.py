@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 TIMEOUT_S = 20.0
-"""A driver that hangs must hold up nobody for long."""
+"""A driver that hangs must not block a start for long."""
 
 
 def ask(query: str) -> list[list[str]]:

@@ -19,9 +19,10 @@ import msgspec
 from filelock import FileLock
 
 from domain.errors import ConfigurationError
+from domain.progress import Progress
 from domain.roles import Role
+from domain.units import MIB
 
-MIB = 2**20
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -72,9 +73,6 @@ PACKAGED_MODELS = {
     )
 }
 
-Progress = Callable[[str, float | None], None]
-"""Called with what is being done and how much of it is, 0 … 1, or None where that can't be told."""
-
 
 def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
     """The folder of a packaged model, made on the first call.
@@ -85,7 +83,7 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
     Args:
         model: which one.
         cache: folder that holds prepared models; made if missing.
-        progress: told of every step.
+        progress: called with every step.
 
     Raises:
         ConfigurationError: the package can't be fetched, has another hash, or can't be unpacked.
@@ -164,8 +162,8 @@ def _environment_with_scratch(scratch: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _watched(folder: Path, total: int, tell: Callable[[float], None]) -> Iterator[None]:
-    """Tell, a few times a second, how large a folder is against what it will be."""
+def _watched(folder: Path, total: int, report: Callable[[float], None]) -> Iterator[None]:
+    """Report a few times a second how much of its final size a folder has."""
     done = threading.Event()
 
     def watch() -> None:
@@ -174,7 +172,7 @@ def _watched(folder: Path, total: int, tell: Callable[[float], None]) -> Iterato
             for path in folder.rglob("*"):
                 with contextlib.suppress(OSError):
                     size += path.stat().st_size
-            tell(min(size / total, 1.0))
+            report(min(size / total, 1.0))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

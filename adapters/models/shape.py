@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from adapters.models.known_shapes import KNOWN_SHAPES
+from adapters.models.locate import HUB_TIMEOUT_S
 from adapters.models.weights import Tensor, local_tensors
 from domain.memory_plan import ModelShape
 
-HUB_TIMEOUT_S = 10.0
 ENCODERS = {
     "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta",
     "xlm-roberta",
@@ -28,7 +28,7 @@ WINDOW_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
 # Models whose window counts only if `use_sliding_window` says so.
 SILENT_WINDOWS = ("qwen2", "qwen3")
 # What says that a model keeps something else than keys and values, or has parts that the plan knows nothing of.
-STRANGE = {
+UNPLANNED = {
     "vision_config": "images",
     "audio_config": "sound",
     "is_encoder_decoder": "an encoder and a decoder",
@@ -133,11 +133,11 @@ def shape_of(
         UnknownShapeError: something needed is missing, or the model is of a kind that the plan does not know.
     """
     config = {**config, **config.get("text_config", {})} if "text_config" in config else config
-    strange = next((what for key, what in STRANGE.items() if config.get(key)), None)
+    unplanned = next((what for key, what in UNPLANNED.items() if config.get(key)), None)
     kinds = set(config.get("layer_types") or []) - KNOWN_LAYERS
-    if strange or kinds:
+    if unplanned or kinds:
         raise UnknownShapeError(
-            f"'{name}' has {strange or ', '.join(sorted(kinds))}, which no plan is made for yet."
+            f"'{name}' has {unplanned or ', '.join(sorted(kinds))}, which no plan is made for yet."
         )
     if not tensors:
         raise UnknownShapeError(f"'{name}' has no weights in safetensors files whose sizes could be read.")

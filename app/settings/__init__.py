@@ -11,7 +11,7 @@ from app.settings.parsers import GIB_RULE, is_usable_key, parse_gib
 from app.settings.roles import RoleSettings
 from app.settings.settings import EmbeddingPolicies, SecuritySettings, Settings
 from app.settings.telemetry import TelemetrySettings
-from app.settings.values import HTTP, INPROCESS, OFF, GpuMemory
+from app.settings.values import HTTP, INPROCESS, OFF
 from app.settings.variables import GROUPS, VARIABLES
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "VARIABLES",
     "ApiOptions",
     "EmbeddingPolicies",
-    "GpuMemory",
     "RoleSettings",
     "SecuritySettings",
     "Settings",

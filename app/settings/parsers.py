@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 import platformdirs
 
-from app.settings.values import HTTP, INPROCESS, OFF, GpuMemory
+from app.settings.values import HTTP, INPROCESS, OFF
+from domain.memory_plan import GpuBudget
 
 LOG_FORMATS = ("auto", "text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -223,15 +224,15 @@ def parse_gib(value: str) -> float | None:
     return (float(size[1]) or None) if size else None
 
 
-def parse_gpu_memory(value: str) -> GpuMemory | None:
+def parse_gpu_memory(value: str) -> GpuBudget | None:
     """A share of the card, or a size; None if there is none."""
     if not value:
         return None
     gib = parse_gib(value)
     if gib is not None:
-        return GpuMemory(gib=gib)
+        return GpuBudget(gib=gib)
     if re.fullmatch(r"\d{1,6}(\.\d{1,9})?", value, re.ASCII) and 0 < float(value) < 1:
-        return GpuMemory(fraction=float(value))
+        return GpuBudget(fraction=float(value))
     raise ValueError("must be a share of the card between 0 and 1, such as 0.25, or a size such as 6GiB")
 
 

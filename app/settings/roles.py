@@ -6,8 +6,9 @@ import msgspec
 
 from app.settings import parsers
 from app.settings.groups import BACK_PRESSURE, BACKENDS, EMBEDDINGS, MEMORY, MODELS
-from app.settings.values import HTTP, INPROCESS, OFF, GpuMemory
+from app.settings.values import HTTP, INPROCESS, OFF
 from domain.load import Bounds
+from domain.memory_plan import GpuBudget
 from domain.roles import Role
 
 
@@ -67,7 +68,7 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     gpu_memory: Annotated[
-        GpuMemory | None,
+        GpuBudget | None,
         MEMORY.setting(
             "VLLM_{prefix}_GPU_MEMORY",
             f"GPU memory of the {{noun}} engine: a share (0.25) or a size (6GiB); {INPROCESS} only.",

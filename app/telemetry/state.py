@@ -13,9 +13,9 @@ from app.telemetry import instruments
 from app.telemetry.metrics import Metrics
 from domain.health import BackendHealth, BackendState, BreakerState, CacheStats, MemberHealth, ServiceHealth
 from domain.roles import Role
+from domain.units import GIB
 
 MEMORY_INTERVAL_S = 5.0
-GIB = 2**30
 SERVICE = "service"
 """Whose memory it is: the service's own, or that of a role's engine."""
 

@@ -1,10 +1,7 @@
 """What an engine holds besides weights and cache."""
 
 from domain.memory_plan.shapes import ModelShape
-from domain.roles import Role
-
-MIB = 2**20
-GIB = 2**30
+from domain.units import GIB, KIB, MIB
 
 BUFFER = 150 * MIB
 """`vllm.v1.worker.gpu_worker`: redundancy_buffer_memory, for what profiling overlooks."""
@@ -14,7 +11,7 @@ LOGIT_BYTES = 38
 """Bytes for each sequence and word of the vocabulary while the next tokens are drawn (MEASUREMENTS)."""
 HIDDEN_COPIES = 2
 """Copies of all tokens' hidden states that are there meanwhile (MEASUREMENTS)."""
-GRAPH_BYTES = 600 * 2**10
+GRAPH_BYTES = 600 * KIB
 """For each layer and size of batch that is recorded as a CUDA graph: an upper bound of what was measured."""
 LARGEST_GRAPH = 512
 """`vllm.config.vllm.VllmConfig._set_cudagraph_sizes`; twice that on Blackwell, for more than 256 sequences."""
@@ -30,7 +27,7 @@ GiB: Qwen3-0.6B 5.56, Llama-3.1-8B 4.76, Llama-3.3-70B 4.84, Qwen3-32B 5.64, gpt
 
 
 def activation_bytes(
-    shape: ModelShape, role: Role, *, batched_tokens: int, sequences: int, element_bytes: int
+    shape: ModelShape, *, generates: bool, batched_tokens: int, sequences: int, element_bytes: int
 ) -> int:
     """The peak of what a step holds for a moment: the widest layer, or the choice of the next tokens.
 
@@ -44,7 +41,7 @@ def activation_bytes(
     # The residual stream, what goes into the layer and what comes out.
     width = 3 * shape.hidden + max(attention, dense, experts)
     layers = batched_tokens * width * element_bytes
-    if role is Role.EMBED:
+    if not generates:
         return layers + 2 * sequences * shape.hidden * 4
     hidden = HIDDEN_COPIES * batched_tokens * shape.hidden * element_bytes
     return max(layers, hidden + sequences * shape.vocabulary * LOGIT_BYTES)

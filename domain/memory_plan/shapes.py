@@ -18,7 +18,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     kv_heads: int
     head_dim: int
     max_context: int
-    """Tokens that an engine takes if nobody says how many."""
+    """Tokens that an engine takes if no flag says how many."""
     dtype_bytes: int
     """Bytes of one number of the model's own type."""
     float_weights: int
@@ -28,11 +28,11 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     output_head_weights: int = 0
     """Those of `float_weights` that only a generator needs: the output layer, where it is not the input's."""
     longest_context: int | None = None
-    """Tokens that an engine can be told to take, where those are more than `max_context`."""
+    """Tokens that an engine can be set to take, where those are more than `max_context`."""
     quantization: str | None = None
     """Name of the method, such as fp8."""
     cache_dtype: str = "auto"
-    """The cache that it was quantised for, as for vLLM's `--kv-cache-dtype`."""
+    """The cache that it was quantized for, as for vLLM's `--kv-cache-dtype`."""
     sliding_window: int | None = None
     """Tokens that the layers with a window look back on."""
     sliding_layers: int = 0

@@ -1,19 +1,14 @@
-"""The sizes that are tried for an engine when nobody has chosen them: the most generous first."""
+"""The sizes that are tried for engines where no setting chooses them: the most generous first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import msgspec
 
-from domain.memory_plan.parts import GIB
-from domain.memory_plan.types import Card, EngineWish
-from domain.roles import Role
+from domain.memory_plan.types import Card, EngineRequirements
+from domain.roles import ROLES
+from domain.units import GIB
 
-CONTEXTS = {
-    Role.GENERATE: (32768, 16384, 8192, 4096, 2048),
-    # Passages to embed are short, and a batch of the longest has to fit at once.
-    Role.EMBED: (8192, 4096, 2048, 1024, 512),
-}
 LARGE_CARD = 70 * GIB
 """From here on vLLM takes larger batches by default (`vllm.engine.arg_utils.EngineArgs.get_batch_defaults`)."""
 BATCHES = ((2048, 256), (2048, 128), (2048, 64), (1024, 32), (512, 16))
@@ -23,8 +18,9 @@ USEFUL_CONTEXT = 8192
 USEFUL_SEQUENCES = 64
 CPU_BATCH = (2048, 128)
 """vLLM's default on the CPU."""
-EMBED_BATCH = 2048
-"""Tokens of a batch of an embedder at the least; short texts are computed many at a time."""
+CPU_CONTEXTS = (32768, 16384, 8192, 4096, 2048)
+POOLING_BATCH = 2048
+"""Least tokens in a batch of a pooling engine; many short texts are computed at a time."""
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,63 +31,69 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     sequences: int
 
 
-def gpu_sizes(card: Card, wishes: list[EngineWish]) -> Iterator[dict[Role, Sizes]]:
-    """Sizes of all engines together, in order of least loss.
+def gpu_sizes(card: Card, engines: Sequence[EngineRequirements]) -> Iterator[list[Sizes]]:
+    """Sizes of all engines together, in their order; the combinations in order of least loss.
 
-    First only as far as nobody notices much: the generator's context down to USEFUL_CONTEXT, batches down to
-    USEFUL_SEQUENCES. Then all that is small, the batches first, which cost nothing but speed under load, then the
-    embedder's context, and last the generator's.
+    First only what hardly matters: contexts of generating engines down to USEFUL_CONTEXT, and batches down to
+    USEFUL_SEQUENCES. Then everything small: batches first, which cost only speed under load, then the contexts of
+    pooling engines, and those of generating engines last.
     """
-    by_role = {wish.role: wish for wish in wishes}
-    order = [role for role in (Role.GENERATE, Role.EMBED) if role in by_role]
-    contexts = {role: _contexts(by_role[role]) for role in order}
     batches = LARGE_BATCHES if card.total_bytes >= LARGE_CARD else BATCHES
-    useful = [_useful(by_role[role], contexts[role]) for role in order]
-    small = [
-        [length for length in contexts[role] if length <= USEFUL_CONTEXT] or contexts[role][-1:] for role in order
-    ]
-    roomy = [batch for batch in batches if batch[1] >= USEFUL_SEQUENCES]
-    for lengths_of, batches_of in ((useful, roomy), (small, batches)):
-        for lengths, batch in product(product(*lengths_of), batches_of):
-            yield {role: sizes(by_role[role], length, *batch) for role, length in zip(order, lengths, strict=True)}
+    large_batches = [batch for batch in batches if batch[1] >= USEFUL_SEQUENCES]
+    contexts = [_contexts(engine) for engine in engines]
+    useful = [_useful(engine, lengths) for engine, lengths in zip(engines, contexts, strict=True)]
+    small = [[length for length in lengths if length <= USEFUL_CONTEXT] or lengths[-1:] for lengths in contexts]
+    for lengths_of, batches_of in ((useful, large_batches), (small, batches)):
+        for lengths, batch in product(_combinations(engines, lengths_of), batches_of):
+            yield [sizes(engine, length, *batch) for engine, length in zip(engines, lengths, strict=True)]
 
 
-def _useful(wish: EngineWish, contexts: list[int]) -> list[int]:
-    """The contexts that nobody minds much."""
-    if wish.role is Role.GENERATE:
+def _combinations(
+    engines: Sequence[EngineRequirements], lengths_of: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, ...]]:
+    """A context for each engine, in their order; the contexts of pooling engines vary fastest."""
+    order = sorted(range(len(engines)), key=lambda index: not ROLES[engines[index].role].generates)
+    for lengths in product(*(lengths_of[index] for index in order)):
+        by_index = dict(zip(order, lengths, strict=True))
+        yield tuple(by_index[index] for index in range(len(engines)))
+
+
+def _useful(engine: EngineRequirements, contexts: list[int]) -> list[int]:
+    """The contexts that lose little."""
+    if ROLES[engine.role].generates:
         return [length for length in contexts if length >= USEFUL_CONTEXT] or contexts[:1]
-    # What the embedder has is decided: a shorter context of its own costs the generator nothing.
-    is_decided = wish.budget_bytes is not None or wish.cache_bytes is not None
-    return contexts if is_decided else contexts[:1]
+    # If the memory of a pooling engine is set, a shorter context costs the other engines nothing.
+    is_set = engine.budget_bytes is not None or engine.cache_bytes is not None
+    return contexts if is_set else contexts[:1]
 
 
-def sizes(wish: EngineWish, context: int, batched_tokens: int, sequences: int) -> Sizes:
-    """Sizes of one engine, its wishes respected."""
-    if wish.role is Role.EMBED:
-        batched_tokens = max(context, EMBED_BATCH)
-    elif wish.shape.is_encoder:
+def sizes(engine: EngineRequirements, context: int, batched_tokens: int, sequences: int) -> Sizes:
+    """Sizes of one engine; what its requirements set wins."""
+    if not ROLES[engine.role].generates:
+        batched_tokens = max(context, POOLING_BATCH)
+    elif engine.shape.is_encoder:
         batched_tokens = max(context, batched_tokens)
     # No step has more sequences than tokens.
-    batched_tokens = wish.batched_tokens or max(batched_tokens, wish.sequences or 0)
+    batched_tokens = engine.batched_tokens or max(batched_tokens, engine.sequences or 0)
     return Sizes(
         context=context,
         batched_tokens=batched_tokens,
-        sequences=wish.sequences or min(max(sequences, wish.concurrency or 0), batched_tokens),
+        sequences=engine.sequences or min(max(sequences, engine.concurrency or 0), batched_tokens),
     )
 
 
-def _contexts(wish: EngineWish) -> list[int]:
-    longest = wish.shape.max_context
-    if wish.context is not None:
-        return [wish.context]
-    usual = [context for context in CONTEXTS[wish.role] if context < longest]
-    # A generator may use all that its model can do; an embedder's batches would become too large.
-    return [longest, *usual] if wish.role is Role.GENERATE or longest <= CONTEXTS[Role.EMBED][0] else usual
+def _contexts(engine: EngineRequirements) -> list[int]:
+    if engine.context is not None:
+        return [engine.context]
+    info, longest = ROLES[engine.role], engine.shape.max_context
+    usual = [context for context in info.context_lengths if context < longest]
+    # A generating engine may use all that its model can do; batches of a pooling engine would become too large.
+    return [longest, *usual] if info.generates or longest <= info.context_lengths[0] else usual
 
 
-def cpu_contexts(wish: EngineWish) -> list[int]:
+def cpu_contexts(engine: EngineRequirements) -> list[int]:
     """Context lengths to try on the CPU, the longest first."""
-    if wish.context is not None:
-        return [wish.context]
-    usual = CONTEXTS[Role.GENERATE]
-    return [wish.shape.max_context, *(context for context in usual if context < wish.shape.max_context)]
+    if engine.context is not None:
+        return [engine.context]
+    longest = engine.shape.max_context
+    return [longest, *(context for context in CPU_CONTEXTS if context < longest)]

@@ -5,22 +5,47 @@ import msgspec
 from domain.health import MemoryPart
 from domain.memory_plan.shapes import ModelShape
 from domain.roles import Role
+from domain.units import GIB
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory that is there: a GPU's, or a machine's for engines on the CPU."""
+    """The memory that engines share: a GPU's, or the machine's for engines on the CPU."""
 
     name: str
     total_bytes: int
     used_bytes: int = 0
-    """What others hold of it now."""
+    """Memory that other programs hold now."""
     capability: str | None = None
-    """CUDA compute capability, such as 8.9; None if nobody knows."""
+    """CUDA compute capability, such as 8.9; None if it is not known."""
     is_gpu: bool = True
 
+    @property
+    def free_bytes(self) -> int:
+        """Memory that no program holds now."""
+        return self.total_bytes - self.used_bytes
 
-class EngineWish(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine: its model, and what somebody has decided about it. None leaves it to the plan."""
+    @property
+    def capability_number(self) -> tuple[int, int] | None:
+        """The compute capability as two numbers that can be compared; None if it is not known."""
+        major, _, minor = (self.capability or "").partition(".")
+        return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+
+
+class GpuBudget(msgspec.Struct, frozen=True):
+    """Memory of the GPU that was set for one engine: a share of it, or a size. One of the two is set."""
+
+    fraction: float | None = None
+    gib: float | None = None
+
+    def bytes_on(self, card: Card) -> int:
+        """The same in bytes of a card."""
+        if self.fraction is not None:
+            return int(self.fraction * card.total_bytes)
+        return int((self.gib or 0) * GIB)
+
+
+class EngineRequirements(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine: its model, and what was set for it. What is None the plan decides."""
 
     role: Role
     shape: ModelShape
@@ -61,7 +86,7 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The sum of the parts."""
     max_model_len: int
     limits_context: bool
-    """Whether that is less than the model can, or was wished for."""
+    """Whether that is less than the model can, or was set."""
     max_num_batched_tokens: int
     max_num_seqs: int
     kv_cache_dtype: str
@@ -98,7 +123,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Left to the driver, or to other programs."""
     engines: list[EnginePlan]
     free_bytes: int
-    """Given to nobody, and not reserved either."""
+    """Given to no engine, and not reserved either."""
     missing_bytes: int
     """How much more it would take; 0 if it fits."""
     may_start_together: bool

@@ -11,30 +11,37 @@ import httpx
 import psutil
 import pytest
 
-from adapters.memory_planning import EngineChoice, plan_engines
+from adapters.memory_planning import EngineOptions, plan_engines
 from adapters.models.hardware import ram
+from adapters.models.locate import LocatedModel
 from adapters.models.packaged import PACKAGED_MODELS, prepare
 from app.settings import load_settings
 from domain.memory_plan import EnginePlan
-from domain.roles import Role
+from domain.roles import ROLES, Role
 from tests.processes import ROOT, ServiceProcess, engine_environment
 
 pytestmark = pytest.mark.integration
 
 CACHE_BYTES = 512 * 2**20
 FLAGS = f"--dtype float32 --enforce-eager --kv-cache-memory-bytes {CACHE_BYTES}"
-RUNNER = {Role.EMBED: "pooling", Role.GENERATE: "generate"}
 WITHIN = 0.02
 
 
 def planned(role: Role, folder: Path) -> EnginePlan:
-    choice = EngineChoice(role=role, name=folder.name, source=str(folder), flags=FLAGS)
-    return plan_engines(ram(), [choice]).engines[0]
+    model = LocatedModel(name=folder.name, source=str(folder), is_local=True)
+    return plan_engines(ram(), {role: model}, {role: EngineOptions(flags=FLAGS)}).engines[0]
 
 
 def weighed(role: Role, folder: Path) -> dict[str, int]:
     """What vLLM says of an engine with this model."""
-    command = [sys.executable, "-m", "tests.integration.weigh_engine", str(folder), RUNNER[role], *FLAGS.split()]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.integration.weigh_engine",
+        str(folder),
+        ROLES[role].runner,
+        *FLAGS.split(),
+    ]
     done = subprocess.run(
         command, cwd=ROOT, env=engine_environment(), capture_output=True, text=True, timeout=300, check=False
     )

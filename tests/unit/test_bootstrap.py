@@ -1,16 +1,20 @@
-import msgspec
 import pytest
 
-from app.bootstrap import _gpu_share, build_service
-from app.settings import GpuMemory, Settings, load_settings
+from app.bootstrap import build_service
+from app.engines import inprocess_provider
+from app.settings import Settings, load_settings
 from domain.errors import BackendUnavailableError, ConfigurationError, ModelNotFoundError
+from domain.memory_plan import Card
 from domain.port import InferenceBackend
 from domain.roles import Role
+from domain.units import GIB
 from tests.fakes import FakeBackend
 from tests.unit.waiting import until
 
 ELSEWHERE = {"EMBED_BACKEND": "vllm-http", "GEN_BACKEND": "vllm-http"}
 HERE = __name__
+CARD = Card(name="a card", total_bytes=24 * GIB)
+RAM = Card(name="this machine", total_bytes=24 * GIB, is_gpu=False)
 
 
 def factory(role: Role, settings: Settings) -> InferenceBackend:
@@ -73,26 +77,24 @@ async def test_changes_of_state_are_told():
     await service.stop()
 
 
+def shares(*roles: Role, card: Card = CARD, **environ: str) -> dict[Role, float]:
+    provider = inprocess_provider(load_settings(environ), roles)
+    provider.card = card
+    return provider.shares_without_plan()
+
+
 @pytest.mark.parametrize(
-    ("memory", "gpu_gib", "share"),
-    [
-        (None, 24.0, 0.25),
-        (GpuMemory(fraction=0.4), 24.0, 0.4),
-        (GpuMemory(gib=6.0), 24.0, 0.25),
-        (GpuMemory(gib=6.0), None, None),
-    ],
+    ("memory", "card", "share"),
+    [("", CARD, 0.25), ("0.4", CARD, 0.4), ("6GiB", CARD, 0.25), ("6GiB", RAM, None)],
 )
-def test_an_engines_share_of_the_card(memory, gpu_gib, share):
-    own = msgspec.structs.replace(load_settings({}).role(Role.EMBED), gpu_memory=memory)
-    assert _gpu_share(Role.EMBED, own, gpu_gib) == share
+def test_an_engines_share_of_the_card(memory, card, share):
+    assert shares(Role.EMBED, card=card, VLLM_EMBED_GPU_MEMORY=memory).get(Role.EMBED) == share
 
 
 def test_both_engines_fit_on_one_card_by_default():
-    loaded = load_settings({})
-    assert sum(_gpu_share(role, loaded.role(role), 24.0) for role in Role) <= 0.95
+    assert sum(shares(*Role).values()) <= 0.95
 
 
 def test_more_memory_than_the_card_has_is_named():
-    own = load_settings({"VLLM_GEN_GPU_MEMORY": "30GiB"}).role(Role.GENERATE)
     with pytest.raises(ConfigurationError, match=r"VLLM_GEN_GPU_MEMORY asks for 30.0 GiB, .* 24.0 GiB"):
-        _gpu_share(Role.GENERATE, own, 24.0)
+        shares(Role.GENERATE, VLLM_GEN_GPU_MEMORY="30GiB")

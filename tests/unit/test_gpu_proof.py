@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 from domain.roles import Role
+from domain.units import GIB
 from tools.real_shapes import BYTES, CONFIGS, tensors
 
 ROOT = Path(__file__).parents[2]
-GIB = 2**30
 
 
 def load(name: str) -> ModuleType:

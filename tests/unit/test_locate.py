@@ -6,7 +6,9 @@ import pytest
 from adapters.models.locate import default_model, locate
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.errors import ConfigurationError
+from domain.memory_plan import Card
 from domain.roles import Role
+from domain.units import GIB
 
 SETTING = "MODEL_EMBED_NAME"
 
@@ -32,17 +34,20 @@ def model_folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("role", Role)
 def test_without_a_gpu_the_packaged_models_are_the_default(role):
-    assert PACKAGED_MODELS[default_model(role, None)].role is role
+    assert (
+        PACKAGED_MODELS[default_model(role, Card(name="this machine", total_bytes=64 * GIB, is_gpu=False))].role
+        is role
+    )
 
 
 @pytest.mark.parametrize("role", Role)
 def test_a_gpu_without_room_for_the_larger_pair_gets_the_packaged_models(role):
-    assert default_model(role, 19.9) in PACKAGED_MODELS
+    assert default_model(role, Card(name="a card", total_bytes=int(19.9 * GIB))) in PACKAGED_MODELS
 
 
 @pytest.mark.parametrize("role", Role)
 def test_a_roomy_gpu_gets_the_larger_pair(role):
-    assert default_model(role, 20.0).startswith("Qwen/")
+    assert default_model(role, Card(name="a card", total_bytes=int(20.0 * GIB))).startswith("Qwen/")
 
 
 def test_a_folder_is_called_by_its_name(model_folder):

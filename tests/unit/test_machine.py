@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from adapters.models.hardware import gpu_memory, gpu_memory_gib
+from adapters.models.hardware import gpu_memory
 from adapters.models.known_shapes import KNOWN_SHAPES
-from adapters.models.locate import GPU_DEFAULTS, GPU_DEFAULTS_GIB
+from adapters.models.locate import GPU_DEFAULTS_GIB
 from adapters.vllm.inprocess.engine_args import default_flags, prepare_environment
 from adapters.vllm.inprocess.owner import NICENESS, OWNER, bind_to_owner, give_way
 from domain.health import GpuMemory
-from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
-from domain.roles import Role
+from domain.memory_plan import Card, EngineRequirements, MemoryPlan, make_plan
+from domain.roles import ROLES, Role
+from domain.units import GIB
 from tests.unit.serving import Api, serving
 
 PR_GET_PDEATHSIG = 2
-GIB = 2**30
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def environment(monkeypatch) -> dict[str, str]:
 
 
 def test_without_the_tool_there_is_no_gpu(nvidia_smi):
-    assert gpu_memory_gib() is None
+    assert gpu_memory() is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,8 @@ def test_without_the_tool_there_is_no_gpu(nvidia_smi):
 )
 def test_the_first_gpus_memory_is_told_in_gib(nvidia_smi, said, gib):
     nvidia_smi(said)
-    assert gpu_memory_gib() == gib
+    memory = gpu_memory()
+    assert (memory and memory.total_gib) == gib
 
 
 def test_used_memory_is_told_too(nvidia_smi):
@@ -64,7 +65,7 @@ def test_used_memory_is_told_too(nvidia_smi):
 
 async def test_health_tells_the_memory_of_the_card(nvidia_smi, monkeypatch):
     nvidia_smi("1536, 24576")
-    monkeypatch.setattr("app.bootstrap.usable_gpu_gib", gpu_memory_gib)
+    monkeypatch.setattr("app.bootstrap.usable_gpu", gpu_memory)
     api = Api()
     async with serving(api):
         while api.service.health().gpu_memory is None:
@@ -74,7 +75,7 @@ async def test_health_tells_the_memory_of_the_card(nvidia_smi, monkeypatch):
 
 def test_a_tool_that_fails_means_no_gpu(nvidia_smi):
     nvidia_smi("512, 24576", status=9)
-    assert gpu_memory_gib() is None
+    assert gpu_memory() is None
 
 
 def test_engines_sockets_have_a_folder_that_nobody_else_can_enter(environment):
@@ -148,8 +149,10 @@ def test_the_default_pair_fits_the_smallest_card_it_is_for():
 
 
 def the_pair_on(total_bytes: int) -> MemoryPlan:
-    wishes = [EngineWish(role=role, shape=KNOWN_SHAPES[name]) for role, name in GPU_DEFAULTS.items()]
-    return make_plan(Card(name="a card", total_bytes=total_bytes), wishes)
+    engines = [
+        EngineRequirements(role=role, shape=KNOWN_SHAPES[info.gpu_default_model]) for role, info in ROLES.items()
+    ]
+    return make_plan(Card(name="a card", total_bytes=total_bytes), engines)
 
 
 def test_an_engine_on_the_cpu_does_not_take_all_memory():

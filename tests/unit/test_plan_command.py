@@ -14,12 +14,12 @@ from app.cli import main
 from app.commands.plan.text import BAR
 from app.settings import VARIABLES, load_settings
 from domain.roles import Role
+from domain.units import GIB
 from tests.unit.test_shape import QWEN3, write
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "memory.md"
 PAIR = ["--embed", "Qwen/Qwen3-Embedding-0.6B", "--gen", "Qwen/Qwen3-8B-FP8"]
-GIB = 2**30
 
 
 @pytest.fixture

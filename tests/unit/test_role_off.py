@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from adapters.models.hardware import ram
 from app.api_processes import require_gateway
-from app.bootstrap import _require_memory, build_service, prepare_models
+from app.bootstrap import build_service
+from app.engines import inprocess_provider, prepare_models
 from app.settings import load_settings
 from app.telemetry.setup import build_metrics
 from domain.errors import ConfigurationError
@@ -144,7 +146,9 @@ def test_only_the_other_model_is_prepared(off, tmp_path):
 
 
 def test_too_little_memory_is_told_with_the_settings_of_the_engines_there_are(monkeypatch):
-    monkeypatch.setattr("app.bootstrap.CPU_ENGINE_GIB", 10_000.0)
+    monkeypatch.setattr("adapters.vllm.inprocess.provider.CPU_ENGINE_GIB", 10_000.0)
+    provider = inprocess_provider(load_settings({}), [Role.EMBED])
+    provider.card = ram()
     with pytest.raises(ConfigurationError) as caught:
-        _require_memory([Role.EMBED])
+        provider.shares_without_plan()
     assert str(caught.value).endswith("with EMBED_BACKEND=vllm-http.")

@@ -4,7 +4,7 @@ import pytest
 
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from adapters.vllm.http.servers import ServerOptions, servers
+from adapters.vllm.http.provider import ServerOptions, build_servers
 from app.bootstrap import build_service
 from app.settings import load_settings
 from domain.policies.balancing import BalancingBackend
@@ -13,16 +13,9 @@ from domain.policies.member import LoneMember
 from domain.policies.wrapper import layer
 from domain.roles import Role
 
-OPTIONS = {
-    "model": None,
-    "api_key": None,
-    "tokenizer": None,
-}
-
 
 def built(*urls: str, retries: int = 2):
-    limits = FaultTolerance(retries=retries)
-    return servers(Role.EMBED, urls, ServerOptions(fault_tolerance=limits, **OPTIONS), setting="THE_URL")
+    return build_servers(Role.EMBED, ServerOptions(urls=urls, fault_tolerance=FaultTolerance(retries=retries)))
 
 
 def test_one_server_needs_no_balancer():

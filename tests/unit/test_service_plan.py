@@ -8,22 +8,25 @@ import pytest
 
 from adapters.models import hardware
 from adapters.models import nvidia_smi as nvidia_smi_module
-from adapters.models.cards import first_card
 from adapters.models.hardware import gpu_bytes_of, gpu_card, gpu_memory, ram, ram_bytes_of
-from adapters.models.locate import GPU_DEFAULTS, LocatedModel
-from app.bootstrap import DEFAULT_GPU_SHARE, _require_memory, build_service
-from app.commands.plan.composition import plan_service
+from adapters.models.locate import LocatedModel
+from adapters.vllm.inprocess.provider import InProcessProvider
+from app.bootstrap import build_service
+from app.engines import inprocess_provider
 from app.http.codec import encode
 from app.settings import load_settings
 from domain.errors import ConfigurationError
 from domain.health import EngineMemory, GpuMemory, MemoryMeter, MemoryPart
 from domain.memory_plan import Card, MemoryPlan
-from domain.roles import Role
+from domain.roles import ROLES, Role
+from domain.units import GIB, MIB
 from tests.fakes import FakeBackend
 from tests.unit.waiting import eventually
 
-GIB, MIB = 2**30, 2**20
-PAIR = {role: LocatedModel(name=name, source=name, is_local=False) for role, name in GPU_DEFAULTS.items()}
+PAIR = {
+    role: LocatedModel(name=info.gpu_default_model, source=info.gpu_default_model, is_local=False)
+    for role, info in ROLES.items()
+}
 NAMES = "'Qwen/Qwen3-Embedding-0.6B' and 'Qwen/Qwen3-8B-FP8'"
 
 
@@ -36,7 +39,7 @@ def nvidia_smi(tmp_path, monkeypatch):
     def say(
         *, total_mib: int = 24 * 1024, used_mib: int = 0, processes: str = "", card: str | None = None
     ) -> None:
-        card = f"NVIDIA L4, 8.9, {used_mib}, {total_mib}" if card is None else card
+        card = f"NVIDIA L4, {used_mib}, {total_mib}, 8.9" if card is None else card
         script: Path = tmp_path / "nvidia-smi"
         script.write_text(
             f'#!/bin/sh\ncase "$1" in *compute-apps*) echo "{processes}";; *) echo "{card}";; esac\n'
@@ -46,13 +49,20 @@ def nvidia_smi(tmp_path, monkeypatch):
     return say
 
 
-def plan(models=PAIR, gpu_gib: float | None = 24.0, **environ: str) -> MemoryPlan | None:
-    return plan_service(models, load_settings(environ), gpu_gib, lone_share=DEFAULT_GPU_SHARE)
+def provider(models, *, on_gpu: bool = True, **environ: str) -> InProcessProvider:
+    made = inprocess_provider(load_settings(environ), models)
+    # Whatever vLLM is installed here.
+    made.card = gpu_card() if on_gpu else hardware.ram()
+    return made
 
 
-def mistake(models=PAIR, gpu_gib: float | None = 24.0, **environ: str) -> str:
+def plan(models=PAIR, *, on_gpu: bool = True, **environ: str) -> MemoryPlan | None:
+    return provider(models, on_gpu=on_gpu, **environ).fitting_plan(models)
+
+
+def mistake(models=PAIR, *, on_gpu: bool = True, **environ: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        plan(models, gpu_gib, **environ)
+        plan(models, on_gpu=on_gpu, **environ)
     said = str(caught.value)
     assert "\n" not in said
     return said
@@ -64,7 +74,7 @@ def test_a_card(nvidia_smi):
 
 
 def test_a_card_without_memory_of_its_own_computes_in_the_machines(nvidia_smi, monkeypatch):
-    nvidia_smi(card="NVIDIA GB10, 12.1, [N/A], [N/A]")
+    nvidia_smi(card="NVIDIA GB10, [N/A], [N/A], 12.1")
     machine = Card(name="this machine", total_bytes=128 * GIB, used_bytes=8 * GIB, is_gpu=False)
     monkeypatch.setattr("adapters.models.hardware.ram", lambda: machine)
     assert gpu_card() == Card(
@@ -80,7 +90,7 @@ def test_a_card_without_memory_of_its_own_computes_in_the_machines(nvidia_smi, m
 )
 def test_the_card_that_cuda_shows_is_asked_for(tmp_path, nvidia_smi, monkeypatch, visible, card):
     nvidia_smi()
-    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "asked: $3, 8.9, 0, 24576"\n')
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "asked: $3, 0, 24576, 8.9"\n')
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_card().name == ("asked:" if card is None else f"asked: --id={card}")
@@ -90,7 +100,7 @@ def test_the_card_that_cuda_shows_is_asked_for(tmp_path, nvidia_smi, monkeypatch
 def test_no_card_is_used_that_cuda_does_not_show(nvidia_smi, monkeypatch, visible):
     nvidia_smi()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert (gpu_card(), gpu_memory(), first_card()) == (None, None, None)
+    assert (gpu_card(), gpu_memory()) == (None, None)
 
 
 def test_a_driver_that_hangs_holds_up_nobody(tmp_path, nvidia_smi, monkeypatch):
@@ -107,7 +117,7 @@ def test_a_card_that_tells_nothing_is_none(nvidia_smi, card):
 
 
 def test_a_driver_that_does_not_know_the_capability(nvidia_smi):
-    nvidia_smi(card="Tesla V100, [N/A], 0, 16384")
+    nvidia_smi(card="Tesla V100, 0, 16384, [N/A]")
     assert gpu_card().capability is None
 
 
@@ -184,7 +194,7 @@ def test_the_default_pair_is_planned_for_the_card(nvidia_smi):
 @pytest.mark.parametrize("role", list(Role))
 def test_an_engine_alone_leaves_room_for_another_one(nvidia_smi, role):
     nvidia_smi(total_mib=80 * 1024)
-    found = plan({role: PAIR[role]}, 80.0)
+    found = plan({role: PAIR[role]})
     assert found.engines[0].gpu_memory_utilization <= {Role.EMBED: 0.25, Role.GENERATE: 0.65}[role]
 
 
@@ -193,13 +203,13 @@ def test_an_engine_alone_has_the_card_if_the_other_is_off(nvidia_smi):
     alone = {Role.GENERATE: PAIR[Role.GENERATE]}
     (beside,), (only,) = plan(alone).engines, plan(alone, EMBED_BACKEND="off").engines
     assert only.total_bytes > beside.total_bytes
-    assert plan(alone, 13.0, EMBED_BACKEND="off").fits
+    nvidia_smi(total_mib=13 * 1024)
+    assert plan(alone, EMBED_BACKEND="off").fits
 
 
 def test_settings_and_flags_win(nvidia_smi):
     nvidia_smi(total_mib=80 * 1024)
     found = plan(
-        gpu_gib=80.0,
         VLLM_EMBED_GPU_MEMORY="0.1",
         VLLM_EMBED_MAX_MODEL_LEN="2048",
         VLLM_GEN_GPU_MEMORY="20GiB",
@@ -252,17 +262,17 @@ def test_what_can_not_fit_is_said_before_anything_starts(nvidia_smi, environ, sa
 def test_an_engine_alone_can_be_given_more_than_its_usual_share(nvidia_smi):
     nvidia_smi(total_mib=13 * 1024)
     alone = {Role.GENERATE: PAIR[Role.GENERATE]}
-    assert mistake(alone, 13.0).endswith(
+    assert mistake(alone).endswith(
         "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. `memoria plan` shows it all."
     )
-    assert plan(alone, 13.0, VLLM_GEN_GPU_MEMORY="0.95").fits
+    assert plan(alone, VLLM_GEN_GPU_MEMORY="0.95").fits
     for decided in ({"VLLM_GEN_GPU_MEMORY": "0.7"}, {"VLLM_GEN_ARGS": "--gpu-memory-utilization 0.7"}):
-        assert "Leave the memory of the generation engine to the plan." in mistake(alone, 13.0, **decided)
+        assert "Leave the memory of the generation engine to the plan." in mistake(alone, **decided)
 
 
 def test_a_card_with_too_little_memory(nvidia_smi):
     nvidia_smi(total_mib=10 * 1024)
-    assert mistake(gpu_gib=10.0).startswith(f"{NAMES} do not fit on NVIDIA L4, which has 10.0 of 10.0 GiB free")
+    assert mistake().startswith(f"{NAMES} do not fit on NVIDIA L4, which has 10.0 of 10.0 GiB free")
 
 
 def test_a_model_of_an_unknown_kind_gets_what_it_got_without_a_plan(nvidia_smi, tmp_path, caplog):
@@ -296,18 +306,19 @@ def test_a_longer_context_than_the_models_if_vllm_is_told_to_allow_it(nvidia_smi
 def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
     odd = {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
-    assert plan(odd, None) is None
-    _require_memory([Role.GENERATE])
-    monkeypatch.setattr("app.bootstrap.CPU_ENGINE_GIB", 10**6)
+    assert plan(odd, on_gpu=False) is None
+    here = provider(odd, on_gpu=False)
+    assert here.shares_without_plan() == {}
+    monkeypatch.setattr("adapters.vllm.inprocess.provider.CPU_ENGINE_GIB", 10**6)
     with pytest.raises(ConfigurationError, match=r"on the CPU need at least 1000000 GiB"):
-        _require_memory([Role.GENERATE])
+        here.shares_without_plan()
 
 
 def test_a_machine_without_room_is_told(monkeypatch):
     monkeypatch.setattr(
-        "app.commands.plan.composition.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
+        "adapters.models.hardware.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
     )
-    assert "do not fit on this machine, which has 4.0 of 4.0 GiB free" in mistake(gpu_gib=None)
+    assert "do not fit on this machine, which has 4.0 of 4.0 GiB free" in mistake(on_gpu=False)
 
 
 class Metered(FakeBackend, MemoryMeter):

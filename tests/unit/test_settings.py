@@ -13,7 +13,6 @@ from app.settings import (
     VARIABLES,
     ApiOptions,
     EmbeddingPolicies,
-    GpuMemory,
     SecuritySettings,
     Settings,
     TelemetrySettings,
@@ -24,6 +23,7 @@ from app.settings.declaration import Variable
 from app.settings.groups import SERVICE
 from app.settings.variables import build
 from domain.errors import ConfigurationError
+from domain.memory_plan import GpuBudget
 from domain.policies.fault_tolerance import FaultTolerance
 from domain.roles import ROLES, Role
 from tools.compose_variables import COMPOSE_VARIABLES
@@ -152,7 +152,7 @@ def test_every_variable_has_an_effect_of_its_own(name):
 def test_all_of_them_together_are_usable():
     loaded = load_settings(OTHER_VALUES)
     assert loaded.role(Role.EMBED).urls == ("https://host/v1",)
-    assert loaded.role(Role.GENERATE).gpu_memory == GpuMemory(gib=6)
+    assert loaded.role(Role.GENERATE).gpu_memory == GpuBudget(gib=6)
     assert (loaded.log_level, loaded.cache_dir) == ("debug", Path("some/folder"))
 
 
@@ -313,12 +313,12 @@ def test_any_text_gives_settings_or_one_line_for_each_mistake(environ):
 @settings(max_examples=20, deadline=None)
 def test_a_share_of_the_card_is_a_fraction(share):
     loaded = load_settings({"VLLM_GEN_GPU_MEMORY": f"{share:.4f}"}).role(Role.GENERATE).gpu_memory
-    assert loaded == GpuMemory(fraction=float(f"{share:.4f}"))
+    assert loaded == GpuBudget(fraction=float(f"{share:.4f}"))
 
 
 @pytest.mark.parametrize("written", ["6GiB", "6 GiB", "6gb", "6G", "6.0g"])
 def test_a_size_is_in_gib(written):
-    assert load_settings({"VLLM_EMBED_GPU_MEMORY": written}).role(Role.EMBED).gpu_memory == GpuMemory(gib=6)
+    assert load_settings({"VLLM_EMBED_GPU_MEMORY": written}).role(Role.EMBED).gpu_memory == GpuBudget(gib=6)
 
 
 @pytest.mark.parametrize("written", ["true", "TRUE", "1", "yes", "on"])

@@ -2,9 +2,10 @@ import pytest
 
 from adapters.vllm.dialect.memory_flags import MemoryFlags, memory_arguments, memory_flags, other_arguments
 from adapters.vllm.inprocess.engine_args import _without
-from domain.memory_plan import Card, EngineWish, make_plan
+from domain.memory_plan import Card, EngineRequirements, make_plan
 from domain.roles import Role
-from tests.unit.memory_plan.shapes import GENERATOR, GIB, MINILM, changed
+from domain.units import GIB
+from tests.unit.memory_plan.shapes import GENERATOR, MINILM, changed
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_what_they_say_besides(flags, rest):
 
 
 def test_a_plans_flags_say_what_the_plan_was_made_with():
-    wish = EngineWish(role=Role.GENERATE, shape=GENERATOR, context=8192, cache_dtype="fp8", eager=True)
-    plan = make_plan(Card(name="a card", total_bytes=24 * GIB), [wish])
+    engine = EngineRequirements(role=Role.GENERATE, shape=GENERATOR, context=8192, cache_dtype="fp8", eager=True)
+    plan = make_plan(Card(name="a card", total_bytes=24 * GIB), [engine])
     written = memory_flags(memory_arguments(plan.engines[0]))
     engine = plan.engines[0]
     assert written == MemoryFlags(
@@ -91,14 +92,14 @@ def test_a_plans_flags_say_what_the_plan_was_made_with():
 
 @pytest.mark.parametrize("is_gpu", [True, False])
 def test_the_models_own_context_is_said_on_a_gpu(is_gpu):
-    wish = EngineWish(role=Role.EMBED, shape=MINILM)
-    plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=is_gpu), [wish])
+    engine = EngineRequirements(role=Role.EMBED, shape=MINILM)
+    plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=is_gpu), [engine])
     assert ("--max-model-len 256" in memory_arguments(plan.engines[0])) is is_gpu
 
 
 def test_a_context_is_said_that_vllm_would_not_take_by_itself():
-    wish = EngineWish(role=Role.EMBED, shape=changed(MINILM, longest_context=258))
-    plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=False), [wish])
+    engine = EngineRequirements(role=Role.EMBED, shape=changed(MINILM, longest_context=258))
+    plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=False), [engine])
     assert "--max-model-len 256" in memory_arguments(plan.engines[0])
 
 

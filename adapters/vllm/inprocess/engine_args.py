@@ -15,14 +15,14 @@ from adapters.vllm.inprocess.owner import let_engines_give_way, own_engines
 from domain.errors import ConfigurationError
 from domain.matryoshka import has_several_lengths
 from domain.memory_plan import EnginePlan
-from domain.roles import Role
+from domain.roles import ROLES, Role
+from domain.units import GIB
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-RUNNER = {Role.EMBED: "pooling", Role.GENERATE: "generate"}
-# vLLM's CPU engine takes most of the machine for its KV cache unless told otherwise.
-CPU_KV_CACHE_BYTES = 2**30  # Where no plan says otherwise.
+CPU_KV_CACHE_BYTES = GIB
+"""Where no plan says otherwise: without a limit vLLM's CPU engine takes most of the machine for its KV cache."""
 
 
 def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) -> None:
@@ -40,14 +40,14 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
         # Forking a process that has threads, as this one has, is not safe.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "TOKENIZERS_PARALLELISM": "false",
-        # vLLM waits this long for workers that, on the CPU, never end before they are told to (seconds).
+        # vLLM waits this long for workers that, on the CPU, never end by themselves (seconds).
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
     }
     if "VLLM_RPC_BASE_PATH" not in os.environ:
         defaults["VLLM_RPC_BASE_PATH"] = _socket_folder()
     if sys.platform == "linux":
-        # PyTorch's process groups listen where the host's name points, which may be the network, and ask nobody
-        # who connects for anything. Engines here have all their processes on this machine.
+        # PyTorch's process groups listen where the host's name points, which may be the network, and do not
+        # authenticate connections. Engines here have all their processes on this machine.
         defaults["GLOO_SOCKET_IFNAME"] = "lo"
     if log_level != "debug":
         # Said by PyTorch and tqdm in every process of an engine, and of no use to anybody who is not debugging.
@@ -68,7 +68,7 @@ def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) 
 
 @functools.cache
 def _socket_folder() -> str:
-    """A folder for the sockets between the service and its engines, which nobody else can enter.
+    """A folder for the sockets between the service and its engines, which no other user can enter.
 
     vLLM puts them where all temporary files are, and those of an engine that was killed stay there for good. This
     folder goes with the service.
@@ -82,8 +82,8 @@ def _cpu_threads() -> dict[str, str]:
     """OpenMP's settings for engines on the CPU; read once, by each engine process when it loads PyTorch.
 
     As many threads as vLLM would take, which leaves one core for everything else. They are bound to no core: vLLM
-    binds those of both engines to the same ones. And they sleep while they wait, because what they wait for may
-    be the other engine.
+    binds those of all engines to the same ones. And they sleep while they wait, because what they wait for may
+    be another engine.
     """
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -101,11 +101,11 @@ def trace_flags(endpoint: str | None) -> list[str]:
 def default_flags(
     *, on_gpu: bool, plan: EnginePlan | None = None, gpu_share: float | None = None, context: int | None = None
 ) -> list[str]:
-    """Flags that differ from vLLM's defaults because two engines share the machine.
+    """Flags that differ from vLLM's defaults because several engines share the machine.
 
     Args:
         on_gpu: whether there is an NVIDIA GPU.
-        plan: the engine's memory; None where nobody could plan it.
+        plan: the engine's memory; None if no plan can be made.
         gpu_share: without a plan, the engine's share of the card, 0 … 1; None leaves it to vLLM.
         context: without a plan, the context length in tokens; None leaves it to the model.
     """
@@ -163,8 +163,8 @@ def engine_setup(
         raise ConfigurationError(f"{setting}: {error}. Check its quotes.") from error
     parser = AsyncEngineArgs.add_cli_args(Parser(prog=setting, add_help=False))
     add_flags(parser)
-    own = ["--model", model, "--served-model-name", served_name, "--runner", RUNNER[role]]
-    if role is Role.EMBED and has_several_lengths(model, served_name):
+    own = ["--model", model, "--served-model-name", served_name, "--runner", ROLES[role].runner]
+    if not ROLES[role].generates and has_several_lengths(model, served_name):
         defaults = [*defaults, "--hf-overrides", '{"is_matryoshka": true}']
     try:
         arguments = parser.parse_args([*_without(defaults, words), *words, *own])
@@ -173,7 +173,7 @@ def engine_setup(
         raise
     except Exception as error:
         raise ConfigurationError(f"vLLM refuses the {role} model '{served_name}': {_sentence(error)}") from error
-    chat = chat_options(arguments, config.model_config, setting) if role is Role.GENERATE else ChatOptions()
+    chat = chat_options(arguments, config.model_config, setting) if ROLES[role].generates else ChatOptions()
     if chat.reasoning_parser is not None:
         # The engine's processes need it as well, to constrain only what comes after the thinking.
         config.structured_outputs_config.reasoning_parser = chat.reasoning_parser

@@ -25,8 +25,8 @@ from app.commands.bench.telemetry_cost import compare_telemetry
 from app.commands.bench.text_report import print_report
 from app.commands.bench.workloads import Side
 from domain.errors import ConfigurationError
+from domain.progress import Progress
 
-Progress = Callable[[str, float | None], None]
 PRINTED_WIDTH = 180
 """Columns of the tables where there is no terminal to ask."""
 

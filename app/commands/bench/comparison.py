@@ -20,7 +20,6 @@ from app.commands.bench.processes import (
 from app.commands.bench.results import Ratio, Report, ratio
 from app.commands.bench.rounds import (
     Found,
-    Progress,
     first_token,
     in_turn,
     latency,
@@ -32,6 +31,7 @@ from app.commands.bench.rounds import (
     tokens,
 )
 from app.commands.bench.workloads import CANNED, CANNED_1
+from domain.progress import Progress
 from domain.roles import Role
 
 MEMORIA, OVER_HTTP, VLLM = "memoria, in process", "memoria, over HTTP", "vLLM's own server"

@@ -1,13 +1,12 @@
 """What a service with the two packaged models must do on two CPU cores, and whether this one does."""
 
-from collections.abc import Callable
-
 import msgspec
 
 from app.commands.bench import workloads
 from app.commands.bench.measure import Measurement, measure
 from app.commands.bench.results import Report, Row
 from app.commands.bench.workloads import Side, Workload
+from domain.progress import Progress
 from domain.roles import Role
 
 TEXTS = 100
@@ -29,8 +28,6 @@ CROWD = Workload(
 )  # fmt: skip
 GROWTH_MIB = 50.0
 """What counts as growth: caches fill, and the allocator keeps some."""
-
-Progress = Callable[[str, float | None], None]
 
 
 async def check_requirements(report: Report, side: Side, progress: Progress) -> list[Row]:

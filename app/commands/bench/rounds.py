@@ -12,8 +12,8 @@ from app.commands.bench.measure import Measurement, measure
 from app.commands.bench.processes import Server
 from app.commands.bench.results import Ratio, Report, ratio
 from app.commands.bench.workloads import Side, Workload
+from domain.progress import Progress
 
-Progress = Callable[[str, float | None], None]
 T = TypeVar("T")
 Figure = Callable[[Measurement], float | None]
 Found = dict[str, dict[str, list[Measurement]]]

@@ -6,7 +6,6 @@ import random
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 
 import msgspec
 import psutil
@@ -15,6 +14,7 @@ from app.commands.bench import workloads
 from app.commands.bench.http_client import Answer, Connection, Target
 from app.commands.bench.results import MemorySample, Report, Row
 from app.commands.bench.workloads import Side, Workload
+from domain.progress import Progress
 
 CLIENTS = 16
 SAMPLE_EVERY_S = 10.0
@@ -32,8 +32,6 @@ WRONG = (
     b'{"messages":[{"role":"nobody"}]}',
 )
 """Bodies that get a 400 or 404 from either endpoint."""
-
-Progress = Callable[[str, float | None], None]
 
 
 class _Health(msgspec.Struct):

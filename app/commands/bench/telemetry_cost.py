@@ -9,7 +9,6 @@ from app.commands.bench.processes import Models, Server, Servers, alone, gateway
 from app.commands.bench.results import Ratio, Report
 from app.commands.bench.rounds import (
     Found,
-    Progress,
     first_token,
     latency,
     measured_rounds,
@@ -20,6 +19,7 @@ from app.commands.bench.rounds import (
     tokens,
 )
 from app.commands.bench.workloads import CANNED, CANNED_1
+from domain.progress import Progress
 from domain.roles import Role
 
 OFF, USUAL, SAMPLED, ALL = "none", "metrics and log", "and 1 trace of 20", "and all traces"

@@ -1,5 +1,5 @@
 """`memoria doctor`: looks, before a start, at what starts fail of most.
 
-Every file but `composition.py` judges one kind of thing by what it is given, and looks at nothing itself: so each
-can be tested with a machine that is not there.
+`composition.py` and `inspection.py` look at the machine. Every other file judges one kind of thing by what it is
+given, so that it can be tested without a machine of that kind.
 """

@@ -1,10 +1,10 @@
 """Settings: what is written wrong, what does not go together, and what is dangerous."""
 
-import pkgutil
 import shlex
 from collections.abc import Callable, Iterable
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
+from app.engines import load_factory
 from app.settings import HTTP, INPROCESS, Settings
 from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
@@ -66,7 +66,7 @@ def _check_backend(role: Role, settings: Settings) -> list[Finding]:
             return [failure("settings", f"VLLM_{prefix}_ARGS: {error}", "Check its quotes")]
     elif own.backend != HTTP:
         try:
-            pkgutil.resolve_name(own.backend)
-        except Exception as error:  # whatever the user's own module throws
-            return [failure("settings", f"{prefix}_BACKEND is '{own.backend}', which can't be loaded: {error}")]
+            load_factory(role, own.backend)
+        except ConfigurationError as error:
+            return [failure("settings", str(error).removesuffix("."))]
     return []

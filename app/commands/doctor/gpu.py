@@ -1,9 +1,11 @@
 """The card: whether engines can use it, and whether it can compute with a model's numbers."""
 
-import msgspec
+from collections.abc import Mapping
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from app.commands.sizes import GIB, size
+from domain.memory_plan import Card
+from domain.roles import ROLES, Role
+from domain.units import GIB, size
 
 Capability = tuple[int, int]
 
@@ -14,22 +16,14 @@ OLDEST_DRIVER = {12: 525, 13: 580}
 OLDEST_CARD: dict[int, Capability] = {13: (7, 5)}
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """An NVIDIA GPU."""
-
-    name: str
-    driver: str
-    capability: Capability | None
-    """None if the driver is too old to tell."""
-    total_bytes: int
-    free_bytes: int
-
-
-def check_card(card: Card | None, *, flavour: str, cuda: int | None, has_engine: bool) -> list[Finding]:
+def check_card(
+    card: Card | None, *, driver: str | None, flavour: str, cuda: int | None, has_engine: bool
+) -> list[Finding]:
     """Whether there is a card that engines of this install can use.
 
     Args:
         card: the first one, or None.
+        driver: version of NVIDIA's driver, or None if it is not known.
         flavour: cpu, gpu or gateway.
         cuda: version of CUDA that this install was built for, its first number.
         has_engine: whether an engine runs in process at all.
@@ -55,39 +49,42 @@ def check_card(card: Card | None, *, flavour: str, cuda: int | None, has_engine:
                 "take the CPU: make serve INSTALL=cpu",
             )
         ]
-    return [_check_driver(card, cuda), _check_age(card, cuda)]
+    return [_check_driver(driver or "unknown", cuda), _check_age(card, cuda)]
 
 
-def _check_driver(card: Card, cuda: int | None) -> Finding:
+def _check_driver(driver: str, cuda: int | None) -> Finding:
     needed = OLDEST_DRIVER.get(cuda or 0)
-    major = card.driver.split(".")[0]
+    major = driver.split(".")[0]
     if needed is not None and major.isdigit() and int(major) < needed:
         return failure(
             "driver",
-            f"driver {card.driver}, and CUDA {cuda} of this install needs {needed} or newer",
+            f"driver {driver}, and CUDA {cuda} of this install needs {needed} or newer",
             f"Install NVIDIA's driver {needed} or newer, and load it (mostly: reboot)",
         )
-    return ok("driver", f"driver {card.driver}")
+    return ok("driver", f"driver {driver}")
 
 
 def _check_age(card: Card, cuda: int | None) -> Finding:
     needed = OLDEST_CARD.get(cuda or 0)
-    if card.capability is None:
+    have = card.capability_number
+    if have is None:
         return warning(
             "gpu", f"{card.name} does not tell its compute capability", "Install a newer driver, then look again"
         )
-    if needed is not None and card.capability < needed:
+    if needed is not None and have < needed:
         return failure(
             "gpu",
-            f"{card.name} has compute capability {dotted(card.capability)}, and CUDA {cuda} of this install "
+            f"{card.name} has compute capability {card.capability}, and CUDA {cuda} of this install "
             f"needs {dotted(needed)}",
             "Use a newer card, or compute on the CPU: make serve INSTALL=cpu",
         )
-    what = f"{card.name}, {size(card.total_bytes)}, compute capability {dotted(card.capability)}"
+    what = f"{card.name}, {size(card.total_bytes)}, compute capability {card.capability}"
     return ok("gpu", what)
 
 
-def check_gpu_memory(card: Card, shares: dict[str, float], weights: dict[str, int | None]) -> list[Finding]:
+def check_gpu_memory(
+    card: Card, shares: Mapping[Role, float], weights: Mapping[Role, int | None]
+) -> list[Finding]:
     """Whether what engines ask for is there. vLLM refuses to start with less than its share free.
 
     Args:
@@ -97,7 +94,7 @@ def check_gpu_memory(card: Card, shares: dict[str, float], weights: dict[str, in
     """
     found: list[Finding] = []
     wanted = sum(shares.values()) * card.total_bytes
-    settings = "VLLM_EMBED_GPU_MEMORY and VLLM_GEN_GPU_MEMORY"
+    settings = " and ".join(f"VLLM_{ROLES[role].prefix}_GPU_MEMORY" for role in shares)
     if sum(shares.values()) > 1:
         found.append(
             failure(

@@ -7,22 +7,24 @@ from pathlib import Path
 import psutil
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from app.commands.sizes import GIB, MIB, size
+from domain.units import GIB, MIB, size
 
 # What vLLM's largest queue between an engine and its worker must find free: 10 chunks of 24 MiB. On one GPU there
 # is no worker and no queue. Source: vllm.distributed.device_communicators.shm_broadcast (0.32.0).
 SHM_NEEDED = 240 * MIB
 SHM_GOOD = GIB
-# Engines on a GPU keep their weights there, and take so much of the machine while they load.
-GPU_HOST_GIB = 8
+# An engine on a GPU keeps its weights there, and takes so much of the machine while it loads.
+GPU_HOST_GIB = 4
 
 
-def check_host_memory(available: int) -> Finding:
+def check_host_memory(available: int, *, engines: int) -> Finding:
     """Whether engines on a GPU can load."""
-    if available < GPU_HOST_GIB * GIB:
+    needed = engines * GPU_HOST_GIB
+    if available < needed * GIB:
         return warning(
             "memory",
-            f"{size(available)} available beside the GPU's, and two engines take up to {GPU_HOST_GIB} GiB to load",
+            f"{size(available)} available beside the GPU's, and {engines} engine(s) take up to {needed} GiB to "
+            "load",
             "Close other programs, or watch the start",
         )
     return ok("memory", f"{size(available)} available beside the GPU's")

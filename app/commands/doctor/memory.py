@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from app.commands.plan.shortage import shortage
-from app.commands.sizes import size
-from domain.memory_plan import MemoryPlan
+from domain.memory_plan import MemoryPlan, shortage
+from domain.units import size
 
 
 def check_plan(check: str, plan: MemoryPlan) -> Finding:
@@ -13,8 +12,7 @@ def check_plan(check: str, plan: MemoryPlan) -> Finding:
     if not plan.fits:
         return failure(check, shortage(plan), f"{plan.changes[0].what} `memoria plan` shows it all")
     planned = sum(engine.total_bytes for engine in plan.engines)
-    free = plan.card.total_bytes - plan.card.used_bytes
-    return ok(check, f"the memory plan takes {size(planned)} of the {size(free)} that are free")
+    return ok(check, f"the memory plan takes {size(planned)} of the {size(plan.card.free_bytes)} that are free")
 
 
 def plan_comes_later(check: str, free: int, models: Sequence[str]) -> Finding:
@@ -29,5 +27,5 @@ def plan_comes_later(check: str, free: int, models: Sequence[str]) -> Finding:
 
 
 def no_plan(check: str, reason: str) -> Finding:
-    """Why nobody can make one, as a sentence."""
+    """The warning that no plan can be made, and why, as a sentence."""
     return warning(check, f"no memory plan can be made: {reason.rstrip('.')}", "Watch the memory during the start")

@@ -2,34 +2,12 @@
 
 from typing import Literal
 
-import msgspec
-
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from app.commands.sizes import size
-from domain.roles import Role
+from domain.model_facts import ModelFacts
+from domain.roles import ROLES, Role
+from domain.units import size
 
 Kind = Literal["generate", "embed", "classify"]
-
-
-class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be known of a model without loading it."""
-
-    name: str
-    origin: Literal["folder", "package", "hub"]
-    config: dict[str, object] = {}
-    """Its config.json; empty while it has not been fetched."""
-    has_chat_template: bool | None = None
-    """None while that can't be told."""
-    is_sentence_encoder: bool = False
-    """It says of itself, in modules.json, that it was trained for embeddings."""
-    package_role: Role | None = None
-    """What a packaged model is for."""
-    weight_bytes: int | None = None
-    """Of its weights as they are stored, here or on the hub; None if that can't be told."""
-    fetch_bytes: int = 0
-    """What is still to be fetched."""
-    hub_answers: bool | None = None
-    """None if nobody asked."""
 
 
 # What a model of an architecture does, by the end of its name; the first that fits counts.
@@ -78,22 +56,27 @@ def check_presence(role: Role, model: ModelFacts) -> Finding:
 
 
 def check_role(role: Role, model: ModelFacts) -> Finding | None:
-    """Whether a model does what its role asks for; None if that can't be told."""
-    check = f"{role} role"
-    variable = "MODEL_EMBED_NAME" if role is Role.EMBED else "MODEL_GEN_NAME"
+    """Whether a model does what its role asks for; None if that is not known."""
     kind, what = _kind(model)
     if kind is None:
         return None
-    if role is Role.GENERATE:
-        if kind != "generate":
-            return failure(check, f"{what} can't generate text", f"Set {variable} to a model that can")
-        if model.is_sentence_encoder:
-            return warning(
-                check,
-                f"{model.name} was trained for embeddings",
-                f"Set {variable} to a model for chat or completions",
-            )
-        return ok(check, f"{what} generates text")
+    judge = _check_generates if ROLES[role].generates else _check_embeds
+    return judge(f"{role} role", f"MODEL_{ROLES[role].prefix}_NAME", model, kind, what)
+
+
+def _check_generates(check: str, variable: str, model: ModelFacts, kind: Kind, what: str) -> Finding:
+    if kind != "generate":
+        return failure(check, f"{what} can't generate text", f"Set {variable} to a model that can")
+    if model.is_sentence_encoder:
+        return warning(
+            check,
+            f"{model.name} was trained for embeddings",
+            f"Set {variable} to a model for chat or completions",
+        )
+    return ok(check, f"{what} generates text")
+
+
+def _check_embeds(check: str, variable: str, model: ModelFacts, kind: Kind, what: str) -> Finding:
     if model.package_role is not None and kind != "embed":
         return failure(check, f"{what} is for text, not for embeddings", f"Set {variable} to an embedding model")
     if kind == "classify":
@@ -109,10 +92,11 @@ def check_role(role: Role, model: ModelFacts) -> Finding | None:
     return ok(check, f"{what} gives embeddings")
 
 
-def check_chat_template(model: ModelFacts, *, flags: list[str]) -> Finding:
-    """Whether the generation model can chat."""
+def check_chat_template(role: Role, model: ModelFacts, *, flags: list[str]) -> Finding:
+    """Whether a model that generates can chat."""
+    prefix = ROLES[role].prefix
     if any(flag.split("=")[0] == "--chat-template" for flag in flags):
-        return ok("chat template", "the one that VLLM_GEN_ARGS names")
+        return ok("chat template", f"the one that VLLM_{prefix}_ARGS names")
     if model.has_chat_template is None:
         return ok("chat template", "not known before the model is fetched")
     if model.has_chat_template:
@@ -120,14 +104,14 @@ def check_chat_template(model: ModelFacts, *, flags: list[str]) -> Finding:
     return warning(
         "chat template",
         f"{model.name} has none: chats are refused, completions work",
-        "Set MODEL_GEN_NAME to an instruct or chat model, or VLLM_GEN_ARGS to --chat-template FILE",
+        f"Set MODEL_{prefix}_NAME to an instruct or chat model, or VLLM_{prefix}_ARGS to --chat-template FILE",
     )
 
 
 def _kind(model: ModelFacts) -> tuple[Kind | None, str]:
-    """What a model does, and what tells it."""
+    """What a model does, and the name that says so."""
     if model.package_role is not None:
-        return ("embed" if model.package_role is Role.EMBED else "generate"), model.name
+        return ("generate" if ROLES[model.package_role].generates else "embed"), model.name
     architectures = model.config.get("architectures")
     named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     return kind_of(named), named

@@ -1,7 +1,8 @@
 """The numbers of a model's weights: whether what engines run on can compute with them."""
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from app.commands.doctor.gpu import Capability, Card, dotted
+from app.commands.doctor.gpu import Capability, dotted
+from domain.memory_plan import Card
 
 # From what card on vLLM accepts a way of storing weights, by `quant_method` in config.json.
 # Source: `get_min_capability` of vllm.model_executor.layers.quantization (0.32.0); a test compares them.
@@ -40,13 +41,14 @@ def check_numbers_on_card(check: str, config: dict[str, object], card: Card) -> 
     Args:
         check: what to call it.
         config: the model's config.json.
-        card: the card, which tells its capability or nothing is said.
+        card: the card; without a known capability there is nothing to say.
     """
-    if card.capability is None:
+    capability = card.capability_number
+    if capability is None:
         return None
-    method, have = quantisation(config), dotted(card.capability)
+    method, have = quantization(config), card.capability
     if method is None:
-        if config.get("dtype", config.get("torch_dtype")) == "bfloat16" and card.capability < BF16:
+        if config.get("dtype", config.get("torch_dtype")) == "bfloat16" and capability < BF16:
             return warning(
                 check,
                 f"bfloat16 weights, which need compute capability 8.0 (here {have}): vLLM takes float16",
@@ -54,13 +56,13 @@ def check_numbers_on_card(check: str, config: dict[str, object], card: Card) -> 
             )
         return None
     needed = OLDEST_CARD_FOR.get(method)
-    if needed is not None and card.capability < needed:
+    if needed is not None and capability < needed:
         return failure(
             check,
             f"{method} weights need compute capability {dotted(needed)}, and {card.name} has {have}",
             "Use another form of the model, or a newer card",
         )
-    if "fp8" in method and card.capability < NATIVE_FP8:
+    if "fp8" in method and capability < NATIVE_FP8:
         return warning(
             check,
             f"{method} weights on compute capability {have}: they save memory, but the card computes in 16 bits "
@@ -70,7 +72,7 @@ def check_numbers_on_card(check: str, config: dict[str, object], card: Card) -> 
     return ok(check, f"{method} weights, compute capability {have}")
 
 
-def quantisation(config: dict[str, object]) -> str | None:
+def quantization(config: dict[str, object]) -> str | None:
     """How a model's weights are stored, or None for plain numbers."""
     found = config.get("quantization_config")
     method = found.get("quant_method") if isinstance(found, dict) else None
@@ -88,7 +90,7 @@ def check_numbers_on_cpu(
         flags: the engine's flags.
         variable: that carries the flags.
     """
-    method = quantisation(config)
+    method = quantization(config)
     if method is None or method in FLOAT32 or any(flag.split("=")[0] == "--dtype" for flag in flags):
         return None
     return failure(

@@ -61,7 +61,7 @@ def check_packages(
     Args:
         declared: ranges outside of which it can't work.
         pins: the tested versions; none if they are not at hand.
-        installed: tells what is there.
+        installed: returns the installed version of a package.
         name: the flavour.
     """
     advice = f"Install what was tested: make install INSTALL={name}"

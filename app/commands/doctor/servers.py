@@ -1,4 +1,4 @@
-"""vLLM servers that somebody else runs: whether they answer, take the key, and have the model."""
+"""vLLM servers that run elsewhere: whether they answer, take the key, and have the model."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ import httpx
 import msgspec
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 MOST_AT_A_TIME = 16
 
@@ -51,16 +51,15 @@ def _ask(url: str, api_key: str | None, timeout_s: float) -> Answer:
     return Answer(address=address, status=response.status_code, models=models)
 
 
-def check_servers(role: Role, answers: Sequence[Answer], *, prefix: str, model: str | None) -> list[Finding]:
+def check_servers(role: Role, answers: Sequence[Answer], *, model: str | None) -> list[Finding]:
     """What the servers of a role answered. One that serves is enough for a start.
 
     Args:
         role: the role.
         answers: of all its servers.
-        prefix: of its settings: EMBED or GEN.
         model: the name that the settings give it, if any.
     """
-    judged = [_judge(answer, prefix, model) for answer in answers]
+    judged = [_judge(answer, ROLES[role].prefix, model) for answer in answers]
     judge = warning if None in judged else failure
     found: list[Finding] = []
     for answer, complaint in zip(answers, judged, strict=True):

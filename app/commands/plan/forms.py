@@ -1,4 +1,4 @@
-"""The forms in which a plan is told: text, JSON, or lines for .env."""
+"""The forms in which a plan is printed: text, JSON, or lines for .env."""
 
 import msgspec
 from rich.console import Console
@@ -14,11 +14,11 @@ def tell(answer: AnsweredPlan, form: str | None) -> None:
     """Write a plan to standard output.
 
     Args:
-        answer: what to tell.
+        answer: what to print.
         form: json, env or compose; None for text.
 
     Raises:
-        ConfigurationError: the plan can't be told in this form.
+        ConfigurationError: the plan can't be printed in this form.
     """
     if form == "json":
         print(msgspec.json.format(encode(answer.plan), indent=2).decode())

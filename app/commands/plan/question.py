@@ -1,6 +1,7 @@
 """What `memoria plan` is asked; what is None comes from the settings, the machine or the plan."""
 
 import shlex
+from collections.abc import Mapping
 
 import msgspec
 
@@ -8,6 +9,7 @@ from app.settings import GIB_RULE, parse_gib
 from domain.errors import ConfigurationError
 from domain.memory_plan import MemoryPlan
 from domain.roles import Role
+from domain.units import GIB
 
 
 class EngineQuestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,12 +36,11 @@ class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
     gpu_bytes: int | None = None
     """Memory of a card to plan for; None for this machine."""
     gpu_name: str | None = None
-    embed: EngineQuestion = EngineQuestion()
-    generate: EngineQuestion = EngineQuestion()
+    engines: Mapping[Role, EngineQuestion] = {}
 
     def of(self, role: Role) -> EngineQuestion:
         """The part for one engine."""
-        return self.embed if role is Role.EMBED else self.generate
+        return self.engines.get(role, EngineQuestion())
 
 
 class AnsweredPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,4 +66,4 @@ def card_bytes(written: str | None) -> int | None:
     gib = parse_gib(written)
     if gib is None:
         raise ConfigurationError(f"--gpu-memory is '{written}'; it {GIB_RULE}.")
-    return int(gib * 2**30)
+    return int(gib * GIB)

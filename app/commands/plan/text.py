@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from domain.memory_plan import EnginePlan, MemoryPlan
+from domain.units import GIB, KIB
 
-GIB = 2**30
 BAR = 72
 """Characters that stand for the whole card."""
 WIDTH = 100
@@ -71,7 +71,7 @@ def _settings(engines: list[EnginePlan]) -> dict[str, list[str]]:
     }
     if any(engine.gpu_memory_utilization is not None for engine in engines):
         rows["gpu_memory_utilization"] = [str(engine.gpu_memory_utilization) for engine in engines]
-    rows["KV cache of a token, KiB"] = [f"{engine.kv_bytes_per_token / 1024:g}" for engine in engines]
+    rows["KV cache of a token, KiB"] = [f"{engine.kv_bytes_per_token / KIB:g}" for engine in engines]
     return rows
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters.models.cards import first_card
+from adapters.models.hardware import gpu_card, gpu_driver
 from adapters.models.inspection import _wanted, inspect_model
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.errors import ConfigurationError
@@ -122,46 +122,52 @@ def test_a_prepared_packaged_model_is_looked_at(tmp_path):
     assert found.source == str(prepared)
 
 
-NEW = "NVIDIA RTX 4090, 580.95.05, 24564, 24000, 8.9"
-OLD = "Tesla P4, 470.1, 7611, 7000"
+NEW = "NVIDIA RTX 4090, 564, 24564, 8.9"
+OLD = "Tesla P4, 611, 7611"
+
+
+def tool(folder, monkeypatch, text: str) -> None:
+    """Puts a stand-in for nvidia-smi on the path."""
+    script = folder / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\n{text}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
 
 
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (NEW, ("NVIDIA RTX 4090", "580.95.05", 24564 * 2**20, 24000 * 2**20, (8, 9))),
-        (f"{NEW}\n{OLD}", ("NVIDIA RTX 4090", "580.95.05", 24564 * 2**20, 24000 * 2**20, (8, 9))),
-        (OLD, ("Tesla P4", "470.1", 7611 * 2**20, 7000 * 2**20, None)),
+        (NEW, ("NVIDIA RTX 4090", 24564 * 2**20, 24000 * 2**20, "8.9", (8, 9))),
+        (f"{NEW}\n{OLD}", ("NVIDIA RTX 4090", 24564 * 2**20, 24000 * 2**20, "8.9", (8, 9))),
+        (OLD, ("Tesla P4", 7611 * 2**20, 7000 * 2**20, None, None)),
         # It has no memory of its own.
-        ("GB10, 580.1, [N/A], [N/A], 12.1", ("GB10", "580.1", 128 * 2**30, 120 * 2**30, (12, 1))),
+        ("GB10, [N/A], [N/A], 12.1", ("GB10", 128 * 2**30, 120 * 2**30, "12.1", (12, 1))),
         ("No devices were found", None),
         ("", None),
     ],
 )
 def test_the_first_card_is_described(tmp_path, monkeypatch, said, expected):
-    script = tmp_path / "nvidia-smi"
-    script.write_text(f"#!/bin/sh\necho '{said}'\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    tool(tmp_path, monkeypatch, f"echo '{said}'")
     machine = Card(name="this machine", total_bytes=128 * 2**30, used_bytes=8 * 2**30, is_gpu=False)
-    monkeypatch.setattr("adapters.models.cards.ram", lambda: machine)
-    card = first_card()
-    found = card and (card.name, card.driver, card.total_bytes, card.free_bytes, card.capability)
+    monkeypatch.setattr("adapters.models.hardware.ram", lambda: machine)
+    card = gpu_card()
+    found = card and (card.name, card.total_bytes, card.free_bytes, card.capability, card.capability_number)
     assert found == expected
 
 
 def test_an_old_driver_that_refuses_the_question_is_asked_another(tmp_path, monkeypatch):
-    script = tmp_path / "nvidia-smi"
-    script.write_text(f"#!/bin/sh\ncase $1 in *compute_cap*) exit 2;; esac\necho '{OLD}'\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert first_card().capability is None
+    tool(tmp_path, monkeypatch, f"case $1 in *compute_cap*) exit 2;; esac\necho '{OLD}'")
+    assert gpu_card().capability is None
+
+
+def test_the_driver_tells_its_version(tmp_path, monkeypatch):
+    tool(tmp_path, monkeypatch, 'test "$1" = --query-gpu=driver_version && echo 580.95.05')
+    assert gpu_driver() == "580.95.05"
 
 
 @pytest.mark.parametrize("status", [9, None])
 def test_without_a_card_there_is_none(tmp_path, monkeypatch, status):
-    if status is not None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nexit {status}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert first_card() is None
+    tool(tmp_path, monkeypatch, f"exit {status}")
+    if status is None:
+        (tmp_path / "nvidia-smi").unlink()
+    assert (gpu_card(), gpu_driver()) == (None, None)

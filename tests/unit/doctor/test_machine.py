@@ -4,12 +4,12 @@ import pytest
 
 from app.commands.doctor import machine
 from app.commands.doctor.finding import Verdict
-from app.commands.sizes import GIB, MIB
+from domain.units import GIB, MIB
 
 
 @pytest.mark.parametrize(("available", "verdict"), [(4, Verdict.WARNING), (9, Verdict.OK)])
 def test_memory_beside_a_gpu(available, verdict):
-    assert machine.check_host_memory(available * GIB).verdict is verdict
+    assert machine.check_host_memory(available * GIB, engines=2).verdict is verdict
 
 
 @pytest.mark.parametrize(

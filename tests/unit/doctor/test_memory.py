@@ -8,38 +8,31 @@ import msgspec
 import pytest
 
 from adapters.models.locate import LocatedModel
-from app.bootstrap import DEFAULT_GPU_SHARE
-from app.commands.doctor import composition, gpu
+from adapters.vllm.inprocess.provider import InProcessProvider
+from app.commands.doctor.composition import judged
 from app.commands.doctor.finding import Finding, Verdict
+from app.commands.doctor.inspection import Inspection
 from app.commands.doctor.memory import check_plan
-from app.commands.plan.composition import plan_service, possible_plan
-from app.commands.sizes import GIB, size
+from app.engines import inprocess_provider, inprocess_roles
 from app.settings import Settings, load_settings
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
 from domain.roles import Role
+from domain.units import GIB, size
 from tests.unit.test_shape import BERT, QWEN3, write
 
 ROOT = Path(__file__).parents[3]
-L4 = gpu.Card(name="NVIDIA L4", driver="580.1", capability=(8, 9), total_bytes=24 * GIB, free_bytes=22 * GIB)
+L4 = Card(name="NVIDIA L4", capability="8.9", total_bytes=24 * GIB, used_bytes=2 * GIB)
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """A machine without a card; call it with another card, or with so much memory."""
 
-    def has(*, gib: float = 32, card: gpu.Card | None = None) -> None:
+    def has(*, gib: float = 32, card: Card | None = None) -> None:
         ram = Card(name="this machine", total_bytes=int(gib * GIB), used_bytes=GIB, is_gpu=False)
-        for module in ("app.commands.plan.composition", "app.commands.doctor.composition"):
-            monkeypatch.setattr(f"{module}.ram", lambda: ram)
-        monkeypatch.setattr(composition, "_usable_card", lambda: card)
-        planned = card and Card(
-            name=card.name,
-            total_bytes=card.total_bytes,
-            used_bytes=card.total_bytes - card.free_bytes,
-            capability="8.9",
-        )
-        monkeypatch.setattr("app.commands.plan.composition.gpu_card", lambda: planned)
+        monkeypatch.setattr("adapters.models.hardware.ram", lambda: ram)
+        monkeypatch.setattr("adapters.models.hardware.usable_gpu", lambda: card)
 
     has()
     return has
@@ -60,42 +53,46 @@ def settings(tmp_path):
     return load
 
 
+def provider(settings: Settings) -> InProcessProvider:
+    return inprocess_provider(settings, inprocess_roles(settings))
+
+
 def looked(settings: Settings) -> dict[str, list[Finding]]:
     """What the doctor finds of memory, by check."""
-    world = composition._World(settings)
-    for role in world.roles:
-        composition.judged(f"{role} model", lambda role=role: world.check_model(role))
+    inspection = Inspection(provider(settings))
+    for role in inprocess_roles(settings):
+        judged(f"{role} model", lambda role=role: inspection.check_model(role))
     found: dict[str, list[Finding]] = {}
-    for finding in composition.judged("memory", world.check_memory):
+    for finding in judged("memory", inspection.check_memory):
         found.setdefault(finding.check, []).append(finding)
     return found
 
 
-def planned(settings: Settings, gpu_gib: float | None = None, *, make=possible_plan):
+def planned(settings: Settings, *, make=InProcessProvider.plan):
     names = {role: Path(settings.role(role).model) for role in Role}
     models = {role: LocatedModel(name=at.name, source=str(at), is_local=True) for role, at in names.items()}
-    return make(models, settings, gpu_gib, lone_share=DEFAULT_GPU_SHARE)
+    return make(provider(settings), models)
 
 
 @pytest.mark.parametrize(("card", "free"), [(None, "31.0 GiB"), (L4, "22.0 GiB")])
 def test_what_fits_takes_what_the_plan_says(settings, machine, card, free):
     machine(card=card)
-    plan = planned(settings(), card and 24.0)
+    plan = planned(settings())
     (finding,) = looked(settings())["gpu memory" if card else "memory"]
     assert finding.verdict is Verdict.OK
     total = size(sum(engine.total_bytes for engine in plan.engines))
     assert finding.found == f"the memory plan takes {total} of the {free} that are free"
 
 
-@pytest.mark.parametrize("card", [None, msgspec.structs.replace(L4, total_bytes=2 * GIB, free_bytes=2 * GIB)])
+@pytest.mark.parametrize("card", [None, msgspec.structs.replace(L4, total_bytes=2 * GIB, used_bytes=0)])
 def test_what_does_not_fit_is_told_as_a_start_tells_it(settings, machine, card):
     machine(gib=2.5, card=card)
     (finding,) = looked(settings())["gpu memory" if card else "memory"]
     assert finding.verdict is Verdict.FAILURE
     assert "GiB are missing" in finding.found
-    assert finding.advice.startswith(planned(settings(), card and 2.0).changes[0].what)
+    assert finding.advice.startswith(planned(settings()).changes[0].what)
     with pytest.raises(ConfigurationError) as caught:
-        planned(settings(), card and 2.0, make=plan_service)
+        planned(settings(), make=InProcessProvider.fitting_plan)
     assert str(caught.value) == f"{finding.found}. {finding.advice}."
 
 
@@ -136,7 +133,7 @@ def test_without_a_plan_there_has_to_be_what_a_start_asks_for_then(settings, mac
         Verdict.OK,
     ]
     machine()
-    monkeypatch.setattr("app.bootstrap.CPU_ENGINE_GIB", 10**6)
+    monkeypatch.setattr("adapters.vllm.inprocess.provider.CPU_ENGINE_GIB", 10**6)
     told = looked(settings(**flags))["memory"]
     assert [finding.verdict for finding in told] == [Verdict.WARNING, Verdict.FAILURE]
 

@@ -1,7 +1,8 @@
 import pytest
 
 from app.commands.doctor.finding import Verdict
-from app.commands.doctor.models import ModelFacts, check_chat_template, check_presence, check_role, kind_of
+from app.commands.doctor.models import check_chat_template, check_presence, check_role, kind_of
+from domain.model_facts import ModelFacts
 from domain.roles import Role
 
 
@@ -78,4 +79,4 @@ def test_longer_endings_count_first():
     ],
 )
 def test_a_chat_needs_a_template(has_one, flags, verdict):
-    assert check_chat_template(facts(has_chat_template=has_one), flags=flags).verdict is verdict
+    assert check_chat_template(Role.GENERATE, facts(has_chat_template=has_one), flags=flags).verdict is verdict

@@ -1,7 +1,7 @@
 import pytest
 
 from app.commands.doctor.finding import Verdict
-from app.commands.doctor.numbers import check_numbers_on_card, check_numbers_on_cpu, quantisation
+from app.commands.doctor.numbers import check_numbers_on_card, check_numbers_on_cpu, quantization
 from tests.unit.doctor.test_gpu import card
 
 FP8 = {"quantization_config": {"quant_method": "fp8"}}
@@ -10,18 +10,18 @@ FP8 = {"quantization_config": {"quant_method": "fp8"}}
 @pytest.mark.parametrize(
     ("config", "capability", "verdict"),
     [
-        (FP8, (8, 9), Verdict.OK),
-        (FP8, (9, 0), Verdict.OK),
-        (FP8, (8, 0), Verdict.WARNING),
-        (FP8, (7, 5), Verdict.WARNING),
-        (FP8, (7, 0), Verdict.FAILURE),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, (7, 5), Verdict.FAILURE),
-        ({"quantization_config": {"quant_method": "awq"}}, (8, 0), Verdict.OK),
-        ({"quantization_config": {"quant_method": "brand-new"}}, (7, 5), Verdict.OK),
-        ({"dtype": "bfloat16"}, (7, 5), Verdict.WARNING),
-        ({"torch_dtype": "bfloat16"}, (7, 5), Verdict.WARNING),
-        ({"dtype": "bfloat16"}, (8, 0), None),
-        ({}, (7, 5), None),
+        (FP8, "8.9", Verdict.OK),
+        (FP8, "9.0", Verdict.OK),
+        (FP8, "8.0", Verdict.WARNING),
+        (FP8, "7.5", Verdict.WARNING),
+        (FP8, "7.0", Verdict.FAILURE),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "7.5", Verdict.FAILURE),
+        ({"quantization_config": {"quant_method": "awq"}}, "8.0", Verdict.OK),
+        ({"quantization_config": {"quant_method": "brand-new"}}, "7.5", Verdict.OK),
+        ({"dtype": "bfloat16"}, "7.5", Verdict.WARNING),
+        ({"torch_dtype": "bfloat16"}, "7.5", Verdict.WARNING),
+        ({"dtype": "bfloat16"}, "8.0", None),
+        ({}, "7.5", None),
         (FP8, None, None),
     ],
 )
@@ -33,8 +33,8 @@ def test_the_numbers_of_a_model_are_held_against_the_card(config, capability, ve
 @pytest.mark.parametrize(
     "config", [{}, {"quantization_config": None}, {"quantization_config": {"quant_method": 8}}]
 )
-def test_plain_weights_have_no_quantisation(config):
-    assert quantisation(config) is None
+def test_plain_weights_have_no_quantization(config):
+    assert quantization(config) is None
 
 
 @pytest.mark.parametrize(

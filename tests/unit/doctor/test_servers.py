@@ -19,10 +19,7 @@ def nobody():
 
 
 def judged(answers, model=None):
-    return [
-        (finding.verdict, finding.found)
-        for finding in check_servers(Role.EMBED, answers, prefix="EMBED", model=model)
-    ]
+    return [(finding.verdict, finding.found) for finding in check_servers(Role.EMBED, answers, model=model)]
 
 
 @pytest.mark.parametrize("suffix", ["", "/v1"])
@@ -44,7 +41,7 @@ def test_a_server_without_the_model():
 )
 def test_a_server_that_asks_for_a_key(key, verdict):
     with answering(MODELS, key="right") as url:
-        findings = check_servers(Role.EMBED, ask([url], api_key=key, timeout_s=5), prefix="EMBED", model="m")
+        findings = check_servers(Role.EMBED, ask([url], api_key=key, timeout_s=5), model="m")
     assert [finding.verdict for finding in findings] == [verdict]
     if verdict is Verdict.FAILURE:
         assert "VLLM_EMBED_API_KEY" in findings[0].advice

@@ -7,7 +7,6 @@ import msgspec
 from adapters.models.known_shapes import KNOWN_SHAPES
 from domain.memory_plan import ModelShape
 
-GIB = 2**30
 EMBEDDER = KNOWN_SHAPES["Qwen/Qwen3-Embedding-0.6B"]
 GENERATOR = KNOWN_SHAPES["Qwen/Qwen3-8B-FP8"]
 

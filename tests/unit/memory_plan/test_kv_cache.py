@@ -1,19 +1,17 @@
 import pytest
 
 from domain.memory_plan.kv_cache import CacheShape, UnknownCacheError, cache_shape, token_layer_bytes
+from domain.units import GIB, KIB
 from tests.unit.memory_plan.shapes import (
     DEEPSEEK_LITE,
     EMBEDDER,
     GEMMA_27B,
     GENERATOR,
-    GIB,
     GPT_OSS_20B,
     LLAMA_8B,
     MINILM,
     changed,
 )
-
-KIB = 1024
 
 
 def on_gpu(shape, cache_dtype="auto") -> CacheShape:

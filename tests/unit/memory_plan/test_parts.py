@@ -1,11 +1,10 @@
 import pytest
 
 from domain.memory_plan.parts import activation_bytes, graph_bytes, graph_sizes, reserve_bytes
-from domain.roles import Role
+from domain.units import GIB
 from tests.unit.memory_plan.shapes import (
     EMBEDDER,
     GENERATOR,
-    GIB,
     GPT_OSS_20B,
     LLAMA_8B,
     LLAMA_70B,
@@ -20,7 +19,7 @@ from tests.unit.memory_plan.shapes import (
 )
 def test_the_measured_peaks_of_activations(shape, gib):
     # On an H100, with vLLM's defaults there: `parts.MEASUREMENTS`.
-    peak = activation_bytes(shape, Role.GENERATE, batched_tokens=8192, sequences=1024, element_bytes=2)
+    peak = activation_bytes(shape, generates=True, batched_tokens=8192, sequences=1024, element_bytes=2)
     assert peak / GIB == pytest.approx(gib, rel=0.015)
 
 
@@ -48,8 +47,8 @@ def test_an_embedder_has_no_output_layer():
 
 def test_an_embedder_chooses_no_tokens():
     sizes = {"batched_tokens": 2048, "sequences": 256, "element_bytes": 2}
-    embed = activation_bytes(QWEN_06B, Role.EMBED, **sizes)
-    assert embed < activation_bytes(QWEN_06B, Role.GENERATE, **sizes) / 10
+    embed = activation_bytes(QWEN_06B, generates=False, **sizes)
+    assert embed < activation_bytes(QWEN_06B, generates=True, **sizes) / 10
 
 
 @pytest.mark.parametrize(("sequences", "count"), [(1, 2), (2, 3), (16, 7), (64, 19), (256, 51), (1024, 51)])

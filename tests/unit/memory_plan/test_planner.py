@@ -1,9 +1,11 @@
+import msgspec
 import pytest
 
 from domain.errors import ConfigurationError
-from domain.memory_plan import Card, EngineWish, MemoryPlan, make_plan
+from domain.memory_plan import Card, EngineRequirements, MemoryPlan, make_plan
 from domain.roles import Role
-from tests.unit.memory_plan.shapes import EMBEDDER, GENERATOR, GIB, LLAMA_70B, MINILM, changed
+from domain.units import GIB
+from tests.unit.memory_plan.shapes import EMBEDDER, GENERATOR, LLAMA_70B, MINILM, changed
 
 
 def card(gib: float, **what) -> Card:
@@ -18,8 +20,8 @@ def pair_on(memory: Card, embed=None, generate=None) -> MemoryPlan:
     return make_plan(
         memory,
         [
-            EngineWish(role=Role.EMBED, shape=EMBEDDER, **(embed or {})),
-            EngineWish(role=Role.GENERATE, shape=GENERATOR, **(generate or {})),
+            EngineRequirements(role=Role.EMBED, shape=EMBEDDER, **(embed or {})),
+            EngineRequirements(role=Role.GENERATE, shape=GENERATOR, **(generate or {})),
         ],
     )
 
@@ -100,9 +102,12 @@ def test_no_engine_is_kept_from_the_wished_number_of_requests_by_its_batches():
     assert plan.engine(Role.GENERATE).max_num_seqs == 300
 
 
-def test_the_order_of_the_wishes_does_not_matter():
-    wishes = [EngineWish(role=Role.GENERATE, shape=GENERATOR), EngineWish(role=Role.EMBED, shape=EMBEDDER)]
-    assert make_plan(card(24), wishes) == pair_on(card(24))
+def test_the_order_of_the_engines_does_not_matter():
+    engines = [
+        EngineRequirements(role=Role.GENERATE, shape=GENERATOR),
+        EngineRequirements(role=Role.EMBED, shape=EMBEDDER),
+    ]
+    assert make_plan(card(24), engines) == pair_on(card(24))
 
 
 def test_a_budget_is_kept():
@@ -138,11 +143,11 @@ def test_a_context_beyond_the_model_is_a_mistake():
 
 def test_a_context_beyond_the_usual_one_can_be_had():
     longer = changed(GENERATOR, max_context=4096, longest_context=131072)
-    usual = make_plan(card(80), [EngineWish(role=Role.GENERATE, shape=longer)]).engines[0]
-    asked = make_plan(card(80), [EngineWish(role=Role.GENERATE, shape=longer, context=32768)]).engines[0]
+    usual = make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer)]).engines[0]
+    asked = make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer, context=32768)]).engines[0]
     assert (usual.max_model_len, asked.max_model_len) == (4096, 32768)
     with pytest.raises(ConfigurationError, match="131072"):
-        make_plan(card(80), [EngineWish(role=Role.GENERATE, shape=longer, context=131073)])
+        make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer, context=131073)])
 
 
 @pytest.mark.parametrize("decided", [{"budget_bytes": 4 * GIB}, {"cache_bytes": GIB}])
@@ -162,7 +167,7 @@ def test_a_batch_has_a_token_for_each_sequence_that_is_wished_for(gib):
 
 
 def test_an_encoder_keeps_no_cache():
-    plan = make_plan(card(24), [EngineWish(role=Role.EMBED, shape=MINILM, cache_bytes=GIB)])
+    plan = make_plan(card(24), [EngineRequirements(role=Role.EMBED, shape=MINILM, cache_bytes=GIB)])
     engine = plan.engines[0]
     assert (engine.kv_cache_memory_bytes, engine.fitting) == (0, [])
     assert (engine.max_model_len, engine.limits_context) == (256, False)
@@ -171,8 +176,8 @@ def test_an_encoder_keeps_no_cache():
 
 
 def test_the_weights_of_a_float32_model_take_half_on_a_gpu():
-    wish = EngineWish(role=Role.EMBED, shape=MINILM)
-    engines = [make_plan(memory, [wish]).engines[0] for memory in (card(8), ram(8))]
+    engine = EngineRequirements(role=Role.EMBED, shape=MINILM)
+    engines = [make_plan(memory, [engine]).engines[0] for memory in (card(8), ram(8))]
     assert [engine.parts[0].bytes for engine in engines] == [2 * MINILM.float_weights, 4 * MINILM.float_weights]
 
 
@@ -198,10 +203,10 @@ def test_the_changes_end_where_it_fits():
 
 
 def test_the_card_that_is_named_is_large_enough():
-    wish = EngineWish(role=Role.GENERATE, shape=LLAMA_70B)
-    last = make_plan(card(80), [wish]).changes[-1]
+    engine = EngineRequirements(role=Role.GENERATE, shape=LLAMA_70B)
+    last = make_plan(card(80), [engine]).changes[-1]
     gib = int(last.what.rpartition("with ")[2].split()[0])
-    assert make_plan(card(gib), [wish]).fits
+    assert make_plan(card(gib), [engine]).fits
 
 
 def test_no_fp8_cache_for_cards_that_compute_none():
@@ -242,6 +247,52 @@ def test_a_cache_that_holds_no_request_does_not_fit():
 
 def test_a_smaller_vocabulary_needs_less_for_choosing():
     small = changed(GENERATOR, vocabulary=32000)
-    wishes = [EngineWish(role=Role.GENERATE, shape=shape) for shape in (GENERATOR, small)]
-    plans = [make_plan(card(24), [wish]) for wish in wishes]
+    engines = [EngineRequirements(role=Role.GENERATE, shape=shape) for shape in (GENERATOR, small)]
+    plans = [make_plan(card(24), [engine]) for engine in engines]
     assert gib_of(plans[1], Role.GENERATE, "activations") < gib_of(plans[0], Role.GENERATE, "activations") / 2
+
+
+def three_on(memory: Card, **first) -> MemoryPlan:
+    """Two engines with the pooling runner beside one that generates."""
+    return make_plan(
+        memory,
+        [
+            EngineRequirements(role=Role.EMBED, shape=EMBEDDER, **first),
+            EngineRequirements(role=Role.EMBED, shape=changed(EMBEDDER, name="another")),
+            EngineRequirements(role=Role.GENERATE, shape=GENERATOR),
+        ],
+    )
+
+
+@pytest.mark.parametrize("memory", [card(48), card(80), ram(96)])
+def test_three_engines_share_a_card(memory):
+    two, three = pair_on(memory), three_on(memory)
+    assert three.fits
+    assert [engine.model for engine in three.engines] == [EMBEDDER.name, "another", GENERATOR.name]
+    first, second, generate = three.engines
+    # Pooling engines of one kind get the same; the generator gets what is left.
+    assert msgspec.structs.replace(second, model=first.model) == first
+    if memory.is_gpu:
+        assert first == two.engine(Role.EMBED)
+        lost = two.engine(Role.GENERATE).total_bytes - generate.total_bytes
+        assert lost == pytest.approx(second.total_bytes, abs=generate.kv_block_bytes)
+    assert sum(engine.total_bytes for engine in three.engines) + three.free_bytes + three.reserve_bytes == (
+        pytest.approx(memory.total_bytes, abs=3 * generate.kv_block_bytes)
+    )
+
+
+def test_a_change_for_one_of_three_engines_is_of_that_engine_alone():
+    plan = three_on(card(16), context=8192)
+    assert not plan.fits
+    assert plan.changes[0].what == "Shorten the context of the embedding engine to 4096 tokens."
+    assert three_on(card(80), context=1024).engines[1].max_model_len == 8192
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_engines_that_generate_share_what_is_left(count):
+    engine = EngineRequirements(role=Role.GENERATE, shape=GENERATOR)
+    plan = make_plan(card(80), [engine] * count)
+    assert plan.fits
+    sizes = [engine.total_bytes for engine in plan.engines]
+    assert max(sizes) == min(sizes)
+    assert plan.free_bytes < GIB / 100

@@ -1,4 +1,4 @@
-"""What holds of every plan, whatever the card, the models and the wishes."""
+"""What holds of every plan, whatever the card, the models and the requirements."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.memory_plan import Card, EngineWish, ModelShape, make_plan
+from domain.memory_plan import Card, EngineRequirements, ModelShape, make_plan
 from domain.roles import Role
-from tests.unit.memory_plan.shapes import GIB
+from domain.units import GIB
 
 CACHE_TYPES = ["auto", "fp8", "int8_per_token_head", "int4_per_token_head", "float32"]
 few = st.one_of(st.none(), st.integers(1, 64))
@@ -40,9 +40,9 @@ def shapes(draw: st.DrawFn) -> ModelShape:
 
 
 @st.composite
-def wishes(draw: st.DrawFn, role: Role) -> EngineWish:
+def requirements(draw: st.DrawFn, role: Role) -> EngineRequirements:
     shape = draw(shapes())
-    return EngineWish(
+    return EngineRequirements(
         role=role,
         shape=shape,
         context=draw(st.one_of(st.none(), st.integers(1, shape.max_context))),
@@ -56,7 +56,7 @@ def wishes(draw: st.DrawFn, role: Role) -> EngineWish:
     )
 
 
-pairs = st.tuples(wishes(Role.EMBED), wishes(Role.GENERATE)).map(list)
+pairs = st.tuples(requirements(Role.EMBED), requirements(Role.GENERATE)).map(list)
 
 
 @st.composite
@@ -72,7 +72,7 @@ def cards(draw: st.DrawFn) -> Card:
 
 @given(cards(), pairs)
 @settings(deadline=None)
-def test_the_parts_add_up_to_the_card(card: Card, asked: list[EngineWish]):
+def test_the_parts_add_up_to_the_card(card: Card, asked: list[EngineRequirements]):
     plan = make_plan(card, asked)
     for engine in plan.engines:
         assert sum(part.bytes for part in engine.parts) == engine.total_bytes
@@ -83,7 +83,7 @@ def test_the_parts_add_up_to_the_card(card: Card, asked: list[EngineWish]):
         assert plan.missing_bytes == 0
         assert plan.changes == []
         # What an engine's budget leaves over is the engine's.
-        if all(wish.budget_bytes is None for wish in asked):
+        if all(engine.budget_bytes is None for engine in asked):
             slack = sum(engine.kv_block_bytes for engine in plan.engines)
             assert card.total_bytes - given_away - plan.free_bytes <= slack
     else:
@@ -93,7 +93,7 @@ def test_the_parts_add_up_to_the_card(card: Card, asked: list[EngineWish]):
 
 @given(cards(), pairs)
 @settings(deadline=None)
-def test_an_engine_of_a_plan_that_fits_can_start(card: Card, asked: list[EngineWish]):
+def test_an_engine_of_a_plan_that_fits_can_start(card: Card, asked: list[EngineRequirements]):
     plan = make_plan(card, asked)
     if not plan.fits:
         return
@@ -110,8 +110,8 @@ def test_an_engine_of_a_plan_that_fits_can_start(card: Card, asked: list[EngineW
 
 @given(cards(), pairs, st.sampled_from(list(Role)), st.data())
 @settings(deadline=None)
-def test_more_never_needs_less(card: Card, asked: list[EngineWish], role: Role, data: st.DataObject):
-    shape = next(wish.shape for wish in asked if wish.role is role)
+def test_more_never_needs_less(card: Card, asked: list[EngineRequirements], role: Role, data: st.DataObject):
+    shape = next(engine.shape for engine in asked if engine.role is role)
     short = data.draw(st.integers(1, shape.max_context))
     long = data.draw(st.integers(short, shape.max_context))
     fixed: dict[str, Any] = {"batched_tokens": 2048, "sequences": 16}
@@ -119,7 +119,8 @@ def test_more_never_needs_less(card: Card, asked: list[EngineWish], role: Role, 
     def needed(**what: Any) -> tuple[int, int]:
         other = {"context": 16, "concurrency": 1}
         changed = [
-            msgspec.structs.replace(wish, **fixed, **(what if wish.role is role else other)) for wish in asked
+            msgspec.structs.replace(engine, **fixed, **(what if engine.role is role else other))
+            for engine in asked
         ]
         plan = make_plan(card, changed)
         engine = plan.engine(role)
@@ -134,6 +135,6 @@ def test_more_never_needs_less(card: Card, asked: list[EngineWish], role: Role, 
 
 @given(pairs, st.integers(GIB, 100 * GIB), st.integers(0, 100 * GIB))
 @settings(deadline=None)
-def test_what_fits_a_card_fits_a_larger_one(asked: list[EngineWish], total: int, more: int):
+def test_what_fits_a_card_fits_a_larger_one(asked: list[EngineRequirements], total: int, more: int):
     if make_plan(Card(name="drawn", total_bytes=total), asked).fits:
         assert make_plan(Card(name="drawn", total_bytes=total + more), asked).fits

@@ -1,7 +1,11 @@
-"""The servers of one role as one backend: each with its breaker, balanced if there are several, with retries."""
+"""Builds the backend of a role whose engine runs elsewhere, behind one or several vLLM servers.
+
+Each server has its circuit breaker; several are balanced; around them are retries.
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
@@ -10,38 +14,39 @@ import msgspec
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
 from adapters.vllm.http.server import Timeouts
+from adapters.vllm.http.tracing import TracedTransport
+from adapters.vllm.http.transport import PooledTransport
 from domain.policies.balancing import BalancingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.fault_tolerance import FaultTolerance
 from domain.policies.member import LoneMember, Member
 from domain.policies.retry_budget import RetryBudget
 from domain.port import InferenceBackend
-from domain.roles import Role
+from domain.roles import ROLES, Role
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for all servers of a role."""
+    """The servers of a role, and what holds for all of them."""
 
-    model: str | None
-    api_key: str | None
-    tokenizer: str | None
-    fault_tolerance: FaultTolerance
-    transport: Callable[[], httpx.AsyncBaseTransport] | None = None
-    """Makes what requests are sent through, for each server; None for the usual."""
+    urls: Sequence[str]
+    """One address for each server."""
+    model: str | None = None
+    api_key: str | None = None
+    tokenizer: str | None = None
+    fault_tolerance: FaultTolerance = FaultTolerance()
+    tracer_provider: "TracerProvider | None" = None
+    """Where spans of requests go; None for no spans."""
 
 
-def servers(role: Role, urls: Sequence[str], options: ServerOptions, *, setting: str) -> InferenceBackend:
-    """The stack for one role; nothing is sent yet.
-
-    Args:
-        role: what the model is for.
-        urls: one address for each server.
-        options: what holds for all of them.
-        setting: the variable that the addresses come from, for messages.
-    """
+def build_servers(role: Role, options: ServerOptions) -> InferenceBackend:
+    """The servers of a role as one backend; nothing is sent yet."""
+    urls = options.urls
     kind = LoneMember if len(urls) == 1 else Member
     members = [_member(kind, role, url, options) for url in urls]
-    balancer = BalancingBackend(members, setting=setting) if len(members) > 1 else None
+    balancer = BalancingBackend(members, setting=f"VLLM_{ROLES[role].prefix}_URL") if len(members) > 1 else None
     backend: InferenceBackend = balancer or members[0]
     limits = options.fault_tolerance
     if not limits.retries:
@@ -63,12 +68,17 @@ def _member(kind: type[Member], role: Role, url: str, options: ServerOptions) ->
         api_key=options.api_key,
         tokenizer=options.tokenizer,
         timeouts=Timeouts(limits.connect_timeout_s, limits.read_timeout_s),
-        transport=options.transport() if options.transport is not None else None,
+        transport=_transport(options.tracer_provider),
     )
     breaker = CircuitBreaker(
         time.monotonic, failures=limits.breaker_failures, cool_down_s=limits.breaker_cool_down_s
     )
     return kind(backend, address=_address(url), breaker=breaker, clock=time.monotonic)
+
+
+def _transport(tracer_provider: "TracerProvider | None") -> httpx.AsyncBaseTransport | None:
+    """The transport of a server whose requests are traced; None for the usual one."""
+    return None if tracer_provider is None else TracedTransport(PooledTransport(), tracer_provider)
 
 
 def _address(url: str) -> str:
