@@ -130,6 +130,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: list[Message]
     tools: list[Function] = []
+    tool_params: list[str] = []
+    """For each tool, the request field with its parameters; empty if the tools are all that the client sent."""
     tool_choice: ToolChoice = ToolChoice.NONE
     tool_name: str | None = None
     """The tool to call, where the choice is NAMED."""

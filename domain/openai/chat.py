@@ -19,9 +19,7 @@ from domain.conversation import (
 from domain.errors import InvalidRequestError
 from domain.openai.common import TextMap
 from domain.openai.field import about
-from domain.openai.form_limits import check_schema
-from domain.openai.json_schema import followed
-from domain.openai.nesting import check_nesting, check_numbers
+from domain.openai.nesting import check_json
 from domain.openai.sampling import SamplingFields, TokenCount
 from domain.requests import GenerationRequest
 from domain.sampling import StructuredOutputs
@@ -202,10 +200,9 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         for position, message in enumerate(self.messages):
             check_message(message, f"messages[{position}]")
-        check_nesting(self.chat_template_kwargs, "chat_template_kwargs")
-        check_numbers(self.chat_template_kwargs, "chat_template_kwargs")
+        check_json(self.chat_template_kwargs, "chat_template_kwargs")
         choice, name = self._tool_choice([tool.function for tool in self.tools or []])
-        tools = self._callable(choice)
+        tools, params = self._callable(choice)
         continues = bool(self.continue_final_message)
         opens = (not continues) if self.add_generation_prompt is None else self.add_generation_prompt
         if continues and opens:
@@ -217,6 +214,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         return Conversation(
             messages=self.messages,
             tools=tools,
+            tool_params=params,
             tool_choice=choice,
             tool_name=name,
             parallel_tool_calls=self.parallel_tool_calls is not False,
@@ -228,22 +226,19 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             continue_final_message=continues,
         )
 
-    def _callable(self, choice: ToolChoice) -> list[Function]:
-        """The tools that the model may call, and what must not be called need not be known either."""
+    def _callable(self, choice: ToolChoice) -> tuple[list[Function], list[str]]:
+        """The tools that the model may call, and the request fields with their parameters. It knows no others."""
         if choice is ToolChoice.NONE:
-            return []
+            return [], []
         allowed = None
         if isinstance(self.tool_choice, AllowedChoice):
             allowed = {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
-        tools = []
+        tools, params = [], []
         for position, tool in enumerate(self.tools or []):
             if allowed is None or tool.function.name in allowed:
-                function = _described(tool.function, is_forced=choice in FORCED)
-                if function.strict:
-                    # The model reads the client's own; what the engine follows is made where it is asked for.
-                    followed(function.parameters, f"tools[{position}].function.parameters")
-                tools.append(function)
-        return tools
+                tools.append(_described(tool.function, is_forced=choice in FORCED))
+                params.append(_parameters_param(position))
+        return tools, params
 
     def _check_refused(self) -> None:
         for name, instead in REFUSED.items():
@@ -294,7 +289,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         known = {tool.name for tool in tools}
         for position, tool in enumerate(tools):
-            _check_parameters(tool, f"tools[{position}].function.parameters")
+            _check_parameters(tool, _parameters_param(position))
         if isinstance(choice, NamedChoice):
             _check_known(choice.function.name, known)
             return ToolChoice.NAMED, choice.function.name
@@ -356,10 +351,13 @@ def _check_known(name: str, known: set[str]) -> None:
         )
 
 
+def _parameters_param(position: int) -> str:
+    """The request field with the parameters of one of the client's tools."""
+    return f"tools[{position}].function.parameters"
+
+
 def _check_parameters(tool: Function, param: str) -> None:
-    check_nesting(tool.parameters, param)
-    check_numbers(tool.parameters, param)
-    check_schema(tool.parameters, param)
+    check_json(tool.parameters, param)
     kind = (tool.parameters or {}).get("type", "object")
     if kind != "object":
         raise InvalidRequestError(

@@ -1,7 +1,7 @@
-"""How deep JSON of a client's own design may nest, and how large its whole numbers may be.
+"""Limits of JSON that clients design themselves: schemas and template variables.
 
-Schemas and template variables are walked by several libraries, each in its own way recursively, and travel to
-the engine in MessagePack, which knows no whole number of more than 64 bits.
+Several libraries walk such a value, each recursively in its own way, and it travels to the engine in MessagePack,
+which has no integers of more than 64 bits.
 """
 
 from typing import Any
@@ -12,36 +12,39 @@ MAX_NESTING = 64
 """Levels of objects and arrays; vLLM allows as many in a schema (vllm.sampling_params.check_json_nesting)."""
 
 
-def check_nesting(value: Any, param: str) -> None:
-    """Raise InvalidRequestError if a decoded JSON value nests deeper than MAX_NESTING levels."""
-    level = [value]
+def check_json(value: Any, param: str) -> None:
+    """Check a decoded JSON value, in one walk.
+
+    Args:
+        value: the value; anything that is no object or array nests at no level.
+        param: the request field that has it.
+
+    Raises:
+        InvalidRequestError: it nests deeper than MAX_NESTING levels, or holds an integer of more than 64 bits.
+    """
+    level, has_large_number = [value], False
     for _ in range(MAX_NESTING + 1):
-        level = [item for container in level for item in _items(container)]
-        if not level:
-            return
-    raise InvalidRequestError(
-        f"'{param}' is nested too deeply: objects and arrays may nest at most {MAX_NESTING} levels.",
-        param=param,
-        code="invalid_value",
-    )
-
-
-def check_numbers(value: Any, param: str) -> None:
-    """Raise InvalidRequestError if a decoded JSON value holds a whole number of more than 64 bits."""
-    left = [value]
-    while left:
-        item = left.pop()
-        left += _items(item)
-        if isinstance(item, int) and not -(2**63) <= item < 2**64:
-            raise InvalidRequestError(
-                f"'{param}' holds a whole number of more than 64 bits. Write it with a decimal point, or leave it "
-                "out.",
-                param=param,
-                code="invalid_value",
-            )
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+                has_large_number = True
+        if not inner:
+            break
+        level = inner
+    else:
+        raise InvalidRequestError(
+            f"'{param}' is nested too deeply: objects and arrays may nest at most {MAX_NESTING} levels.",
+            param=param,
+            code="invalid_value",
+        )
+    if has_large_number:
+        raise InvalidRequestError(
+            f"'{param}' holds a whole number of more than 64 bits. Write it with a decimal point, or leave it "
+            "out.",
+            param=param,
+            code="invalid_value",
+        )

@@ -12,18 +12,10 @@ import msgspec
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId, check_truncation
 from domain.openai.field import about
-from domain.openai.form_limits import check_form, decoded
-from domain.openai.json_schema import followed, followed_tag
-from domain.openai.nesting import check_nesting, check_numbers
+from domain.openai.nesting import check_json
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 MAX_STOPS = 4
-# vLLM's own (VLLM_MAX_NUM_BAD_WORDS).
-MAX_BAD_WORDS = 128
-# Making a grammar of it takes the engine time that all other requests wait for.
-MAX_FORM_BYTES = 100_000
-# The engine wants a nucleus above 0; OpenAI's 0 means the likeliest token alone, and so does this.
-SMALLEST_TOP_P = 1e-9
 
 # Whole numbers of at most ten digits; zeros in front are harmless.
 _TOKEN_ID = re.compile(r"0{0,20}[0-9]{1,10}", re.ASCII)
@@ -125,7 +117,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             form: a form that another field asks for.
 
         Raises:
-            InvalidRequestError: values that are each possible but not together, or that the engine can't follow.
+            InvalidRequestError: values that are each possible but not together.
         """
         check_truncation(self.truncate_prompt_tokens)
         if self.min_tokens and max_tokens is not None and self.min_tokens > max_tokens:
@@ -139,7 +131,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             max_tokens=max_tokens,
             n=self.n or 1,
             temperature=self.temperature,
-            top_p=None if self.top_p is None else max(self.top_p, SMALLEST_TOP_P),
+            top_p=self.top_p,
             stop=_stops(self.stop),
             seed=self.seed,
             logprobs=logprobs,
@@ -179,12 +171,6 @@ def _bad_words(words: list[str] | None) -> list[str] | None:
     if words is not None and not all(words):
         raise InvalidRequestError(
             "'bad_words' must not hold an empty string.", param="bad_words", code="invalid_value"
-        )
-    if len(set(words or [])) > MAX_BAD_WORDS:
-        raise InvalidRequestError(
-            f"'bad_words' must have at most {MAX_BAD_WORDS} words.",
-            param="bad_words",
-            code="array_above_max_length",
         )
     return words
 
@@ -245,26 +231,8 @@ def _one_form(fields: SamplingFields, other: StructuredOutputs | None) -> _Form 
         raise InvalidRequestError(
             f"'{form.param}' must offer choices, none of them empty.", param=form.param, code="invalid_value"
         )
-    check_nesting(form.outputs.json, form.param)
-    check_numbers(form.outputs.json, form.param)
-    if len(msgspec.json.encode(form.outputs)) > MAX_FORM_BYTES:
-        raise InvalidRequestError(
-            f"'{form.param}' is too large: at most {MAX_FORM_BYTES} bytes are allowed.",
-            param=form.param,
-            code="string_above_max_length",
-        )
-    check_form(form.outputs, form.param)
-    return _Form(form.param, _followed(form.outputs, form.param))
-
-
-def _followed(outputs: StructuredOutputs, param: str) -> StructuredOutputs:
-    """The same form with its schemas as the engine follows them."""
-    # What need not change stays the text that it may be.
-    if (schema := decoded(outputs.json)) is not None and (changed := followed(schema, param)) != schema:
-        return msgspec.structs.replace(outputs, json=changed)
-    if (tag := decoded(outputs.structural_tag)) is not None and (changed := followed_tag(tag, param)) != tag:
-        return msgspec.structs.replace(outputs, structural_tag=msgspec.json.encode(changed).decode())
-    return outputs
+    check_json(form.outputs.json, form.param)
+    return form
 
 
 def _of(**form: Any) -> StructuredOutputs | None:

@@ -18,7 +18,6 @@ from domain.conversation import (
     UserMessage,
 )
 from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError
-from domain.openai.json_schema import followed
 from domain.results import FinishReason
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import Case, generate
@@ -228,8 +227,7 @@ async def test_texts_of_limited_length_are_json(generator: Case, stream: bool) -
     control = dict.fromkeys(generator.tokenize("\x01"), 100.0)
     short = {"type": "string", "minLength": 3, "maxLength": 6}
     schema = {"type": "object", "properties": {"a": short}, "required": ["a"], "additionalProperties": False}
-    followed_schema = followed(schema, "response_format")
-    form = StructuredOutputs(json=followed_schema)
+    form = StructuredOutputs(json=schema)
     answer = await generate(
         generator, conversation(), structured_outputs=form, max_tokens=60, stream=stream, logit_bias=control
     )

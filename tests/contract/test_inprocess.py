@@ -1,16 +1,20 @@
 """What is in process alone, on vLLM's own types: no engine runs here."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from domain.conversation import Conversation, UserMessage
+from adapters.vllm.dialect.pattern import length_pattern
+from adapters.vllm.dialect.prepare import prepare
+from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import InvalidRequestError
 from domain.port import RequestContext
 from domain.requests import GenerationRequest
 from domain.roles import Role
-from domain.sampling import SamplingParameters
+from domain.sampling import SamplingParameters, StructuredOutputs
+from tests.calls import events_of
 
 pytestmark = pytest.mark.integration
 
@@ -165,3 +169,64 @@ async def test_what_is_left_of_a_failed_embedding_is_aborted(
     with pytest.raises(expected):
         await _encode(running, ["a", "b"], None, RequestContext(request_id="x"))
     assert len(engine.aborted) == 2
+
+
+UNFOLLOWABLE: dict[str, GenerationRequest] = {
+    "guided_json": GenerationRequest(
+        prompt="x",
+        sampling=SamplingParameters(
+            structured_outputs=StructuredOutputs(json={"not": {}}), form_param="guided_json"
+        ),
+    ),
+    "tools[7]": GenerationRequest(
+        prompt=Conversation(
+            messages=[UserMessage(content="Hello")],
+            tools=[Function(name="f", parameters={"type": "object", "not": {}}, strict=True)],
+            tool_params=["tools[7]"],
+            tool_choice=ToolChoice.AUTO,
+        ),
+        sampling=SamplingParameters(),
+    ),
+}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("param", UNFOLLOWABLE)
+async def test_what_the_engine_can_not_follow_never_reaches_it(
+    inprocess_setups: dict[Role, Any], param: str, streams: bool
+) -> None:
+    from adapters.vllm.inprocess.backend import VLLMInProcessBackend
+
+    backend: Any = VLLMInProcessBackend(role=Role.GENERATE, name="tiny-gen", setup=inprocess_setups[Role.GENERATE])
+
+    class Untouchable:
+        def __getattr__(self, name: str) -> Any:
+            pytest.fail(f"the engine is asked for '{name}'")
+
+    backend._engine = backend._chat = Untouchable()
+    with pytest.raises(InvalidRequestError) as caught:
+        await events_of(backend, UNFOLLOWABLE[param], RequestContext(request_id="x"), streams=streams)
+    assert caught.value.param == param
+
+
+async def test_the_template_shows_the_clients_schemas_and_the_grammar_has_normalized_ones(
+    chat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import adapters.vllm.inprocess.chat as module
+
+    parameters = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
+    own = Conversation(
+        messages=[UserMessage(content="Hello")],
+        tools=[Function(name="f", parameters=parameters, strict=True)],
+        tool_choice=ToolChoice.REQUIRED,
+    )
+    monkeypatch.setattr(module, "normalize_if_possible", lambda _: pytest.fail("normalized again"))
+    prepared = prepare(GenerationRequest(prompt=own, sampling=SamplingParameters()))
+    rendered = await chat.render(prepared, own, streams=False)
+    shown = chat._renderer.get_tokenizer().decode(rendered.prompt_token_ids)
+    assert "maxLength" in shown
+    assert "pattern" not in shown
+    tag = json.loads(rendered._request.structured_outputs.structural_tag)
+    (first, *_) = module._json_schemas(tag)
+    assert first["json_schema"]["properties"]["a"] == {"type": "string", "pattern": length_pattern(0, 3)}
+    assert first["max_whitespace_cnt"] == 1

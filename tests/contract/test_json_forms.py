@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from jsonschema import Draft202012Validator
 
-from domain.openai.json_pattern import of_length, written_anew
-from domain.openai.json_schema import FORMATS, followed
+from adapters.vllm.dialect.pattern import length_pattern, rewrite_pattern
+from adapters.vllm.dialect.schema_rules import FORMATS, normalize_schema
 
 pytestmark = pytest.mark.integration
 
@@ -83,12 +83,12 @@ def written(schema) -> list:
 )  # fmt: skip
 def test_what_is_written_is_json_that_the_schema_allows(schema: dict) -> None:
     before = json.dumps(schema)
-    texts = written(followed(schema, "the_field"))
+    texts = written(normalize_schema(schema, "the_field"))
     assert texts
     for text in texts:
         Draft202012Validator(schema).validate(json.loads(text))
     assert json.dumps(schema) == before
-    assert followed(followed(schema, "x"), "x") == followed(schema, "x")
+    assert normalize_schema(normalize_schema(schema, "x"), "x") == normalize_schema(schema, "x")
 
 
 FORMAT_CASES = {
@@ -103,7 +103,7 @@ FORMAT_CASES = {
 
 @pytest.mark.parametrize("name", [name for name, pattern in FORMATS.items() if pattern])
 def test_formats_are_what_they_are_called(name: str) -> None:
-    allows = grammar(followed({"type": "string", "format": name}, "x"))
+    allows = grammar(normalize_schema({"type": "string", "format": name}, "x"))
     good, bad = FORMAT_CASES[name]
     assert [text for text in good if not allows(f'"{text}"')] == []
     assert [text for text in bad if allows(f'"{text}"')] == []
@@ -133,9 +133,9 @@ def test_what_json_writes_as_it_is_stays(pattern: str) -> None:
     # In Python's words: \Z, because $ also stands before a last line end; letters and digits as in JavaScript.
     wanted = {text for text in TEXTS if is_plain(text) and re.fullmatch(pattern, text, re.ASCII)}
     if r"\s" not in pattern.lower():
-        assert matched(written_anew(pattern)) == wanted
-    assert all(map(is_plain, matched(written_anew(pattern))))
-    assert written_anew(written_anew(pattern)) == written_anew(pattern)
+        assert matched(rewrite_pattern(pattern)) == wanted
+    assert all(map(is_plain, matched(rewrite_pattern(pattern))))
+    assert rewrite_pattern(rewrite_pattern(pattern)) == rewrite_pattern(pattern)
 
 
 @pytest.mark.parametrize(
@@ -144,16 +144,16 @@ def test_what_json_writes_as_it_is_stays(pattern: str) -> None:
     ids=str,
 )
 def test_a_length_counts_characters(least: int, most: int | None, wanted: set) -> None:
-    pattern = of_length(least, most)
+    pattern = length_pattern(least, most)
     lengths = {len(text) for text in matched(pattern)}
     assert lengths == {length if isinstance(length, int) else len(length) for length in wanted}
     assert matched(pattern) == {text for text in TEXTS if is_plain(text) and len(text) in lengths}
-    assert written_anew(pattern) == pattern
+    assert rewrite_pattern(pattern) == pattern
 
 
 def test_a_length_is_counted_and_not_unrolled() -> None:
     """An automaton of so many characters would take the engine a quarter of a minute."""
     import xgrammar
 
-    schema = json.dumps({"type": "string", "pattern": of_length(0, 8000)})
+    schema = json.dumps({"type": "string", "pattern": length_pattern(0, 8000)})
     assert "Regex(" not in str(xgrammar.Grammar.from_json_schema(schema))

@@ -68,10 +68,6 @@ def test_each_prompt_is_a_request_with_the_same_sampling():
     assert [request.sampling.seed for request in requests] == [7, 7]
 
 
-def test_a_nucleus_of_zero_is_the_likeliest_token_alone():
-    assert 0 < sampling_of(top_p=0.0).top_p < 1e-6
-
-
 def test_prompts_are_limited():
     assert len(requests_of(prompt=["a"] * MAX_PROMPTS)) == MAX_PROMPTS
     error = refusal(prompt=["a"] * (MAX_PROMPTS + 1))

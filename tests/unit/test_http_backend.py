@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.http.backend import VLLMHTTPBackend
 from adapters.vllm.http.embedding import BATCH
 from adapters.vllm.http.server import Timeouts
-from domain.conversation import Conversation, UserMessage
+from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -646,3 +647,48 @@ async def test_limits_of_time_are_those_that_were_set_and_a_look_is_short():
         await engine.call(TokenizeRequest(prompt="x"), CONTEXT)
     limits = {path: (one["connect"], one["read"]) for path, one in seen.items()}
     assert limits == {"/v1/models": (2, 10), "/health": (2, 10), "/tokenize": (2, 300)}
+
+
+STRICT = Function(name="f", parameters={"type": "object", "not": {}}, strict=True)
+UNFOLLOWABLE = [
+    ("x", {"structured_outputs": StructuredOutputs(json={"not": {}}), "form_param": "guided_json"}, "guided_json"),
+    (
+        "x",
+        {"structured_outputs": StructuredOutputs(regex="a?" * 100), "form_param": "guided_regex"},
+        "guided_regex",
+    ),
+    (TALK, {"structured_outputs": StructuredOutputs(json='{"not": {}}')}, "structured_outputs"),
+    (TALK, {"bad_words": [f"w{number}" for number in range(129)]}, "bad_words"),
+    (
+        Conversation(
+            messages=TALK.messages, tools=[STRICT], tool_params=["tools[7]"], tool_choice=ToolChoice.AUTO
+        ),
+        {},
+        "tools[7]",
+    ),
+]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(("prompt", "sampling", "param"), UNFOLLOWABLE, ids=lambda value: str(value)[:20])
+async def test_what_the_engine_can_not_follow_is_refused_and_not_sent(prompt, sampling, param, streams):
+    server = Server()
+    engine = backend(server)
+    await engine.start()
+    request = GenerationRequest(prompt=prompt, sampling=SamplingParameters(**sampling))
+    with pytest.raises(InvalidRequestError) as caught:
+        await events_of(engine, request, CONTEXT, streams=streams)
+    assert caught.value.param == param
+    assert [body for _, body in server.requests] == [None], "only the models were asked for"
+
+
+async def test_schemas_are_sent_as_the_engine_follows_them():
+    server = Server(completions=(200, events(part("stop", content="Hi"), USAGE, "[DONE]")))
+    short = {"type": "string", "maxLength": 3}
+    tool = Function(name="f", parameters={"type": "object", "properties": {"a": short}}, strict=True)
+    talk = Conversation(messages=TALK.messages, tools=[tool], tool_choice=ToolChoice.AUTO)
+    await chatted(server, conversation=talk, structured_outputs=StructuredOutputs(json=short))
+    body = server.requests[-1][1]
+    normalized = {"type": "string", "pattern": length_pattern(0, 3)}
+    assert body["structured_outputs"] == {"json": normalized}
+    assert body["tools"][0]["function"]["parameters"]["properties"]["a"] == normalized

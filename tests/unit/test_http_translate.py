@@ -3,6 +3,8 @@ import struct
 
 import pytest
 
+from adapters.vllm.dialect.pattern import length_pattern
+from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.http.errors import translated
 from adapters.vllm.http.translate import (
     MOST_TOP_LOGPROBS,
@@ -32,7 +34,6 @@ from adapters.vllm.http.wire import (
 )
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import BackendFailedError, InvalidRequestError
-from domain.openai.json_pattern import of_length
 from domain.requests import GenerationRequest, TokenizeRequest
 from domain.results import FinishReason, GenerationUsage, TokenLogprob, ToolCallDelta
 from domain.sampling import SamplingParameters, StructuredOutputs
@@ -283,10 +284,12 @@ def test_strict_tools_are_sent_as_the_engine_follows_them():
         Function(name="f", parameters=parameters),
         Function(name="g", parameters=parameters, strict=True),
     )
-    asked = asked_of_chat(conversation={"tools": [loose, strict], "tool_choice": ToolChoice.AUTO})
+    talk = Conversation(messages=[UserMessage(content="hi")], tools=[loose, strict], tool_choice=ToolChoice.AUTO)
+    prepared = prepare(request_of(prompt=talk))
+    asked = chat_body(prepared, prepared.prompt, model="m", max_model_len=None, streams=False)
     sent = [tool["function"]["parameters"]["properties"]["a"] for tool in asked["tools"]]
     assert sent[0] == {"type": "string", "maxLength": 3}
-    assert sent[1] == {"type": "string", "pattern": of_length(0, 3)}
+    assert sent[1] == {"type": "string", "pattern": length_pattern(0, 3)}
     assert parameters["properties"]["a"] == {"type": "string", "maxLength": 3}
 
 

@@ -76,6 +76,10 @@ def test_what_a_request_says_is_sent_even_if_it_is_zero(name, value):
     assert sampled(**{name: value})[name] == value
 
 
+def test_a_nucleus_of_zero_is_the_likeliest_token_alone():
+    assert 0 < sampled(top_p=0.0)["top_p"] < 1e-6
+
+
 def test_every_parameter_has_a_place():
     # Log probabilities are asked for in each endpoint's own way; which field asked for a form is ours alone.
     elsewhere = {"logprobs", "form_param"}

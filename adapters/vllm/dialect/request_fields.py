@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 
 from domain.conversation import AssistantMessage, Conversation, Message, RefusalPart, TextPart, ToolChoice
-from domain.errors import InvalidRequestError
-from domain.openai.json_schema import followed
 from domain.requests import GenerationRequest
 from domain.sampling import SamplingParameters
 
@@ -22,6 +20,10 @@ _OPTIONAL = (
     "repetition_penalty", "min_tokens", "stop_token_ids", "allowed_token_ids", "bad_words", "ignore_eos",
     "include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens",
 )  # fmt: skip
+
+
+SMALLEST_TOP_P = 1e-9
+"""Stands for OpenAI's 0, the likeliest token alone: vLLM accepts only values above 0."""
 
 
 def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
@@ -34,6 +36,8 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
         value = getattr(sampling, name)
         if value is not None:
             fields[name] = value
+    if sampling.top_p == 0:
+        fields["top_p"] = SMALLEST_TOP_P
     if sampling.max_tokens is not None:
         fields["max_tokens"] = sampling.max_tokens
     if sampling.logit_bias:
@@ -58,14 +62,6 @@ def is_cut(request: GenerationRequest, prompt_tokens: int, max_model_len: int | 
         # A generator keeps a token's room for its answer.
         most = (max_model_len or 1) - 1
     return prompt_tokens >= most
-
-
-def followed_if_possible(schema: Any) -> Any:
-    """A tool's schema as the engine follows it. What can't be followed has been refused where it must be."""
-    try:
-        return followed(schema, "tools")
-    except InvalidRequestError:
-        return schema
 
 
 def conversation_fields(conversation: Conversation) -> dict[str, Any]:

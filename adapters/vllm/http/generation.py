@@ -9,6 +9,7 @@ import msgspec
 from adapters.vllm.dialect import fill_in_the_middle
 from adapters.vllm.dialect.fill_in_the_middle import Markers
 from adapters.vllm.dialect.greedy_copies import copied_events, copied_result, greedy_copies, single_choice
+from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import blames_form, given_up
 from adapters.vllm.dialect.request_fields import is_cut
 from adapters.vllm.http.errors import translated
@@ -82,7 +83,7 @@ class Generation:
 
     async def _prepared(self, request: GenerationRequest, context: RequestContext, *, streams: bool) -> "_Call":
         """The request to one of the server's endpoints."""
-        model = self._model
+        model, request = self._model, prepare(request)
         if isinstance(request.prompt, Conversation):
             body = chat_body(
                 request, request.prompt, model=model.id, max_model_len=model.max_model_len, streams=streams

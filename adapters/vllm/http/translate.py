@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters.vllm.dialect.forced_calls import hermes_shapes, whole_calls
 from adapters.vllm.dialect.refusals import given_up
-from adapters.vllm.dialect.request_fields import conversation_fields, followed_if_possible, sampling_fields
+from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
 from adapters.vllm.http.wire import (
     ServerChatChoice,
     ServerChatLogprobs,
@@ -89,13 +89,13 @@ def chat_body(
     max_model_len: int | None,
     streams: bool,
 ) -> dict[str, Any]:
-    """Body of `POST /v1/chat/completions`."""
+    """Body of `POST /v1/chat/completions`.
+
+    The server compiles its grammar from the schemas that the template shows to the model, so both are the prepared
+    request's.
+    """
     body = _generation_body(request, model=model, max_model_len=max_model_len, streams=streams)
     body |= conversation_fields(conversation)
-    for tool in body.get("tools", []):
-        # The server makes its grammar of what it is told, so here the model reads the same.
-        if tool["function"].get("strict"):
-            tool["function"]["parameters"] = followed_if_possible(tool["function"]["parameters"])
     logprobs = request.sampling.logprobs
     if logprobs is not None:
         body["logprobs"] = True

@@ -26,7 +26,8 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from adapters.vllm.dialect.forced_calls import CallReader, CallShape, shapes_of_tag, whole_calls
-from adapters.vllm.dialect.request_fields import conversation_fields, followed_if_possible, sampling_fields
+from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
+from adapters.vllm.dialect.schema_rules import normalize_if_possible
 from adapters.vllm.inprocess.chat_options import ChatOptions
 from domain.conversation import Conversation
 from domain.errors import InvalidRequestError
@@ -72,8 +73,8 @@ class Chat:
         """The conversation as a prompt in tokens.
 
         Args:
-            request: what is asked for.
-            conversation: its prompt.
+            request: from `prepare`.
+            conversation: the client's own, which the template shows to the model.
             streams: whether outputs come in parts.
 
         Raises vLLM's own errors for what its template refuses or what is too long.
@@ -82,7 +83,7 @@ class Chat:
         rendered = await self._online.render_chat(vllm_request)
         if isinstance(rendered, ErrorResponse):
             raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
-        _mend_grammar(vllm_request)
+        _mend_grammar(vllm_request, _normalized_schemas(request, conversation))
         _, (engine_input,) = rendered
         return RenderedChat(self, vllm_request, engine_input)
 
@@ -299,11 +300,30 @@ def _forced_shapes(request: ChatCompletionRequest, parser: Any) -> list[CallShap
     return shapes_of_tag(form.structural_tag)
 
 
-def _mend_grammar(request: ChatCompletionRequest) -> None:
-    """Let the JSON inside of tool calls be what the client's schemas say.
+def _normalized_schemas(request: GenerationRequest, conversation: Conversation) -> list[tuple[Any, Any]]:
+    """The schemas that vLLM may have made a grammar from, and beside each what `prepare` has made of it."""
+    prepared = request.prompt.tools if isinstance(request.prompt, Conversation) else []
+    schemas: list[tuple[Any, Any]] = [
+        (own.parameters, tool.parameters)
+        for own, tool in zip(conversation.tools, prepared, strict=True)
+        if tool.strict
+    ]
+    if (form := request.sampling.structured_outputs) is not None:
+        schemas.append((form.json, form.json))
+    return schemas
 
-    Texts of limited length as `domain.openai.json_schema` has them; and one character of white space at a time,
-    because small models that may write more write nothing else. The prompt has the client's own schemas.
+
+def _mend_grammar(request: ChatCompletionRequest, schemas: list[tuple[Any, Any]]) -> None:
+    """Put the normalized schemas into the grammar of tool calls, which vLLM has made from the client's own.
+
+    Its JSON also gets at most one character of white space at a time: small models that may write more write
+    nothing else.
+
+    Args:
+        request: vLLM's, after rendering.
+        schemas: from `_normalized_schemas`. Others are normalized here: those of tools that are not strict, which
+            `--tool-strict-level` may constrain, and the one schema of all forced calls that vLLM makes for models
+            whose calls have no tag.
 
     Source: xgrammar.structural_tag.JSONSchemaFormat.max_whitespace_cnt.
     """
@@ -311,18 +331,25 @@ def _mend_grammar(request: ChatCompletionRequest) -> None:
     if form is None or not request.tools:
         return
     if isinstance(form.json, dict):
-        form.json = followed_if_possible(form.json)
+        form.json = _normalized(form.json, schemas)
     if form.structural_tag is None:
         return
     tag = json.loads(form.structural_tag)
     for part in _json_schemas(tag):
         part["max_whitespace_cnt"] = 1
-        part["json_schema"] = followed_if_possible(part["json_schema"])
+        part["json_schema"] = _normalized(part["json_schema"], schemas)
     form.structural_tag = json.dumps(tag)
 
 
+def _normalized(schema: Any, schemas: list[tuple[Any, Any]]) -> Any:
+    for own, normalized in schemas:
+        if own == schema:
+            return normalized
+    return normalize_if_possible(schema)
+
+
 def _json_schemas(tag: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a structural tag that are JSON by a schema."""
+    """The parts of a structural tag that are JSON of a schema."""
     if isinstance(tag, list):
         for item in tag:
             yield from _json_schemas(item)

@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.vllm.dialect import fill_in_the_middle
 from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, single_choice
+from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import not_a_chat_model
 from adapters.vllm.dialect.request_fields import is_cut
 from adapters.vllm.inprocess.chat import Chat
@@ -29,18 +30,20 @@ def generate(
 ) -> AsyncGenerator[GenerationEvent, None]:
     """The events of a generation; without `streams` each choice comes as one delta at its end.
 
-    Raises, while iterating:
+    Raises, when called or while iterating:
         InvalidRequestError: the engine can't do what is asked.
         InferenceError: the engine has failed.
     """
     copies = greedy_copies(request)
     if copies > 1:
         return _copied(generate(running, chat, single_choice(request), context, streams=streams), copies)
+    prepared = prepare(request)
     if isinstance(request.prompt, Conversation):
         if chat is None:
             raise not_a_chat_model(running.name)
-        return _answer(running, chat, request, request.prompt, context, streams=streams)
-    return _continue(running, request, request.prompt, context, streams=streams)
+        # The template shows the model the client's own schemas.
+        return _answer(running, chat, prepared, request.prompt, context, streams=streams)
+    return _continue(running, prepared, request.prompt, context, streams=streams)
 
 
 async def _copied(
@@ -94,7 +97,7 @@ async def _answer(
     *,
     streams: bool,
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """A chat completion."""
+    """A chat completion: a prepared request, and the client's own conversation for the template."""
     with running.translated("messages", request) as progress:
         rendered = await chat.render(request, conversation, streams=streams)
         prompt_tokens = len(rendered.prompt_token_ids)

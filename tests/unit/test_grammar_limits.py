@@ -4,16 +4,17 @@ import time
 
 import pytest
 
-from domain.errors import InvalidRequestError
-from domain.openai.form_limits import (
+from adapters.vllm.dialect.grammar_limits import (
     MAX_CHOICE_LENGTH,
     MAX_COUNTED_PROPERTIES,
     MAX_OPTIONAL_PARTS,
     MAX_PROPERTIES,
-    check_form,
     check_schema,
 )
-from domain.sampling import StructuredOutputs
+from adapters.vllm.dialect.prepare import prepare
+from domain.errors import InvalidRequestError
+from domain.requests import GenerationRequest
+from domain.sampling import SamplingParameters, StructuredOutputs
 
 MANY = MAX_OPTIONAL_PARTS + 1
 LONG = 6_000
@@ -25,8 +26,9 @@ def properties(count: int) -> dict:
 
 
 def refusal(**form) -> InvalidRequestError | None:
+    sampling = SamplingParameters(structured_outputs=StructuredOutputs(**form), form_param="the_field")
     try:
-        check_form(StructuredOutputs(**form), "the_field")
+        prepare(GenerationRequest(prompt="x", sampling=sampling))
     except InvalidRequestError as error:
         return error
     return None
@@ -46,7 +48,6 @@ def refusal(**form) -> InvalidRequestError | None:
         {"choice": ["x" * MAX_CHOICE_LENGTH] * 3},
         {"json": properties(MAX_PROPERTIES)},
         {"json": properties(MAX_COUNTED_PROPERTIES) | {"minProperties": 1}},
-        {"json": '{"pattern": 5, "properties": [], "enum": "x"}'},
         {"json": "{not json"},
         {"json_object": True},
         {"structural_tag": "{}"},
@@ -83,7 +84,11 @@ def test_forms_that_would_keep_the_engine_are_refused(form):
     assert (error.param, error.code) == ("the_field", "invalid_value")
 
 
-@pytest.mark.parametrize("odd", [None, "x", 5, [], {}, {"properties": None}, {"enum": 5}, [[{"pattern": {}}]]])
+@pytest.mark.parametrize(
+    "odd",
+    [None, "x", 5, [], {}, {"properties": None}, {"enum": 5}, [[{"pattern": {}}]],
+     {"pattern": 5, "properties": [], "enum": "x"}],
+)  # fmt: skip
 def test_what_is_no_schema_is_left_to_others(odd):
     check_schema(odd, "the_field")
 
@@ -111,3 +116,12 @@ def test_to_look_at_a_form_takes_no_longer_than_it_is_long(form):
     began = time.process_time()
     refusal(**form)
     assert time.process_time() - began < SOON_S
+
+
+@pytest.mark.parametrize(
+    "schema", [{"not": {"pattern": "a?" * MANY}}, {"x": [{"enum": ["x" * (MAX_CHOICE_LENGTH + 1)]}]}]
+)
+def test_a_schema_that_is_not_normalized_is_looked_at_behind_every_keyword(schema):
+    with pytest.raises(InvalidRequestError) as caught:
+        check_schema(schema, "the_field")
+    assert caught.value.param == "the_field"

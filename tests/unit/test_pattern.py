@@ -1,8 +1,8 @@
-"""Expressions are refused where the engine would not follow them;"""
+"""Expressions that the engine would not follow are refused; the others lose what JSON escapes."""
 
 import pytest
 
-from domain.openai.json_pattern import PatternError, of_length, written_anew
+from adapters.vllm.dialect.pattern import PatternError, length_pattern, rewrite_pattern
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from domain.openai.json_pattern import PatternError, of_length, written_anew
 )  # fmt: skip
 def test_what_the_engine_would_not_follow_is_refused(pattern: str, what: str) -> None:
     with pytest.raises(PatternError, match=what):
-        written_anew(pattern)
+        rewrite_pattern(pattern)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_what_the_engine_would_not_follow_is_refused(pattern: str, what: str) ->
         ("", "^$"), ("a", "^a$"), ("^a|b$", "a|b"), ("^(^a$)$", "^(?:a)$"), (r"^\x61\/\u00e9$", r"^a\/é$"),
         ("^[^a]$", r"^[ -!#-\[\]-`b-\ud7ff\ue000-\u{10ffff}]$"), (".", r"^[ -!#-\[\]-\ud7ff\ue000-\u{10ffff}]$"),
         (r"^\d{2}\w$", "^[0-9]{2}[0-9A-Z_a-z]$"), ("^[ -~]$", r"^[ -!#-\[\]-~]$"),
-        (of_length(1, 2), of_length(1, 2)),
+        (length_pattern(1, 2), length_pattern(1, 2)),
     ],
 )  # fmt: skip
 def test_classes_lose_what_json_escapes(pattern: str, wanted: str) -> None:
-    assert written_anew(pattern) == wanted
-    assert written_anew(wanted) == wanted
+    assert rewrite_pattern(pattern) == wanted
+    assert rewrite_pattern(wanted) == wanted

@@ -4,15 +4,12 @@ import contextlib
 import json
 import time
 
-import msgspec
 import pytest
 
+from adapters.vllm.dialect import schema_rules
+from adapters.vllm.dialect.pattern import length_pattern
+from adapters.vllm.dialect.schema_rules import normalize_schema, normalize_tag
 from domain.errors import InvalidRequestError
-from domain.openai.chat import ChatBody
-from domain.openai.completions import CompletionBody
-from domain.openai.json_pattern import of_length
-from domain.openai.json_schema import followed, followed_tag
-from domain.sampling import StructuredOutputs
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
 
@@ -75,7 +72,7 @@ def obj(**properties) -> dict:
 )  # fmt: skip
 def test_what_the_engine_would_pass_over_is_refused(schema: dict) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        followed(schema, "response_format")
+        normalize_schema(schema, "response_format")
     assert (caught.value.param, caught.value.code) == ("response_format", "invalid_value")
     assert caught.value.message.startswith("The schema in 'response_format' ")
 
@@ -92,11 +89,11 @@ def test_what_the_engine_would_pass_over_is_refused(schema: dict) -> None:
 )  # fmt: skip
 def test_schemas_in_structural_tags_are_followed_too(tag: dict) -> None:
     text = json.dumps(tag)
-    changed = json.dumps(followed_tag(tag, "structured_outputs"))
-    assert json.dumps(tag) == text
+    normalize_tag(tag, "structured_outputs")
+    changed = json.dumps(tag)
     assert ("maxLength" in changed, "pattern" in changed) == (False, True)
     with pytest.raises(InvalidRequestError):
-        followed_tag(json.loads(text.replace('"maxLength": 3', '"multipleOf": 3')), "structured_outputs")
+        normalize_tag(json.loads(text.replace('"maxLength": 3', '"multipleOf": 3')), "structured_outputs")
 
 
 @pytest.mark.parametrize(
@@ -114,37 +111,40 @@ def test_schemas_in_structural_tags_are_followed_too(tag: dict) -> None:
 def test_it_takes_no_long_time(schema: dict) -> None:
     began = time.process_time()
     with contextlib.suppress(InvalidRequestError):
-        followed(schema, "response_format")
+        normalize_schema(schema, "response_format")
     assert time.process_time() - began < 1
 
 
-@pytest.mark.parametrize("form", ["guided_json", "structured_outputs"])
-def test_a_form_is_sent_to_the_engine_as_it_follows_it(form: str) -> None:
-    schema = {"type": "string", "maxLength": 3}
-    value = schema if form == "guided_json" else {"json": json.dumps(schema)}
-    body = msgspec.convert({"model": "m", "prompt": "x", form: value}, CompletionBody)
-    sampling = body.to_sampling(max_tokens=1, logprobs=None)
-    assert sampling.structured_outputs == StructuredOutputs(json={"type": "string", "pattern": of_length(0, 3)})
+PLACES = [
+    *({keyword: {"a": "HERE"}} for keyword in ("properties", "$defs", "definitions")),
+    {"patternProperties": {"^a$": "HERE"}},
+    *({keyword: ["HERE"]} for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items")),
+    *({keyword: "HERE"} for keyword in ("additionalProperties", "unevaluatedProperties", "propertyNames")),
+    *({keyword: "HERE"} for keyword in ("items", "unevaluatedItems")),
+]
 
 
-@pytest.mark.parametrize(
-    ("choice", "strict", "is_refused"),
-    [("auto", None, False), ("auto", True, True), ("required", None, True), ("required", False, False),
-     ("none", True, False)],
-)  # fmt: skip
-def test_schemas_of_tools_are_refused_where_calls_must_follow_them(choice, strict, is_refused) -> None:
-    tool = {"name": "f", "parameters": {"type": "object", "not": {}}} | (
-        {} if strict is None else {"strict": strict}
-    )
-    body = {
-        "model": "m",
-        "messages": [{"role": "user", "content": "x"}],
-        "tools": [{"type": "function", "function": tool}],
-        "tool_choice": choice,
-    }
-    if not is_refused:
-        assert msgspec.convert(body, ChatBody).to_conversation()
-        return
-    with pytest.raises(InvalidRequestError) as caught:
-        msgspec.convert(body, ChatBody).to_conversation()
-    assert caught.value.param == "tools[0].function.parameters"
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_a_schema_is_normalized_wherever_it_stands(place: dict) -> None:
+    def put(schema: dict) -> dict:
+        return json.loads(json.dumps(place).replace('"HERE"', json.dumps(schema)))
+
+    normalized = str(normalize_schema(put({"type": "string", "maxLength": 3}), "x"))
+    assert ("maxLength" in normalized, "{0,3}" in normalized) == (False, True)
+    with pytest.raises(InvalidRequestError):
+        normalize_schema(put({"type": "integer", "multipleOf": 3}), "x")
+
+
+def test_a_schema_that_only_a_reference_leads_to_is_normalized() -> None:
+    schema = {"$ref": "#/components/short", "components": {"short": {"type": "string", "maxLength": 3}}}
+    short = normalize_schema(schema, "x")["components"]["short"]
+    assert short == {"type": "string", "pattern": length_pattern(0, 3)}
+
+
+def test_each_part_of_a_schema_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited = []
+    monkeypatch.setattr(schema_rules, "check_part", lambda part, _: visited.append(id(part)))
+    text = {"type": "string", "maxLength": 3}
+    schema = obj(a={"$ref": "#/$defs/t"}, b={"$ref": "#/$defs/t"}, c={"$ref": "#"}) | {"$defs": {"t": text}}
+    normalize_schema(schema, "x")
+    assert len(visited) == len(set(visited)) == 5

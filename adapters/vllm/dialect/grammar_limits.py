@@ -1,8 +1,8 @@
-"""What a form of the text may hold, so that the engine does not make a grammar of it for minutes.
+"""Limits of structured outputs, above which the engine would compile a grammar for minutes.
 
-The engine makes few grammars at a time, and one that it has begun can't be stopped: every other request with a
-form, or with tools, waits behind it. Time and memory grow with the square, at least, of the parts in a row that
-may be left out, and with the square of the beginning that two long texts share. Each limit, used up once, took
+The engine compiles few grammars at a time, and a compilation that has begun can't be stopped: every other request
+with structured outputs or tools waits behind it. Time and memory grow at least with the square of the optional
+parts in a row, and with the square of the prefix that two long strings share. Each limit, used up once, took
 xgrammar 0.2.8 ten seconds at most, on two CPU cores and with a vocabulary of 49,152 tokens.
 """
 
@@ -14,13 +14,14 @@ import msgspec
 from domain.errors import InvalidRequestError
 from domain.sampling import StructuredOutputs
 
+MAX_FORM_BYTES = 100_000
 MAX_OPTIONAL_PARTS = 32
 MAX_CHOICE_LENGTH = 1000
 MAX_PROPERTIES = 500
 MAX_COUNTED_PROPERTIES = 40
 
-# What is written out, in a class or as an escape, is no operator.
-# No repetition gives back what it has taken: a look at a text must take no longer than the text is long.
+# Operators inside a class, or written as an escape, are literal characters.
+# The quantifiers are possessive, so that matching takes time linear in the length of the text.
 _LITERAL = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)", re.S)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)', re.S)
 _OPTIONAL = re.compile(r'(?<!\()[?*]|\{\s*+0*+\s*+,|\(\s*\||\|\s*[|)]|\|\s*$|""')
@@ -28,45 +29,50 @@ _RULE = re.compile(r"::=|\n(?=[^\S\n]*+\w++[^\S\n]*+:)")
 
 
 def check_form(form: StructuredOutputs, param: str) -> None:
-    """Raise InvalidRequestError for a form that would keep the engine for long.
+    """Check everything about structured outputs but their schemas, which are checked as they are walked.
 
     Args:
         form: what the client asks for.
-        param: the request field that asks for it.
+        param: the request field that has it.
+
+    Raises:
+        InvalidRequestError: it is above a limit.
     """
+    if len(msgspec.json.encode(form)) > MAX_FORM_BYTES:
+        raise InvalidRequestError(
+            f"'{param}' is too large: at most {MAX_FORM_BYTES} bytes are allowed.",
+            param=param,
+            code="string_above_max_length",
+        )
     if form.regex is not None:
         _check_regex(form.regex, param)
     if form.grammar is not None:
         _check_grammar(form.grammar, param)
     _check_lengths(form.choice or [], param)
-    for schema in (form.json, form.structural_tag):
-        check_schema(decoded(schema), param)
 
 
 def check_schema(schema: Any, param: str) -> None:
-    """The same for a JSON schema, or a structural tag with schemas in it."""
+    """Check all parts of a schema that is not normalized, whatever keyword they stand behind.
+
+    Raises:
+        InvalidRequestError: a part is above a limit.
+    """
     parts = [schema]
     while parts:
         part = parts.pop()
         if isinstance(part, dict):
-            _check_part(part, param)
+            check_part(part, param)
             parts += part.values()
         elif isinstance(part, list):
             parts += part
 
 
-def decoded(schema: Any) -> Any:
-    """A schema that may be given as text, or None for a text that is no JSON."""
-    if not isinstance(schema, str):
-        return schema
-    try:
-        return msgspec.json.decode(schema)
-    except (msgspec.DecodeError, RecursionError):
-        # The engine says what is wrong with it.
-        return None
+def check_part(part: dict[str, Any], param: str) -> None:
+    """Check one object of a JSON schema or of a structural tag, without the objects inside it.
 
-
-def _check_part(part: dict[str, Any], param: str) -> None:
+    Raises:
+        InvalidRequestError: it is above a limit.
+    """
     for regex in (part.get("pattern"), *_keys(part.get("patternProperties"))):
         if isinstance(regex, str):
             _check_regex(regex, param)

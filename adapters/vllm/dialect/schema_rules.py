@@ -1,25 +1,25 @@
-"""JSON schemas as the engine follows them: what it would pass over is refused, what it gets wrong is rewritten.
+"""JSON schemas as the engine follows them: rejects what it would ignore and rewrites what it gets wrong.
 
-xgrammar 0.2.8 makes a grammar of nearly every schema, and leaves out what it can't express; an answer would not
-follow its schema, and nobody would know. What it does with each keyword was found out by trying it. Texts with a
-length or an expression become expressions of `json_pattern`, because the library's own may not be JSON.
+xgrammar 0.2.8 compiles nearly every schema into a grammar and leaves out what it can't express: the answer would
+violate its schema, unnoticed. What it does with each keyword was found by experiment. Strings with a length or an
+expression get an expression of `pattern`, because what the library makes of its own may not be JSON.
 """
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from adapters.vllm.dialect.grammar_limits import check_part
+from adapters.vllm.dialect.pattern import PatternError, length_pattern, rewrite_pattern
 from domain.errors import InvalidRequestError
-from domain.openai.json_pattern import PatternError, of_length, written_anew
 
-# Keywords that constrain, and that the engine passes over.
-PASSED_OVER = frozenset({
+# Keywords that constrain values, and that the engine ignores.
+IGNORED = frozenset({
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "multipleOf",
     "uniqueItems", "contains", "minContains", "maxContains", "additionalItems", "$dynamicRef", "$recursiveRef",
 })  # fmt: skip
-# By the type that they are about. Those in front name it by themselves, where a schema has no `type`.
+# Keywords by the type that they constrain. In a schema without `type` they imply it.
 KEYWORDS = {
     "object": ("properties", "additionalProperties", "unevaluatedProperties",
                "required", "minProperties", "maxProperties", "propertyNames", "patternProperties"),
@@ -27,9 +27,15 @@ KEYWORDS = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }  # fmt: skip
-# Each of these is all that the engine looks at; what stands beside it has no effect.
-ALONE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-CONSTRAINTS = frozenset(ALONE) | {keyword for keywords in KEYWORDS.values() for keyword in keywords}
+# In a schema with one of these the engine ignores all other keywords.
+EXCLUSIVE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+CONSTRAINTS = frozenset(EXCLUSIVE) | {keyword for keywords in KEYWORDS.values() for keyword in keywords}
+# Keywords that hold schemas: by name, in a list, or one. `items` holds one or a list.
+SCHEMAS_BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+SCHEMA_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems", "items"})
+SINGLE_SCHEMAS = frozenset({
+    "additionalProperties", "unevaluatedProperties", "propertyNames", "items", "unevaluatedItems",
+})  # fmt: skip
 TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
 
 _DAY = (
@@ -41,8 +47,8 @@ _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])"
 _POINTER = r"(?:/(?:[^/~]|~[01])*)*"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
-# The formats that the engine knows; with an expression where its own lets through what is none, such as
-# 30 February, 01.2.3.4, or characters that JSON has to escape.
+# The formats that the engine knows; with an expression where its own is too lax and allows 30 February, 01.2.3.4,
+# or characters that JSON has to escape.
 FORMATS = {
     "email": rf"^{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+$",
     "date": f"^{_DAY}$",
@@ -54,7 +60,9 @@ FORMATS = {
     ("time", "duration", "ipv6", "hostname", "uuid", "uri", "uri-reference", "uri-template")
 )  # fmt: skip
 
-# Formats that any text has.
+_FORMAT_PATTERNS = {name: rewrite_pattern(pattern) for name, pattern in FORMATS.items() if pattern is not None}
+
+# Formats that do not constrain a string.
 ANY_TEXT = ("password", "binary")
 
 MAX_COMPARISONS = 5_000
@@ -62,72 +70,93 @@ MAX_DEPTH = 6
 """How deep branches are compared, through references and properties."""
 
 
-def followed(schema: Any, param: str) -> Any:
-    """A schema for the engine that stands for the same as the client's, or for less.
+def normalize_schema(schema: Any, param: str) -> Any:
+    """A copy of a schema in the keywords that the engine follows, which allows the same values or fewer.
+
+    Every part is visited once, to check its limits and keywords and to rewrite it.
 
     Args:
-        schema: the client's; it stays as it is.
+        schema: decoded JSON; it stays as it is.
         param: the request field that has it.
 
     Raises:
-        InvalidRequestError: the engine would pass over a part of it.
+        InvalidRequestError: the engine would ignore a part of it, or compile it for too long.
     """
-    return _Schema(schema, param).followed()
+    return _Schema(schema, param).normalized()
 
 
-def followed_tag(tag: Any, param: str) -> Any:
-    """The same for the schemas inside a structural tag, of xgrammar's new kind or the old one."""
-    parts, copied = [tag := copy.deepcopy(tag)], tag
+def normalize_if_possible(schema: Any) -> Any:
+    """The normalized schema, or the schema as it is where the engine can't follow all of it."""
+    try:
+        return normalize_schema(schema, "tools")
+    except InvalidRequestError:
+        return schema
+
+
+def normalize_tag(tag: Any, param: str) -> None:
+    """Normalize the schemas inside a structural tag in place, in xgrammar's current format or the older one.
+
+    Args:
+        tag: decoded JSON.
+        param: the request field that has it.
+
+    Raises:
+        InvalidRequestError: as `normalize_schema`, for any part of the tag.
+    """
+    parts = [tag]
     while parts:
         part = parts.pop()
         if isinstance(part, list):
             parts += part
         elif isinstance(part, dict):
-            # The old kind has no types, and calls it by the shorter name.
+            check_part(part, param)
+            # Parts of the older format have no type, and a shorter name for the schema.
             name = "json_schema" if part.get("type") == "json_schema" else "schema" if "type" not in part else None
             if name in part:
-                part[name] = followed(part[name], param)
+                part[name] = normalize_schema(part[name], param)
             parts += [item for key, item in part.items() if key != name]
-    return copied
 
 
 class _Schema:
-    """One schema on its way to the engine."""
+    """One schema while it is normalized."""
 
     def __init__(self, schema: Any, param: str) -> None:
-        self._root = copy.deepcopy(schema)
+        # Copies all dicts and lists, many times faster than `copy.deepcopy`.
+        self._root = msgspec.to_builtins(schema)
         self._param = param
         self._seen: set[int] = set()
         self._comparisons = 0
 
-    def followed(self) -> Any:
+    def normalized(self) -> Any:
+        """The copy, rewritten; to be called once."""
         waiting = [self._root]
         while waiting:
             part = waiting.pop()
             if not isinstance(part, dict) or id(part) in self._seen:
                 continue
             self._seen.add(id(part))
+            check_part(part, self._param)
             self._check(part)
-            waiting += _parts_of(part)
+            waiting += _subschemas(part)
             if "$ref" in part:
                 waiting.append(self._target(part["$ref"]))
             _rewrite(part)
         return self._root
 
     def _check(self, part: dict[str, Any]) -> None:
-        for keyword in sorted(PASSED_OVER & part.keys()):
-            # The only value that asks for nothing.
+        for keyword in sorted(IGNORED & part.keys()):
+            # `false` is the default, and constrains nothing.
             if not (keyword == "uniqueItems" and part[keyword] is False):
                 raise self._refusal(f"uses '{keyword}', which the engine can't follow")
         if "$id" in part and part is not self._root:
             raise self._refusal("has an '$id' inside, which the engine can't follow")
-        alone = [keyword for keyword in ALONE if keyword in part]
-        if alone:
-            self._check_alone(part, alone[0])
+        exclusive = [keyword for keyword in EXCLUSIVE if keyword in part]
+        if exclusive:
+            self._check_exclusive(part, exclusive[0])
         else:
             self._check_type(part)
 
-    def _check_alone(self, part: dict[str, Any], keyword: str) -> None:
+    def _check_exclusive(self, part: dict[str, Any], keyword: str) -> None:
         beside = sorted((CONSTRAINTS & part.keys()) - {keyword})
         if beside:
             raise self._refusal(f"has '{beside[0]}' beside '{keyword}', of which the engine can't follow both")
@@ -145,14 +174,14 @@ class _Schema:
             raise self._refusal(f"has a 'type' that '{keyword}' beside it does not keep to")
 
     def _check_type(self, part: dict[str, Any]) -> None:
-        about = [kind for kind, keywords in KEYWORDS.items() if any(keyword in part for keyword in keywords)]
         if "type" not in part:
-            if len(about) > 1:
+            implied = _implied_types(part)
+            if len(implied) > 1:
                 raise self._refusal(
-                    f"needs a 'type' beside '{_first(part, about[0])}' and '{_first(part, about[1])}'"
+                    f"needs a 'type' beside '{_first(part, implied[0])}' and '{_first(part, implied[1])}'"
                 )
-            if about:
-                part["type"] = about[0]
+            if implied:
+                part["type"] = implied[0]
         elif not _named(part["type"]):
             raise self._refusal("has a 'type' that names none")
         kinds = _named(part.get("type"))
@@ -196,12 +225,12 @@ class _Schema:
 
     def _pattern(self, pattern: str) -> str:
         try:
-            return written_anew(pattern)
+            return rewrite_pattern(pattern)
         except PatternError as error:
             raise self._refusal(f"has a pattern {error}, which the engine can't follow") from None
 
     def _target(self, reference: Any) -> Any:
-        """What a reference stands for."""
+        """The part that a reference points to."""
         found = self._root
         path = reference.split("/") if isinstance(reference, str) else [""]
         if path[0] != "#" or "~" in reference or "%" in reference:
@@ -215,7 +244,7 @@ class _Schema:
         return found
 
     def _are_disjoint(self, branches: list[Any]) -> bool:
-        """Whether no value follows two of the branches, as far as that is easily seen."""
+        """Whether no value can match two branches; False where that takes more than a simple comparison to see."""
         return all(
             self._differ(one, other, MAX_DEPTH)
             for position, one in enumerate(branches)
@@ -248,7 +277,7 @@ class _Schema:
         return part
 
     def _types(self, part: Any, *, depth: int = MAX_DEPTH) -> frozenset[str]:
-        """The types that a value may have. "number" stands for those that are no integers."""
+        """The types that a value may have. "number" stands for numbers that are not integers."""
         part = self._resolved(part)
         if not isinstance(part, dict) or depth == 0:
             return TYPES
@@ -263,8 +292,8 @@ class _Schema:
                 return frozenset().union(*(self._types(branch, depth=depth - 1) for branch in branches))
         if "type" in part:
             return _named(part["type"])
-        about = [kind for kind, keywords in KEYWORDS.items() if any(keyword in part for keyword in keywords)]
-        return _named(about) if len(about) == 1 else TYPES
+        implied = _implied_types(part)
+        return _named(implied) if len(implied) == 1 else TYPES
 
     def _refusal(self, what: str) -> InvalidRequestError:
         return InvalidRequestError(
@@ -272,38 +301,42 @@ class _Schema:
         )
 
 
-def _parts_of(part: dict[str, Any]) -> Iterator[Any]:
-    """The schemas directly inside of a schema."""
-    for keyword in ("properties", "patternProperties", "$defs", "definitions"):
-        if isinstance(named := part.get(keyword), dict):
-            yield from named.values()
-    for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
-        if isinstance(listed := part.get(keyword), list):
-            yield from listed
-    for keyword in ("additionalProperties", "unevaluatedProperties", "propertyNames", "items", "unevaluatedItems"):
-        yield part.get(keyword)
+def _subschemas(part: dict[str, Any]) -> Iterator[Any]:
+    """The schemas directly inside a schema."""
+    for keyword, value in part.items():
+        if keyword in SCHEMAS_BY_NAME and isinstance(value, dict):
+            yield from value.values()
+        elif keyword in SCHEMA_LISTS and isinstance(value, list):
+            yield from value
+        elif keyword in SINGLE_SCHEMAS:
+            yield value
 
 
 def _rewrite(part: dict[str, Any]) -> None:
-    """Put expressions of JSON in place of what the engine has for lengths and formats."""
+    """Replace lengths and formats by expressions that match nothing but JSON."""
     if "oneOf" in part:
-        # Its branches have been found to exclude each other; the engine would not, and warn.
+        # The check has shown that the branches exclude each other; the engine does not check, and warns.
         part["anyOf"] = part.pop("oneOf")
     if "string" not in _named(part.get("type")):
         return
     least, most = part.pop("minLength", 0), part.pop("maxLength", None)
     if least or most is not None:
-        part["pattern"] = of_length(least, most)
-    if isinstance(form := part.get("format"), str) and (pattern := FORMATS.get(form)):
+        part["pattern"] = length_pattern(least, most)
+    if isinstance(form := part.get("format"), str) and (pattern := _FORMAT_PATTERNS.get(form)):
         del part["format"]
-        part["pattern"] = written_anew(pattern)
+        part["pattern"] = pattern
 
 
 def _named(kinds: Any) -> frozenset[str]:
-    """The types that the value of `type` names; a number may be an integer."""
+    """The types that the value of `type` names; "number" includes "integer"."""
     listed = kinds if isinstance(kinds, list) else [kinds]
     named = frozenset(kind for kind in listed if isinstance(kind, str))
     return named | {"integer"} if "number" in named else named
+
+
+def _implied_types(part: dict[str, Any]) -> list[str]:
+    """The types that the keywords of a schema constrain."""
+    return [kind for kind, keywords in KEYWORDS.items() if any(keyword in part for keyword in keywords)]
 
 
 def _first(part: dict[str, Any], kind: str) -> str:
@@ -311,7 +344,7 @@ def _first(part: dict[str, Any], kind: str) -> str:
 
 
 def _required(part: dict[str, Any]) -> set[str]:
-    """The names of properties that a value must have."""
+    """The names of the required properties that have a schema."""
     properties, required = part.get("properties"), part.get("required")
     if not isinstance(properties, dict) or not isinstance(required, list):
         return set()
@@ -319,7 +352,7 @@ def _required(part: dict[str, Any]) -> set[str]:
 
 
 def _values(part: dict[str, Any]) -> set[bytes] | None:
-    """The values that a schema lists, or None where it lists none."""
+    """The encoded values that a schema lists, or None if it does not list its values."""
     values = [part["const"]] if "const" in part else part.get("enum")
     return {msgspec.json.encode(value, order="sorted") for value in values} if isinstance(values, list) else None
 

@@ -1,11 +1,11 @@
-"""Regular expressions of JSON schemas, written anew so that what the engine makes of them is always JSON.
+"""Rewrites regular expressions of JSON schemas so that what the engine matches with them is always JSON.
 
-xgrammar 0.2.8 matches an expression against the text between the quotation marks. It leaves out what JSON can't
-hold there, but not always: what it can't turn into a small automaton, and a length of its own (`maxLength`), may
-match quotation marks, backslashes and control characters as they are, and such JSON can't be parsed. Here each
-class loses those characters, and an expression that needs one of them is refused, as is all that the library
-would pass over. Nothing else changes: an expression matches the same texts as before, if JSON writes them
-without escapes.
+xgrammar 0.2.8 matches an expression against the text between the quotation marks of a string. It mostly leaves out
+what JSON can't hold there, but not always: an expression that it can't turn into a small automaton, and its own
+length limit (`maxLength`), may match raw quotation marks, backslashes and control characters, and such JSON can't
+be parsed. A rewritten expression has these characters removed from its classes. One that needs them is refused,
+and so is everything that the library would ignore. Nothing else changes: the expression matches the same strings
+as before, as far as JSON writes them without escapes.
 """
 
 import re
@@ -28,51 +28,52 @@ _QUANTIFIER = re.compile(r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}")
 
 _NEEDS_ESCAPES = "that needs a quotation mark, a backslash or a control character"
 
-# What a text of limited length is made of: all that JSON writes without escapes. The é at its end is among it
-# already, and stands there because the library unrolls no repetition of such a class into an automaton, which
-# takes it seconds for a length of a few thousand, and a minute for many texts; it counts, as for its own lengths.
+# A character of a string of limited length: any that JSON writes without an escape. The class contains the é at
+# its end already; it stands there because the library does not unroll repetitions of such a class into an
+# automaton, which would take seconds for a length of a few thousand and a minute for many strings, but counts, as
+# it does for its own length limits.
 _ANY = r"[ !#-[\]-\ud7ff\ue000-\u{10ffff}é]"
 _OF_LENGTH = re.compile(re.escape(f"^{_ANY}") + r"\{[0-9]+,[0-9]*\}\$")
-# The largest count that the library knows.
+# The largest count that the library accepts.
 _MOST = 2**31 - 1
 
 
 class PatternError(ValueError):
-    """An expression that the engine would not follow; the text says what it has, to go after 'has a pattern'."""
+    """The engine would not follow an expression; the message completes the sentence "has a pattern …"."""
 
 
-def of_length(least: int, most: int | None) -> str:
-    """The expression for a text of so many characters."""
+def length_pattern(least: int, most: int | None) -> str:
+    """The expression that matches strings of `least` to `most` characters; None is for no upper limit."""
     return f"^{_ANY}{{{min(least, _MOST)},{'' if most is None else min(most, _MOST)}}}$"
 
 
-def written_anew(pattern: str) -> str:
-    """An expression for the same texts, as far as JSON writes them without escapes.
+def rewrite_pattern(pattern: str) -> str:
+    """An expression for the same strings, as far as JSON writes them without escapes. Idempotent.
 
     Raises:
-        PatternError: it needs a character that JSON escapes, or something that the engine would pass over.
+        PatternError: it needs a character that JSON escapes, or something that the engine would ignore.
     """
     if _OF_LENGTH.fullmatch(pattern):
         return pattern
     reader = _Reader(pattern)
     text = "".join(reader.parts())
-    # The whole text is matched in any case; the engine warns of anchors that don't stand at both ends.
+    # The engine always matches the whole string, and warns about anchors that don't stand at both ends.
     return text if reader.has_choices else f"^{text}$"
 
 
 class _Reader:
-    """Goes through an expression once, from left to right."""
+    """Reads an expression once, from left to right."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._at = 0
-        # Of each open group, and of the whole: whether nothing stood before it, and whether an end has been told.
+        # Of the whole and each open group: whether nothing stands before it, and whether a '$' has ended it.
         self._begins = [True]
         self._ends = [False]
         self._begin = True
         self._end = False
         self.has_choices = False
-        """Whether the expression, as far as it has been read, is a choice between several."""
+        """Whether a '|' has been read outside all groups."""
 
     def parts(self) -> Iterator[str]:
         while self._at < len(self._pattern):
@@ -193,7 +194,7 @@ def _literal(code: int) -> str:
 
 
 def _written(ranges: Ranges) -> str:
-    """A class without what JSON escapes."""
+    """The class of these characters without those that JSON escapes."""
     kept = _without(ranges, FORBIDDEN)
     if not kept:
         raise PatternError(_NEEDS_ESCAPES)
@@ -201,14 +202,14 @@ def _written(ranges: Ranges) -> str:
 
 
 def _sign(code: int) -> str:
-    # Of ASCII nothing but what has a meaning in a class: xgrammar takes a digit after \x1f for a third one.
+    # In ASCII, escapes only what has a meaning in a class: xgrammar reads a digit behind \x1f as a third one.
     if code < 0x7F:
         return "\\" * (chr(code) in "^-[]") + chr(code)
     return rf"\u{code:04x}" if code < 0x10000 else rf"\u{{{code:x}}}"
 
 
 def _without(ranges: Iterable[tuple[int, int]], others: Iterable[tuple[int, int]]) -> Ranges:
-    """What of the ranges is not in the others, in order and without overlaps."""
+    """The ranges minus the others, in order and without overlaps."""
     taken = _merged(others)
     kept: Ranges = []
     for first, last in _merged(ranges):

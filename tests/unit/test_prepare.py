@@ -1,0 +1,263 @@
+"""What vLLM can't follow is refused before anything reaches it, and schemas are normalized once."""
+
+import contextlib
+import copy
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from adapters.vllm.dialect.grammar_limits import MAX_CHOICE_LENGTH, MAX_FORM_BYTES, MAX_OPTIONAL_PARTS
+from adapters.vllm.dialect.pattern import length_pattern
+from adapters.vllm.dialect.prepare import MAX_BAD_WORDS, prepare
+from app.http.codec import BodyDecoder
+from domain.conversation import Conversation, Function, ToolChoice, UserMessage
+from domain.errors import InvalidRequestError
+from domain.openai.chat import ChatBody
+from domain.openai.completions import CompletionBody
+from domain.requests import GenerationRequest
+from domain.sampling import SamplingParameters, StructuredOutputs
+
+BODIES = {
+    "completions": (BodyDecoder(CompletionBody), {"model": "m", "prompt": "x"}),
+    "chat": (BodyDecoder(ChatBody), {"model": "m", "messages": [{"role": "user", "content": "x"}]}),
+}
+SHORT, SHORT_PATTERN = {"type": "string", "maxLength": 3}, {"type": "string", "pattern": length_pattern(0, 3)}
+ODD = {"type": "object", "not": {}}
+LONG_ROW = "a?" * (MAX_OPTIONAL_PARTS + 1)
+TALK = [UserMessage(content="hi")]
+
+
+def request_of(endpoint: str, **fields: Any) -> GenerationRequest:
+    """The domain's request for a body with these fields."""
+    decoder, least = BODIES[endpoint]
+    body = decoder.decode(json.dumps(least | fields).encode())
+    if isinstance(body, ChatBody):
+        return body.to_request(body.to_conversation())
+    return body.to_requests()[0]
+
+
+def refusal(request: GenerationRequest) -> InvalidRequestError:
+    before = copy.deepcopy(request)
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare(request)
+    assert request == before
+    return caught.value
+
+
+def tool(name: str = "f", **more: Any) -> dict:
+    return {"type": "function", "function": {"name": name, **more}}
+
+
+def allowed(*names: str, mode: str = "auto") -> dict:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool(name) for name in names]}}
+
+
+@pytest.fixture(params=BODIES)
+def endpoint(request):
+    return request.param
+
+
+# Requests without schemas
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"bad_words": ["x"]}, {"stream": True}, {"stop": ["x"], "logit_bias": {"5": 1}}], ids=str
+)
+def test_a_request_without_schemas_is_returned_as_it_is(endpoint, fields):
+    request = request_of(endpoint, **fields)
+    assert prepare(request) is request
+
+
+@pytest.mark.parametrize(
+    "form", [{"regex": "a+"}, {"choice": ["a"]}, {"grammar": 'root ::= "a"'}, {"json_object": True}], ids=str
+)
+def test_a_form_without_a_schema_stays_as_it_is(endpoint, form):
+    request = request_of(endpoint, structured_outputs=form)
+    assert prepare(request) == request
+
+
+def test_bad_words_are_at_most_128_different_ones(endpoint):
+    words = [f"w{number}" for number in range(MAX_BAD_WORDS)]
+    assert len(prepare(request_of(endpoint, bad_words=words * 2)).sampling.bad_words) == 256
+    error = refusal(request_of(endpoint, bad_words=[*words, "more"]))
+    assert (error.param, error.code) == ("bad_words", "array_above_max_length")
+
+
+# Structured outputs
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guided_json": SHORT},
+        {"guided_json": json.dumps(SHORT)},
+        {"structured_outputs": {"json": SHORT}},
+        {"structured_outputs": {"json": json.dumps(SHORT)}},
+    ],
+    ids=str,
+)
+def test_a_schema_is_normalized(endpoint, fields):
+    request = request_of(endpoint, **fields)
+    before = copy.deepcopy(request)
+    assert prepare(request).sampling.structured_outputs == StructuredOutputs(json=SHORT_PATTERN)
+    assert prepare(prepare(request)) == prepare(request)
+    assert request == before
+
+
+def test_the_schema_of_a_response_format_is_normalized():
+    asked = {"type": "json_schema", "json_schema": {"name": "n", "schema": SHORT}}
+    sampling = prepare(request_of("chat", response_format=asked)).sampling
+    assert sampling.structured_outputs == StructuredOutputs(json=SHORT_PATTERN)
+
+
+@pytest.mark.parametrize("value", ['{"type": "object"}', {}, {"type": "object"}, "{not json", "null", "true"])
+def test_a_schema_that_needs_no_change_stays_as_it_is(endpoint, value):
+    request = request_of(endpoint, guided_json=value)
+    assert prepare(request) == request
+
+
+def test_how_to_follow_a_form_is_kept(endpoint):
+    more = {"disable_any_whitespace": True, "whitespace_pattern": " ?"}
+    form = prepare(request_of(endpoint, structured_outputs={"json": SHORT, **more})).sampling.structured_outputs
+    assert form == StructuredOutputs(json=SHORT_PATTERN, **more)
+
+
+def test_schemas_in_a_structural_tag_are_normalized(endpoint):
+    content = {"type": "json_schema", "json_schema": SHORT}
+    tag = {"type": "structural_tag", "format": {"type": "tag", "begin": "<", "content": content, "end": ">"}}
+    form = prepare(request_of(endpoint, structured_outputs={"structural_tag": json.dumps(tag)}))
+    content["json_schema"] = SHORT_PATTERN
+    assert json.loads(form.sampling.structured_outputs.structural_tag) == tag
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_json": ODD}, "guided_json"),
+        ({"guided_json": json.dumps(ODD)}, "guided_json"),
+        ({"structured_outputs": {"json": ODD}}, "structured_outputs"),
+        ({"structured_outputs": {"structural_tag": json.dumps({"type": "json_schema", "json_schema": ODD})}},
+         "structured_outputs"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_schema_that_the_engine_would_not_follow_is_refused_by_its_field(endpoint, fields, param):
+    error = refusal(request_of(endpoint, **fields))
+    assert (error.param, error.code) == (param, "invalid_value")
+    assert error.message == f"The schema in '{param}' uses 'not', which the engine can't follow."
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": LONG_ROW}, "guided_regex"),
+        ({"guided_json": {"properties": {"a": {"pattern": LONG_ROW}}}}, "guided_json"),
+        ({"guided_choice": ["a" * (MAX_CHOICE_LENGTH + 1)]}, "guided_choice"),
+        ({"guided_grammar": 'root ::= "a"' + "?" * (MAX_OPTIONAL_PARTS + 1)}, "guided_grammar"),
+        ({"structured_outputs": {"structural_tag": json.dumps({"pattern": LONG_ROW})}}, "structured_outputs"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_form_that_takes_long_to_compile_is_refused_by_its_field(endpoint, fields, param):
+    error = refusal(request_of(endpoint, **fields))
+    assert (error.param, error.code) == (param, "invalid_value")
+    assert error.message.startswith(f"'{param}' ")
+    assert error.message.endswith("of which the engine would not have a grammar in time. Please simplify it.")
+
+
+def test_a_form_that_would_keep_the_engine_busy_is_refused(endpoint):
+    room = MAX_FORM_BYTES - len('{"regex":""}')
+    request = request_of(endpoint, guided_regex="a" * room)
+    assert prepare(request).sampling.structured_outputs.regex == "a" * room
+    error = refusal(request_of(endpoint, guided_regex="a" * (room + 1)))
+    assert (error.param, error.code) == ("guided_regex", "string_above_max_length")
+
+
+@pytest.mark.parametrize("form", ["json", "structural_tag"])
+def test_no_depth_of_a_text_is_a_failure_of_the_service(form):
+    # From some depth on it can't be decoded, and the engine refuses it.
+    for depth in (*range(60, 90), *range(300, 1200)):
+        text = '{"a":' * depth + "1" + "}" * depth
+        outputs = StructuredOutputs(**{form: text})
+        request = GenerationRequest(prompt="x", sampling=SamplingParameters(structured_outputs=outputs))
+        with contextlib.suppress(InvalidRequestError):
+            prepare(request)
+
+
+def test_a_text_is_as_limited_as_an_object(endpoint):
+    error = refusal(request_of(endpoint, guided_json='{"maximum": ' + str(2**64) + "}"))
+    assert (error.param, error.code) == ("guided_json", "invalid_value")
+    error = refusal(request_of(endpoint, guided_json='{"a":' * 65 + "{}" + "}" * 65))
+    assert (error.param, error.code) == ("guided_json", "invalid_value")
+
+
+# Tools
+
+
+@pytest.mark.parametrize(
+    ("choice", "strict", "is_refused"),
+    [("auto", None, False), ("auto", True, True), ("required", None, True), ("required", False, False),
+     ("none", True, False)],
+)  # fmt: skip
+def test_schemas_of_tools_are_refused_where_calls_must_follow_them(choice, strict, is_refused):
+    more = {} if strict is None else {"strict": strict}
+    request = request_of("chat", tools=[tool(parameters=ODD, **more)], tool_choice=choice)
+    if not is_refused:
+        assert prepare(request) == request
+        return
+    error = refusal(request)
+    assert (error.param, error.code) == ("tools[0].function.parameters", "invalid_value")
+    assert error.message == (
+        "The schema in 'tools[0].function.parameters' uses 'not', which the engine can't follow."
+    )
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "f"}}])
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_a_tool_whose_grammar_takes_long_to_compile_is_refused_strict_or_not(choice, strict):
+    odd = tool(parameters={"properties": {"a": {"pattern": LONG_ROW}}}, strict=strict)
+    error = refusal(request_of("chat", tools=[tool("g"), odd], tool_choice=choice))
+    assert (error.param, error.code) == ("tools[1].function.parameters", "invalid_value")
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_an_allowed_tool_is_named_by_its_place_among_all_tools(mode):
+    tools = [tool("a", parameters=ODD, strict=True), tool("b"), tool("c", parameters=ODD, strict=True)]
+    choice = allowed("b", "c", mode=mode)
+    assert refusal(request_of("chat", tools=tools, tool_choice=choice)).param == "tools[2].function.parameters"
+    assert prepare(request_of("chat", tools=tools, tool_choice=allowed("b", mode=mode)))
+
+
+def test_tools_without_fields_are_named_by_their_own_place():
+    tools = [Function(name="a"), Function(name="b", parameters=ODD, strict=True)]
+    talk = Conversation(messages=TALK, tools=tools, tool_choice=ToolChoice.AUTO)
+    error = refusal(GenerationRequest(prompt=talk, sampling=SamplingParameters()))
+    assert error.param == "tools[1].function.parameters"
+
+
+def test_strict_tools_are_normalized_and_the_clients_own_are_kept():
+    parameters = {"type": "object", "properties": {"a": SHORT}}
+    tools = [tool("f", parameters=parameters, strict=True), tool("g", parameters=parameters)]
+    request = request_of("chat", tools=tools)
+    before = copy.deepcopy(request)
+    strict, loose = prepare(request).prompt.tools
+    assert strict.parameters == {"type": "object", "properties": {"a": SHORT_PATTERN}}
+    assert loose.parameters == parameters
+    assert request == before
+
+
+def test_nothing_else_of_a_conversation_changes():
+    request = request_of("chat", tools=[tool(parameters={"properties": {"a": SHORT}}, strict=True)], seed=5)
+    prepared = prepare(request)
+    assert prepared != request
+    assert msgspec.structs.replace(prepared.prompt, tools=request.prompt.tools) == request.prompt
+    assert msgspec.structs.replace(prepared, prompt=request.prompt) == request
+
+
+def test_tools_and_a_form_of_the_text_are_prepared_together():
+    tools = [tool(parameters={"type": "object", "properties": {"a": SHORT}}, strict=True)]
+    prepared = prepare(request_of("chat", tools=tools, guided_json=SHORT))
+    assert prepared.prompt.tools[0].parameters["properties"]["a"] == SHORT_PATTERN
+    assert prepared.sampling.structured_outputs.json == SHORT_PATTERN
