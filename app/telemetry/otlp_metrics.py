@@ -73,6 +73,7 @@ class MetricsExporter:
 
     def start(self) -> None:
         """Begin."""
+        self._heard.begin()
         self._thread.start()
 
     def stop(self) -> None:
@@ -239,8 +240,8 @@ class _Heard(logging.Filter):
 
     last = ""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def begin(self) -> None:
+        """Listen. Not before there is something to hear: filters stay until they are removed."""
         for logger in _LOGGERS:
             logger.addFilter(self)
 
