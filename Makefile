@@ -44,9 +44,9 @@ check: install-unit ## Style, types and the rules for imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two plugins that no unit test uses take more than a second to load.
+# Two plugins that no unit test uses take more than a second to load. `make test` tries each property more often.
 unit: install-unit ## The unit tests: no engine, no browser, no Node
-	$(BIN)/pytest tests/unit -p no:schemathesis -p no:faker
+	$(BIN)/pytest tests/unit --hypothesis-profile quick -p no:schemathesis -p no:faker
 
 test: install-test check audit ## Every check and every test, real engines included
 	$(BIN)/memoria models
