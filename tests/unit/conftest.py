@@ -2,11 +2,14 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 
 HERE = Path(__file__).parent
+# For `make unit`; whatever runs without it tries each property with as many examples as hypothesis does by default.
+settings.register_profile("quick", max_examples=25)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

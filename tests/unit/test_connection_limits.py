@@ -13,7 +13,7 @@ from app.http import connection_limits
 from app.http.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
 from app.http.errors import REFUSAL, refuse
 
-SOON_S = 0.2
+SOON_S = 0.1
 LARGE = b"x" * 2**20
 
 
@@ -306,14 +306,16 @@ async def test_a_client_that_does_not_read_its_stream_is_dropped_and_its_work_en
         await in_time(lambda: hurried.app.running == 0 and not hurried.state.connections)
 
 
-async def test_a_client_that_reads_its_stream_keeps_it(hurried):
-    reader, writer = await hurried.connect()
-    writer.write(head("/stream", content_length="0"))
-    end = asyncio.get_running_loop().time() + 3 * SOON_S
-    while asyncio.get_running_loop().time() < end:
-        assert await reader.read(2**20)
-    assert hurried.app.running == 1
-    writer.close()
+async def test_a_client_that_reads_its_stream_keeps_it():
+    # On a busy machine a client that reads all the time may still pause for a tenth of a second.
+    async with running(timeout_s=3 * SOON_S) as server:
+        reader, writer = await server.connect()
+        writer.write(head("/stream", content_length="0"))
+        end = asyncio.get_running_loop().time() + 5 * SOON_S
+        while asyncio.get_running_loop().time() < end:
+            assert await reader.read(2**20)
+        assert server.app.running == 1
+        writer.close()
 
 
 # Many clients

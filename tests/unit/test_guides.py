@@ -9,6 +9,8 @@ from tests.deployment import ROOT
 from tools.compose_variables import COMPOSE_VARIABLES
 
 GUIDES = ["docs/deployment.md", "docs/operations.md"]
+LINKED = ["docs/settings.md", "docs/observability.md", "API.md", "README.md", "CONTRIBUTING.md"]
+RECORDS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "decisions").glob("*.md"))
 KNOWN = {variable.name for variable in VARIABLES} | {variable.name for variable in COMPOSE_VARIABLES}
 # Of others: the image's build, the installer, and what every program knows.
 THEIRS = {"PYTHON_IMAGE", "TORCH_CPU", "HTTPS_PROXY", "INSTALL", "SIGTERM"}
@@ -28,7 +30,7 @@ def test_every_variable_is_one(guide):
     assert sorted(named - KNOWN - THEIRS) == []
 
 
-@pytest.mark.parametrize("guide", [*GUIDES, "docs/settings.md", "docs/observability.md", "API.md", "README.md"])
+@pytest.mark.parametrize("guide", [*GUIDES, *LINKED, *RECORDS])
 def test_every_link_leads_somewhere(guide):
     page = ROOT / guide
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):

@@ -135,7 +135,7 @@ def test_failures_of_ours_are_errors_and_others_are_not(lines, more, level):
     assert line["level"] == level
 
 
-@pytest.mark.parametrize("route", [*PROBES, "/page/{name:str}"])
+@pytest.mark.parametrize("route", [*sorted(PROBES), "/page/{name:str}"])
 def test_probes_are_told_on_the_level_debug(lines, route):
     (line,) = lines(record(route=route, status=503))
     assert line["level"] == "debug"

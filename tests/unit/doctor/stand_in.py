@@ -38,7 +38,8 @@ def answering(answers: Answers, *, key: str | None = None) -> Generator[str, Non
         log_message: Callable[..., None] = lambda *_arguments: None
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # shutdown() waits for one interval, which is half a second by default.
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:

@@ -17,7 +17,7 @@ from tests.otlp_receiver import otlp_receiver
 class CountingProcess:
     def __init__(self, name: str, folder: Path, endpoint: str = "") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.counting_process", name, str(folder), endpoint],
+            [sys.executable, "-m", "tests.integration.counting_process", name, str(folder), endpoint],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

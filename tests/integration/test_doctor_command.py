@@ -47,7 +47,7 @@ def doctor(tmp_path):
     closed = {"HF_HOME": str(tmp_path / "hf"), "MEMORIA_CACHE_DIR": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        root = str(Path(__file__).parents[3])
+        root = str(Path(__file__).parents[2])
         answer = subprocess.run(
             [sys.executable, "-m", "app.cli", "doctor", *arguments],
             capture_output=True,
