@@ -63,16 +63,17 @@ audit: install-unit ## Look the pinned dependencies up in a database of known vu
 	$(BIN)/python deploy/audit.py
 
 # The lists are complete: installs use them with --no-deps.
-pins: ## Compile the pin lists again (needs uv and npm)
-	uv pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
-	uv pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
-	uv pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
-	uv pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
-	uv pip compile --group unit -c $(REQUIREMENTS)/test.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/unit.txt
-	uv pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt
+pins: install ## Compile the pin lists again (needs npm)
+	$(UV) pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
+	$(UV) pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
+	$(UV) pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
+	$(UV) pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
+	$(UV) pip compile --group unit -c $(REQUIREMENTS)/test.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/unit.txt
+	$(UV) pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt
 	npm install --prefix tests/compliance/node --package-lock-only --omit-lockfile-registry-resolved
 	npm install --prefix $(REQUIREMENTS)/browser --package-lock-only --omit-lockfile-registry-resolved
 
+UV := $(BIN)/python deploy/run_uv.py
 PIN_FLAGS := --universal --python-version 3.11 --no-annotate --no-header --quiet
 
 clean: ## Remove .venv and all caches

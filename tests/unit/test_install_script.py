@@ -3,6 +3,7 @@ import json
 import platform
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -107,7 +108,7 @@ def test_every_line_of_a_list_is_one_pinned_version(flavour):
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_lists_that_are_installed_together_agree(flavour):
-    # pip refuses two pins of one package outright.
+    # uv refuses two pins of one package outright.
     ours, tests = pins(flavour), pins("test")
     both = ours.keys() & tests.keys()
     assert {name: ours[name] for name in both} == {name: tests[name] for name in both}
@@ -171,26 +172,28 @@ def test_a_fingerprint_is_the_same_until_something_changes():
 ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json", "browser.py", "browser.json"]
 
 
-@pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", *ONLY_FOR_TESTS])
+@pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", "run_uv.py", *ONLY_FOR_TESTS])
 def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(changed, tmp_path, monkeypatch):
-    for name in ("pyproject.toml", "cpu.txt", *ONLY_FOR_TESTS):
+    for name in ("pyproject.toml", "cpu.txt", "run_uv.py", *ONLY_FOR_TESTS):
         (tmp_path / name).write_text("as before")
     monkeypatch.setattr(install, "ROOT", str(tmp_path))
     monkeypatch.setattr(install, "REQUIREMENTS", str(tmp_path))
+    monkeypatch.setattr(install, "RUN_UV", str(tmp_path / "run_uv.py"))
     monkeypatch.setattr(install, "CLIENT_PINS", str(tmp_path / "clients.txt"))
     monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:4]])
     monkeypatch.setattr(install, "BROWSER_SCRIPT", str(tmp_path / "browser.py"))
     monkeypatch.setattr(install, "BROWSER_PINS", [str(tmp_path / "browser.json")])
-    before = {with_tests: install.fingerprint("cpu", with_tests) for with_tests in (False, True)}
+    before = {extra: install.fingerprint("cpu", extra) for extra in install.EXTRA_LISTS}
     (tmp_path / changed).write_text("otherwise")
-    assert install.fingerprint("cpu", True) != before[True]
-    assert (install.fingerprint("cpu", False) == before[False]) is (changed in ONLY_FOR_TESTS)
+    assert install.fingerprint("cpu", install.TESTS) != before[install.TESTS]
+    unchanged = install.fingerprint("cpu", install.NOTHING) == before[install.NOTHING]
+    assert unchanged is (changed in ONLY_FOR_TESTS)
 
 
 def test_another_python_changes_the_fingerprint(monkeypatch):
-    before = install.fingerprint("cpu", False)
+    before = install.fingerprint("cpu", install.NOTHING)
     monkeypatch.setattr(install, "sys", SimpleNamespace(version_info=(3, 99, 0)))
-    assert install.fingerprint("cpu", False) != before
+    assert install.fingerprint("cpu", install.NOTHING) != before
 
 
 def test_the_stamps_of_an_install_are_read(tmp_path, monkeypatch):
@@ -213,31 +216,85 @@ def test_the_stamps_of_an_install_are_read(tmp_path, monkeypatch):
     ],
 )
 def test_pips_failures_are_explained(log, advice):
-    said = install.explain(log)
+    said = install.explain_pip(log)
     assert advice in said.splitlines()[0]
     assert said.endswith(log)
 
 
 def test_only_the_end_of_pips_output_is_told():
-    said = install.explain("\n".join(f"line {number}" for number in range(100)))
+    said = install.explain_pip("\n".join(f"line {number}" for number in range(100)))
     assert "line 99" in said
     assert "line 50" not in said
 
 
-def test_a_bar_tells_each_tenth_once_where_there_is_no_terminal(capsys):
-    bar = install.Bar("packages", 40)
-    for done in range(41):
-        bar.show(done, "a-package")
-    bar.close()
-    *lines, last = capsys.readouterr().out.splitlines()
-    assert [int(re.search(r"(\d+) %", line)[1]) for line in lines] == list(range(0, 101, 10))
-    assert "done in" in last
+@pytest.fixture
+def uv(tmp_path, monkeypatch):
+    """A .venv whose interpreter writes down each call and answers with a status; return what was called."""
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    monkeypatch.setattr(install, "venv_python", lambda folder=None: str(python))
+    monkeypatch.setattr(install, "ROOT", str(tmp_path))
+
+    def calls(action: Callable[[], None], failing: str = "nothing") -> list[str]:
+        python.write_text(f'#!/bin/sh\necho "$*" >>called\ncase "$*" in *{failing}*) exit 1;; esac\n')
+        python.chmod(0o755)
+        action()
+        return (tmp_path / "called").read_text().splitlines()
+
+    return calls
 
 
-@pytest.mark.parametrize(("total", "done"), [(10, 25), (0, 0), (0, 5)])
-def test_a_bar_never_shows_more_than_all(total, done, capsys):
-    install.Bar("packages", total).show(done)
-    assert int(re.search(r"(\d+) %", capsys.readouterr().out)[1]) <= 100
+def test_pytorch_for_the_cpu_is_installed_with_the_rest_where_a_configured_index_has_it(uv):
+    asked, installed = uv(lambda: install.install_packages("cpu", extra=install.TESTS))
+    assert asked.endswith(f"--dry-run --quiet {install.TORCH_CPU}")
+    assert installed.endswith(f"requirements/cpu.txt -r {install.REQUIREMENTS}/test.txt {install.TORCH_CPU}")
+    assert "--no-deps" in installed
+    assert "index" not in installed
+
+
+def test_pytorch_alone_comes_from_its_own_index_where_no_configured_one_has_it(uv):
+    _, torch, others = uv(lambda: install.install_packages("cpu", extra=install.NOTHING), failing="--dry-run")
+    assert torch.endswith(f"{install.TORCH_CPU} --default-index {install.TORCH_CPU_INDEX}")
+    assert others.endswith("requirements/cpu.txt")
+    assert "index" not in others
+
+
+@pytest.mark.parametrize("flavour", ["gpu", "gateway"])
+def test_other_lists_are_installed_in_one_call(flavour, uv):
+    (installed,) = uv(lambda: install.install_packages(flavour, extra=install.NOTHING))
+    assert installed.endswith(f"-r {install.REQUIREMENTS}/{flavour}.txt")
+
+
+def test_uvs_failure_ends_with_what_failed_and_what_to_check(uv):
+    with pytest.raises(install.InstallError) as caught:
+        uv(lambda: install.install_packages("gateway", extra=install.NOTHING), failing="gateway.txt")
+    assert str(caught.value).startswith("uv could not install: packages (gateway).")
+    assert "pip config list" in str(caught.value)
+
+
+def test_what_an_interrupted_install_left_incomplete_is_installed_again(tmp_path):
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    left = {
+        "complete": {"INSTALLER": "uv", "RECORD": "a.py,,\n"},
+        "without_installer": {"RECORD": "a.py,,\n"},
+        "without_record": {"INSTALLER": "uv"},
+        "with_part_of_its_record": {"INSTALLER": "uv", "RECORD": "a.py,,\nb"},
+    }
+    for name, files in left.items():
+        (packages / f"{name}-1.dist-info").mkdir(parents=True)
+        for file, content in files.items():
+            (packages / f"{name}-1.dist-info" / file).write_text(content)
+    install.discard_incomplete(str(tmp_path))
+    assert [path.name for path in packages.iterdir()] == ["complete-1.dist-info"]
+
+
+@pytest.mark.parametrize(("resource", "text"), [("disk", "GiB of disk are free"), ("memory", "GiB of memory")])
+def test_too_little_room_is_refused_before_anything_is_installed(resource, text, monkeypatch):
+    free = {"disk": 100 * 2**30, "memory": 100 * 2**30} | {resource: 2**28}
+    monkeypatch.setattr(install.shutil, "disk_usage", lambda path: SimpleNamespace(free=free["disk"]))
+    monkeypatch.setattr(install.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1}.get(name, free["memory"]))
+    with pytest.raises(install.InstallError, match=text):
+        install.check_room("cpu")
 
 
 def test_a_mistake_ends_the_script_with_a_sentence(monkeypatch, capsys):
@@ -258,4 +315,4 @@ def test_a_browser_that_can_not_be_installed_is_told(npm):
     npm("echo npm failed.; exit 1")
     with pytest.raises(install.InstallError) as caught:
         install.install_browser()
-    assert str(caught.value) == "npm failed.\nThe same command goes on where it stopped."
+    assert str(caught.value) == "npm failed.\nThe same command continues where it stopped."

@@ -15,7 +15,7 @@ from tests.processes import ROOT
 
 
 def test_a_second_install_has_nothing_to_do() -> None:
-    command = [sys.executable, "deploy/install.py", "--with-tests"]
+    command = [sys.executable, "deploy/install.py", "--with", "tests"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
