@@ -94,10 +94,10 @@ def test_a_machine_that_vllm_has_no_build_for_is_told_of_the_gateway(
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_there_is_a_list_for_every_flavour(flavour):
-    lists = install.requirement_lists(flavour, True)
+    lists = install.requirement_lists(flavour, install.TESTS)
     assert [Path(path).name for path in lists] == [f"{flavour}.txt", "test.txt"]
     assert all(Path(path).is_file() for path in lists)
-    assert install.requirement_lists(flavour, False) == lists[:1]
+    assert install.requirement_lists(flavour, install.NOTHING) == lists[:1]
 
 
 @pytest.mark.parametrize("flavour", [*FLAVOURS, "test", "clients"])
@@ -164,8 +164,8 @@ def test_every_flavour_has_its_room_told(flavour):
 
 
 def test_a_fingerprint_is_the_same_until_something_changes():
-    prints = [install.fingerprint(flavour, tests) for flavour in FLAVOURS for tests in (False, True)]
-    assert prints == [install.fingerprint(flavour, tests) for flavour in FLAVOURS for tests in (False, True)]
+    prints = [install.fingerprint(flavour, extra) for flavour in FLAVOURS for extra in install.EXTRA_LISTS]
+    assert prints == [install.fingerprint(flavour, extra) for flavour in FLAVOURS for extra in install.EXTRA_LISTS]
     assert len(set(prints)) == 6
 
 
@@ -174,7 +174,7 @@ ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json"
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", "run_uv.py", *ONLY_FOR_TESTS])
 def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(changed, tmp_path, monkeypatch):
-    for name in ("pyproject.toml", "cpu.txt", "run_uv.py", *ONLY_FOR_TESTS):
+    for name in ("pyproject.toml", "cpu.txt", "unit.txt", "run_uv.py", *ONLY_FOR_TESTS):
         (tmp_path / name).write_text("as before")
     monkeypatch.setattr(install, "ROOT", str(tmp_path))
     monkeypatch.setattr(install, "REQUIREMENTS", str(tmp_path))
@@ -188,6 +188,11 @@ def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(change
     assert install.fingerprint("cpu", install.TESTS) != before[install.TESTS]
     unchanged = install.fingerprint("cpu", install.NOTHING) == before[install.NOTHING]
     assert unchanged is (changed in ONLY_FOR_TESTS)
+
+
+def test_the_tests_list_has_all_that_the_unit_tests_need():
+    lists = [Path(install.REQUIREMENTS, f"{name}.txt").read_text().split() for name in ("unit", "test")]
+    assert set(lists[0]) <= set(lists[1])
 
 
 def test_another_python_changes_the_fingerprint(monkeypatch):
