@@ -8,7 +8,7 @@ from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 
 HERE = Path(__file__).parent
-# For `make unit`; all other runs try each property with as many examples as hypothesis does by default.
+# For `make unit`. Without it hypothesis tries a property with 100 examples unless the test says otherwise.
 settings.register_profile("quick", max_examples=25)
 
 

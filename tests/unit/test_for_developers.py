@@ -1,7 +1,9 @@
 """What helps those who change this project: the Makefile, the lists of what tests need, the guide, the records."""
 
+import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,21 @@ def test_every_command_of_the_guide_is_a_target():
     named = set(re.findall(r"`make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text()))
     assert "unit" in named
     assert named <= TARGETS
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in RECORDS)])
+def test_every_file_that_is_named_is_there(page):
+    named = re.findall(r"\b(?:app|adapters|deploy|domain|tests)/[\w./-]*\w", (ROOT / page).read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_domain_imports_the_standard_library_and_msgspec_alone():
+    allowed = sys.stdlib_module_names | {"domain", "msgspec"}
+    for path in (ROOT / "domain").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {name.partition(".")[0] for name in names} <= allowed, path
 
 
 def test_every_folder_of_tests_is_in_the_guide():
