@@ -31,10 +31,10 @@ from gpu_proof_report import memory_by_role, memory_failures, report_text
 from adapters.models.hardware import gpu_card, gpu_driver, usable_gpu
 from app.commands.bench.processes import Server, servers
 from app.commands.bench.results import this_machine
+from app.commands.bench.tiny_models import make_tiny_models
 from app.settings import VARIABLES
 from domain.roles import ROLES, Role
 from tools.real_shapes import make_real_shapes
-from tools.tiny_models import make_tiny_models
 
 POLL_S = 0.5
 SAY_EVERY_S = 15.0

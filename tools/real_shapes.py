@@ -14,8 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from app.commands.bench.tiny_models import make_tiny_models
 from domain.roles import Role
-from tools.tiny_models import make_tiny_models
 
 NAMES = {Role.EMBED: "Qwen3-Embedding-0.6B", Role.GENERATE: "Qwen3-8B-FP8"}
 _COMMON = {
