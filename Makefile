@@ -22,6 +22,9 @@ help: ## List the targets
 install: ## Make .venv with all that `memoria` needs
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
 
+install-bench: install ## Add the extra [bench], which only `memoria bench` needs
+	@$(UV) pip install --quiet --no-deps --python $(BIN)/python -r $(REQUIREMENTS)/bench.txt
+
 install-unit: ## Add what `make fmt`, `make check` and `make unit` need
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with unit
 
@@ -55,7 +58,7 @@ test: install-test check audit ## Every check and every test, real engines inclu
 chaos: install-test ## Faults under load for 15 minutes, every answer checked
 	$(BIN)/python -m tests.chaos
 
-bench: install ## Compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
+bench: install-bench ## Compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
 	$(BIN)/memoria bench --compare
 
 # Skipped, with a message, where the database can't be reached.
@@ -67,6 +70,7 @@ pins: install ## Compile the pin lists again (needs npm)
 	$(UV) pip compile pyproject.toml $(PIN_FLAGS) -o $(REQUIREMENTS)/gateway.txt
 	$(UV) pip compile pyproject.toml $(REQUIREMENTS)/cpu.in --extra cpu --override $(REQUIREMENTS)/cpu-overrides.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/cpu.txt
 	$(UV) pip compile pyproject.toml --extra gpu $(PIN_FLAGS) -o $(REQUIREMENTS)/gpu.txt
+	$(UV) pip compile --group bench -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/bench.txt
 	$(UV) pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
 	$(UV) pip compile --group unit -c $(REQUIREMENTS)/test.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/unit.txt
 	$(UV) pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt

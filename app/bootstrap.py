@@ -28,7 +28,6 @@ from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.setup import build_metrics, build_telemetry, build_tracing
 from domain.catalog import ModelCatalog, ServedModel
-from domain.errors import ConfigurationError
 from domain.health import MemoryMeter
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
@@ -150,25 +149,6 @@ def build_service(
             if (meter := layer(backend, MemoryMeter)) is not None
         },
     )
-
-
-def tiny_models(cache: Path) -> dict[Role, Path]:
-    """Folders of two tiny models with random weights, made if they are not there: for measurements.
-
-    Raises:
-        ConfigurationError: they can't be made, because vLLM is not installed.
-    """
-    folders = {Role.EMBED: cache / "tiny" / "tiny-embed", Role.GENERATE: cache / "tiny" / "tiny-gen"}
-    if not all((folder / "model.safetensors").exists() for folder in folders.values()):
-        try:
-            from tools.tiny_models import make_tiny_models
-
-            make_tiny_models(cache / "tiny")
-        except ImportError as error:
-            raise ConfigurationError(
-                f"Tiny models can't be made here ({error}). Install vLLM with `make install INSTALL=cpu` (or gpu)."
-            ) from error
-    return folders
 
 
 def _with_policies(

@@ -188,12 +188,17 @@ def bench(
     seconds: float,
     output: Path,
 ) -> None:
-    """Measure a service, and write a table, report.json and report.html."""
-    from app.bootstrap import tiny_models
-    from app.commands.bench.command import BenchOptions, run, tell
+    """Measure a service, and write a table, report.json and report.html. Needs the extra [bench]."""
+    from app.commands.bench.extra import require_extra
     from app.commands.console import Console
 
     console = Console()
+    try:
+        require_extra()
+    except ConfigurationError as error:
+        _fail(console, error)
+    from app.commands.bench.command import BenchOptions, run, tell
+
     options = BenchOptions(
         url=url,
         compare=compare,
@@ -208,7 +213,7 @@ def bench(
     try:
         cache = _settings(console, {}).cache_dir
         with console.progress() as progress:
-            report = run(options, tiny_models=lambda: tiny_models(cache), progress=progress)
+            report = run(options, cache=cache, progress=progress)
         tell(report, options)
     except ConfigurationError as error:
         _fail(console, error)

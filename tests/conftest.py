@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.commands.bench.tiny_models import make_tiny_models
 from domain.roles import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
-from tools.tiny_models import make_tiny_models
 
 # gRPC of the telemetry tests lives in this process; without this it warns at each child that is started.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"

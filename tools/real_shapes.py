@@ -14,10 +14,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from app.commands.bench.tiny_models import make_tiny_models
 from domain.roles import Role
-from tools.tiny_models import make_tiny_models
 
 NAMES = {Role.EMBED: "Qwen3-Embedding-0.6B", Role.GENERATE: "Qwen3-8B-FP8"}
+SMALL = {Role.GENERATE: "Qwen3-0.6B"}
 _COMMON = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -70,10 +71,16 @@ Tensor = tuple[str, str, list[int]]
 """Name, number format and shape, as in the header of a safetensors file."""
 
 
-def make_real_shapes(folder: Path) -> dict[Role, Path]:
-    """Folders of the pair. Needs vLLM's libraries, and a few seconds."""
+def make_real_shapes(folder: Path, *, small: bool = False) -> dict[Role, Path]:
+    """Folders of the pair. Needs vLLM's libraries, and a few seconds.
+
+    Args:
+        folder: for the models.
+        small: whether the generator has the shape of the embedding model, under a name of its own.
+    """
     tiny = make_tiny_models(folder / "tokenizer")["tiny-gen"]
-    return {role: _make(folder / NAMES[role], CONFIGS[role], tiny) for role in Role}
+    names, configs = (NAMES | SMALL, dict.fromkeys(Role, CONFIGS[Role.EMBED])) if small else (NAMES, CONFIGS)
+    return {role: _make(folder / names[role], configs[role], tiny) for role in Role}
 
 
 def tensors(config: dict[str, Any]) -> Iterator[Tensor]:

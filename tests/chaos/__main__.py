@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from app.commands.bench.tiny_models import make_tiny_models
 from tests.chaos.run import run, table
-from tools.tiny_models import make_tiny_models
 
 
 def main() -> int:

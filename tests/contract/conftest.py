@@ -10,6 +10,7 @@ import pytest
 
 from adapters.retrying import RetryingBackend
 from adapters.vllm.http.backend import VLLMHTTPBackend
+from app.commands.bench import tiny_models as tiny
 from domain.load import Bounds
 from domain.policies.admission import AdmissionBackend
 from domain.policies.balancing import BalancingBackend
@@ -25,7 +26,6 @@ from domain.roles import Role
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 from tests.processes import ENGINE_FLAGS
-from tools import tiny_models as tiny
 
 REAL_KINDS = [
     pytest.param("vllm-inprocess", marks=pytest.mark.integration),

@@ -7,12 +7,12 @@ import math
 
 import pytest
 
+from app.commands.bench.tiny_models import CORPUS
 from domain.errors import ContextLengthError, InvalidRequestError, TooManyTokensError, WrongEndpointError
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case
 from tests.contract.waiting import cancel_under_way
-from tools.tiny_models import CORPUS
 
 
 async def embed(case: Case, inputs: list, dimensions: int | None = None, **fields) -> list[list[float]]:

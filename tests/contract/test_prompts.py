@@ -2,13 +2,13 @@
 
 import pytest
 
+from app.commands.bench.tiny_models import CORPUS
 from domain.conversation import Conversation, UserMessage
 from domain.errors import InvalidRequestError
 from domain.requests import DetokenizeRequest, TokenizeRequest
 from domain.results import FinishReason
 from domain.sampling import StructuredOutputs
 from tests.contract.cases import CONTEXT, Case, generate
-from tools.tiny_models import CORPUS
 
 PROMPT = "The quick brown fox"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from adapters.vllm.http.backend import VLLMHTTPBackend
+from app.commands.bench.tiny_models import CORPUS, MAX_MODEL_LEN
 from domain.errors import ContextLengthError
 from domain.policies.batching import BatchingBackend
 from domain.port import RequestContext
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
 from domain.roles import Role
-from tools.tiny_models import CORPUS, MAX_MODEL_LEN
 
 pytestmark = pytest.mark.integration
 

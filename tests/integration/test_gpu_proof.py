@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
 from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
+from app.commands.bench.comparison import MEMORIA, OVER_HTTP, VLLM
 from domain.roles import Role
 from tests.processes import ROOT
 from tools.real_shapes import CONFIGS, make_real_shapes
@@ -20,29 +22,50 @@ pytestmark = pytest.mark.integration
 SCRIPT = [sys.executable, str(ROOT / "deploy" / "gpu_proof.py"), "--shape", "tiny"]
 
 
-def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(output: Path, *arguments: str, temporary: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*SCRIPT, "--output", str(output), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **({"TMPDIR": str(temporary)} if temporary else {})},
     )
 
 
 def test_the_whole_way_with_tiny_models(tmp_path: Path) -> None:
-    process = start(tmp_path, "--seconds", "0.3")
-    said, complained = process.communicate(timeout=300)
+    short = ("--seconds", "0.3", "--rounds", "1", "--clients", "1,8", "--minutes", "9")
+    process = start(tmp_path, *short, "--steps", "whole,refusal,compare")
+    said, complained = process.communicate(timeout=600)
     assert process.returncode == 0, said + complained
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"]
-    assert report["ready_after_s"] > 0
-    assert report["health"]["after"]["status"] == "ok"
     assert report["doctor"]["findings"]
-    assert {each["failed"] for each in report["bench"]} == {0}
-    assert str(tmp_path) not in json.dumps(report["settings"])
+    whole, refusal, compared = report["steps"]
+    assert whole["ready_after_s"] > 0
+    assert whole["health"]["status"] == "ok"
+    assert whole["plan"]["fits"]
+    assert whole["restart"]["asked"] > 0
+    assert "do not fit" in refusal["refusal"]
+    assert set(compared["ready_after_s"]) == {MEMORIA, VLLM}
+    assert {each["side"] for each in compared["measurements"]} == {MEMORIA, VLLM, OVER_HTTP}
+    assert {each["failed"] for step in (whole, compared) for each in step["measurements"]} == {0}
+    assert whole["settings"]["MODEL_GEN_NAME"] == "MODELS/tiny-gen"
     assert "**Passed.**" in (tmp_path / "report.md").read_text()
-    assert not list(tmp_path.glob("models-*")), "the models go with the script"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md"}, "only reports"
+
+
+def test_what_the_proof_reads_in_vllms_log_is_what_vllm_says() -> None:
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    worker = Path(spec.submodule_search_locations[0]) / "v1" / "worker"
+    for name in ("gpu_model_runner.py", "gpu/model_runner.py"):
+        source = (worker / name).read_text()
+        assert '"Model loading took %s GiB memory and ' in source
+        assert '"Graph capturing finished in %.0f secs, took %.2f GiB"' in source
+    source = (worker / "gpu_worker.py").read_text()
+    assert 'f"Initial free memory {format_gib(self.init_snapshot.free_memory)} "' in source
+    assert 'f"GiB, reserved {format_gib(kv_cache_memory_bytes)} GiB memory for "' in source
 
 
 def test_a_proof_that_takes_too_long_ends_by_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -52,8 +75,10 @@ def test_a_proof_that_takes_too_long_ends_by_itself_and_leaves_nothing_behind(tm
     assert "not ready in time" in (tmp_path / "report.md").read_text()
 
 
-def test_who_ends_the_script_ends_its_engines(tmp_path: Path) -> None:
-    process = start(tmp_path)
+def test_who_ends_the_script_ends_its_engines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # A short name: vLLM has sockets in it, whose paths may have 107 characters.
+    temporary = tmp_path_factory.mktemp("t")
+    process = start(tmp_path, temporary=temporary)
     below: list[psutil.Process] = []
     deadline = time.monotonic() + 120
     # The service, both engines and their workers.
@@ -65,7 +90,7 @@ def test_who_ends_the_script_ends_its_engines(tmp_path: Path) -> None:
     process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert psutil.wait_procs(below, timeout=10)[1] == []
-    assert not list(tmp_path.glob("models-*"))
+    assert not list(temporary.glob("gpu-proof-*"))
 
 
 def test_vllm_takes_the_real_shapes_for_what_they_are(tmp_path: Path) -> None:

@@ -202,4 +202,4 @@ def test_a_server_that_goes_away_is_said_in_a_sentence(monkeypatch, tmp_path):
         output=tmp_path,
     )
     with pytest.raises(ConfigurationError, match="gone"):
-        command.run(options, tiny_models=dict, progress=lambda _step, _share: None)
+        command.run(options, cache=tmp_path, progress=lambda _step, _share: None)

@@ -1,29 +1,32 @@
 """The proof's shapes and report; the script itself runs in tests/integration."""
 
-import importlib.util
+import importlib.metadata
+import json
 import subprocess
 import sys
 from math import prod
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from domain.roles import Role
 from domain.units import GIB
+from tools.gpu_proof import checkout, service, steps
+from tools.gpu_proof.clock import Clock
+from tools.gpu_proof.memory import (
+    REST,
+    compare_card,
+    compare_memory,
+    lists_processes,
+    logged_memory,
+    memory_by_role,
+    memory_failures,
+    with_context,
+)
+from tools.gpu_proof.report import report_text
 from tools.real_shapes import BYTES, CONFIGS, tensors
 
 ROOT = Path(__file__).parents[2]
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "deploy" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-proof_report = load("gpu_proof_report")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def memory(**changes):
     ],
 )
 def test_the_plan_is_compared_with_what_is_used(changes, complaint):
-    compared = proof_report.compare_memory(memory(**changes), on_card=False)
+    compared = compare_memory(memory(**changes), {}, on_card=False)
     assert compared["planned_bytes"] == 3 * GIB
     assert compared["complaints"] == ([complaint] if complaint else [])
 
@@ -94,62 +97,247 @@ def test_the_plan_is_compared_with_what_is_used(changes, complaint):
     ],
 )
 def test_on_a_card_nothing_is_proved_without_a_measurement(changes, complaint):
-    complaints = proof_report.compare_memory(memory(**changes), on_card=True)["complaints"]
+    complaints = compare_memory(memory(**changes), {}, on_card=True)["complaints"]
     assert len(complaints) == bool(complaint)
     assert all(complaint in each for each in complaints)
 
 
 def test_on_a_card_nothing_is_proved_without_a_plan():
     told = {"embed": None, "generate": memory(measured_bytes=None)}
-    health = {"after": {"backends": {role: {"memory": memory} for role, memory in told.items()}}}
+    health = {"backends": {role: {"memory": memory} for role, memory in told.items()}}
     failed = {
-        on_card: proof_report.memory_failures(
-            health, proof_report.memory_by_role(health, on_card=on_card), on_card=on_card
-        )
+        on_card: memory_failures(health, memory_by_role(health, {}, on_card=on_card), on_card=on_card)
         for on_card in (True, False)
     }
     assert failed[False] == []
     assert failed[True][0] == "embed: nothing was planned."
     assert failed[True][1].startswith("generate: could not be measured.")
-    assert proof_report.memory_failures({"last": None}, {}, on_card=True) == []
+    assert memory_failures(None, {}, on_card=True) == []
 
 
-def test_the_last_health_counts_and_what_has_no_plan_is_left_out():
-    after = {"backends": {"embed": {"memory": None}, "generate": {"memory": memory()}}}
-    health = {"ready": {"backends": {}}, "after": after}
-    assert list(proof_report.memory_by_role(health, on_card=False)) == ["generate"]
-    assert proof_report.memory_by_role({"last": None}, on_card=True) == {}
+def test_what_has_no_plan_is_left_out():
+    health = {"backends": {"embed": {"memory": None}, "generate": {"memory": memory()}}}
+    health["backends"]["generate"]["model"] = "tiny-gen"
+    compared = memory_by_role(health, logged_memory(LOG), on_card=False)
+    assert list(compared) == ["generate"]
+    assert compared["generate"]["parts"]["weights"]["measured"] == pytest.approx(8.79 * GIB, abs=1)
+    assert memory_by_role(None, {}, on_card=True) == {}
+
+
+def line(engine: str | None, message: str) -> str:
+    record = {"level": "info", "message": message}
+    return json.dumps(record if engine is None else record | {"engine": engine})
+
+
+LOG = "\n".join(
+    [
+        "not JSON",
+        line(None, "Model loading took 9 GiB memory and 1.0 seconds"),
+        line("tiny-embed", "(EngineCore pid=7) INFO Model loading took 2.00 GiB memory and 0.25 seconds"),
+        line("tiny-embed", "Initial free memory 77.50 GiB, reserved 1.00 GiB memory for KV Cache as specified by"),
+        line("tiny-embed", "Graph capturing finished in 3 secs, took 0.25 GiB"),
+        line("tiny-gen", "Model loading took 8.79 GiB memory and 4.5 seconds"),
+        line("tiny-gen", "Initial free memory 70.00 GiB, reserved 3.00 GiB memory for KV Cache as specified by"),
+        # Started once more, while the other was there.
+        line("tiny-embed", "Initial free memory 60.00 GiB, reserved 1.00 GiB memory for KV Cache as specified by"),
+    ]
+)
+
+
+def test_what_vllm_logs_of_its_memory_is_read_by_model():
+    logged = logged_memory(LOG)
+    assert logged["tiny-embed"] == {
+        "weights": 2 * GIB, "free_at_start": int(77.5 * GIB), "cuda_graphs": GIB // 4
+    }  # fmt: skip
+    assert logged["tiny-gen"]["weights"] == pytest.approx(8.79 * GIB, abs=1)
+    context = with_context(logged, 78 * GIB)
+    assert {one["cuda_context"] for one in context.values()} == {GIB // 2}
+    assert with_context(logged, None) == logged
+    assert with_context({}, GIB) == {}
+
+
+def test_memory_is_compared_by_part():
+    parts = [
+        {"name": name, "bytes": amount * GIB}
+        for name, amount in {
+            "weights": 2, "kv_cache": 1, "activations": 2, "cuda_graphs": 1, "cuda_context": 1, "buffer": 1,
+        }.items()
+    ]  # fmt: skip
+    logged = with_context(logged_memory(LOG), 78 * GIB)["tiny-embed"]
+    found = compare_memory(memory(planned=parts, measured_bytes=5 * GIB), logged, on_card=True)["parts"]
+    assert {name: part["planned"] / GIB for name, part in found.items()} == {
+        "weights": 2, "kv_cache": 1, "cuda_graphs": 1, "cuda_context": 1, REST: 3,
+    }  # fmt: skip
+    assert {name: part["measured"] / GIB for name, part in found.items()} == {
+        "weights": 2, "kv_cache": 1, "cuda_graphs": 0.25, "cuda_context": 0.5, REST: 1.25,
+    }  # fmt: skip
+    unknown = compare_memory(memory(planned=parts, measured_bytes=None), logged, on_card=False)["parts"]
+    assert unknown[REST]["measured"] is None
+
+
+def test_where_no_processes_are_listed_the_card_tells_what_both_take():
+    health = {"backends": {role: {"memory": memory(measured_bytes=None)} for role in ("embed", "generate")}}
+    assert not lists_processes(health)
+    compared = memory_by_role(health, {}, on_card=True, by_process=lists_processes(health))
+    assert memory_failures(health, compared, on_card=True) == []
+    assert compare_card(cards(before=79, after=73, ended=79), compared)["complaints"] == []
+    found = compare_card(cards(before=79, after=72, restarted=71, ended=78), compared)
+    assert found["taken_bytes"] == 7 * GIB
+    assert found["complaints"] == [
+        "Both engines take 7.00 GiB of the card, and 6.00 GiB were planned.",
+        "1.00 GiB more of the card are in use since an engine was killed and started again.",
+        "1.00 GiB of the card are still in use after the end of both engines.",
+    ]
+    assert compare_card({}, compared)["taken_bytes"] is None
+
+
+def cards(**free: int) -> dict[str, dict[str, int]]:
+    return {when: {"total_bytes": 80 * GIB, "free_bytes": gib * GIB} for when, gib in free.items()}
+
+
+class Stub:
+    """A service that tells its states in turn, and stays with the last."""
+
+    url, log = "http://stub", line(None, "ValueError: of the service")
+
+    def __init__(self, *states: dict[str, str], is_running: bool = True) -> None:
+        self.states, self.is_running = list(states), is_running
+
+    def health(self, _url: str) -> object:
+        state = self.states[0] if len(self.states) == 1 else self.states.pop(0)
+        backends = {role: {"state": word, "reason": f"{word} it is."} for role, word in state.items()}
+        return {"status": "ok" if set(state.values()) == {"ready"} else "starting", "backends": backends}
+
+
+STARTING = {"embed": "starting", "generate": "starting"}
+
+
+@pytest.mark.parametrize(
+    ("stub", "minutes", "said"),
+    [
+        (Stub(STARTING, {"embed": "ready", "generate": "ready"}), 1, None),
+        (
+            Stub(STARTING, {"embed": "ready", "generate": "failed"}),
+            1,
+            "engine has failed. generate: failed it is.",
+        ),
+        (Stub(STARTING, {"embed": "dead", "generate": "starting"}), 1, "engine has failed. embed: dead it is."),
+        (Stub(STARTING, is_running=False), 1, "has ended. It said: ValueError: of the service"),
+        (Stub(STARTING), 0, "not ready in time"),
+    ],
+)
+def test_a_start_that_fails_ends_at_once_and_says_why(monkeypatch, stub, minutes, said):
+    monkeypatch.setattr(service, "get_json", stub.health)
+    monkeypatch.setattr(service, "POLL_S", 0.001)
+    if said is None:
+        assert service.wait_until_ready(stub, Clock(minutes)) >= 0
+        return
+    with pytest.raises(service.StartError, match=said):
+        service.wait_until_ready(stub, Clock(minutes))
+
+
+def test_the_last_words_of_a_log_are_its_errors():
+    log = "\n".join([line("embed", "torch.OutOfMemoryError: CUDA out of memory"), "all is well", "bye"])
+    assert service.last_words(log) == "torch.OutOfMemoryError: CUDA out of memory"
+    assert service.last_words("one\ntwo") == "one two"
+
+
+class Said:
+    returncode, stderr = 0, ""
+    stdout = (
+        "MODEL_EMBED_NAME=e\nVLLM_EMBED_ARGS=--gpu-memory-utilization 0.2 --kv-cache-memory-bytes 7\n"
+        "VLLM_GEN_ARGS=--gpu-memory-utilization 0.7614 --load-format dummy\n"
+    )
+
+
+def test_a_plan_for_a_smaller_card_takes_its_share_of_this_one(monkeypatch):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(steps, "memoria", lambda words, settings, clock: asked.append(words) or Said)
+    base = steps.model_settings("qwen3", {Role.EMBED: Path("e"), Role.GENERATE: Path("g")}, "--enforce-eager")
+    assert base["VLLM_GEN_ARGS"] == "--load-format dummy --enforce-eager"
+    settings = steps.setting_of(steps.SETTINGS["24GiB"], base, card_bytes=96 * GIB, clock=Clock(1))
+    assert asked == [["plan", "--gpu-memory", "24.00GiB", "--env"]]
+    assert settings["VLLM_EMBED_ARGS"] == "--gpu-memory-utilization 0.0500 --kv-cache-memory-bytes 7"
+    assert settings["VLLM_GEN_ARGS"] == "--gpu-memory-utilization 0.1903 --load-format dummy"
+    fp8 = steps.setting_of(steps.SETTINGS["fp8"], base, card_bytes=96 * GIB, clock=Clock(1))
+    assert fp8["VLLM_GEN_ARGS"] == "--load-format dummy --enforce-eager --kv-cache-dtype fp8"
+    assert fp8["MODEL_GEN_NAME"] == "g"
+
+
+def test_a_bare_checkout_gets_the_metadata_of_an_install(monkeypatch, tmp_path):
+    def missing(_name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    checkout.prepare(tmp_path)
+    assert checkout.os.environ["PYTHONPATH"] == f"{ROOT}:{tmp_path}:/elsewhere"
+    (found,) = importlib.metadata.distributions(path=[str(tmp_path)])
+    assert found.metadata["Name"] == "memoria-vllm"
+    assert found.version
+    assert any(needed.startswith("litestar") for needed in found.requires)
+    (owner,) = found.entry_points.select(group="vllm.general_plugins")
+    assert owner.value == "adapters.vllm.inprocess.owner:bind_to_owner"
 
 
 def report(**changes):
     machine = {"processor": "CPU", "cores": 2, "versions": {"vllm": "0.32.0", "torch": "2"}}
     card = {"name": "H100", "driver": "580", "total_bytes": 80 * GIB, "free_bytes": 79 * GIB}
-    known = {"began": "now", "shape": "qwen3", "machine": machine, "card": card, "failures": []}
+    known = {
+        "began": "now", "command": "gpu_proof.py", "shape": "qwen3", "machine": machine, "card": card,
+        "failures": [], "left_out": [], "steps": [],
+    }  # fmt: skip
+    return known | changes
+
+
+def measurement(**changes):
+    known = {
+        "workload": "embeddings, 1 client", "side": "memoria", "requests_per_s": 10.0, "tokens_per_s": 0.0,
+        "failed": 0, "latency_ms": {"p50": 1.25, "p95": None}, "first_token_ms": None,
+    }  # fmt: skip
     return known | changes
 
 
 def test_the_report_tells_memory_and_speed():
-    load = {
-        "workload": "embeddings, 1 client", "requests_per_s": 10.0, "tokens_per_s": 0.0, "failed": 0,
-        "latency_ms": {"p50": 1.25, "p95": None},
-    }  # fmt: skip
-    text = proof_report.report_text(
-        report(
-            ready_after_s=61.5,
-            card_ready={"total_bytes": 80 * GIB, "free_bytes": 10 * GIB},
-            memory={"generate": proof_report.compare_memory(memory(), on_card=True)},
-            bench=[load],
-        )
-    )
+    compared = {"generate": compare_memory(memory(), {}, on_card=True)}
+    step = {
+        "name": "whole",
+        "ready_after_s": 61.5,
+        "cards": cards(before=79, ready=10),
+        "card": compare_card(cards(before=79, after=76), compared),
+        "memory": compared,
+        "measurements": [measurement()],
+        "restart": {"killed": "embed", "ready_after_s": 20.0, "asked": 7, "failed": 0},
+    }
+    text = report_text(report(steps=[step], left_out=["fp8"]))
     assert "# Proof on H100, 80.00 GiB, driver 580" in text
     assert "**Passed.**" in text
-    assert "Used of the whole card: 1.00 GiB before, 70.00 GiB ready." in text
-    assert "| generate | 3.00 GiB | weights 2.00 GiB, kv_cache 1.00 GiB | 3.00 GiB | 1.00 GiB | 1.00 GiB |" in text
-    assert "| embeddings, 1 client | 10.0 |  | 1.2 ms |  | 0 |" in text
+    assert "Left out for want of time: fp8." in text
+    assert "In use of the whole card: 1.00 GiB before, 70.00 GiB ready." in text
+    assert "| generate | all | 3.00 GiB | 3.00 GiB |" in text
+    assert "| generate | kv_cache | 1.00 GiB | 1.00 GiB |" in text
+    assert "| both | of the card | 3.00 GiB | 3.00 GiB |" in text
+    assert "The engine of embed was killed and served again after 20 s" in text
+    assert "| embeddings, 1 client | 10.0 |  | 1.2 ms |  |  |  | 0 |" in text
+
+
+def test_the_report_compares_sides_by_the_median_of_their_rounds():
+    rounds = [
+        *(measurement(requests_per_s=rate) for rate in (30.0, 20.0, 10.0)),
+        *(measurement(side="vLLM's own server", requests_per_s=rate) for rate in (8.0, 10.0, 12.0)),
+    ]
+    ready = {"memoria, in process": 60.0, "vLLM's own server": 70.5}
+    step = {"name": "compare", "ready_after_s": ready, "flags": {"embed": "--a"}, "measurements": rounds}
+    text = report_text(report(steps=[step]))
+    assert "Both models were ready after memoria, in process 60 s, vLLM's own server 70.5 s." in text
+    assert "- embed: `--a`" in text
+    assert "| embeddings, 1 client | memoria | 20.0 |  | 1.2 ms |  |  |  | 0 | 2.00 × |" in text
+    assert "| embeddings, 1 client | vLLM's own server | 10.0 |  | 1.2 ms |  |  |  | 0 |  |" in text
 
 
 def test_the_report_of_a_start_that_failed():
-    text = proof_report.report_text(report(card=None, failures=["The engines were not ready in time."]))
+    text = report_text(report(card=None, failures=["The engines were not ready in time."]))
     assert "# Proof on a CPU" in text
     assert "**Failed:**\n\n- The engines were not ready in time." in text
 

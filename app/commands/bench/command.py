@@ -5,7 +5,7 @@ import shlex
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -17,12 +17,13 @@ from rich.console import Console
 
 from app.commands.bench.comparison import compare
 from app.commands.bench.html_report import html_report
-from app.commands.bench.processes import Models, servers
+from app.commands.bench.processes import servers
 from app.commands.bench.requirements import check_requirements, sweep
 from app.commands.bench.results import Report, new_report
 from app.commands.bench.soak import soak
 from app.commands.bench.telemetry_cost import compare_telemetry
 from app.commands.bench.text_report import print_report
+from app.commands.bench.tiny_models import cached_tiny_models
 from app.commands.bench.workloads import Side
 from domain.errors import ConfigurationError
 from domain.progress import Progress
@@ -59,12 +60,12 @@ class _Health(msgspec.Struct):
     backends: dict[str, Backend]
 
 
-def run(options: BenchOptions, *, tiny_models: Callable[[], Models], progress: Progress) -> Report:
+def run(options: BenchOptions, *, cache: Path, progress: Progress) -> Report:
     """Measure.
 
     Args:
         options: what to do.
-        tiny_models: makes the models of a comparison.
+        cache: folder that keeps the tiny models of a comparison.
         progress: told what is being done.
 
     Raises:
@@ -72,7 +73,7 @@ def run(options: BenchOptions, *, tiny_models: Callable[[], Models], progress: P
     """
     report = new_report(_title(options), _command(options))
     try:
-        uvloop.run(_measured(report, options, tiny_models, progress))
+        uvloop.run(_measured(report, options, cache, progress))
     except OSError as error:
         raise ConfigurationError(f"What was being measured is gone: {error}.") from error
     return report
@@ -114,22 +115,18 @@ def _title(options: BenchOptions) -> str:
     return "memoria-vllm: soak" if options.soak_minutes else "memoria-vllm: what this service does"
 
 
-def _measured(
-    report: Report, options: BenchOptions, tiny_models: Callable[[], Models], progress: Progress
-) -> Coroutine[Any, Any, Any]:
+def _measured(report: Report, options: BenchOptions, cache: Path, progress: Progress) -> Coroutine[Any, Any, Any]:
     if options.compare or options.telemetry:
-        return _compared(report, options, tiny_models, progress)
+        return _compared(report, options, cache, progress)
     side = running_service(options.url)
     if options.soak_minutes:
         return soak(report, side, seconds=60 * options.soak_minutes, progress=progress)
     return _looked_at(report, side, options, progress)
 
 
-async def _compared(
-    report: Report, options: BenchOptions, tiny_models: Callable[[], Models], progress: Progress
-) -> None:
+async def _compared(report: Report, options: BenchOptions, cache: Path, progress: Progress) -> None:
     progress("making tiny models", None)
-    models = await asyncio.to_thread(tiny_models)
+    models = await asyncio.to_thread(cached_tiny_models, cache)
     with tempfile.TemporaryDirectory(prefix="memoria-bench-") as folder, servers(Path(folder)) as running:
         rounds, seconds = options.rounds, options.seconds
         if options.telemetry:

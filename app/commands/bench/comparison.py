@@ -79,7 +79,8 @@ class Plain(NamedTuple):
 
     def start(self) -> list[Server]:
         """One for each role, at the same moment."""
-        return [self.servers.vllm(self.models[role], role, self.flags) for role in Role]
+        flags = f"{PLAIN_FLAGS} {ENGINE_FLAGS} {self.flags}"
+        return [self.servers.vllm(self.models[role], role, flags) for role in Role]
 
 
 async def _compare_engines(

@@ -17,7 +17,7 @@ import psutil
 
 from app.commands.bench.workloads import Side
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 READY_TIMEOUT_S = 400.0
 STOP_TIMEOUT_S = 30.0
@@ -73,13 +73,17 @@ class Server:
         """What it has printed."""
         return self._log.read_text(errors="replace")
 
-    def wait_until(self, path: str) -> float:
+    def wait_until(self, path: str, timeout_s: float = READY_TIMEOUT_S) -> float:
         """Seconds from the start until a path was answered with 200.
+
+        Args:
+            path: what to ask for.
+            timeout_s: from the start of the process.
 
         Raises:
             ConfigurationError: the process ended before, or took too long.
         """
-        while time.monotonic() - self._began < READY_TIMEOUT_S:
+        while time.monotonic() - self._began < timeout_s:
             if self._process.poll() is not None:
                 break
             if _answers(self.url + path):
@@ -114,14 +118,13 @@ class Servers:
         port = _free_port()
         return self._start([sys.executable, "-m", "app.cli", "serve"], {**settings, "PORT": str(port)}, port)
 
-    def vllm(self, model: Path, role: Role, flags: str = "") -> Server:
-        """vLLM's own server, with more flags than both sides have."""
+    def vllm(self, model: Path, role: Role, flags: str) -> Server:
+        """vLLM's own server for one role, with all flags of its engine."""
         port = _free_port()
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-            "--served-model-name", model.name, "--runner", "pooling" if role is Role.EMBED else "generate",
-            "--host", "127.0.0.1", "--port", str(port), *PLAIN_FLAGS.split(), *ENGINE_FLAGS.split(),
-            *flags.split(),
+            "--served-model-name", model.name, "--runner", ROLES[role].runner,
+            "--host", "127.0.0.1", "--port", str(port), *flags.split(),
         ]  # fmt: skip
         environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         return self._start(command, environment, port)

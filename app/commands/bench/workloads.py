@@ -38,6 +38,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     """Tokens that each completion has; 0 for embeddings."""
     stream: bool = False
+    shows_special_tokens: bool = False
+    """Whether special tokens have a text too: what weights that mean nothing write may be nothing else."""
     requests: int | None = None
     """How many requests make a round; None leaves it to time."""
 
@@ -57,6 +59,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             "temperature": 0,
             "ignore_eos": True,
         }
+        if self.shows_special_tokens:
+            body["skip_special_tokens"] = False
         return body | ({"stream": True, "stream_options": {"include_usage": True}} if self.stream else {})
 
     def is_right(self, answer: Answer) -> bool:

@@ -1,6 +1,9 @@
-"""Two tiny models with random weights, made in seconds: real architectures, for tests and measurements."""
+"""Makes two tiny models with random weights in seconds: real architectures, for comparisons and tests."""
 
 from pathlib import Path
+
+from domain.errors import ConfigurationError
+from domain.roles import Role
 
 # What the tokenizers are trained on.
 CORPUS = [
@@ -26,6 +29,24 @@ CHAT_TEMPLATE = """\
 """
 MAX_MODEL_LEN = 512
 HIDDEN = 64
+
+
+def cached_tiny_models(cache: Path) -> dict[Role, Path]:
+    """Folders of both models by role; makes them if they are not in the cache yet.
+
+    Raises:
+        ConfigurationError: they can't be made, because vLLM and its libraries are not installed.
+    """
+    folder = cache / "tiny"
+    models = {Role.EMBED: folder / "tiny-embed", Role.GENERATE: folder / "tiny-gen"}
+    if not all((model / "model.safetensors").exists() for model in models.values()):
+        try:
+            make_tiny_models(folder)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Tiny models can't be made here ({error}). Install vLLM with `make install INSTALL=cpu` (or gpu)."
+            ) from error
+    return models
 
 
 def make_tiny_models(folder: Path) -> dict[str, Path]:
