@@ -1,7 +1,5 @@
 """From results and events of an engine to OpenAI's chat objects, the same for every engine."""
 
-from collections.abc import Iterator
-
 import msgspec
 
 from domain.conversation import Conversation, ToolChoice
@@ -65,7 +63,25 @@ class ChatPresenter:
         if isinstance(event, GenerationUsage):
             self.usage.add(event)
             return []
-        return list(self._chunks(event))
+        index = event.index
+        calls = self._calls(event)
+        chunks: list[ChatChunk] = []
+        if index not in self._begun:
+            self._begun.add(index)
+            content = None if calls and not event.text else ""
+            chunks.append(self._chunk(index, ChatDelta(role="assistant", content=content, refusal=None)))
+        gained = ChatDelta(
+            content=event.text or UNSET,
+            reasoning_content=(event.reasoning if self._tells_reasoning else "") or UNSET,
+            tool_calls=[_call_part(call) for call in calls] or UNSET,
+        )
+        logprobs = event.logprobs if self._tells_reasoning else None
+        if logprobs or event.text or gained.reasoning_content or calls:
+            chunks.append(self._chunk(index, gained, logprobs=logprobs))
+        if event.finish_reason is not None:
+            reason = self._reason(index, event.finish_reason)
+            chunks.append(self._chunk(index, ChatDelta(), finish_reason=reason))
+        return chunks
 
     def last_chunks(self) -> list[ChatChunk]:
         """With `include_usage`, the last chunk: no choice, and the usage."""
@@ -81,24 +97,6 @@ class ChatPresenter:
             choices=[self._choice(choice) for choice in result.choices],
             usage=self.usage.total(),
         )
-
-    def _chunks(self, delta: GenerationDelta) -> Iterator[ChatChunk]:
-        index = delta.index
-        calls = self._calls(delta)
-        if index not in self._begun:
-            self._begun.add(index)
-            content = None if calls and not delta.text else ""
-            yield self._chunk(index, ChatDelta(role="assistant", content=content, refusal=None))
-        gained = ChatDelta(
-            content=delta.text or UNSET,
-            reasoning_content=(delta.reasoning if self._tells_reasoning else "") or UNSET,
-            tool_calls=[_call_part(call) for call in calls] or UNSET,
-        )
-        logprobs = delta.logprobs if self._tells_reasoning else None
-        if logprobs or delta.text or gained.reasoning_content or calls:
-            yield self._chunk(index, gained, logprobs=logprobs)
-        if delta.finish_reason is not None:
-            yield self._chunk(index, ChatDelta(), finish_reason=self._reason(index, delta.finish_reason))
 
     def _choice(self, choice: GenerationDelta) -> ChatChoice:
         reasoning = choice.reasoning if self._tells_reasoning else ""

@@ -1,6 +1,5 @@
 """The choices of one completion, from vLLM's outputs to the domain's deltas."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from vllm.outputs import RequestOutput
@@ -23,8 +22,9 @@ class Choices:
         self._prompt_logprobs: list[TokenLogprob] = []
         self.completion_tokens = 0
 
-    def deltas(self, output: RequestOutput) -> Iterator[GenerationDelta]:
+    def deltas(self, output: RequestOutput) -> list[GenerationDelta]:
         """One delta for each choice that moved."""
+        deltas: list[GenerationDelta] = []
         if self._logprobs is not None and not self._prompt_logprobs and output.prompt_logprobs:
             # The first output has them. Later ones need not: vLLM joins those of several choices into one, and
             # tells what belongs to the prompt with whichever choice came first.
@@ -44,4 +44,5 @@ class Choices:
                 self.completion_tokens += len(choice.token_ids)
             delta = GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
             if delta.says_something:
-                yield delta
+                deltas.append(delta)
+        return deltas
