@@ -30,10 +30,12 @@ class Request(msgspec.Struct, Generic[ResultT], frozen=True, kw_only=True):
 
     operation: ClassVar[str]
     """What the engine is asked to do, as a verb."""
+    needs_inference: ClassVar[bool] = True
+    """Whether the engine computes anything for it; what needs none waits for no place and costs no tokens."""
 
     @property
     def estimated_prompt_tokens(self) -> int:
-        """Tokens of all inputs, estimated; 0 for a request that needs no inference."""
+        """Tokens of all inputs, estimated."""
         return 0
 
     @property
@@ -48,7 +50,7 @@ class Request(msgspec.Struct, Generic[ResultT], frozen=True, kw_only=True):
 
     @property
     def estimated_tokens(self) -> int:
-        """Tokens of prompts and answers, estimated; 0 for a request that needs no inference."""
+        """Tokens of prompts and answers, estimated."""
         answer = self.max_answer_tokens
         return self.estimated_prompt_tokens + (OPEN_ENDED_ANSWER_TOKENS * self.width if answer is None else answer)
 
@@ -120,6 +122,7 @@ class TokenizeRequest(Request[Tokenization], frozen=True, kw_only=True):
     """A text, or a conversation in the model's chat template, to count or look at, however long it is."""
 
     operation: ClassVar[str] = "tokenize"
+    needs_inference: ClassVar[bool] = False
 
     prompt: str | Conversation
     add_special_tokens: bool | None = None
@@ -131,6 +134,7 @@ class DetokenizeRequest(Request[str], frozen=True, kw_only=True):
     """Token ids of the model's own vocabulary to turn into text."""
 
     operation: ClassVar[str] = "detokenize"
+    needs_inference: ClassVar[bool] = False
 
     token_ids: list[int]
 

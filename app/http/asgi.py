@@ -130,7 +130,6 @@ def create_app(
         middleware=[api_keys] if api_keys is not None else [],
         # Outside of the API keys: a browser sends its preflight request without one.
         cors_config=cors(cors_origins) if cors_origins else None,
-        request_max_body_size=options.max_body_bytes,
         openapi_config=None,
         logging_config=None,
         debug=False,

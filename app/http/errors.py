@@ -17,14 +17,12 @@ from domain.errors import (
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
-    PayloadTooLargeError,
     UnknownUrlError,
 )
 from domain.openai.error import error_response
 
 log = logging.getLogger("memoria")
 
-STATUS_TOO_LARGE = 413
 REFUSAL = "refusal"
 """Where a request's state keeps an error that answers it without calling its handler."""
 
@@ -45,8 +43,6 @@ def as_inference_error(exception: Exception, *, method: str = "", path: str = ""
     if isinstance(exception, MethodNotAllowedException):
         return MethodNotAllowedError(f"Not allowed to {method} on {path}.")
     if isinstance(exception, HTTPException):
-        if exception.status_code == STATUS_TOO_LARGE:
-            return PayloadTooLargeError("The request body is too large. Send fewer or shorter inputs at a time.")
         if exception.status_code < 500:
             return InvalidRequestError(f"The request could not be read: {exception.detail}.")
     _log_unexpected(exception, method, path)

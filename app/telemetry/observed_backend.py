@@ -47,7 +47,7 @@ class ObservedBackend(BackendWrapper):
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
         observer = context.observer
-        if not isinstance(observer, RequestObservation) or not request.estimated_tokens:
+        if not isinstance(observer, RequestObservation) or not request.needs_inference:
             return await self._backend.call(request, context)
         operation = self._begin(observer, request, is_stream=False)
         try:

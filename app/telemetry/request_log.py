@@ -15,7 +15,10 @@ class RequestLog(Listener):
         """See Listener."""
         level = _level(record)
         if log.isEnabledFor(level):
-            log.log(level, text(record), extra={FIELDS: fields(record)})
+            # Made here, because logging would look up where it is called from, which no line says.
+            line = logging.LogRecord(log.name, level, __file__, 0, text(record), (), None)
+            line.__dict__[FIELDS] = fields(record)
+            log.handle(line)
 
 
 def fields(record: RequestRecord) -> dict[str, object]:

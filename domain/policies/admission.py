@@ -47,9 +47,9 @@ class AdmissionBackend(BackendWrapper):
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port. Raises OverloadedError if too much waits already."""
-        tokens = request.estimated_tokens
-        if not tokens:
+        if not request.needs_inference:
             return await self._backend.call(request, context)
+        tokens = request.estimated_tokens
         await self._enter(tokens, context)
         began = time.monotonic()
         try:

@@ -148,10 +148,6 @@ def test_a_wrong_method_names_method_and_path():
     assert "PUT on /v1/models" in error.message
 
 
-def test_the_frameworks_413_is_a_payload_too_large():
-    assert isinstance(as_inference_error(HTTPException(status_code=413)), PayloadTooLargeError)
-
-
 def test_the_frameworks_other_client_errors_are_invalid_requests():
     error = as_inference_error(HTTPException(status_code=400, detail="broken body"))
     assert type(error) is InvalidRequestError
