@@ -42,9 +42,8 @@ def as_inference_error(exception: Exception, *, method: str = "", path: str = ""
         )
     if isinstance(exception, MethodNotAllowedException):
         return MethodNotAllowedError(f"Not allowed to {method} on {path}.")
-    if isinstance(exception, HTTPException):
-        if exception.status_code < 500:
-            return InvalidRequestError(f"The request could not be read: {exception.detail}.")
+    if isinstance(exception, HTTPException) and exception.status_code < 500:
+        return InvalidRequestError(f"The request could not be read: {exception.detail}.")
     _log_unexpected(exception, method, path)
     return InternalError("The server had an error while processing your request. Please try again.")
 
