@@ -9,8 +9,12 @@ from tests.deployment import ROOT
 from tools.compose_variables import COMPOSE_VARIABLES
 
 GUIDES = ["docs/deployment.md", "docs/operations.md"]
-LINKED = ["docs/settings.md", "docs/observability.md", "API.md", "README.md", "CONTRIBUTING.md"]
-RECORDS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "decisions").glob("*.md"))
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+)
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+SOURCES = "".join(path.read_text() for top in ("app", "adapters", "domain") for path in (ROOT / top).rglob("*.py"))
 KNOWN = {variable.name for variable in VARIABLES} | {variable.name for variable in COMPOSE_VARIABLES}
 # Of others: the image's build, the installer, and what every program knows.
 THEIRS = {"PYTHON_IMAGE", "TORCH_CPU", "HTTPS_PROXY", "INSTALL", "SIGTERM"}
@@ -30,7 +34,7 @@ def test_every_variable_is_one(guide):
     assert sorted(named - KNOWN - THEIRS) == []
 
 
-@pytest.mark.parametrize("guide", [*GUIDES, *LINKED, *RECORDS])
+@pytest.mark.parametrize("guide", PAGES)
 def test_every_link_leads_somewhere(guide):
     page = ROOT / guide
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
@@ -47,3 +51,18 @@ def test_every_file_of_the_deployment_is_told_of():
     text = "".join((ROOT / guide).read_text() for guide in GUIDES)
     for name in ("compose.yaml", "compose.inprocess.yaml", "Dockerfile", "kubernetes", "memoria.service"):
         assert name in text
+
+
+@pytest.mark.parametrize("guide", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_every_path_of_the_project_exists(guide):
+    paths = re.findall(r"`((?:app|adapters|domain|tools|tests|docs|deploy)/[\w./-]+)`", (ROOT / guide).read_text())
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_function_and_class_of_the_architecture_is_defined():
+    functions = set(re.findall(r"`(?:\w+\.)?(\w+)\(", ARCHITECTURE))
+    classes = set(re.findall(r"`([A-Z]\w+[a-z]\w*)`", ARCHITECTURE)) - {"AsyncLLM"}
+    assert len(functions) > 10
+    assert len(classes) > 10
+    assert [name for name in sorted(functions) if not re.search(rf"def {name}\(", SOURCES)] == []
+    assert [name for name in sorted(classes) if not re.search(rf"class {name}\b", SOURCES)] == []
