@@ -1,10 +1,10 @@
-# `make help` lists the targets: each line `target: ... ## what it does` below is one.
+# `make help` lists the targets: the lines `target: ... ## what it does` below.
 #
-#   INSTALL = auto | cpu | gpu | gateway     what is installed; gateway is without vLLM, for engines that run elsewhere
-#   PYTHON = python3.12                      the interpreter that makes .venv
+#   INSTALL = auto | cpu | gpu | gateway     what to install; gateway has no vLLM, for engines that run elsewhere
+#   PYTHON = python3.12                      the interpreter that creates .venv
 
 SHELL := /bin/bash
-# The first interpreter that runs and is new enough; with none, the installer says what to do.
+# The first interpreter that runs and has a supported version; without one, the installer says what to do.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python3.14; do \
 	$$p -c '$(FITS)' >/dev/null 2>&1 && echo $$p && exit; done; echo python3)
@@ -19,7 +19,7 @@ help: ## List the targets
 	@echo
 	@sed -n 's/^#   \([A-Z]\)/  \1/p' Makefile
 
-install: ## Make .venv with all that `memoria` needs
+install: ## Create .venv with everything that `memoria` needs
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL)
 
 install-bench: install ## Add the extra [bench], which only `memoria bench` needs
@@ -41,28 +41,28 @@ fmt: install-unit ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: install-unit ## Style, types and the rules for imports
+check: install-unit ## Check style, types and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # Two plugins that no unit test uses take more than a second to load. `make test` tries each property more often.
-unit: install-unit ## The unit tests: no engine, no browser, no Node
+unit: install-unit ## Run the unit tests: no engine, no browser, no Node
 	$(BIN)/pytest tests/unit --hypothesis-profile quick -p no:schemathesis -p no:faker
 
-test: install-test check audit ## Every check and every test, real engines included
+test: install-test check audit ## Run every check and every test, with real engines
 	$(BIN)/memoria models
 	$(BIN)/pytest
 
-chaos: install-test ## Faults under load for 15 minutes, every answer checked
+chaos: install-test ## Inject faults under load for 15 minutes and check every answer
 	$(BIN)/python -m tests.chaos
 
 bench: install-bench ## Compare with vLLM's own servers (and LiteLLM, vllm-router) on tiny models
 	$(BIN)/memoria bench --compare
 
 # Skipped, with a message, where the database can't be reached.
-audit: install-unit ## Look the pinned dependencies up in a database of known vulnerabilities
+audit: install-unit ## Look up known vulnerabilities of the pinned dependencies
 	$(BIN)/python deploy/audit.py
 
 # The lists are complete: installs use them with --no-deps.

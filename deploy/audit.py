@@ -1,10 +1,10 @@
-"""Look for known vulnerabilities in the pinned dependencies: `make audit`, and a part of `make test`.
+"""Looks for known vulnerabilities in the pinned dependencies: `make audit`, a part of `make test`.
 
-Asks OSV (https://osv.dev), the database that pip-audit reads too, in one request and with what the project has
-installed anyway. Where it can't be reached the audit is skipped, and says so: a test run without a network is no
-failure of the dependencies.
+Queries OSV (https://osv.dev), the database that pip-audit uses too, in one request and with the packages that the
+project has installed anyway. If OSV can't be reached the audit is skipped with a message: a test run without a
+network does not fail for it.
 
-Ends with 1 if something is found that IGNORED does not name, else with 0.
+Exits with 1 if it finds vulnerabilities that IGNORED does not list, else with 0.
 """
 
 import re
@@ -17,11 +17,11 @@ import httpx
 OSV = "https://api.osv.dev/v1/querybatch"
 REQUIREMENTS = Path(__file__).parent / "requirements"
 TIMEOUT_S = 20.0
-# Of OSV's own: so many queries in one request.
+# OSV's limit of queries in one request.
 MOST_QUERIES = 1000
 
 IGNORED: dict[str, str] = {}
-"""Findings that can't be mended: id → why it does no harm here. Each is told on every run."""
+"""Vulnerabilities that can't be fixed: id → why it does no harm here. Each is printed on every run."""
 
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;#\\]+)", re.MULTILINE)
 
@@ -29,20 +29,20 @@ Pin = tuple[str, str]
 
 
 def pins(files: Iterable[Path]) -> list[Pin]:
-    """Every (name, version) that is pinned in any of the files, once, by name."""
+    """Every (name, version) that any of the files pins, once, sorted by name."""
     return sorted({(name.lower(), version) for file in files for name, version in _PIN.findall(file.read_text())})
 
 
 def findings(client: httpx.Client, pinned: list[Pin]) -> dict[Pin, list[str]]:
-    """The ids of what is known about each.
+    """The ids of the known vulnerabilities of each pin that has any.
 
     Raises:
-        httpx.HTTPError: the database can't be reached, or does not answer as it should.
+        httpx.HTTPError: the database can't be reached, or answers with an error.
     """
     found: dict[Pin, list[str]] = {}
     for start in range(0, len(pinned), MOST_QUERIES):
         part = pinned[start : start + MOST_QUERIES]
-        # A version of a local build (2.0+cpu) is known by what it was built from.
+        # A local version (2.0+cpu) is listed under its public version.
         queries = [
             {"package": {"name": name, "ecosystem": "PyPI"}, "version": version.partition("+")[0]}
             for name, version in part
@@ -55,16 +55,16 @@ def findings(client: httpx.Client, pinned: list[Pin]) -> dict[Pin, list[str]]:
 
 
 def main(client: httpx.Client | None = None) -> int:
-    """Audit, tell, and return the exit status."""
+    """Audit, print the result, and return the exit status."""
     files = sorted(REQUIREMENTS.glob("*.txt"))
     pinned = pins(files)
     try:
-        with client or httpx.Client(timeout=TIMEOUT_S) as asking:
-            found = findings(asking, pinned)
+        with client or httpx.Client(timeout=TIMEOUT_S) as osv:
+            found = findings(osv, pinned)
     except (httpx.HTTPError, ValueError, KeyError) as error:
         print(
-            f"AUDIT SKIPPED: {OSV} can't be reached or read ({type(error).__name__}); {len(pinned)} pins are not "
-            "looked at."
+            f"AUDIT SKIPPED: {OSV} can't be reached or read ({type(error).__name__}); {len(pinned)} pins have not "
+            "been checked."
         )
         return 0
     bad = 0

@@ -1,9 +1,9 @@
-"""Put a Chromium for the page's tests into .venv/browser: without root, and from the npm registry alone.
+"""Installs Chromium for the page's tests into .venv/browser, without root and from the npm registry alone.
 
-The package `@sparticuz/chromium` carries a headless Chromium and the libraries that it needs in itself, packed
-with brotli; it is pinned by the lock file in deploy/requirements/browser. Called by deploy/install.py with the
-interpreter of .venv, whose packages hold npm and Node.js. Where no such Chromium runs, why is written beside where
-it would be, and the tests that need it are skipped with that reason.
+The package `@sparticuz/chromium` contains a headless Chromium with the libraries that it needs, compressed with
+brotli; the lock file in deploy/requirements/browser pins it. deploy/install.py runs this script with the
+interpreter of .venv, whose packages include npm and Node.js. If Chromium does not run on this machine, the reason
+is written to its folder, and the tests that need it are skipped with that reason.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ const [from, to] = process.argv.slice(1);
 require("stream").pipeline(fs.createReadStream(from), zlib.createBrotliDecompress(), fs.createWriteStream(to),
   (error) => { if (error) throw error; });
 """
-# The fonts of the machine, if it has any, and one that is always there.
+# The machine's fonts, if it has any, and one that is always available.
 FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig>
@@ -41,7 +41,7 @@ FONTS = """<?xml version="1.0"?>
 
 
 def environment(folder: Path = FOLDER) -> dict[str, str]:
-    """What Chromium has to be told: where its libraries and fonts are, and a home that it may fill."""
+    """The environment of Chromium: where its libraries and fonts are, and a home that it may write to."""
     return {
         "PATH": os.environ.get("PATH", ""),
         "HOME": str(folder),
@@ -51,12 +51,12 @@ def environment(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def executable(folder: Path = FOLDER) -> Path:
-    """Chromium itself, which need not be there."""
+    """The path of Chromium, which may not exist."""
     return folder / "chromium"
 
 
 def why_not(folder: Path = FOLDER) -> str | None:
-    """Why there is no Chromium; None if there is one."""
+    """Why Chromium is missing; None if it is installed."""
     if executable(folder).exists():
         return None
     try:
@@ -66,12 +66,12 @@ def why_not(folder: Path = FOLDER) -> str | None:
 
 
 def can_be_installed(folder: Path = FOLDER) -> bool:
-    """Whether this is a machine on which there should be one, or it has not been tried."""
+    """Whether Chromium can run on this machine, as far as is known."""
     return not (folder / "why-not.txt").exists()
 
 
 def install(folder: Path = FOLDER) -> None:
-    """Install it anew, unless the pinned one is there."""
+    """Install the pinned Chromium, unless it is installed already."""
     version = hashlib.sha256(b"".join(path.read_bytes() for path in [*PINS, Path(__file__)])).hexdigest()
     stamp = folder / "installed"
     if stamp.exists() and stamp.read_text() == version:
@@ -89,10 +89,10 @@ def install(folder: Path = FOLDER) -> None:
 
 
 def _fetch(folder: Path) -> None:
-    """Let npm fetch the package.
+    """Download the package with npm.
 
     Raises:
-        RuntimeError: it could not.
+        RuntimeError: npm failed.
     """
     for path in PINS:
         shutil.copy(path, folder)
@@ -123,7 +123,7 @@ def _unpack(folder: Path) -> None:
 
 
 def _try(folder: Path) -> None:
-    """See whether it runs here: a very old system lacks what it is linked with."""
+    """Try to run it: a very old system lacks libraries that it is linked with."""
     command = [str(executable(folder)), "--version"]
     run = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=60, check=False)
     if run.returncode != 0:
@@ -133,7 +133,7 @@ def _try(folder: Path) -> None:
 
 def _give_up(folder: Path, reason: str) -> None:
     (folder / "why-not.txt").write_text(reason)
-    print(f"  No browser for the tests of the page, which will be skipped. {reason}", flush=True)
+    print(f"  The tests of the page will be skipped: there is no browser for them. {reason}", flush=True)
 
 
 if __name__ == "__main__":

@@ -168,8 +168,8 @@ async def run(models: dict[str, Path], *, minutes: float, clients: int, say: Say
 def table(rows: list[Row]) -> str:
     """Rows of the same fault together, as a table in Markdown."""
     lines = [
-        "| fault | times | requests under way | answered right | refused or broken off, and told so "
-        "| wrong | lost | well again after, s |",
+        "| fault | times | requests in flight | correct | refused or aborted, with an error "
+        "| wrong | lost | recovery, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     by_fault: dict[str, list[Row]] = {}

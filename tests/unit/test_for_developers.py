@@ -53,12 +53,6 @@ def test_every_command_of_the_guide_is_a_target():
     assert named <= TARGETS
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in RECORDS)])
-def test_every_file_that_is_named_is_there(page):
-    named = re.findall(r"\b(?:app|adapters|deploy|domain|tests)/[\w./-]*\w", (ROOT / page).read_text())
-    assert [name for name in named if not (ROOT / name).exists()] == []
-
-
 def test_the_domain_imports_the_standard_library_and_msgspec_alone():
     allowed = sys.stdlib_module_names | {"domain", "msgspec"}
     for path in (ROOT / "domain").rglob("*.py"):

@@ -9,11 +9,19 @@ from tests.deployment import ROOT
 from tools.compose_variables import COMPOSE_VARIABLES
 
 GUIDES = ["docs/deployment.md", "docs/operations.md"]
-LINKED = ["docs/settings.md", "docs/observability.md", "API.md", "README.md", "CONTRIBUTING.md"]
-RECORDS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "decisions").glob("*.md"))
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+)
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+SOURCES = "".join(path.read_text() for top in ("app", "adapters", "domain") for path in (ROOT / top).rglob("*.py"))
 KNOWN = {variable.name for variable in VARIABLES} | {variable.name for variable in COMPOSE_VARIABLES}
 # Of others: the image's build, the installer, and what every program knows.
 THEIRS = {"PYTHON_IMAGE", "TORCH_CPU", "HTTPS_PROXY", "INSTALL", "SIGTERM"}
+
+PATH = re.compile(r"(?<![\w/])(?:app|adapters|deploy|docs|domain|tests|tools)/[\w./-]*\w")
+# kubectl's name of a deployment, and a folder that a script writes.
+NOT_FILES = {"deploy/memoria", "docs/gpu-proof"}
 
 
 def anchors(text: str) -> set[str]:
@@ -30,7 +38,7 @@ def test_every_variable_is_one(guide):
     assert sorted(named - KNOWN - THEIRS) == []
 
 
-@pytest.mark.parametrize("guide", [*GUIDES, *LINKED, *RECORDS])
+@pytest.mark.parametrize("guide", PAGES)
 def test_every_link_leads_somewhere(guide):
     page = ROOT / guide
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
@@ -47,3 +55,18 @@ def test_every_file_of_the_deployment_is_told_of():
     text = "".join((ROOT / guide).read_text() for guide in GUIDES)
     for name in ("compose.yaml", "compose.inprocess.yaml", "Dockerfile", "kubernetes", "memoria.service"):
         assert name in text
+
+
+@pytest.mark.parametrize("guide", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_every_file_that_is_named_exists(guide):
+    named = set(PATH.findall((ROOT / guide).read_text())) - NOT_FILES
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_function_and_class_of_the_architecture_is_defined():
+    functions = set(re.findall(r"`(?:\w+\.)?(\w+)\(", ARCHITECTURE))
+    classes = set(re.findall(r"`([A-Z]\w+[a-z]\w*)`", ARCHITECTURE)) - {"AsyncLLM"}
+    assert len(functions) > 10
+    assert len(classes) > 10
+    assert [name for name in sorted(functions) if not re.search(rf"def {name}\(", SOURCES)] == []
+    assert [name for name in sorted(classes) if not re.search(rf"class {name}\b", SOURCES)] == []
