@@ -127,7 +127,7 @@ def test_a_cache_of_so_many_bytes_is_kept():
 def test_a_budget_too_small_for_the_model_does_not_fit():
     plan = pair_on(card(80), generate={"budget_bytes": 9 * GIB})
     assert not plan.fits
-    assert plan.changes[0].what == "Leave the memory of the generation engine to the plan."
+    assert plan.changes[0].what == "Let the plan choose the memory of the generation engine."
     assert plan.changes[0].fits_then
 
 
@@ -184,8 +184,8 @@ def test_the_weights_of_a_float32_model_take_half_on_a_gpu():
 def test_changes_come_in_order_of_least_loss():
     plan = pair_on(card(12), generate={"context": 8192, "concurrency": 4, "sequences": 256})
     told = [change.what for change in plan.changes]
-    kinds = ["request(s) of full length", "batches of the generation", "Shorten the context", "FP8", "FP8",
-             "CUDA graphs", "CUDA graphs", "Take a smaller"]  # fmt: skip
+    kinds = ["full-length", "batch sizes of the generation", "Shorten the context", "FP8", "FP8",
+             "CUDA graphs", "CUDA graphs", "Use a smaller"]  # fmt: skip
     assert len(told) == len(kinds)
     assert all(kind in what for kind, what in zip(kinds, told, strict=True))
     assert [change.fits_then for change in plan.changes] == [False] * 7 + [True]
@@ -196,7 +196,7 @@ def test_changes_come_in_order_of_least_loss():
 def test_the_changes_end_where_it_fits():
     plan = pair_on(card(24), generate={"context": 16384, "concurrency": 16})
     (change,) = plan.changes
-    assert change.what.startswith("Ask for 4 generation request(s)")
+    assert change.what.startswith("Plan for 4 full-length generation request(s)")
     assert (change.fits_then, change.saves_bytes) == (True, plan.missing_bytes)
     # And so it is.
     assert pair_on(card(24), generate={"context": 16384, "concurrency": 4}).fits
