@@ -475,7 +475,7 @@ def test_vectors_that_were_kept_are_dropped_when_a_member_is_back():
     async def scenario():
         async with started(*embedders(2)) as stage:
             cache = CachingBackend(stage.backend, max_bytes=2**20)
-            stage.backend.on_return = cache.forget
+            stage.backend.on_readmit = cache.clear
             await cache.start()
             await cache.call(TEXT, CONTEXT)
             vanish(stage.engines[0])

@@ -1,8 +1,8 @@
 import pytest
 
 from domain.health import BreakerState
-from domain.policies.circuit_breaker import LONGEST_COOL_DOWN, WINDOW, CircuitBreaker
-from domain.policies.retry_budget import FLOOR_PER_S, MOST, RetryBudget
+from domain.policies.circuit_breaker import MAX_COOL_DOWN_FACTOR, WINDOW, CircuitBreaker
+from domain.policies.retry_budget import FLOOR_PER_S, MAX_TOKENS, RetryBudget
 
 COOL_DOWN_S = 4.0
 
@@ -96,7 +96,7 @@ def test_if_it_fails_the_next_one_waits_longer_but_not_for_ever(breaker, clock):
         clock.seconds += breaker.retry_after_s
         fail(breaker, 1)
     assert waits[:4] == [4, 8, 16, 32]
-    assert waits[-1] == COOL_DOWN_S * LONGEST_COOL_DOWN
+    assert waits[-1] == COOL_DOWN_S * MAX_COOL_DOWN_FACTOR
     assert breaker.openings == 11
 
 
@@ -134,7 +134,7 @@ def test_what_it_tells_is_at_least_a_second(breaker, clock):
 
 def test_a_budget_begins_full_and_ends(clock):
     budget = RetryBudget(clock, share=0.2)
-    assert sum(budget.spend() for _ in range(1000)) == MOST
+    assert sum(budget.spend() for _ in range(1000)) == MAX_TOKENS
 
 
 def test_requests_pay_for_a_share_of_retries(clock):
@@ -159,4 +159,4 @@ def test_what_can_be_saved_up_is_bounded(clock):
     for _ in range(10_000):
         budget.earn()
     clock.seconds += 10_000
-    assert sum(budget.spend() for _ in range(1000)) == MOST
+    assert sum(budget.spend() for _ in range(1000)) == MAX_TOKENS

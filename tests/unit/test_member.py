@@ -12,7 +12,7 @@ from domain.errors import (
 )
 from domain.health import BackendState, BreakerState
 from domain.policies.circuit_breaker import CircuitBreaker
-from domain.policies.member import LONGEST_BACK_OFF_S, LoneMember
+from domain.policies.member import MAX_BACK_OFF_S, LoneMember
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.wrapper import BackendWrapper, layer
 from domain.port import RequestContext
@@ -106,7 +106,7 @@ def test_a_server_that_does_not_answer_is_left_alone(error):
             member.call(TokenizeRequest(prompt="x"), CONTEXT),
             member.call(DetokenizeRequest(token_ids=[65]), CONTEXT),
         ):
-            with pytest.raises(BackendUnavailableError, match="left alone") as caught:
+            with pytest.raises(BackendUnavailableError, match="out of rotation") as caught:
                 await ask
             assert caught.value.retry_after_s == COOL_DOWN_S
         assert len(engine.seen) == seen
@@ -123,7 +123,7 @@ def test_streams_are_too():
             engine.fail_next = BackendTimeoutError("Silent.")
             with pytest.raises(BackendTimeoutError):
                 await events_of(member, PROMPT, CONTEXT)
-        with pytest.raises(BackendUnavailableError, match="left alone"):
+        with pytest.raises(BackendUnavailableError, match="out of rotation"):
             await events_of(member, PROMPT, CONTEXT)
         await asyncio.sleep(COOL_DOWN_S)
         assert len(await events_of(member, PROMPT, CONTEXT)) == 7
@@ -151,7 +151,7 @@ def test_one_that_answers_with_a_no_is_not(error):
     run_instantly(scenario())
 
 
-@pytest.mark.parametrize(("asked_for_s", "rest_s"), [(3, 3), (3000, LONGEST_BACK_OFF_S)])
+@pytest.mark.parametrize(("asked_for_s", "rest_s"), [(3, 3), (3000, MAX_BACK_OFF_S)])
 def test_one_that_is_busy_rests(asked_for_s, rest_s):
     async def scenario():
         engine, member = await started()
@@ -171,7 +171,7 @@ def test_a_client_that_leaves_says_nothing_of_a_half_open_server():
         engine.delay_s = 1
         task = asyncio.create_task(member.call(TEXTS, CONTEXT))
         await asyncio.sleep(0.5)
-        with pytest.raises(BackendUnavailableError, match="left alone"):
+        with pytest.raises(BackendUnavailableError, match="out of rotation"):
             await member.call(TEXTS, CONTEXT)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

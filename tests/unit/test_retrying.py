@@ -13,7 +13,7 @@ from domain.errors import (
     BackendUnreachableError,
     ContextLengthError,
 )
-from domain.policies.retry_budget import MOST, RetryBudget
+from domain.policies.retry_budget import MAX_TOKENS, RetryBudget
 from domain.port import RequestContext
 from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.results import GenerationDelta
@@ -204,7 +204,7 @@ def test_an_overload_is_not_doubled():
         results = await asyncio.gather(*asks, return_exceptions=True)
         assert {type(result) for result in results} == {BackendUnreachableError}
         # Saved up, a fifth of the requests, and a few for the seconds that it took.
-        assert stage.backend.retries <= MOST + 0.2 * 2000 + 10
+        assert stage.backend.retries <= MAX_TOKENS + 0.2 * 2000 + 10
         assert stage.attempts == 2000 + stage.backend.retries
         assert stage.backend.given_up == 2000
 
