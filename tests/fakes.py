@@ -50,7 +50,7 @@ from domain.results import (
     ToolCallDelta,
 )
 from domain.roles import Role
-from domain.streams import begun
+from domain.streams import open_stream
 
 DIMENSIONS = 8
 LENGTHS = (4, 8)
@@ -116,7 +116,7 @@ class FakeBackend:
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         self._check(request)
-        async with begun(self._generate(request, streams=True)) as events:
+        async with open_stream(self._generate(request, streams=True)) as events:
             yield events
 
     async def _embed(self, request: EmbeddingRequest) -> EmbeddingResult:
@@ -173,7 +173,7 @@ class FakeBackend:
                         written.reason if position == len(parts) - 1 else None,
                     )
                     told = teller.told(delta)
-                    if told.says_something:
+                    if told.has_content:
                         yield told
                     await self._fail_if_told()
             yield GenerationUsage(
@@ -290,7 +290,9 @@ def _form(request: GenerationRequest) -> str | None:
         return "{}"
     if isinstance(form.json, dict):
         return json.dumps(_example(form.json))
-    raise InvalidRequestError("Only the real engines can do that.", param=request.sampling.form_param)
+    raise InvalidRequestError(
+        "Only the real engines can do that.", param=request.sampling.structured_outputs_param
+    )
 
 
 def _example(schema: dict[str, Any]) -> Any:

@@ -79,7 +79,7 @@ async def generate(
     *deltas, usage = events
     assert isinstance(usage, GenerationUsage)
     assert all(isinstance(delta, GenerationDelta) for delta in deltas)
-    assert all(delta.says_something for delta in deltas)
+    assert all(delta.has_content for delta in deltas)
     for index in range(parameters.n):
         reasons = [delta.finish_reason for delta in deltas if delta.index == index]
         assert reasons[-1] is not None, "the last delta of a choice tells why it ended"

@@ -276,7 +276,11 @@ async def test_a_schema_that_is_none_is_refused(generator: Case, stream: bool) -
     bad = StructuredOutputs(json={"type": "nonsense"})
     with pytest.raises(InvalidRequestError) as caught:
         await generate(
-            generator, conversation(), structured_outputs=bad, form_param="response_format", stream=stream
+            generator,
+            conversation(),
+            structured_outputs=bad,
+            structured_outputs_param="response_format",
+            stream=stream,
         )
     assert (caught.value.status, caught.value.param) == (400, "response_format")
     assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
@@ -294,7 +298,7 @@ async def test_a_thought_that_leads_nowhere_is_not_the_forms_fault(generator: Ca
             generator,
             conversation(thinks=True),
             structured_outputs=StructuredOutputs(json=PERSON),
-            form_param="response_format",
+            structured_outputs_param="response_format",
             stream=stream,
             logit_bias={mark: 100.0},
         )

@@ -175,7 +175,7 @@ UNFOLLOWABLE: dict[str, GenerationRequest] = {
     "guided_json": GenerationRequest(
         prompt="x",
         sampling=SamplingParameters(
-            structured_outputs=StructuredOutputs(json={"not": {}}), form_param="guided_json"
+            structured_outputs=StructuredOutputs(json={"not": {}}), structured_outputs_param="guided_json"
         ),
     ),
     "tools[7]": GenerationRequest(

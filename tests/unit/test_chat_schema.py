@@ -297,7 +297,7 @@ def test_likeliest_tokens_need_log_probabilities(fields, top):
     assert error.param == "top_logprobs"
 
 
-# The form of the text
+# Structured outputs
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -306,7 +306,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 def test_a_json_object_is_asked_for():
     sampling = sampling_of(response_format={"type": "json_object"})
     assert sampling.structured_outputs == StructuredOutputs(json_object=True)
-    assert sampling.form_param == "response_format"
+    assert sampling.structured_outputs_param == "response_format"
 
 
 @pytest.mark.parametrize("strict", [True, False, None])
@@ -314,7 +314,7 @@ def test_a_schema_is_followed_strict_or_not(strict):
     asked = {"name": "answer", "schema": SCHEMA, "strict": strict, "description": "What it is."}
     sampling = sampling_of(response_format={"type": "json_schema", "json_schema": asked})
     assert sampling.structured_outputs == StructuredOutputs(json=SCHEMA)
-    assert sampling.form_param == "response_format"
+    assert sampling.structured_outputs_param == "response_format"
 
 
 def test_a_name_without_a_schema_is_any_json():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.matryoshka import has_several_lengths, shorten
+from domain.matryoshka import is_matryoshka, shorten
 from domain.results import EmbeddingResult
 
 numbers = st.floats(-1, 1, width=32)
@@ -64,14 +64,14 @@ def test_short_vectors_point_where_the_long_ones_begin(rows, data):
     ],
 )
 def test_models_that_were_trained_for_several_lengths_are_known_by_any_of_their_names(name):
-    assert has_several_lengths(name)
-    assert has_several_lengths("my-alias", name)
-    assert has_several_lengths(name, None)
+    assert is_matryoshka(name)
+    assert is_matryoshka("my-alias", name)
+    assert is_matryoshka(name, None)
 
 
 @pytest.mark.parametrize(
     "name", ["all-MiniLM-L6-v2", "BAAI/bge-m3", "Qwen/Qwen3-0.6B", "nomic-ai/nomic-embed-text-v1", "", None]
 )
 def test_other_models_are_not(name):
-    assert not has_several_lengths(name)
-    assert not has_several_lengths()
+    assert not is_matryoshka(name)
+    assert not is_matryoshka()

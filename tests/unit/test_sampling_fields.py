@@ -160,14 +160,14 @@ def test_at_least_so_many_tokens_counts_against_the_default_of_completions():
         body.to_requests()
 
 
-# The form of the text
+# Structured outputs
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_is_asked_for_in_vllms_words(sampling_of, form):
     sampling = sampling_of(structured_outputs={form: FORMS[form]})
     assert sampling.structured_outputs == StructuredOutputs(**{form: FORMS[form]})
-    assert sampling.form_param == "structured_outputs"
+    assert sampling.structured_outputs_param == "structured_outputs"
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -175,7 +175,7 @@ def test_the_older_names_mean_the_same_and_are_told_by_their_own(sampling_of, na
     form, value = GUIDED[name]
     sampling = sampling_of(**{name: value})
     assert sampling.structured_outputs == StructuredOutputs(**{form: value})
-    assert sampling.form_param == name
+    assert sampling.structured_outputs_param == name
 
 
 @pytest.mark.parametrize("value", ['{"type": "object"}', {}])
