@@ -165,5 +165,5 @@ def _with_policies(
     cache = CachingBackend(backend, max_bytes=policies.cache_bytes)
     balancer = layer(backend, BalancingBackend)
     if balancer is not None:
-        balancer.on_return = cache.forget
+        balancer.on_readmit = cache.clear
     return cache, cache

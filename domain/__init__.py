@@ -1,1 +1,1 @@
-"""What the service is about, with no framework in it: the port, the requests, OpenAI's shapes, the policies."""
+"""The framework-free core of the service: the port, requests, OpenAI's schemas and policies."""

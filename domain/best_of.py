@@ -1,6 +1,6 @@
-"""The best of several choices, as `best_of` asks for them.
+"""Implements `best_of`: keeps the choices with the highest mean log probability per token.
 
-Source: OpenAI's `CreateCompletionRequest`: the best is the one with the highest log probability per token.
+Source: OpenAI's `CreateCompletionRequest`.
 """
 
 import msgspec
@@ -9,13 +9,13 @@ from domain.results import GenerationDelta, GenerationResult
 
 
 def keep_best(result: GenerationResult, *, keep: int, is_echoed: bool, with_logprobs: bool) -> GenerationResult:
-    """The result with its best choices alone, renumbered from 0, the best first.
+    """The result with only its best choices, best first, renumbered from 0.
 
     Args:
-        result: whole choices, each with log probabilities.
-        keep: how many choices to keep.
-        is_echoed: whether the prompt's tokens precede those of the choices; they don't count.
-        with_logprobs: whether the client asked for log probabilities itself.
+        result: complete choices, each with log probabilities.
+        keep: number of choices to keep.
+        is_echoed: whether the prompt's tokens precede those of the choices; they are not counted.
+        with_logprobs: whether the client requested log probabilities.
     """
     skip = result.usage.prompt_tokens if is_echoed else 0
     best = sorted(result.choices, key=lambda choice: _mean_logprob(choice, skip), reverse=True)[:keep]
@@ -29,5 +29,5 @@ def keep_best(result: GenerationResult, *, keep: int, is_echoed: bool, with_logp
 
 
 def _mean_logprob(choice: GenerationDelta, skip: int) -> float:
-    numbers = [token.logprob for token in (choice.logprobs or [])[skip:] if token.logprob is not None]
-    return sum(numbers) / len(numbers) if numbers else float("-inf")
+    logprobs = [token.logprob for token in (choice.logprobs or [])[skip:] if token.logprob is not None]
+    return sum(logprobs) / len(logprobs) if logprobs else float("-inf")

@@ -1,16 +1,16 @@
-"""Which model name leads to which backend."""
+"""Model catalog: maps model names and aliases to backends."""
 
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import Model, model_object
 from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
 from domain.roles import ROLES, Role
 
-LONGEST_NAME = 200
-"""Characters of an unknown model's name that an error repeats."""
+MAX_SHOWN_NAME = 200
+"""Characters of an unknown model's name that an error message includes."""
 
 
 class ServedModel:
-    """One role's backend and the names under which clients may ask for it."""
+    """One role's backend and the model names that select it."""
 
     def __init__(self, backend: ReadinessBackend, *, name: str | None, aliases: tuple[str, ...] = ()) -> None:
         self.backend = backend
@@ -19,12 +19,12 @@ class ServedModel:
 
     @property
     def role(self) -> Role:
-        """What the model is for."""
+        """The model's role."""
         return self.backend.role
 
     @property
     def name(self) -> str | None:
-        """The model's own name; None while only the engine knows it and the engine is not up yet."""
+        """The model's own name; None if only the engine knows it and has not started yet."""
         card = self.backend.card
         return card.name if card is not None else self._name
 
@@ -43,17 +43,17 @@ class ModelCatalog:
         self._created = created
 
     def resolve(self, name: str, role: Role, *, endpoint: str) -> ServedModel:
-        """The model of this name, if it can do what the role stands for.
+        """The model of this name and role.
 
         Args:
             name: as the client wrote it.
-            role: what the endpoint needs.
-            endpoint: for the sentence that says that the model can't do this, such as `v1/embeddings`.
+            role: the role that the endpoint needs.
+            endpoint: such as `v1/embeddings`; for the error message.
 
         Raises:
-            WrongEndpointError: the name belongs to a model of the other role.
+            WrongEndpointError: the name belongs to a model of another role.
             ModelNotFoundError: no model has this name, or the role is switched off.
-            BackendUnavailableError: an engine that is not up yet may have it.
+            BackendUnavailableError: an engine that has not started yet may serve it.
         """
         for model in self._models:
             if model.role is role and name in model.names:
@@ -66,29 +66,29 @@ class ModelCatalog:
                     f"{endpoint} endpoint. Use it with {info.endpoints}.",
                     param="model",
                 )
-        self._require_switched_on(role)
+        self._require_enabled(role)
         raise self._not_found(name)
 
     def find(self, name: str | None) -> ServedModel:
-        """The model of this name, whatever its role; without a name the generation model.
+        """The model of this name in any role; without a name, the generation model.
 
         Raises:
             ModelNotFoundError: no model has this name.
-            BackendUnavailableError: an engine that is not up yet may have it.
+            BackendUnavailableError: an engine that has not started yet may serve it.
         """
         for model in self._models:
             if name in model.names or (name is None and model.role is Role.GENERATE):
                 return model
         if name is None:
-            self._require_switched_on(Role.GENERATE)
+            self._require_enabled(Role.GENERATE)
         raise self._not_found(name or "")
 
     def own_names(self) -> set[str]:
-        """The names that the models themselves have, as far as they are known."""
+        """The known names of the models, without aliases."""
         return {model.name for model in self._models if model.name is not None}
 
     def list(self) -> list[Model]:
-        """Every model under every name that it has."""
+        """Every model under each of its names."""
         return [self._object(model, name) for model in self._models for name in model.names]
 
     def get(self, name: str) -> Model:
@@ -96,16 +96,16 @@ class ModelCatalog:
 
         Raises:
             ModelNotFoundError: no model has this name.
-            BackendUnavailableError: an engine that is not up yet may have it.
+            BackendUnavailableError: an engine that has not started yet may serve it.
         """
         return self._object(self.find(name), name)
 
-    def _require_switched_on(self, role: Role) -> None:
+    def _require_enabled(self, role: Role) -> None:
         if all(model.role is not role for model in self._models):
             info = ROLES[role]
             raise ModelNotFoundError(
-                f"No {info.noun} model is served here, because {info.prefix}_BACKEND is off. Set it to another "
-                f"value to switch the {info.noun} model on. {self._served()}".rstrip(),
+                f"No {info.noun} model is served, because {info.prefix}_BACKEND is off. Set it to another "
+                f"value to enable the {info.noun} model. {self._served()}".rstrip(),
                 param="model",
             )
 
@@ -116,12 +116,11 @@ class ModelCatalog:
     def _not_found(self, name: str) -> ModelNotFoundError | BackendUnavailableError:
         if any(model.name is None for model in self._models):
             return BackendUnavailableError(
-                "The engines are still starting, so which models they serve is not known yet. Please try "
-                "again later.",
+                "The engines are still starting, so the served models are not known yet. Please try again later.",
                 retry_after_s=RETRY_AFTER_S,
             )
         return ModelNotFoundError(
-            f"The model '{name[:LONGEST_NAME]}' does not exist or is not served here. {self._served()}",
+            f"The model '{name[:MAX_SHOWN_NAME]}' does not exist or is not served here. {self._served()}",
             param="model",
         )
 

@@ -1,4 +1,4 @@
-"""Deltas joined into whole choices: the one place where that is done."""
+"""Joins deltas into complete choices."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Iterable
@@ -17,7 +17,7 @@ from domain.results import (
 
 
 async def collect(events: AsyncGenerator[GenerationEvent, None]) -> GenerationResult:
-    """The whole result of a generation's events, which are closed at the end."""
+    """Consume and close a generation's events, and return the complete result."""
     deltas: list[GenerationDelta] = []
     usage = GenerationUsage(prompt_tokens=0, completion_tokens=0)
     async with contextlib.aclosing(events):
@@ -30,28 +30,28 @@ async def collect(events: AsyncGenerator[GenerationEvent, None]) -> GenerationRe
 
 
 def join_deltas(deltas: Iterable[GenerationDelta]) -> list[GenerationDelta]:
-    """The choices that deltas add up to, in order of their indices.
+    """Join deltas into complete choices, in order of their indices.
 
     Args:
-        deltas: of any number of choices, those of each choice in the order in which they came.
+        deltas: deltas of any number of choices; those of each choice in order of arrival.
     """
-    choices: dict[int, _Choice] = {}
+    choices: dict[int, _ChoiceBuilder] = {}
     for delta in deltas:
-        choices.setdefault(delta.index, _Choice()).add(delta)
-    return [choices[index].whole(index) for index in sorted(choices)]
+        choices.setdefault(delta.index, _ChoiceBuilder()).add(delta)
+    return [choices[index].build(index) for index in sorted(choices)]
 
 
 def join_calls(deltas: Iterable[ToolCallDelta]) -> list[ToolCallDelta]:
-    """The tool calls of one choice that deltas add up to, in order of their indices."""
+    """Join the deltas of one choice into complete tool calls, in order of their indices."""
     calls: dict[int, ToolCallDelta] = {}
     for delta in deltas:
-        known = calls.get(delta.index)
-        calls[delta.index] = delta if known is None else _joined(known, delta)
+        call = calls.get(delta.index)
+        calls[delta.index] = delta if call is None else _joined(call, delta)
     return [calls[index] for index in sorted(calls)]
 
 
-class _Choice:
-    """What has come of one choice so far."""
+class _ChoiceBuilder:
+    """Collects the deltas of one choice."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -69,7 +69,7 @@ class _Choice:
             self._logprobs += delta.logprobs
         self._finish_reason = delta.finish_reason or self._finish_reason
 
-    def whole(self, index: int) -> GenerationDelta:
+    def build(self, index: int) -> GenerationDelta:
         return GenerationDelta(
             index=index,
             text="".join(self._text),
@@ -80,10 +80,10 @@ class _Choice:
         )
 
 
-def _joined(call: ToolCallDelta, gained: ToolCallDelta) -> ToolCallDelta:
+def _joined(call: ToolCallDelta, delta: ToolCallDelta) -> ToolCallDelta:
     return msgspec.structs.replace(
         call,
-        id=call.id or gained.id,
-        name=call.name or gained.name,
-        arguments=call.arguments + gained.arguments,
+        id=call.id or delta.id,
+        name=call.name or delta.name,
+        arguments=call.arguments + delta.arguments,
     )

@@ -1,7 +1,7 @@
-"""A conversation to go on with: messages and the tools that the model may call.
+"""Conversations: messages, and the tools that the model may call.
 
-Messages have the shape of OpenAI's request schemas (`ChatCompletionRequestMessage`), because that is what
-every chat template is written for; the engine's template makes one prompt of them.
+Messages follow OpenAI's request schemas (`ChatCompletionRequestMessage`), which chat templates are written for.
+The engine's chat template renders them as one prompt.
 """
 
 import enum
@@ -9,24 +9,24 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-# The look-ahead is for Python, where a dollar sign also matches before a last line end.
+# In Python `$` also matches before a trailing newline; the lookahead excludes that.
 ToolName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)")]
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Reads and writes OpenAI's JSON; what has its default is left out."""
+    """Base of structs that are decoded from and encoded as OpenAI's JSON; omits fields with default values."""
 
 
 class TextPart(_Wire, frozen=True, kw_only=True, tag_field="type", tag="text"):
-    """A piece of text."""
+    """A text part."""
 
     text: str
     prompt_cache_breakpoint: dict[str, Any] | None = None
-    """Where OpenAI's cache of prefixes shall end. Without effect: prefixes are cached in any case."""
+    """End of the prefix that OpenAI caches. Accepted and ignored: prefixes are always cached."""
 
 
 class RefusalPart(_Wire, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
-    """What the model said when it refused, in a message that is sent back to it."""
+    """The model's refusal, in an assistant message that is sent back to it."""
 
     refusal: str
 
@@ -35,54 +35,54 @@ Text = str | Annotated[list[TextPart], msgspec.Meta(min_length=1)]
 
 
 class SystemMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="system"):
-    """Instructions that stand above the conversation."""
+    """Instructions for the whole conversation."""
 
     content: Text
     name: str | None = None
 
 
 class DeveloperMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="developer"):
-    """OpenAI's newer name for the same; templates that don't know it get a system message."""
+    """OpenAI's newer name for a system message; templates that don't support it get a system message."""
 
     content: Text
     name: str | None = None
 
 
 class UserMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="user"):
-    """What the user says."""
+    """A message of the user."""
 
     content: Text
     name: str | None = None
 
 
 class FunctionCall(_Wire, frozen=True, kw_only=True):
-    """A function and the text of its arguments, which should be JSON but is the model's own."""
+    """A function's name and its arguments as text, which the model generates and which may be invalid JSON."""
 
     name: str
     arguments: str
     parsed_arguments: Any = None
-    """What openai-python made of the arguments; it sends it back."""
+    """The arguments as parsed by openai-python, which sends them back."""
 
 
 class ToolCall(_Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """One call that the model made."""
+    """One tool call of the model."""
 
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
     index: int | None = None
-    """Left over from a stream."""
+    """Present in calls that were collected from a stream. Ignored."""
 
 
 class AssistantMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="assistant"):
-    """What the model said before. Fields of answers may come back as they were sent."""
+    """An earlier answer of the model. Accepts the fields of responses, so that clients can send them back."""
 
     content: str | Annotated[list[TextPart | RefusalPart], msgspec.Meta(min_length=1)] | None = None
     name: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     reasoning: str | None = None
-    """What a reasoning model thought; `reasoning_content` is the same under the name that answers use."""
+    """A reasoning model's reasoning; `reasoning_content` is the same under the name that responses use."""
     reasoning_content: str | None = None
     annotations: list[Any] | None = None
     audio: dict[str, Any] | None = None
@@ -91,7 +91,7 @@ class AssistantMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="
 
 
 class ToolMessage(_Wire, frozen=True, kw_only=True, tag_field="role", tag="tool"):
-    """What a call came to."""
+    """The result of a tool call."""
 
     content: Text
     tool_call_id: str
@@ -109,7 +109,7 @@ class Function(_Wire, frozen=True, kw_only=True):
     parameters: dict[str, Any] | None = None
     """JSON schema of an object; None for no parameters."""
     strict: bool | None = None
-    """Whether arguments must follow the schema when the model chooses freely to call."""
+    """Whether arguments must follow the schema if the tool choice is `auto`."""
 
 
 class ToolChoice(enum.StrEnum):
@@ -122,33 +122,33 @@ class ToolChoice(enum.StrEnum):
 
 
 FORCED = (ToolChoice.REQUIRED, ToolChoice.NAMED)
-"""The choices with which an answer is nothing but calls."""
+"""The tool choices with which the answer consists of tool calls only."""
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that goes into a chat template."""
+    """Input of a chat template."""
 
     messages: list[Message]
     tools: list[Function] = []
     tool_params: list[str] = []
-    """For each tool, the request field with its parameters; empty if the tools are all that the client sent."""
+    """For each tool, the request field with its parameters; empty if `tools` has all tools of the request."""
     tool_choice: ToolChoice = ToolChoice.NONE
     tool_name: str | None = None
-    """The tool to call, where the choice is NAMED."""
+    """The tool to call if the tool choice is NAMED."""
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
     include_reasoning: bool = True
-    """Whether what a reasoning model thinks is told."""
+    """Whether responses include the reasoning."""
     template_arguments: dict[str, Any] | None = None
-    """More variables for the template, such as `enable_thinking`."""
+    """Additional variables for the template, such as `enable_thinking`."""
     documents: list[dict[str, str]] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    """Go on with the last message instead of beginning a new one."""
+    """Continue the last message instead of starting a new one."""
 
     @property
     def characters(self) -> int:
-        """Length of all that is said in it, tools aside: what its tokens can be estimated from."""
+        """Total length of the messages' text, without tools; for token estimates."""
         return sum(_characters(message) for message in self.messages)
 
 

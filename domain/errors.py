@@ -1,43 +1,43 @@
-"""Every failure that can reach a client, and how OpenAI would say it.
+"""Errors that can reach a client, with OpenAI's status, type and code.
 
 InferenceError
 ├── InvalidRequestError            400  the request itself is wrong
-│   ├── AuthenticationError        401  no API key, or one that is not known
-│   ├── ContextLengthError         400  more tokens than the model's context holds
-│   ├── TooManyTokensError         400  more tokens than one embedding request may have
+│   ├── AuthenticationError        401  no API key, or an unknown one
+│   ├── ContextLengthError         400  more tokens than the model's context length
+│   ├── TooManyTokensError         400  more tokens than allowed in one embedding request
 │   ├── ModelNotFoundError         404  no model of that name is served
-│   ├── WrongEndpointError         404  the model exists, but not for this endpoint
+│   ├── WrongEndpointError         404  the model does not support this endpoint
 │   ├── UnknownUrlError            404  no such path
-│   ├── MethodNotAllowedError      405  the path exists, but not with this method
+│   ├── MethodNotAllowedError      405  the path does not support this method
 │   ├── RequestTimeoutError        408  the client took too long to send its request
 │   ├── PayloadTooLargeError       413  more bytes than the service accepts
-│   ├── UnsupportedMediaTypeError  415  the body is not declared as plain JSON
-│   └── HeadersTooLargeError       431  more headers, or longer ones, than the service reads
-├── RateLimitError                 429  the API key has used up its share of this minute
-│   ├── RequestRateError           429  of requests
-│   └── TokenRateError             429  of tokens
-├── OverloadedError                429  more work waits already than the role takes
-├── TooManyConnectionsError        503  as many clients as the service takes are connected
-├── BackendUnavailableError        503  the engine is starting, gone or out of reach; worth a retry
-│   ├── EngineDiedError            503  the engine's process has ended; a new one is started
-│   ├── EngineHungError            503  the engine's process has stopped working; a new one is started
-│   ├── BackendUnreachableError    503  nothing of an answer came: no connection, or it was reset
-│   └── BackendBusyError           503  its server took nothing on, and said when to come again
+│   ├── UnsupportedMediaTypeError  415  the content type is not JSON, or the body is compressed
+│   └── HeadersTooLargeError       431  too many or too long request headers
+├── RateLimitError                 429  the API key has exceeded its quota for this minute
+│   ├── RequestRateError           429  quota of requests
+│   └── TokenRateError             429  quota of tokens
+├── OverloadedError                429  the role's queue is full
+├── TooManyConnectionsError        503  the service's connection limit is reached
+├── BackendUnavailableError        503  the engine is starting, stopped or unreachable; retry later
+│   ├── EngineDiedError            503  the engine's process has ended; it is restarted
+│   ├── EngineHungError            503  the engine's process is hung; it is restarted
+│   ├── BackendUnreachableError    503  no connection, or it was reset before an answer
+│   └── BackendBusyError           503  the server rejected the request as busy, and may have sent a retry time
 ├── BackendTimeoutError            504  the engine did not answer in time
-│   └── DeadlineError              504  the request took longer than it may; it has been given up
+│   └── DeadlineError              504  the request exceeded its timeout and was aborted
 ├── BackendFailedError             500  the engine failed on this request
-└── InternalError                  500  a fault of the service itself
+└── InternalError                  500  an error in the service itself
 
 Types and codes follow OpenAI's published schema `Error` (openai/openai-openapi) and the classes that
-openai-python derives from the status. Messages tell the caller what to change, and carry no prompt, key or
-path of this machine.
+openai-python derives from the status. Messages say what the caller can change, and contain no prompts, keys or
+local paths.
 """
 
 from typing import ClassVar
 
 
 class InferenceError(Exception):
-    """Base of all failures that cross the port or the API.
+    """Base of all errors that cross the port or the API.
 
     Attributes:
         message: one or two sentences for the caller.
@@ -50,7 +50,7 @@ class InferenceError(Exception):
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
     should_retry: ClassVar[bool | None] = None
-    """What OpenAI's client libraries are told of asking again; None leaves it to them and the status."""
+    """Whether OpenAI's client libraries should retry; None lets them decide by the status."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class InferenceError(Exception):
 
 
 class InvalidRequestError(InferenceError):
-    """The request can't be served as it is; sending it again won't help."""
+    """The request is invalid; retrying it unchanged won't help."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt, or one input, has more tokens than the model's context holds."""
+    """The prompt, or one input, has more tokens than the model's context length."""
 
     default_code = "context_length_exceeded"
 
@@ -88,7 +88,7 @@ class ContextLengthError(InvalidRequestError):
 
 
 class TooManyTokensError(InvalidRequestError):
-    """The inputs of one embedding request have more tokens together than one request may have."""
+    """The inputs of one embedding request exceed the limit on tokens per request."""
 
     type = "max_tokens_per_request"
     default_code = "max_tokens_per_request"
@@ -101,7 +101,7 @@ class TooManyTokensError(InvalidRequestError):
 
 
 class AuthenticationError(InvalidRequestError):
-    """The request has no API key, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
     status = 401
 
@@ -114,7 +114,7 @@ class ModelNotFoundError(InvalidRequestError):
 
 
 class WrongEndpointError(InvalidRequestError):
-    """The model is served, but it can't do what this endpoint is for."""
+    """The model does not support this endpoint."""
 
     status = 404
 
@@ -127,7 +127,7 @@ class UnknownUrlError(InvalidRequestError):
 
 
 class MethodNotAllowedError(InvalidRequestError):
-    """The path exists, but not with this method."""
+    """The path does not support this method."""
 
     status = 405
     default_code = "method_not_supported"
@@ -155,14 +155,14 @@ class RequestTimeoutError(InvalidRequestError):
 
 
 class HeadersTooLargeError(InvalidRequestError):
-    """The head of the request has more or longer headers than the service reads."""
+    """The request has too many or too long headers."""
 
     status = 431
     default_code = "headers_too_large"
 
 
 class RateLimitError(InferenceError):
-    """The API key has used up what it may use in a minute."""
+    """The API key has exceeded its quota per minute."""
 
     status = 429
     type = "requests"
@@ -180,7 +180,7 @@ class TokenRateError(RateLimitError):
 
 
 class TooManyConnectionsError(InferenceError):
-    """As many clients as the service takes are connected."""
+    """The connection limit of the service is reached."""
 
     status = 503
     type = "service_unavailable_error"
@@ -188,7 +188,7 @@ class TooManyConnectionsError(InferenceError):
 
 
 class BackendUnavailableError(InferenceError):
-    """The engine can't take requests now: it is starting, it ended, or it can't be reached."""
+    """The engine can't take requests now: it is starting, stopped or unreachable."""
 
     status = 503
     type = "service_unavailable_error"
@@ -196,19 +196,19 @@ class BackendUnavailableError(InferenceError):
 
 
 class EngineDiedError(BackendUnavailableError):
-    """The engine's process has ended while it was needed."""
+    """The engine's process has ended unexpectedly."""
 
     default_code = "engine_died"
 
 
 class EngineHungError(BackendUnavailableError):
-    """The engine's process is there and does nothing, although work waits."""
+    """The engine's process makes no progress although requests are pending."""
 
     default_code = "engine_hung"
 
 
 class OverloadedError(InferenceError):
-    """As much work waits for the engine as may wait; told at once, so that nobody waits in vain."""
+    """The engine's queue is full; the request is rejected immediately."""
 
     status = 429
     type = "overloaded_error"
@@ -216,24 +216,24 @@ class OverloadedError(InferenceError):
 
 
 class BackendUnreachableError(BackendUnavailableError):
-    """No connection, or one that was reset before a byte of an answer: the request can safely go elsewhere."""
+    """No connection, or one that was reset before the first byte of the answer: the request is safe to retry."""
 
 
 class BackendBusyError(BackendUnavailableError):
-    """The server turned the request away without work on it; `retry_after_s` is what it asked for itself."""
+    """The server rejected the request as busy without working on it; `retry_after_s` is the server's own value."""
 
 
 class BackendTimeoutError(InferenceError):
-    """The engine did not answer in time; the work there has been given up."""
+    """The engine did not answer in time; its work was aborted."""
 
     status = 504
     default_code = "timeout"
 
 
 class DeadlineError(BackendTimeoutError):
-    """The time that the request may take is over; its work has been aborted."""
+    """The request exceeded its timeout; its work was aborted."""
 
-    # The same again would take as long again.
+    # A retry would take as long.
     should_retry = False
 
 
@@ -242,8 +242,8 @@ class BackendFailedError(InferenceError):
 
 
 class InternalError(InferenceError):
-    """A fault of the service itself."""
+    """An error in the service itself."""
 
 
 class ConfigurationError(Exception):
-    """A setting that can't be used. It ends a start before anything runs, and never reaches a client."""
+    """An invalid setting. It aborts the start before anything runs, and never reaches a client."""

@@ -1,4 +1,4 @@
-"""Several generations for one request, merged into one stream."""
+"""Merges several generations of one request into one stream."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from domain.port import InferenceBackend, RequestContext
 from domain.requests import GenerationRequest
 from domain.results import GenerationEvent
-from domain.streams import begun
+from domain.streams import open_stream
 
 Indexed = tuple[int, GenerationEvent]
 
@@ -16,10 +16,10 @@ Indexed = tuple[int, GenerationEvent]
 async def stream_all(
     backend: InferenceBackend, requests: Sequence[GenerationRequest], context: RequestContext
 ) -> AsyncGenerator[AsyncIterator[Indexed], None]:
-    """Events of all requests as they come, each with the index of its request.
+    """Stream the events of all requests as they arrive, each with the index of its request.
 
-    Entering returns once the first event is there. The first failure ends the other requests and is raised;
-    leaving the context ends them all.
+    Entering the context waits for the first event. The first failure cancels the other requests and is raised.
+    Leaving the context cancels all requests.
     """
     queue: asyncio.Queue[Indexed | Exception | None] = asyncio.Queue()
 
@@ -34,7 +34,7 @@ async def stream_all(
 
     tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(requests)]
     try:
-        async with begun(_merged(queue, len(tasks))) as events:
+        async with open_stream(_merged(queue, len(tasks))) as events:
             yield events
     finally:
         for task in tasks:

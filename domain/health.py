@@ -1,4 +1,4 @@
-"""How a role is doing, as `GET /health` tells it."""
+"""Health of roles and of the service, as `GET /health` reports it."""
 
 import enum
 from typing import Literal
@@ -10,31 +10,31 @@ from domain.roles import Role
 
 
 class BackendState(enum.StrEnum):
-    """Where an engine stands."""
+    """State of an engine."""
 
     STARTING = "starting"
     READY = "ready"
     BUSY = "busy"
-    """It serves, and more waits than it works on: not a sick one."""
+    """It serves, and requests wait in the queue; this is not a failure."""
     UNAVAILABLE = "unavailable"
-    """It was ready and is out of reach, or has not been reached yet; it is tried again."""
+    """It is unreachable; it is probed until it answers."""
     DEAD = "dead"
-    """Its process has ended; a new one is started."""
+    """Its process has ended; it is restarted."""
     HUNG = "hung"
-    """Its process is there and does nothing; a new one is started."""
+    """Its process makes no progress; it is restarted."""
     FAILED = "failed"
-    """It can't start, or was lost too often; it is tried again after a long while, or when told to."""
+    """It can't start, or crashed too often; it is restarted after a long delay, or on request."""
     DRAINING = "draining"
-    """The service is ending: what is under way is answered, and nothing new is taken."""
+    """The service is shutting down: requests in progress are finished, and new ones are rejected."""
     STOPPED = "stopped"
 
 
 SERVING = (BackendState.READY, BackendState.BUSY)
-"""The states in which requests are taken."""
+"""The states in which requests are accepted."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that went wrong with an engine."""
+    """A failure of an engine."""
 
     message: str
     at: str
@@ -42,33 +42,33 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BreakerState(enum.StrEnum):
-    """Whether requests are let through to a server."""
+    """State of a server's circuit breaker."""
 
     CLOSED = "closed"
-    """All are."""
+    """All requests pass."""
     OPEN = "open"
-    """None are: too many have failed."""
+    """No requests pass: too many have failed."""
     HALF_OPEN = "half-open"
-    """One is, to see whether it is well again."""
+    """One trial request passes, to check whether the server has recovered."""
 
 
 class MemberHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """State of one of the servers behind a role."""
+    """State of one server behind a role."""
 
     address: str
     """Host and port."""
     state: BackendState
-    """Only a ready one gets requests; an unavailable one has been ejected and is readmitted when it answers."""
+    """Only a ready server gets requests; an unavailable one is out of rotation until it answers."""
     breaker: BreakerState
     outstanding: int
-    """Work under way: inputs to embed, choices to write."""
+    """Work in progress: inputs to embed, choices to generate."""
     ejections: int
     last_error: str | None
-    """What went wrong last, though it may be long ago; None if nothing did."""
+    """The latest error, however long ago; None if there was none."""
 
 
 class MemoryPart(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that an engine needs memory for."""
+    """One part of an engine's memory."""
 
     name: str
     """weights, kv_cache, activations, and cuda_graphs, cuda_context, buffer on a GPU, or processes on the CPU."""
@@ -76,24 +76,24 @@ class MemoryPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine's memory, planned and as it is: of the card on a GPU, and of the machine on the CPU."""
+    """An engine's planned and measured memory: GPU memory on a GPU, system memory on the CPU."""
 
     planned: list[MemoryPart]
-    """Their sum is what the plan gives the engine."""
+    """Their sum is the engine's memory in the plan."""
     measured_bytes: int | None = None
-    """What its processes hold, some seconds ago; None while there are none, or where nobody can tell."""
+    """Memory of its processes some seconds ago; None while it has none, or if it can't be measured."""
     kv_cache_planned_bytes: int
-    """Also among `planned`."""
+    """Also included in `planned`."""
     kv_cache_bytes: int | None = None
-    """The KV cache that vLLM says it has; None until the engine has started."""
+    """The size of the KV cache that vLLM reports; None until the engine has started."""
 
 
 class MemoryMeter:
-    """A backend that knows what its engine holds."""
+    """A backend that reports its engine's memory."""
 
     def memory(self) -> EngineMemory | None:
-        """Planned and measured now. Asks the operating system or the driver: some ten milliseconds."""
-        raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.
+        """Planned and measured memory. Queries the operating system or the driver, which takes about 10 ms."""
+        raise NotImplementedError  # Not abstract: `layer` takes the class, and mypy requires a concrete one.
 
 
 class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,34 +101,34 @@ class BackendHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     state: BackendState
     reason: str | None
-    """Why, in one sentence; None while all is well."""
+    """The reason for the state, in one sentence; None if it is ready."""
     model: str | None
     since: str
     """When this state began: ISO 8601, UTC, whole seconds."""
     restarts: int = 0
-    """How often the engine was lost and started again."""
+    """How often the engine was lost and restarted."""
     last_error: Fault | None = None
-    """The latest reason for a state in which requests were not taken; it stays when all is well again."""
+    """The latest failure that made the role unavailable; kept after recovery."""
     queue: Load | None = None
     members: list[MemberHealth] | None = None
-    """The servers behind it, in the order of the setting; None for an engine that is no server."""
+    """The servers of the role, in the order of the setting; None for an in-process engine."""
     memory: EngineMemory | None = None
-    """None for an engine that runs elsewhere, and for a model whose shape could not be read."""
+    """None for a remote engine, and for a model whose shape could not be read."""
 
 
 def with_load(health: BackendHealth, load: Load) -> BackendHealth:
-    """The state of a role with what it has to do."""
+    """Add the load of a role to its health; a ready role with waiting requests is busy."""
     is_busy = health.state is BackendState.READY and load.waiting > 0
     return msgspec.structs.replace(health, queue=load, state=BackendState.BUSY if is_busy else health.state)
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache of embeddings has done since the start."""
+    """Statistics of the embedding cache since the start."""
 
     hits: int
-    """Inputs whose vector was there."""
+    """Inputs whose vector was cached."""
     shared: int
-    """Inputs whose vector was being computed for somebody else."""
+    """Inputs whose vector was already being computed for another request."""
     misses: int
     """Inputs that were computed."""
     entries: int
@@ -137,23 +137,23 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of the card, whoever uses it."""
+    """Memory of the GPU, used by any process."""
 
     used_gib: float
     total_gib: float
 
 
 class ServiceHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """State of the service: ok only if every role serves."""
+    """Health of the service: ok only if every role serves."""
 
     status: Literal["ok", "unavailable"]
     backends: dict[Role, BackendHealth]
     tasks: int
-    """Tasks of the service's event loop: some for each request under way, and a few that stay."""
+    """Tasks of the service's event loop: several per request in progress, and a few permanent ones."""
     embedding_cache: CacheStats | None = None
-    """None where there is no cache."""
+    """None if there is no cache."""
     gpu_memory: GpuMemory | None = None
-    """As it was some seconds ago; None without a GPU."""
+    """Measured some seconds ago; None without a GPU."""
 
 
 def service_health(
@@ -163,7 +163,7 @@ def service_health(
     embedding_cache: CacheStats | None = None,
     gpu_memory: GpuMemory | None = None,
 ) -> ServiceHealth:
-    """The sum of all roles."""
+    """The health of the service from that of all roles."""
     ready = all(health.state in SERVING for health in backends.values())
     return ServiceHealth(
         status="ok" if ready else "unavailable",

@@ -1,4 +1,4 @@
-"""How much work a role takes, and how much it has."""
+"""Admission limits and current load of a role."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from msgspec import Meta
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role takes. Tokens are estimates: of prompts, and of the answers that may come."""
+    """Admission limits of a role. Tokens are estimates of prompts and answers."""
 
     max_running: Annotated[
         int, Meta(ge=1, description="Requests that the engine processes at a time; further ones wait.")
@@ -30,7 +30,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role has to do now, next to what it takes."""
+    """Current load of a role, and its limits."""
 
     running: int
     waiting: int

@@ -1,9 +1,9 @@
-"""Shorter vectors from models that were trained for several lengths (Matryoshka representation learning).
+"""Shortens vectors of models that were trained for several lengths (Matryoshka representation learning).
 
-Such a model puts what matters most first, so that the beginning of a vector, made unit length again, is a good
-vector itself. Most of these models do not say so in their configuration.
+Such a model puts the most important information first, so that the beginning of a vector, normalized again, is a
+good vector itself. Most of these models do not say so in their configuration.
 
-Source: Kusupati et al. 2022, "Matryoshka Representation Learning", and the cards of the models named below.
+Source: Kusupati et al. 2022, "Matryoshka Representation Learning", and the model cards of the models below.
 """
 
 import array
@@ -24,25 +24,25 @@ FAMILIES = (
     "snowflake-arctic-embed-m-v2.0",
     "snowflake-arctic-embed-l-v2.0",
 )
-"""Parts of the names of models that are known to be trained so."""
+"""Substrings of the names of known Matryoshka models."""
 
 
-def has_several_lengths(*names: str | None) -> bool:
-    """Whether one of a model's names tells that it was trained for several lengths."""
+def is_matryoshka(*names: str | None) -> bool:
+    """Whether one of a model's names is that of a known Matryoshka model."""
     return any(family in name.lower() for name in names if name for family in FAMILIES)
 
 
 def shorten(result: EmbeddingResult, dimensions: int) -> EmbeddingResult:
-    """The first `dimensions` numbers of each vector, made unit length again.
+    """Truncate each vector to its first `dimensions` numbers and normalize it to unit length.
 
     Args:
         result: vectors of at least that length.
-        dimensions: the length that they shall have, at least 1.
+        dimensions: the new length, at least 1.
     """
     numbers = array.array("f", result.vectors)
     short = array.array("f")
     for start in range(0, len(numbers), result.dimensions):
         row = numbers[start : start + dimensions]
-        length = math.hypot(*row) or 1.0
-        short.extend([number / length for number in row])
+        norm = math.hypot(*row) or 1.0
+        short.extend([number / norm for number in row])
     return msgspec.structs.replace(result, vectors=short.tobytes(), dimensions=dimensions)

@@ -1,4 +1,4 @@
-"""What is known of a model without loading it."""
+"""Facts about a model that are known without loading it."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,25 +11,25 @@ Origin = Literal["folder", "package", "hub"]
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that exists, and what its files say."""
+    """An existing model, as described by its files."""
 
     name: str
     origin: Origin
     config: dict[str, object] = {}
-    """Its config.json; empty while it has not been fetched."""
+    """Its config.json; empty if it has not been fetched yet."""
     has_chat_template: bool | None = None
-    """None while that is not known."""
+    """None if unknown."""
     is_sentence_encoder: bool = False
-    """Whether its modules.json says that it was trained for embeddings."""
+    """Whether it has a modules.json that marks it as trained for embeddings."""
     package_role: Role | None = None
     """The role of a packaged model."""
     weight_bytes: int | None = None
-    """Of its weights as they are stored, here or on the hub; None if that is not known."""
+    """Size of its weights as stored, locally or on the hub; None if unknown."""
     fetch_bytes: int = 0
-    """What is still to be fetched."""
+    """Size of the files that still have to be fetched."""
     fetch_into: Path = Path()
-    """The folder for what is fetched."""
+    """The folder for fetched files."""
     hub_answers: bool | None = None
-    """None if the hub was not asked."""
+    """Whether the hub answered; None if no request was sent to it."""
     source: str | None = None
-    """Where its shape can be read now without a request to the hub; None while it has to be fetched first."""
+    """Where its shape can be read without a request to the hub; None if it has to be fetched first."""

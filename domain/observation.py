@@ -1,7 +1,7 @@
-"""What policies report of a request while they have it, to its observer if it has one.
+"""Observation of requests: policies report waiting times and batches to a request's observer.
 
-The domain knows neither spans nor metrics. A request that is observed carries an `Observer` in its context, and
-the policies that let it wait report when and for how long.
+The domain has no dependency on spans or metrics. An observed request carries an `Observer` in its context, and the
+policies that delay it report when and for how long.
 """
 
 import enum
@@ -10,28 +10,28 @@ from typing import Protocol
 
 
 class Phase(enum.StrEnum):
-    """What a request may wait for before an engine has it."""
+    """A reason why a request waits before it reaches an engine."""
 
     QUEUE = "queue"
-    """One of the places among the requests that the engine works on (`domain.policies.admission`)."""
+    """Waits in the queue until the engine has capacity (`domain.policies.admission`)."""
     JOIN = "join"
-    """The end of the call before its batch's (`domain.policies.batching`)."""
+    """Waits for the call in progress to end, before its own batch starts (`domain.policies.batching`)."""
 
 
 class Observer(Protocol):
-    """Observes one operation of one request. All moments are seconds of `time.monotonic`."""
+    """Observes one operation of one request. All times are seconds of `time.monotonic`."""
 
     def waited(self, phase: Phase, began: float, ended: float) -> None:
-        """The request has waited, and goes on now."""
+        """Called when the request has finished waiting."""
         ...
 
     def batched(self, began: float, ended: float, *, batch_size: int, trace: Mapping[str, str] | None) -> None:
-        """The request was part of a batch, whose call has ended.
+        """Called when the call of the request's batch has ended.
 
         Args:
             began: when the call began.
             ended: when it ended, successfully or not.
             batch_size: requests in the batch, this one included.
-            trace: the trace context of the request that the call was made for; None if it is not traced.
+            trace: the trace context that was sent with the batch's call; None if it is not traced.
         """
         ...

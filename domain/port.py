@@ -1,7 +1,7 @@
-"""The port: what the service asks of an engine, whatever the engine is and wherever it runs.
+"""The port: the interface of inference backends, in-process or remote.
 
-Everything here speaks of inference, not of HTTP. An adapter implements `InferenceBackend` once; a policy
-wraps one and is one. `tests/contract` holds every implementation to the sentences below.
+It is independent of HTTP. An adapter implements `InferenceBackend`; a policy implements it by wrapping another
+one. `tests/contract` tests every implementation against the contract below.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,86 +17,85 @@ from domain.roles import Role
 
 Events = AsyncIterator[GenerationEvent]
 EventStream = AbstractAsyncContextManager[Events]
-"""A generation under way: entered to begin, left to end it, finished or not."""
+"""A streamed generation: entering the context starts it, and leaving the context ends it, finished or not."""
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a model once its engine serves."""
+    """Facts about a model that are known once its engine serves."""
 
     name: str
     """The id that clients use."""
     role: Role
     created: int
-    """Unix time in seconds at which the engine became known."""
+    """Unix time in seconds at which the engine was first seen."""
     max_model_len: int | None = None
     """Context length in tokens, prompt and completion together."""
     dimensions: int | None = None
-    """Length of one embedding vector; None for a generator."""
+    """Length of one embedding vector; None for a generation model."""
     reports_tokens_per_input: bool = False
-    """Whether embeddings come with the tokens of each input, and not only with their sum."""
+    """Whether embedding results include the tokens of each input, and not only their total."""
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What travels with a request besides its content."""
+    """Metadata of a request."""
 
     request_id: str
     timeout_s: float | None = None
-    """Seconds that the client gives the request; None leaves it to the service."""
+    """The client's timeout in seconds; None for the service's default."""
     trace: Mapping[str, str] | None = None
-    """Headers that carry the trace on to the engine (W3C Trace Context); None if nobody traces the request."""
+    """Headers that propagate the trace to the engine (W3C Trace Context); None if the request is not traced."""
     observer: Observer | None = None
-    """Told of what happens to the request; None if nobody watches."""
+    """Receives events of the request; None if it is not observed."""
 
 
 StepListener = Callable[[str], None]
-"""Called with what a start is doing now, in a few words such as "loading the model"."""
+"""Called with the current step of a start, in a few words such as "loading the model"."""
 
 
 def ignore_step(_step: str) -> None:
-    """Ignores the steps of a start."""
+    """Ignore the steps of a start."""
 
 
 class InferenceBackend(Protocol):
     """One engine in one role.
 
-    Errors: every method raises subclasses of `domain.errors.InferenceError` and nothing else, save
-    `asyncio.CancelledError`, which passes through. A request that the role does not serve raises
-    `WrongEndpointError`.
+    Errors: every method raises only subclasses of `domain.errors.InferenceError`, and `asyncio.CancelledError`.
+    A request that the role does not serve raises `WrongEndpointError`.
 
-    Cancellation: when the task that awaits `call` is cancelled, or the context of `stream` is left, the work in
-    the engine ends too.
+    Cancellation: when the task that awaits `call` is cancelled, or the context of `stream` is left, the engine
+    aborts its work.
     """
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
-        """Bring the engine up and return its card once it can take requests.
+        """Start the engine and return its card once it accepts requests.
 
         Args:
-            on_step: called with what takes its time, on the event loop.
+            on_step: called on the event loop with each step of the start.
 
         Raises:
-            BackendUnavailableError: it can't be reached yet; calling again later may help.
+            BackendUnavailableError: it is not reachable yet; a later call may succeed.
             BackendFailedError: it can't start; the message says why.
         """
         ...
 
     async def stop(self) -> None:
-        """End everything that `start` began, processes included. Safe at any time, and more than once."""
+        """Stop everything that `start` started, including processes. Safe to call at any time, and repeatedly."""
         ...
 
     async def probe(self) -> None:
-        """Return if the engine is alive, raise if it is not. Costs the engine no inference."""
+        """Return if the engine is alive, raise if it is not. Runs no inference."""
         ...
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
-        """The whole result, or an error and no part of it."""
+        """Run a request and return its complete result. Never returns a partial one."""
         ...
 
     def stream(self, request: GenerationRequest, context: RequestContext) -> EventStream:
-        """The events of a generation as they come.
+        """Stream the events of a generation as they arrive.
 
-        Entering the context returns once the engine has begun to answer, so whatever it refuses raises there.
-        The iterator yields deltas of all choices, then exactly one `GenerationUsage`. Deltas of one choice come
-        in order and none is empty; joined they are the choice, and exactly one of them, the last, has a finish
-        reason. A failure raises from the iterator, and no usage follows.
+        Entering the context returns once the engine has begun to answer, so a rejected request raises there.
+        The iterator yields deltas of all choices, then exactly one `GenerationUsage`. Deltas of one choice are in
+        order and not empty; joined they are the choice, and only the last one has a finish reason. A failure
+        raises from the iterator, and no usage follows.
         """
         ...

@@ -1,10 +1,10 @@
-"""How work that takes a while reports how far it is."""
+"""Progress reports of long-running work."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, float | None], None]
-"""Called with what is being done and how much of it is done, 0 … 1, or None if that is not known."""
+"""Called with the current step and the completed share of it, 0 … 1, or None if unknown."""
 
 
 def ignore_progress(_step: str, _share: float | None) -> None:
-    """Report to nobody."""
+    """Ignore progress reports."""

@@ -1,7 +1,7 @@
-"""Requests to an engine: what is asked, typed by what the answer is.
+"""Requests to an engine, typed by their results.
 
-A policy knows of a request only what `Request` says. A new operation is a new class here and its result in
-`domain/results.py`; no policy changes for it.
+Policies use only the interface of `Request`. A new operation needs a new class here and its result in
+`domain/results.py`; no policy changes.
 """
 
 from typing import ClassVar, Generic, TypeVar
@@ -15,60 +15,61 @@ from domain.sampling import SamplingParameters
 ResultT = TypeVar("ResultT", covariant=True)
 
 Prompt = str | list[int]
-"""Text, or the ids of its tokens in the model's own vocabulary."""
+"""Text, or its token ids in the model's vocabulary."""
 
 CHARACTERS_PER_TOKEN = 4
-"""Of usual English. Estimates are made before anything is tokenized."""
+"""Average of English text, for estimates before tokenization."""
 OPEN_ENDED_ANSWER_TOKENS = 256
-"""Estimated for an answer that the request does not bound."""
+"""Estimate for an answer without a limit on its tokens."""
 MAX_EMBEDDING_TOKENS = 300_000
-"""Most tokens of all inputs of one embedding request together (OpenAI's `CreateEmbeddingRequest`)."""
+"""Maximum total tokens of the inputs of one embedding request (OpenAI's `CreateEmbeddingRequest`)."""
 
 
 class Request(msgspec.Struct, Generic[ResultT], frozen=True, kw_only=True):
-    """What all requests have: the type of their result, and what they cost."""
+    """Base of all requests: their operation, result type and cost."""
 
     operation: ClassVar[str]
-    """What the engine is asked to do, as a verb."""
+    """Name of the operation, a verb."""
     needs_inference: ClassVar[bool] = True
-    """Whether the engine computes anything for it; what needs none waits for no place and costs no tokens."""
+    """Whether the engine computes anything; other requests need no admission and cost no tokens."""
 
     @property
     def estimated_prompt_tokens(self) -> int:
-        """Tokens of all inputs, estimated."""
+        """Estimated tokens of all inputs."""
         return 0
 
     @property
     def max_answer_tokens(self) -> int | None:
-        """Most tokens of all answers together; None if only the context bounds them."""
+        """Maximum total tokens of all answers; None if limited only by the context length."""
         return 0
 
     @property
     def width(self) -> int:
-        """How many sequences the engine computes for it: inputs to embed, or choices to write."""
+        """Number of sequences that the engine computes: inputs to embed, or choices to generate."""
         return 1
 
     @property
     def estimated_tokens(self) -> int:
-        """Tokens of prompts and answers, estimated."""
+        """Estimated tokens of prompts and answers."""
         answer = self.max_answer_tokens
         return self.estimated_prompt_tokens + (OPEN_ENDED_ANSWER_TOKENS * self.width if answer is None else answer)
 
 
 class EmbeddingRequest(Request[EmbeddingResult], frozen=True, kw_only=True):
-    """Texts, or token ids, to embed: at least one.
+    """One or more inputs to embed, as texts or token ids.
 
-    Raises, when called, `TooManyTokensError` for more than MAX_EMBEDDING_TOKENS.
+    The call raises `TooManyTokensError` for more than MAX_EMBEDDING_TOKENS.
     """
 
     operation: ClassVar[str] = "embed"
 
     inputs: list[Prompt]
-    """All of one kind: texts or token ids."""
+    """All of one type: texts or token ids."""
     dimensions: int | None = None
     """Length of the vectors; None for the model's own."""
     truncate_prompt_tokens: int | None = None
-    """Cut longer inputs to so many tokens; -1 for as many as the context holds; None refuses longer ones."""
+    """Maximum tokens of an input, longer ones are truncated; -1 for the context length; None rejects inputs that
+    exceed the context length."""
     add_special_tokens: bool = True
 
     @property
@@ -83,7 +84,7 @@ class EmbeddingRequest(Request[EmbeddingResult], frozen=True, kw_only=True):
 
 
 class GenerationRequest(Request[GenerationResult], frozen=True, kw_only=True):
-    """One prompt to continue, or conversation to answer, `sampling.n` times. Can be called or streamed."""
+    """One prompt to continue or conversation to answer, `sampling.n` times. Can be called or streamed."""
 
     operation: ClassVar[str] = "generate"
 
@@ -92,11 +93,11 @@ class GenerationRequest(Request[GenerationResult], frozen=True, kw_only=True):
     suffix: str | None = None
     """Text that follows the completion, for models that were trained to fill in the middle."""
     echo: bool = False
-    """Put the prompt's text (and log probabilities, where asked for) in front of each choice."""
+    """Whether to prepend the prompt's text (and log probabilities, if requested) to each choice."""
     truncate_prompt_tokens: int | None = None
-    """As in `EmbeddingRequest`: whether the beginning or the end is cut off depends on the model's tokenizer."""
+    """As in `EmbeddingRequest`. The model's tokenizer decides whether the beginning or the end is cut off."""
     add_special_tokens: bool | None = None
-    """Whether the tokenizer adds its own; None for yes in a text and no in a conversation."""
+    """Whether the tokenizer adds special tokens; None for yes in a text and no in a conversation."""
 
     @property
     def estimated_prompt_tokens(self) -> int:
@@ -119,7 +120,7 @@ class GenerationRequest(Request[GenerationResult], frozen=True, kw_only=True):
 
 
 class TokenizeRequest(Request[Tokenization], frozen=True, kw_only=True):
-    """A text, or a conversation in the model's chat template, to count or look at, however long it is."""
+    """A text, or a conversation rendered by the model's chat template, to tokenize; of any length."""
 
     operation: ClassVar[str] = "tokenize"
     needs_inference: ClassVar[bool] = False
@@ -131,7 +132,7 @@ class TokenizeRequest(Request[Tokenization], frozen=True, kw_only=True):
 
 
 class DetokenizeRequest(Request[str], frozen=True, kw_only=True):
-    """Token ids of the model's own vocabulary to turn into text."""
+    """Token ids of the model's vocabulary to convert to text."""
 
     operation: ClassVar[str] = "detokenize"
     needs_inference: ClassVar[bool] = False
@@ -140,5 +141,5 @@ class DetokenizeRequest(Request[str], frozen=True, kw_only=True):
 
 
 def estimate_tokens(prompt: Prompt) -> int:
-    """Tokens of a prompt, estimated for a text and exact for token ids."""
+    """Number of tokens of a prompt: estimated for a text, exact for token ids."""
     return len(prompt) // CHARACTERS_PER_TOKEN + 1 if isinstance(prompt, str) else len(prompt)

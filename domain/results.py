@@ -1,4 +1,4 @@
-"""Results of requests, whole and in parts."""
+"""Results of requests, complete and streamed."""
 
 import enum
 
@@ -6,19 +6,19 @@ import msgspec
 
 
 class EmbeddingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Vectors in the order of the inputs."""
+    """Embedding vectors in the order of the inputs."""
 
     vectors: bytes
-    """float32, little endian, shape (len(inputs), dimensions), row by row; each row of unit length."""
+    """float32, little endian, shape (len(inputs), dimensions), row-major; each row has unit length."""
     dimensions: int
     prompt_tokens: int
-    """Tokens of all inputs together, special tokens included."""
+    """Total tokens of all inputs, including special tokens."""
     input_tokens: list[int] | None = None
-    """Tokens of each input; None where the engine tells only the sum."""
+    """Tokens of each input; None if the engine reports only the total."""
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of all inputs together."""
+        """Total tokens of all inputs."""
         return self.prompt_tokens
 
 
@@ -30,55 +30,55 @@ class FinishReason(enum.StrEnum):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Log probability of one token, and of the likeliest ones in its place."""
+    """Log probability of one token, and of the most likely tokens at its position."""
 
     token: str
     logprob: float | None
-    """Natural logarithm; None for the first token of an echoed prompt, which follows from nothing."""
+    """Natural logarithm; None for the first token of an echoed prompt, which has no preceding context."""
     top: list[tuple[str, float]] | None
-    """(token, log probability) pairs, the chosen one among them; None where `logprob` is."""
+    """(token, log probability) pairs, including the chosen token; None if `logprob` is None."""
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one tool call of one choice gained. Arguments joined are the call's arguments."""
+    """A delta of one tool call of one choice. The concatenated arguments are the call's arguments."""
 
     index: int
-    """Which call of the choice, 0 …"""
+    """Index of the call in the choice, from 0."""
     id: str | None = None
-    """Set, with `name`, in the first delta of a call."""
+    """Set, like `name`, in the first delta of a call."""
     name: str | None = None
     arguments: str = ""
 
 
 class GenerationDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one choice gained since its last delta."""
+    """A delta of one choice."""
 
     index: int
-    """Which choice, 0 … n - 1."""
+    """Index of the choice, 0 … n - 1."""
     text: str
     reasoning: str = ""
-    """What a reasoning model thought, which is not part of the text."""
+    """Reasoning of a reasoning model, which is not part of the text."""
     tool_calls: list[ToolCallDelta] = []
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
-    """Set on the last delta of a choice, and only there."""
+    """Set only on the last delta of a choice."""
 
     @property
-    def says_something(self) -> bool:
-        """Whether there is anything in it; what says nothing is not told."""
+    def has_content(self) -> bool:
+        """Whether any field is set; empty deltas are not sent."""
         return bool(
             self.text or self.reasoning or self.tool_calls or self.logprobs or self.finish_reason is not None
         )
 
 
 class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens that a generation took; the last item of every complete stream."""
+    """Tokens that a generation used; the last event of every complete stream."""
 
     prompt_tokens: int
     completion_tokens: int
-    """All choices together, reasoning included."""
+    """Tokens of all choices, including reasoning."""
     reasoning_tokens: int | None = None
-    """Those that were reasoning; None for a model that is not known to reason."""
+    """Reasoning tokens; None for a model without a reasoning parser."""
 
     @property
     def total_tokens(self) -> int:
@@ -90,10 +90,10 @@ GenerationEvent = GenerationDelta | GenerationUsage
 
 
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole generation."""
+    """A complete generation."""
 
     choices: list[GenerationDelta]
-    """Each choice once, with all that it gained, in order of their indices."""
+    """One complete delta per choice, in order of their indices."""
     usage: GenerationUsage
 
     @property
@@ -103,8 +103,8 @@ class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens in the model's own vocabulary."""
+    """Tokens of the model's vocabulary."""
 
     token_ids: list[int]
     strings: list[str] | None = None
-    """What each stands for, as the vocabulary writes it, if asked for."""
+    """The string of each token in the vocabulary, if requested."""

@@ -1,7 +1,7 @@
-"""The roles: what an engine is for, and everything in which roles differ.
+"""Roles of engines, and everything in which they differ.
 
 A role is a row of `ROLES`. Settings, the memory plan, health, metrics, the status page and the deployment files
-are made from the rows, so that a new role is a new row and not a branch in each of them.
+are derived from the rows, so that a new role needs a new row and no branches elsewhere.
 """
 
 import enum
@@ -12,38 +12,38 @@ import msgspec
 
 
 class Role(enum.StrEnum):
-    """What an engine is for; the value is its key in `/health`, metrics and logs."""
+    """The role of an engine; the value is its key in `/health`, metrics and logs."""
 
     EMBED = "embed"
     GENERATE = "generate"
 
 
 class RoleInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: names, defaults and abilities of a role."""
+    """Names, defaults and capabilities of one role."""
 
     role: Role
     prefix: str
-    """The part of setting names that stands for the role, such as `EMBED` in `MODEL_EMBED_NAME`."""
+    """The role's part of setting names, such as `EMBED` in `MODEL_EMBED_NAME`."""
     noun: str
-    """What precedes `engine`, `model` and `server` in sentences."""
+    """Precedes `engine`, `model` and `server` in sentences."""
     article: Literal["a", "an"]
-    """What precedes `noun`."""
+    """Precedes `noun`."""
     endpoints: str
-    """Where clients use it, for the message about a model that was asked in another endpoint."""
+    """The role's endpoints, for the error about a model that was used with another endpoint."""
     runner: Literal["generate", "pooling"]
     """vLLM's `--runner`."""
     port: int
     """Default port of a vLLM server in this role."""
     max_running: int
-    """Default bound on requests that the engine works on at a time."""
+    """Default limit on concurrent requests of the engine."""
     gpu_share: float
-    """Share of the GPU's memory where no plan can be made and no setting says."""
+    """Default share of the GPU's memory if no plan can be made and no setting is given."""
     context_lengths: tuple[int, ...]
     """Context lengths in tokens that the memory plan tries, longest first."""
     gpu_default_model: str
-    """Model on the hub that is used on a GPU if the setting names none."""
+    """Default model on a GPU, from the hub."""
     cpu_default_model: str
-    """Packaged model that is used on the CPU if the setting names none."""
+    """Default model on the CPU, packaged."""
 
     @property
     def generates(self) -> bool:
@@ -84,4 +84,4 @@ ROLES: Mapping[Role, RoleInfo] = {
         ),
     )
 }
-"""All roles, in the order in which they are shown."""
+"""All roles, in display order."""

@@ -1,4 +1,4 @@
-"""How an engine shall choose the tokens of a completion."""
+"""Sampling parameters of a generation."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A form that the whole output must have; exactly one of the first six is set.
+    """A constraint on the whole output; exactly one of the first six fields is set.
 
     Names and meaning are vLLM's (`vllm.sampling_params.StructuredOutputsParams`, 0.32.0).
     """
@@ -21,42 +21,42 @@ class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     grammar: str | None = None
     """Context-free grammar in EBNF or Lark."""
     structural_tag: str | None = None
-    """JSON text of xgrammar's structural tags."""
+    """Structural tags of xgrammar, as JSON text."""
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
     whitespace_pattern: str | None = None
 
     @property
-    def forms(self) -> int:
-        """How many of the six are set."""
-        forms = (self.json, self.json_object, self.regex, self.choice, self.grammar, self.structural_tag)
-        return sum(form is not None for form in forms)
+    def constraint_count(self) -> int:
+        """Number of constraints that are set."""
+        constraints = (self.json, self.json_object, self.regex, self.choice, self.grammar, self.structural_tag)
+        return sum(constraint is not None for constraint in constraints)
 
 
 class SamplingParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """How to sample. None leaves a parameter to the model's own generation configuration.
+    """Sampling parameters. None selects the default of the model's generation configuration.
 
     Names, ranges and meaning are OpenAI's (`CreateCompletionRequest`), and vLLM's below `structured_outputs`.
     """
 
     max_tokens: int | None = 16
-    """Most tokens for each choice; None for as many as the context holds. 0 is for `echo` alone: the prompt
-    and nothing more."""
+    """Maximum tokens per choice; None for the rest of the context length. 0 is valid only with `echo`, and returns
+    the prompt alone."""
     n: int = 1
     temperature: float | None = None
     top_p: float | None = None
     stop: list[str] = []
     seed: int | None = None
     logprobs: int | None = None
-    """Number of most likely tokens to tell for each position; None tells no log probabilities at all."""
+    """Number of most likely tokens to return per position; None returns no log probabilities."""
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[int, float] | None = None
     """Token id → bias in -100 … 100."""
 
     structured_outputs: StructuredOutputs | None = None
-    form_param: str = "structured_outputs"
-    """The request field in which the client asked for that form."""
+    structured_outputs_param: str = "structured_outputs"
+    """The request field that sets `structured_outputs`, for error messages."""
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None

@@ -1,4 +1,4 @@
-"""What an engine inside the service can tell of itself beside the port, for whoever measures."""
+"""Statistics of in-process engines and of retries, for metrics and health."""
 
 from collections.abc import Iterable
 
@@ -6,16 +6,16 @@ import msgspec
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One number of a family."""
+    """One sample of a metric family."""
 
     suffix: str
-    """What follows the family's name: nothing, `_total`, `_bucket`, `_sum` or `_count`."""
+    """Suffix of the family's name: empty, `_total`, `_bucket`, `_sum` or `_count`."""
     labels: dict[str, str]
     value: float
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of one name, in Prometheus's terms."""
+    """A Prometheus metric family."""
 
     name: str
     """Without the `_total` of counters."""
@@ -26,19 +26,19 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalEngine:
-    """An engine whose processes belong to the service; a layer of a stack can be found by this kind."""
+    """An engine whose processes belong to the service. `layer` finds it in a stack of backends."""
 
     def process_ids(self) -> list[int]:
-        """Its processes; none while it has none. Takes some milliseconds, in any thread."""
-        raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.
+        """Ids of its processes, possibly none. Takes a few milliseconds; thread-safe."""
+        raise NotImplementedError  # Not abstract: `layer` takes the class, and mypy requires a concrete one.
 
     def families(self) -> Iterable[Family]:
-        """What it counts itself, under its own names; nothing if it was told not to. In any thread."""
-        raise NotImplementedError  # Not abstract: layers are looked for by class, and mypy wants that concrete.
+        """The engine's own metrics, under its own names; none if they are disabled. Thread-safe."""
+        raise NotImplementedError  # Not abstract: `layer` takes the class, and mypy requires a concrete one.
 
 
 class RetryCounter:
-    """A layer that makes requests again, and counts how often."""
+    """A layer that retries requests, and counts the retries."""
 
     retries = 0
     """Retries made."""

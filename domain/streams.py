@@ -1,4 +1,4 @@
-"""Streams of events: how one begins."""
+"""Streams of events."""
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
@@ -8,8 +8,8 @@ T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
-async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[AsyncIterator[T], None]:
-    """All events of a generator, once its first one is there; leaving the context closes it.
+async def open_stream(events: AsyncGenerator[T, None]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """Wait for a generator's first event, then yield an iterator over all events; closes the generator on exit.
 
     Raises whatever the generator raises before its first event.
     """
@@ -19,11 +19,11 @@ async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[AsyncIterator
         except StopAsyncIteration:
             yield events
             return
-        yield _Begun(first, events)
+        yield _Prepended(first, events)
 
 
-class _Begun(Generic[T]):
-    """An item, then those of an iterator, which are handed out without a generator in between."""
+class _Prepended(Generic[T]):
+    """Yields an item, then those of an iterator, without a generator in between."""
 
     def __init__(self, first: T, rest: AsyncIterator[T]) -> None:
         self._first: list[T] = [first]

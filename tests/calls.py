@@ -1,4 +1,4 @@
-"""The two verbs of the port as tests like them."""
+"""Helpers that call and stream a backend."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from domain.results import GenerationEvent
 async def stream(
     backend: InferenceBackend, request: GenerationRequest, context: RequestContext
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """The events of a stream as a generator; closing it leaves the stream."""
+    """The events of a stream as a generator; closing the generator leaves the stream."""
     async with backend.stream(request, context) as events:
         async for event in events:
             yield event
@@ -20,7 +20,7 @@ async def stream(
 async def events_of(
     backend: InferenceBackend, request: GenerationRequest, context: RequestContext, *, streams: bool = True
 ) -> list[GenerationEvent]:
-    """All events of a generation; called as a whole, each choice is one delta."""
+    """All events of a generation; without streaming, each choice is a single delta."""
     if not streams:
         result = await backend.call(request, context)
         return [*result.choices, result.usage]

@@ -1,8 +1,8 @@
-"""The one fake backend: no engine, no process, deterministic, and held to the same contract as the real ones.
+"""Deterministic fake backend without an engine or a process; passes the same contract tests as the real ones.
 
-Its model: a token is a character of ASCII; an embedding counts characters; a continuation is the prompt's
-alphabet, rotated. It thinks all the time unless `enable_thinking` is false, and can follow a form where that is
-easy. Enough for everything that the port promises, and readable in a failing test.
+Its model: a token is an ASCII character; an embedding counts characters; a continuation is the rotated alphabet.
+All output is reasoning unless `enable_thinking` is false, and simple structured outputs are supported. It
+implements the whole port, and its output is readable in a failing test.
 """
 
 import array
@@ -50,7 +50,7 @@ from domain.results import (
     ToolCallDelta,
 )
 from domain.roles import Role
-from domain.streams import begun
+from domain.streams import open_stream
 
 DIMENSIONS = 8
 LENGTHS = (4, 8)
@@ -59,7 +59,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 
 
 class FakeBackend:
-    """Answers at once, or after `delay_s` for each token; fails on demand."""
+    """Answers immediately, or after `delay_s` per token; fails on demand."""
 
     def __init__(self, role: Role, *, name: str = "fake", max_model_len: int = 256, delay_s: float = 0.0) -> None:
         self.role = role
@@ -67,18 +67,18 @@ class FakeBackend:
         self.max_model_len = max_model_len
         self.delay_s = delay_s
         self.running = 0
-        """Requests under way."""
+        """Requests in progress."""
         self.seen: list[EmbeddingRequest | GenerationRequest] = []
         self.fail_start: list[InferenceError] = []
-        """Raised by `start`, one for each call, until empty."""
+        """Errors that `start` raises, one per call."""
         self.fail_probe: InferenceError | None = None
         self.fail_next: InferenceError | None = None
-        """Raised by the next request; by a generation after its first delta."""
+        """Raised by the next request; a generation raises it after its first delta."""
         self.started = False
         self.stops = 0
         self.reports_tokens_per_input = True
         self.steps: list[str] = []
-        """What a start says that it is doing."""
+        """Steps that a start reports."""
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         for step in self.steps:
@@ -116,7 +116,7 @@ class FakeBackend:
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         self._check(request)
-        async with begun(self._generate(request, streams=True)) as events:
+        async with open_stream(self._generate(request, streams=True)) as events:
             yield events
 
     async def _embed(self, request: EmbeddingRequest) -> EmbeddingResult:
@@ -131,7 +131,7 @@ class FakeBackend:
                 raise InvalidRequestError(
                     "Other dimensions are not supported.", param="dimensions", code="unsupported_value"
                 )
-            await self._fail_if_told()
+            await self._raise_failure()
             await asyncio.sleep(self.delay_s)
             result = EmbeddingResult(
                 vectors=b"".join(_vector(row) for row in rows),
@@ -154,15 +154,15 @@ class FakeBackend:
             if len(prompt) >= self.max_model_len:
                 raise ContextLengthError(self.max_model_len, param=param)
             room = self.max_model_len - len(prompt)
-            total = thought = 0
+            total = reasoning = 0
             for index in range(request.sampling.n):
-                written = _continuation(request, prompt, index, room)
-                total += len(written.text_tokens)
-                parts = [[token] for token in written.text_tokens] or [[]]
+                output = _continuation(request, prompt, index, room)
+                total += len(output.tokens)
+                parts = [[token] for token in output.tokens] or [[]]
                 if not streams:
-                    parts = [written.text_tokens]
-                teller = _Teller(request, written.text_tokens)
-                thought += len(written.text_tokens) if teller.thinks else 0
+                    parts = [output.tokens]
+                parser = _OutputParser(request, output.tokens)
+                reasoning += len(output.tokens) if parser.thinks else 0
                 for position, part in enumerate(parts):
                     await asyncio.sleep(self.delay_s)
                     delta = _delta(
@@ -170,16 +170,16 @@ class FakeBackend:
                         prompt if position == 0 and request.echo else [],
                         part,
                         index,
-                        written.reason if position == len(parts) - 1 else None,
+                        output.reason if position == len(parts) - 1 else None,
                     )
-                    told = teller.told(delta)
-                    if told.says_something:
-                        yield told
-                    await self._fail_if_told()
+                    parsed = parser.parse(delta)
+                    if parsed.has_content:
+                        yield parsed
+                    await self._raise_failure()
             yield GenerationUsage(
                 prompt_tokens=len(prompt),
                 completion_tokens=total,
-                reasoning_tokens=thought if param == "messages" else None,
+                reasoning_tokens=reasoning if param == "messages" else None,
             )
         finally:
             self.running -= 1
@@ -199,7 +199,7 @@ class FakeBackend:
         if not self.started:
             raise BackendUnavailableError(f"The engine of '{self.name}' is not running.")
 
-    async def _fail_if_told(self) -> None:
+    async def _raise_failure(self) -> None:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
@@ -209,7 +209,9 @@ class FakeBackend:
             [min(ord(character), VOCABULARY - 1) for character in prompt] if isinstance(prompt, str) else prompt
         )
         if any(token >= VOCABULARY for token in tokens):
-            raise InvalidRequestError(f"'{param}' holds an unknown token id.", param=param, code="invalid_value")
+            raise InvalidRequestError(
+                f"'{param}' contains an unknown token id.", param=param, code="invalid_value"
+            )
         if truncate is not None:
             most = self.max_model_len - (self.role is Role.GENERATE)
             tokens = tokens[: most if truncate < 0 else truncate]
@@ -218,9 +220,9 @@ class FakeBackend:
         return tokens
 
 
-class _Written:
-    def __init__(self, text_tokens: list[int], reason: FinishReason) -> None:
-        self.text_tokens = text_tokens
+class _Output:
+    def __init__(self, tokens: list[int], reason: FinishReason) -> None:
+        self.tokens = tokens
         self.reason = reason
 
 
@@ -233,12 +235,12 @@ def _prompt_of(request: GenerationRequest) -> Prompt:
 
 
 def _template(conversation: Conversation) -> str:
-    told = [f"tool: {tool.name}" for tool in conversation.tools]
-    told += [f"{message.__struct_config__.tag}: {_said(message.content)}" for message in conversation.messages]
-    return "\n".join([*told, "assistant:"])
+    lines = [f"tool: {tool.name}" for tool in conversation.tools]
+    lines += [f"{message.__struct_config__.tag}: {_text_of(message.content)}" for message in conversation.messages]
+    return "\n".join([*lines, "assistant:"])
 
 
-def _said(content: Any) -> str:
+def _text_of(content: Any) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content or [])
 
 
@@ -246,14 +248,14 @@ def _thinks(conversation: Conversation) -> bool:
     return bool((conversation.template_arguments or {}).get("enable_thinking", True))
 
 
-class _Teller:
-    """Tells what is written as text, as thinking, or as a tool call."""
+class _OutputParser:
+    """Splits output into text, reasoning and tool calls."""
 
-    def __init__(self, request: GenerationRequest, written: list[int]) -> None:
+    def __init__(self, request: GenerationRequest, tokens: list[int]) -> None:
         conversation = request.prompt if isinstance(request.prompt, Conversation) else None
         self.thinks = conversation is not None and _thinks(conversation)
         self._call: tuple[str, str] | None = None
-        text = "".join(map(chr, written))
+        text = "".join(map(chr, tokens))
         if conversation is not None and conversation.tools and not self.thinks:
             if conversation.tool_choice in (ToolChoice.REQUIRED, ToolChoice.NAMED):
                 self._call = conversation.tool_name or conversation.tools[0].name, text
@@ -261,7 +263,7 @@ class _Teller:
                 call = json.loads(found[1])
                 self._call = call["name"], json.dumps(call["arguments"])
 
-    def told(self, delta: GenerationDelta) -> GenerationDelta:
+    def parse(self, delta: GenerationDelta) -> GenerationDelta:
         if self.thinks:
             return msgspec.structs.replace(delta, text="", reasoning=delta.text)
         if self._call is None:
@@ -273,38 +275,40 @@ class _Teller:
         return msgspec.structs.replace(delta, text="", tool_calls=[call])
 
 
-def _form(request: GenerationRequest) -> str | None:
-    """What the whole text has to be, for forms that the fake can follow."""
+def _constrained_text(request: GenerationRequest) -> str | None:
+    """The text of a constrained generation; None if it is unconstrained."""
     conversation = request.prompt if isinstance(request.prompt, Conversation) else None
     if conversation is not None and _thinks(conversation):
         return None
     if conversation is not None and conversation.tool_choice in (ToolChoice.REQUIRED, ToolChoice.NAMED):
         named = [tool for tool in conversation.tools if conversation.tool_name in (None, tool.name)]
         return json.dumps(_example(named[0].parameters or {}))
-    form = request.sampling.structured_outputs
-    if form is None:
+    outputs = request.sampling.structured_outputs
+    if outputs is None:
         return None
-    if form.choice is not None:
-        return form.choice[0]
-    if form.json_object:
+    if outputs.choice is not None:
+        return outputs.choice[0]
+    if outputs.json_object:
         return "{}"
-    if isinstance(form.json, dict):
-        return json.dumps(_example(form.json))
-    raise InvalidRequestError("Only the real engines can do that.", param=request.sampling.form_param)
+    if isinstance(outputs.json, dict):
+        return json.dumps(_example(outputs.json))
+    raise InvalidRequestError(
+        "Only the real engines can do that.", param=request.sampling.structured_outputs_param
+    )
 
 
 def _example(schema: dict[str, Any]) -> Any:
-    """The least that a simple schema allows."""
+    """A minimal value for a simple schema."""
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type", "object")
     if kind == "object":
         properties = schema.get("properties", {})
         return {name: _example(properties.get(name, {})) for name in schema.get("required", [])}
-    known = {"string": "", "integer": schema.get("minimum", 0), "number": 0.0, "boolean": True, "array": []}
-    if kind not in known:
+    examples = {"string": "", "integer": schema.get("minimum", 0), "number": 0.0, "boolean": True, "array": []}
+    if kind not in examples:
         raise InvalidRequestError(f"The type {kind!r} is unknown.", param="response_format", code="invalid_value")
-    return known[kind]
+    return examples[kind]
 
 
 def _vector(tokens: list[int]) -> bytes:
@@ -316,35 +320,37 @@ def _vector(tokens: list[int]) -> bytes:
     return array.array("f", [count / length for count in counts]).tobytes()
 
 
-def _continuation(request: GenerationRequest, prompt: list[int], index: int, room: int) -> _Written:
-    """What the model writes: greedy follows from the prompt alone, sampling from seed and index as well."""
-    wanted = request.sampling
-    if wanted.max_tokens == 0:
-        return _Written([], FinishReason.LENGTH)
-    random = Random(f"{wanted.seed}-{index}" if wanted.temperature != 0 and wanted.seed is not None else None)
+def _continuation(request: GenerationRequest, prompt: list[int], index: int, room: int) -> _Output:
+    """The model's output: greedy output depends on the prompt alone, sampled output also on seed and index."""
+    sampling = request.sampling
+    if sampling.max_tokens == 0:
+        return _Output([], FinishReason.LENGTH)
+    random = Random(
+        f"{sampling.seed}-{index}" if sampling.temperature != 0 and sampling.seed is not None else None
+    )
     position = sum(prompt)
-    form = _form(request)
-    if form is not None:
-        return _formed(form, room if wanted.max_tokens is None else min(wanted.max_tokens, room))
-    forced = [token for token, bias in (wanted.logit_bias or {}).items() if bias >= 100]
+    text = _constrained_text(request)
+    if text is not None:
+        return _truncated(text, room if sampling.max_tokens is None else min(sampling.max_tokens, room))
+    forced = [token for token, bias in (sampling.logit_bias or {}).items() if bias >= 100]
     tokens: list[int] = []
-    for _ in range(room if wanted.max_tokens is None else min(wanted.max_tokens, room)):
+    for _ in range(room if sampling.max_tokens is None else min(sampling.max_tokens, room)):
         if forced:
             tokens.append(forced[0])
-        elif wanted.temperature == 0:
+        elif sampling.temperature == 0:
             tokens.append(ord(ALPHABET[(position + len(tokens)) % len(ALPHABET)]))
         else:
             tokens.append(ord(random.choice(ALPHABET)))
         text = "".join(map(chr, tokens))
-        for stop in wanted.stop:
+        for stop in sampling.stop:
             if stop in text:
-                return _Written(tokens[: text.index(stop)], FinishReason.STOP)
-    return _Written(tokens, FinishReason.LENGTH)
+                return _Output(tokens[: text.index(stop)], FinishReason.STOP)
+    return _Output(tokens, FinishReason.LENGTH)
 
 
-def _formed(text: str, room: int) -> _Written:
+def _truncated(text: str, room: int) -> _Output:
     tokens = [min(ord(character), VOCABULARY - 1) for character in text]
-    return _Written(tokens[:room], FinishReason.STOP if len(tokens) <= room else FinishReason.LENGTH)
+    return _Output(tokens[:room], FinishReason.STOP if len(tokens) <= room else FinishReason.LENGTH)
 
 
 def _delta(

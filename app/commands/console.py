@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from app.telemetry.log import FIELDS, JSON, chosen_format
 from domain.health import BackendHealth, BackendState
-from domain.policies.readiness import TROUBLE
+from domain.policies.readiness import UNHEALTHY
 from domain.roles import Role
 
 STYLE = {
@@ -90,7 +90,7 @@ class LogConsole(Console):
         """One line whenever a role changes its state or the reason for it."""
         told = {"role": role, "state": health.state, "reason": health.reason, "model": health.model}
         reason = f": {health.reason}" if health.reason else ""
-        level = logging.WARNING if health.state in TROUBLE else logging.INFO
+        level = logging.WARNING if health.state in UNHEALTHY else logging.INFO
         self._log.log(level, f"{role} is {health.state}{reason}", extra={FIELDS: told})
 
     @contextmanager

@@ -13,7 +13,7 @@ from app.http.endpoint import Endpoint
 from app.http.endpoints import ENDPOINTS
 from domain.openai.field import EFFECT, FROM_VLLM
 
-IN_WORDS = {"honoured": "honoured", "none": "accepted, without effect", "refused": "refused (400)"}
+IN_WORDS = {"honored": "honored", "none": "accepted, without effect", "refused": "refused (400)"}
 
 
 class Parameter(msgspec.Struct, frozen=True):

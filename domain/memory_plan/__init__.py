@@ -1,16 +1,16 @@
-"""What engines need of one card (or of a machine's memory), worked out before anything starts.
+"""Memory planner: computes how much memory engines on one GPU or CPU need, before anything starts.
 
-Pure arithmetic on the shapes of models: no vLLM, no card and no network here. Each formula names the module of
-vLLM 0.32.0 that it follows, or the measurements that it was fitted to.
+It is pure arithmetic on model shapes, and needs no vLLM, GPU or network. Each formula cites the module of vLLM
+0.32.0 that it follows, or the measurements that it was fitted to.
 
-    shapes.py     what a model's configuration and weights say
-    kv_cache.py   bytes of the key/value cache: for a token, a block, a request
-    parts.py      everything else that an engine holds
-    types.py      what engines require, and what is planned
-    sizes.py      the lengths and batches to try, the most generous first
+    shapes.py     dimensions of a model, from its configuration and weights
+    kv_cache.py   size of the KV cache per token, block and request
+    parts.py      all other memory of an engine
+    types.py      input and output of the planner
+    sizes.py      context lengths and batch sizes to try, largest first
     planner.py    the plan
-    advice.py     what to change if it does not fit
-    shortage.py   what is missing if it does not fit, as a sentence
+    advice.py     changes that make a plan fit
+    shortage.py   the error message for a plan that does not fit
 """
 
 from domain.memory_plan.kv_cache import UnknownCacheError

@@ -1,4 +1,4 @@
-"""What to change when a plan does not fit, in order of least loss."""
+"""Suggests changes that make a plan fit, least costly first."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,17 +15,17 @@ FP8_CAPABILITY = (8, 9)
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that could be changed for one engine."""
+    """A possible change of one engine's requirements."""
 
     kind: str
-    """Of two steps of one kind for one engine, the later one contains the earlier one."""
+    """A later step of the same kind for the same engine replaces the earlier one."""
     what: str
     values: dict[str, Any]
-    """The new values of fields of its requirements."""
+    """New values of fields of the requirements."""
 
 
 def changes(plan: MemoryPlan, engines: list[EngineRequirements], planner: Planner) -> list[Change]:
-    """Changes, each on top of those before it, until the plan fits or nothing is left to change."""
+    """Changes, each in addition to those before it, until the plan fits or no further change is possible."""
     found: list[Change] = []
     last_kind: tuple[int, str] | None = None
     missing, current = plan.missing_bytes, list(engines)
@@ -43,18 +43,18 @@ def changes(plan: MemoryPlan, engines: list[EngineRequirements], planner: Planne
 
 
 def _last_resort(plan: MemoryPlan, missing: int) -> Change:
-    # A larger card has a larger reserve, too.
+    # A larger card has a larger reserve.
     size = -(-(plan.card.total_bytes + missing * 26 // 25) // GIB)
     more = f"a card with {size} GiB" if plan.card.is_gpu else f"a machine with {-(-missing // GIB)} GiB more"
     models = " or ".join(ROLES[engine.role].noun for engine in plan.engines)
     return Change(
-        what=f"Take a smaller or more quantised {models} model, or {more}.", saves_bytes=missing, fits_then=True
+        what=f"Use a smaller or more quantized {models} model, or {more}.", saves_bytes=missing, fits_then=True
     )
 
 
 def _steps(card: Card, engines: list[EngineRequirements]) -> Iterator[tuple[int, Step]]:
-    """What could be changed, in order of least loss, and the index of the engine that it is about."""
-    # Pooling engines first, whatever the step is: they lose less.
+    """Possible steps, least costly first, with the index of the engine that each one changes."""
+    # For each step pooling engines come first, because it costs them less.
     order = sorted(range(len(engines)), key=lambda index: ROLES[engines[index].role].generates)
     for steps in (_budget, _concurrency, _batches, _context, _quantized_cache, _eager):
         for index in order:
@@ -66,7 +66,8 @@ def _budget(engine: EngineRequirements, _card: Card) -> Iterator[Step]:
     if engine.budget_bytes is not None or engine.cache_bytes is not None:
         yield Step(
             kind="budget",
-            what=engine.budget_change or f"Leave the memory of the {ROLES[engine.role].noun} engine to the plan.",
+            what=engine.budget_change
+            or f"Let the plan choose the memory of the {ROLES[engine.role].noun} engine.",
             values={"budget_bytes": None, "cache_bytes": None},
         )
 
@@ -77,7 +78,7 @@ def _concurrency(engine: EngineRequirements, _card: Card) -> Iterator[Step]:
         fewer = fewer * 3 // 4
         yield Step(
             kind="concurrency",
-            what=f"Ask for {fewer} {ROLES[engine.role].noun} request(s) of full length at a time; more will wait.",
+            what=f"Plan for {fewer} full-length {ROLES[engine.role].noun} request(s) at a time; more will wait.",
             values={"concurrency": fewer},
         )
 
@@ -86,7 +87,7 @@ def _batches(engine: EngineRequirements, _card: Card) -> Iterator[Step]:
     if (engine.sequences or 0) > FEW_SEQUENCES or (engine.batched_tokens or 0) > SMALL_BATCH:
         yield Step(
             kind="batches",
-            what=f"Leave the batches of the {ROLES[engine.role].noun} engine to the plan (max_num_seqs, "
+            what=f"Let the plan choose the batch sizes of the {ROLES[engine.role].noun} engine (max_num_seqs, "
             "max_num_batched_tokens).",
             values={"sequences": None, "batched_tokens": None},
         )
@@ -105,12 +106,12 @@ def _context(engine: EngineRequirements, _card: Card) -> Iterator[Step]:
 
 
 def _quantized_cache(engine: EngineRequirements, card: Card) -> Iterator[Step]:
-    can = card.capability_number is None or card.capability_number >= FP8_CAPABILITY
-    if card.is_gpu and can and engine.cache_dtype == "auto" and not engine.shape.is_encoder:
+    supports_fp8 = card.capability_number is None or card.capability_number >= FP8_CAPABILITY
+    if card.is_gpu and supports_fp8 and engine.cache_dtype == "auto" and not engine.shape.is_encoder:
         yield Step(
             kind="cache",
-            what=f"Keep the cache of the {ROLES[engine.role].noun} engine in FP8 (--kv-cache-dtype fp8): half the "
-            "size, a little less exact.",
+            what=f"Store the KV cache of the {ROLES[engine.role].noun} engine in FP8 (--kv-cache-dtype fp8): half "
+            "the size, slightly less accurate.",
             values={"cache_dtype": "fp8"},
         )
 
@@ -119,7 +120,7 @@ def _eager(engine: EngineRequirements, card: Card) -> Iterator[Step]:
     if card.is_gpu and not engine.eager:
         yield Step(
             kind="eager",
-            what=f"Run the {ROLES[engine.role].noun} engine without CUDA graphs (--enforce-eager): slower, above "
-            "all for few requests.",
+            what=f"Run the {ROLES[engine.role].noun} engine without CUDA graphs (--enforce-eager): slower, "
+            "especially with few concurrent requests.",
             values={"eager": True},
         )

@@ -1,17 +1,17 @@
-"""The plan: how much memory each engine gets.
+"""Plans how much memory each engine gets.
 
-How vLLM 0.32.0 sizes an engine (`vllm.v1.worker.gpu_worker`, `vllm.v1.worker.utils.request_memory`), and what
-follows for several of them on one card:
+How vLLM 0.32.0 sizes an engine (`vllm.v1.worker.gpu_worker`, `vllm.v1.worker.utils.request_memory`), and the
+consequences for several engines on one card:
 
-* It refuses to start unless `gpu_memory_utilization` of the whole card is free, whatever else is set. So each
-  engine gets its own share here, rounded down.
-* Left alone, it measures what the whole card lost while it started, other engines' allocations included. With
-  `kv_cache_memory_bytes` it measures nothing. So each engine gets its cache in bytes.
-* It refuses to start unless the cache holds one request of `max_model_len`
-  (`vllm.v1.core.kv_cache_utils.check_enough_kv_cache_memory`). So that is the least that a plan gives.
+* It does not start unless `gpu_memory_utilization` of the whole card is free, regardless of other flags. So the
+  plan gives each engine its own share, rounded down.
+* By default, it measures the memory use of the whole card during its start, including other engines' allocations.
+  With `kv_cache_memory_bytes` it does not measure. So the plan sets each engine's cache in bytes.
+* It does not start unless the cache holds one request of `max_model_len`
+  (`vllm.v1.core.kv_cache_utils.check_enough_kv_cache_memory`). So that is the minimum that a plan gives.
 
-A pooling engine gets what its requests need, because more cache makes nothing faster. Engines that generate
-share the rest.
+A pooling engine gets the memory that its requests need, because more cache does not make it faster. Generating
+engines share the rest.
 """
 
 import msgspec
@@ -34,27 +34,28 @@ from domain.roles import ROLES
 from domain.units import GIB
 
 USUAL_REQUESTS = 2
-"""Requests of the full length that fit at a time, if no setting says how many. Most are much shorter."""
+"""Default number of concurrent requests of full length. Most requests are much shorter."""
 CPU_CACHE = GIB
 SHOWN_CONTEXTS = (512, 2048, 8192, 16384, 32768, 65536, 131072)
+NO_START = "Not possible with this plan."
 TOGETHER_RESERVE = GIB
-"""Engines that start together reach their peaks together; so much has to be left for estimates that were wrong."""
+"""Minimum reserve for starting engines together: their peaks coincide, and estimates may be too low."""
 
 
 def make_plan(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
-    """The plan for engines on a card, or in a machine's memory.
+    """Plan the memory of engines on a card, or in system memory.
 
     Args:
         card: the memory that they share.
-        engines: one or more; what is None in them is decided here.
+        engines: one or more; the plan chooses values that are None.
 
     Returns:
-        A plan, its engines in the order of `ROLES`. If it does not fit, it says what is missing and what to
-        change.
+        A plan with its engines in the order of `ROLES`. If it does not fit, it says how much memory is missing and
+        what to change.
 
     Raises:
         ConfigurationError: a requirement can't be met on any card.
-        UnknownCacheError: a cache is of a kind that the plan does not know.
+        UnknownCacheError: the planner does not support a cache type.
     """
     for engine in engines:
         _require_possible(engine)
@@ -67,13 +68,13 @@ def make_plan(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
 def _require_possible(engine: EngineRequirements) -> None:
     if engine.context is not None and engine.context > engine.shape.allowed_context:
         raise ConfigurationError(
-            f"A context of {engine.context} tokens is more than the {engine.role} model '{engine.shape.name}' was "
-            f"made for, which is {engine.shape.allowed_context}."
+            f"A context of {engine.context} tokens exceeds the maximum of the {engine.role} model "
+            f"'{engine.shape.name}', which is {engine.shape.allowed_context}."
         )
 
 
 def _gpu_plan(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
-    """The first sizes with which everything fits, or, if none do, the smallest."""
+    """The plan with the largest sizes that fit, or with the smallest sizes if none fit."""
     enough = least = last = None
     for tried in gpu_sizes(card, engines):
         last = _gpu_plan_of(card, engines, tried, USUAL_REQUESTS)
@@ -81,7 +82,7 @@ def _gpu_plan(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
             enough = last
             break
         if least is None:
-            # Better one long request at a time than two short ones, if it is one or the other at the very end.
+            # As a fallback, prefer one long request at a time to two short ones.
             single = _gpu_plan_of(card, engines, tried, 1)
             least = single if single.fits else None
     plan = enough or least or last
@@ -98,7 +99,7 @@ def _gpu_plan_of(card: Card, engines: list[EngineRequirements], tried: list[Size
     given = [draft.least_bytes + (spare // takers if draft.takes_spare else 0) for draft in drafts]
     plans = [draft.plan(card, amount) for draft, amount in zip(drafts, given, strict=True)]
     left = room - sum(given)
-    # What was set for an engine may be too little for it; what the others need may be too much for the card.
+    # An engine's own budget may be too small for it, and the total of all engines too large for the card.
     missing = max(0, -left) + sum(plan.missing_bytes for plan in plans)
     together = not missing and reserve >= TOGETHER_RESERVE
     return MemoryPlan(
@@ -116,14 +117,14 @@ def _gpu_plan_of(card: Card, engines: list[EngineRequirements], tried: list[Size
 
 def _start_sentence(together: bool, *, fits: bool) -> str:
     if not fits:
-        return "Not at all, as it is."
+        return NO_START
     if together:
-        return "At once or one after the other: the cache of each is a fixed number of bytes, so none measures."
-    return "One after the other: too little is left over for two that reach their peaks at the same moment."
+        return "In parallel or one after the other: each KV cache has a fixed size, so no engine measures memory."
+    return "One after the other: too little memory is left for two engines to peak at the same time."
 
 
 class _Draft:
-    """One engine with its sizes fixed, before its cache is."""
+    """One engine with fixed sizes, before its cache is sized."""
 
     def __init__(self, engine: EngineRequirements, size: Sizes, usual: int, *, on_gpu: bool) -> None:
         self.engine = engine
@@ -156,14 +157,14 @@ class _Draft:
 
     @property
     def takes_spare(self) -> bool:
-        """Whether more memory makes the engine faster, and no setting says how much it has."""
+        """Whether more memory makes the engine faster, and no setting limits its memory."""
         engine = self.engine
         is_open = engine.budget_bytes is None and engine.cache_bytes is None
         return is_open and self.generates and self.cache.block_bytes > 0
 
     @property
     def least_bytes(self) -> int:
-        """All bytes of the engine that were set, or else those with which it does what it has to."""
+        """The engine's memory as set, or the minimum that meets its requirements."""
         if self.engine.cache_bytes is not None and self.cache.block_bytes:
             return self.fixed_bytes + self.engine.cache_bytes
         if self.engine.budget_bytes is not None:
@@ -171,10 +172,10 @@ class _Draft:
         return self.fixed_bytes + self.needed
 
     def plan(self, card: Card, given: int) -> EnginePlan:
-        """The engine's plan with so many bytes."""
+        """The engine's plan with the given bytes."""
         size, cache, block = self.size, self.cache, self.cache.block_bytes
         bytes_left = max(0, given - self.fixed_bytes)
-        # Whole blocks, unless a number was asked for: vLLM rounds down as well.
+        # Whole blocks, unless the size was set: vLLM rounds down as well.
         cache_bytes = self.engine.cache_bytes or bytes_left // block * block if block else 0
         parts = [self.fixed[0], ("kv_cache", cache_bytes), *self.fixed[1:]]
         total = sum(amount for _name, amount in parts)
@@ -209,7 +210,7 @@ class _Draft:
 
 
 def _cpu_plan(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
-    """Engines on the CPU: a cache of one size unless more is asked for, and vLLM's own batches."""
+    """The plan for engines on the CPU: a fixed cache size unless more is required, and vLLM's default batches."""
     drafts = [_cpu_draft(engine) for engine in engines]
     plans = [
         draft.plan(card, draft.fixed_bytes + (_cpu_cache(draft) if draft.cache.block_bytes else 0))
@@ -226,13 +227,13 @@ def _cpu_plan(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
         free_bytes=max(0, left),
         missing_bytes=missing,
         may_start_together=not missing,
-        start="At once: engines on the CPU measure nothing." if not missing else "Not at all, as it is.",
+        start="In parallel: engines on the CPU do not measure memory." if not missing else NO_START,
         changes=[],
     )
 
 
 def _cpu_draft(engine: EngineRequirements) -> _Draft:
-    """The longest context of which one request fits into the usual cache, or the shortest."""
+    """A draft with the longest context of which one request fits into the cache, or else the shortest."""
     drafts = [
         _Draft(engine, sizes(engine, context, *CPU_BATCH), 1, on_gpu=False) for context in cpu_contexts(engine)
     ]

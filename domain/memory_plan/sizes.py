@@ -1,4 +1,4 @@
-"""The sizes that are tried for engines where no setting chooses them: the most generous first."""
+"""Sizes that the planner tries for engines without settings: context lengths and batches, largest first."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -10,9 +10,9 @@ from domain.roles import ROLES
 from domain.units import GIB
 
 LARGE_CARD = 70 * GIB
-"""From here on vLLM takes larger batches by default (`vllm.engine.arg_utils.EngineArgs.get_batch_defaults`)."""
+"""vLLM uses larger default batches from this size on (`vllm.engine.arg_utils.EngineArgs.get_batch_defaults`)."""
 BATCHES = ((2048, 256), (2048, 128), (2048, 64), (1024, 32), (512, 16))
-"""Tokens and sequences of a batch. The first is vLLM's default on cards below LARGE_CARD."""
+"""Tokens and sequences per batch. The first is vLLM's default on cards below LARGE_CARD."""
 LARGE_BATCHES = ((8192, 256), *BATCHES)
 USEFUL_CONTEXT = 8192
 USEFUL_SEQUENCES = 64
@@ -20,7 +20,7 @@ CPU_BATCH = (2048, 128)
 """vLLM's default on the CPU."""
 CPU_CONTEXTS = (32768, 16384, 8192, 4096, 2048)
 POOLING_BATCH = 2048
-"""Least tokens in a batch of a pooling engine; many short texts are computed at a time."""
+"""Minimum batch size of a pooling engine in tokens, so that many short texts are computed together."""
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,11 +32,11 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gpu_sizes(card: Card, engines: Sequence[EngineRequirements]) -> Iterator[list[Sizes]]:
-    """Sizes of all engines together, in their order; the combinations in order of least loss.
+    """Combinations of sizes of all engines, in their order; least costly combinations first.
 
-    First only what hardly matters: contexts of generating engines down to USEFUL_CONTEXT, and batches down to
-    USEFUL_SEQUENCES. Then everything small: batches first, which cost only speed under load, then the contexts of
-    pooling engines, and those of generating engines last.
+    At first only reductions that hardly matter: contexts of generating engines down to USEFUL_CONTEXT, and batches
+    down to USEFUL_SEQUENCES. Then all small sizes: batches first, which cost only speed under load, then contexts
+    of pooling engines, and contexts of generating engines last.
     """
     batches = LARGE_BATCHES if card.total_bytes >= LARGE_CARD else BATCHES
     large_batches = [batch for batch in batches if batch[1] >= USEFUL_SEQUENCES]
@@ -51,7 +51,7 @@ def gpu_sizes(card: Card, engines: Sequence[EngineRequirements]) -> Iterator[lis
 def _combinations(
     engines: Sequence[EngineRequirements], lengths_of: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, ...]]:
-    """A context for each engine, in their order; the contexts of pooling engines vary fastest."""
+    """One context per engine, in their order; the contexts of pooling engines vary fastest."""
     order = sorted(range(len(engines)), key=lambda index: not ROLES[engines[index].role].generates)
     for lengths in product(*(lengths_of[index] for index in order)):
         by_index = dict(zip(order, lengths, strict=True))
@@ -59,7 +59,7 @@ def _combinations(
 
 
 def _useful(engine: EngineRequirements, contexts: list[int]) -> list[int]:
-    """The contexts that lose little."""
+    """Contexts whose reduction hardly matters."""
     if ROLES[engine.role].generates:
         return [length for length in contexts if length >= USEFUL_CONTEXT] or contexts[:1]
     # If the memory of a pooling engine is set, a shorter context costs the other engines nothing.
@@ -68,7 +68,7 @@ def _useful(engine: EngineRequirements, contexts: list[int]) -> list[int]:
 
 
 def sizes(engine: EngineRequirements, context: int, batched_tokens: int, sequences: int) -> Sizes:
-    """Sizes of one engine; what its requirements set wins."""
+    """Sizes of one engine; values of its requirements take precedence."""
     if not ROLES[engine.role].generates:
         batched_tokens = max(context, POOLING_BATCH)
     elif engine.shape.is_encoder:
@@ -87,7 +87,7 @@ def _contexts(engine: EngineRequirements) -> list[int]:
         return [engine.context]
     info, longest = ROLES[engine.role], engine.shape.max_context
     usual = [context for context in info.context_lengths if context < longest]
-    # A generating engine may use all that its model can do; batches of a pooling engine would become too large.
+    # A generating engine may use the model's full context; the batches of a pooling engine would become too large.
     return [longest, *usual] if info.generates or longest <= info.context_lengths[0] else usual
 
 

@@ -1,6 +1,6 @@
-"""`POST /v1/chat/completions`: what is accepted.
+"""Request schema of `POST /v1/chat/completions`.
 
-Source: OpenAI's schema `CreateChatCompletionRequest`. Answers are in `chat_response.py`.
+Source: OpenAI's schema `CreateChatCompletionRequest`. Responses are in `chat_response.py`.
 """
 
 from typing import Annotated, Any, Literal
@@ -18,30 +18,30 @@ from domain.conversation import (
 )
 from domain.errors import InvalidRequestError
 from domain.openai.common import TextMap
-from domain.openai.field import about
+from domain.openai.field import describe
 from domain.openai.nesting import check_json
 from domain.openai.sampling import SamplingFields, TokenCount
 from domain.requests import GenerationRequest
 from domain.sampling import StructuredOutputs
 
 MAX_TOOLS = 128
-NOT_HERE = "is not supported here"
+NOT_SUPPORTED = "is not supported here"
 
 
 class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function", forbid_unknown_fields=True):
-    """A function tool; OpenAI's custom tools are not offered."""
+    """A function tool; OpenAI's custom tools are not supported."""
 
     function: Function
 
 
 class NamedFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names one of the tools."""
+    """The name of one of the tools."""
 
     name: ToolName
 
 
 class NamedChoice(msgspec.Struct, frozen=True, tag_field="type", tag="function", forbid_unknown_fields=True):
-    """The model shall call this tool."""
+    """The model must call this tool."""
 
     function: NamedFunction
 
@@ -53,7 +53,7 @@ class AllowedTool(msgspec.Struct, frozen=True, tag_field="type", tag="function",
 
 
 class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Some of the tools, and whether one must be called."""
+    """A subset of the tools, and whether one must be called."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[AllowedTool], msgspec.Meta(min_length=1)]
@@ -62,13 +62,13 @@ class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AllowedChoice(
     msgspec.Struct, frozen=True, tag_field="type", tag="allowed_tools", forbid_unknown_fields=True
 ):
-    """The model may call these tools only."""
+    """The model may call only these tools."""
 
     allowed_tools: AllowedTools
 
 
 class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text", forbid_unknown_fields=True):
-    """Plain text, which is the default."""
+    """Plain text, the default."""
 
 
 class JsonObjectFormat(
@@ -84,7 +84,7 @@ class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     description: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
-    """Without effect: the answer follows the schema in any case."""
+    """Accepted and ignored: the answer always follows the schema."""
 
 
 class JsonSchemaFormat(
@@ -96,94 +96,99 @@ class JsonSchemaFormat(
 
 
 class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request to answer a conversation."""
+    """Body of a chat completion request."""
 
     messages: Annotated[
         Annotated[list[Message], msgspec.Meta(min_length=1)],
-        about("Roles system, developer, user, assistant and tool; content as text or text parts."),
+        describe("Roles system, developer, user, assistant and tool; content as text or text parts."),
     ]
-    model: Annotated[str, about("Name or alias of the generation model.")]
-    audio: Annotated[Any, about("The models write text only.", effect="refused")] = None
-    function_call: Annotated[Any, about("Use `tool_choice`.", effect="refused")] = None
-    functions: Annotated[Any, about("Use `tools`.", effect="refused")] = None
-    logprobs: Annotated[bool | None, about("Tell log probabilities.")] = None
+    model: Annotated[str, describe("Name or alias of the generation model.")]
+    audio: Annotated[Any, describe("Only text output is supported.", effect="refused")] = None
+    function_call: Annotated[Any, describe("Use `tool_choice`.", effect="refused")] = None
+    functions: Annotated[Any, describe("Use `tools`.", effect="refused")] = None
+    logprobs: Annotated[bool | None, describe("Return log probabilities.")] = None
     max_completion_tokens: Annotated[
         TokenCount | None,
-        about("Most tokens for each choice, reasoning included; default: what the context holds."),
+        describe("Maximum tokens per choice, including reasoning; default: the rest of the context length."),
     ] = None
-    metadata: Annotated[TextMap | None, about("At most 16 pairs of text. Nothing is stored.", effect="none")] = (
-        None
-    )
-    modalities: Annotated[list[Literal["text"]] | None, about("Only `text`.")] = None
-    moderation: Annotated[Any, about("There is no moderation model.", effect="refused")] = None
-    parallel_tool_calls: Annotated[bool | None, about("False: at most one call in an answer.")] = None
-    prediction: Annotated[dict[str, Any] | None, about("A hint for speed, which is not taken.", effect="none")] = (
-        None
-    )
-    prompt_cache_key: Annotated[str | None, about("Prefixes are cached in any case.", effect="none")] = None
+    metadata: Annotated[
+        TextMap | None, describe("At most 16 key-value pairs. Nothing is stored.", effect="none")
+    ] = None
+    modalities: Annotated[list[Literal["text"]] | None, describe("Only `text` is supported.")] = None
+    moderation: Annotated[Any, describe("Moderation is not supported.", effect="refused")] = None
+    parallel_tool_calls: Annotated[bool | None, describe("If false, at most one tool call per answer.")] = None
+    prediction: Annotated[dict[str, Any] | None, describe("Predicted outputs are not used.", effect="none")] = None
+    prompt_cache_key: Annotated[str | None, describe("Prefixes are always cached.", effect="none")] = None
     prompt_cache_options: Annotated[
-        dict[str, Any] | None, about("Prefixes are cached in any case.", effect="none")
+        dict[str, Any] | None, describe("Prefixes are always cached.", effect="none")
     ] = None
     prompt_cache_retention: Annotated[
-        Literal["in_memory", "in-memory", "24h"] | None, about("Prefixes are cached in any case.", effect="none")
+        Literal["in_memory", "in-memory", "24h"] | None, describe("Prefixes are always cached.", effect="none")
     ] = None
     reasoning_effort: Annotated[
         Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None,
-        about("Given to the chat template; `none` turns thinking off where the template can."),
+        describe("Passed to the chat template; `none` disables thinking if the template supports it."),
     ] = None
     response_format: Annotated[
         TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
-        about("`text`, `json_object` or `json_schema`; the tokens are constrained, `strict` or not."),
+        describe("`text`, `json_object` or `json_schema`; decoding is constrained with or without `strict`."),
     ] = None
-    safety_identifier: Annotated[str | None, about("There is nobody to tell.", effect="none")] = None
+    safety_identifier: Annotated[str | None, describe("Accepted and ignored.", effect="none")] = None
     service_tier: Annotated[
         Literal["auto", "default", "flex", "scale", "priority", "fast"] | None,
-        about("There is one tier.", effect="none"),
+        describe("There is only one tier.", effect="none"),
     ] = None
-    store: Annotated[bool | None, about("Nothing is stored.", effect="none")] = None
+    store: Annotated[bool | None, describe("Nothing is stored.", effect="none")] = None
     tool_choice: Annotated[
         Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None,
-        about("`none`, `auto`, `required`, one function, or `allowed_tools`."),
+        describe("`none`, `auto`, `required`, one function, or `allowed_tools`."),
     ] = None
-    tools: Annotated[list[Tool] | None, about("At most 128 functions; custom tools are refused.")] = None
+    tools: Annotated[list[Tool] | None, describe("At most 128 functions; custom tools are rejected.")] = None
     top_logprobs: Annotated[
-        Annotated[int, msgspec.Meta(ge=0, le=20)] | None, about("Tell so many likeliest tokens; needs `logprobs`.")
+        Annotated[int, msgspec.Meta(ge=0, le=20)] | None,
+        describe("Number of most likely tokens to return per position; requires `logprobs`."),
     ] = None
     verbosity: Annotated[
-        Literal["low", "medium", "high"] | None, about("The models know no such control.", effect="none")
+        Literal["low", "medium", "high"] | None, describe("Not supported by the models.", effect="none")
     ] = None
-    web_search_options: Annotated[Any, about("There is no web search.", effect="refused")] = None
+    web_search_options: Annotated[Any, describe("Web search is not supported.", effect="refused")] = None
 
     add_generation_prompt: Annotated[
-        bool | None, about("Whether the template opens the assistant's turn.", vllm=True)
+        bool | None, describe("Whether the template starts the assistant's turn.", vllm=True)
     ] = None
     add_special_tokens: Annotated[
-        bool | None, about("Whether the tokenizer adds its own to what the template wrote.", vllm=True)
+        bool | None,
+        describe("Whether the tokenizer adds special tokens to the output of the template.", vllm=True),
     ] = None
     chat_template_kwargs: Annotated[
-        dict[str, Any] | None, about("More variables for the chat template, such as `enable_thinking`.", vllm=True)
+        dict[str, Any] | None,
+        describe("Additional variables for the chat template, such as `enable_thinking`.", vllm=True),
     ] = None
     continue_final_message: Annotated[
-        bool | None, about("Go on with the last message; needs `add_generation_prompt: false`.", vllm=True)
+        bool | None, describe("Continue the last message; requires `add_generation_prompt: false`.", vllm=True)
     ] = None
     documents: Annotated[
-        list[dict[str, str]] | None, about("Documents for templates that know them.", vllm=True)
+        list[dict[str, str]] | None, describe("Documents for templates that support them.", vllm=True)
     ] = None
-    include_reasoning: Annotated[bool | None, about("False leaves `reasoning_content` out.", vllm=True)] = None
+    include_reasoning: Annotated[bool | None, describe("If false, `reasoning_content` is omitted.", vllm=True)] = (
+        None
+    )
 
     def to_request(self, conversation: Conversation) -> GenerationRequest:
-        """The domain's request.
+        """Convert to the domain's request.
 
         Args:
             conversation: from `to_conversation`.
 
         Raises:
-            InvalidRequestError: parameters that are each possible but not together, or not here.
+            InvalidRequestError: unsupported parameters, or an invalid combination.
         """
         self.check_stream_options()
         self._check_refused()
         sampling = self.to_sampling(
-            max_tokens=self._max_tokens(), logprobs=self._logprobs(), form=_form(self.response_format)
+            max_tokens=self._max_tokens(),
+            logprobs=self._logprobs(),
+            response_format=_structured_outputs(self.response_format),
         )
         return GenerationRequest(
             prompt=conversation,
@@ -193,21 +198,21 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
     def to_conversation(self) -> Conversation:
-        """Messages and tools.
+        """Convert messages and tools.
 
         Raises:
-            InvalidRequestError: a message without content, or tools that don't fit each other.
+            InvalidRequestError: a message without content, or invalid tools.
         """
         for position, message in enumerate(self.messages):
             check_message(message, f"messages[{position}]")
         check_json(self.chat_template_kwargs, "chat_template_kwargs")
         choice, name = self._tool_choice([tool.function for tool in self.tools or []])
-        tools, params = self._callable(choice)
+        tools, params = self._callable_tools(choice)
         continues = bool(self.continue_final_message)
         opens = (not continues) if self.add_generation_prompt is None else self.add_generation_prompt
         if continues and opens:
             raise InvalidRequestError(
-                "'continue_final_message' needs 'add_generation_prompt' to be false.",
+                "'continue_final_message' requires 'add_generation_prompt' to be false.",
                 param="continue_final_message",
                 code="invalid_value",
             )
@@ -226,8 +231,8 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             continue_final_message=continues,
         )
 
-    def _callable(self, choice: ToolChoice) -> tuple[list[Function], list[str]]:
-        """The tools that the model may call, and the request fields with their parameters. It knows no others."""
+    def _callable_tools(self, choice: ToolChoice) -> tuple[list[Function], list[str]]:
+        """The tools that are passed to the model, and the request fields with their parameters."""
         if choice is ToolChoice.NONE:
             return [], []
         allowed = None
@@ -236,15 +241,15 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         tools, params = [], []
         for position, tool in enumerate(self.tools or []):
             if allowed is None or tool.function.name in allowed:
-                tools.append(_described(tool.function, is_forced=choice in FORCED))
+                tools.append(_with_defaults(tool.function, is_forced=choice in FORCED))
                 params.append(_parameters_param(position))
         return tools, params
 
     def _check_refused(self) -> None:
-        for name, instead in REFUSED.items():
+        for name, hint in REFUSED.items():
             if getattr(self, name) is not None:
                 raise InvalidRequestError(
-                    f"'{name}' {NOT_HERE}. {instead}", param=name, code="unsupported_parameter"
+                    f"'{name}' {NOT_SUPPORTED}. {hint}", param=name, code="unsupported_parameter"
                 )
 
     def _max_tokens(self) -> int | None:
@@ -275,11 +280,11 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def _tool_choice(self, tools: list[Function]) -> tuple[ToolChoice, str | None]:
-        """The choice, and the name of the tool where it is one."""
+        """The tool choice, and the name of the tool if it selects a single one."""
         choice = self.tool_choice
         if self.tools is not None and not 0 < len(self.tools) <= MAX_TOOLS:
             raise InvalidRequestError(
-                f"'tools' must have 1 to {MAX_TOOLS} items, or be left out.",
+                f"'tools' must have 1 to {MAX_TOOLS} items, or be omitted.",
                 param="tools",
                 code="array_above_max_length" if self.tools else "empty_array",
             )
@@ -303,20 +308,20 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 REFUSED = {
-    "audio": "The models write text only.",
+    "audio": "Only text output is supported.",
     "function_call": "Use 'tool_choice'.",
     "functions": "Use 'tools'.",
     "moderation": "There is no moderation model.",
     "web_search_options": "There is no web search.",
 }
-"""Fields of OpenAI's that can't be honoured, and would be missed if they were passed over."""
+"""Fields of OpenAI's API that are rejected, because ignoring them would give the client a wrong answer."""
 
 
-def _described(tool: Function, *, is_forced: bool) -> Function:
-    """A tool with everything said that OpenAI leaves unsaid.
+def _with_defaults(tool: Function, *, is_forced: bool) -> Function:
+    """Make OpenAI's implicit defaults of a tool explicit.
 
-    Parameters are those of an object, and none if left out. A call that the client insists on follows the
-    schema, unless the client does not want that: small models would not get it right by themselves.
+    Parameters are those of an object; omitted ones mean no parameters. Forced calls follow the schema unless
+    `strict` is false, because small models would not follow it by themselves.
     """
     parameters = {"type": "object", "properties": {}} | (tool.parameters or {})
     strict = True if is_forced and tool.strict is None else tool.strict
@@ -324,19 +329,19 @@ def _described(tool: Function, *, is_forced: bool) -> Function:
 
 
 def check_message(message: Message, param: str) -> None:
-    """Raise InvalidRequestError for an assistant's message that says nothing, or says it in the old way."""
+    """Raise InvalidRequestError for an assistant message without content or with deprecated `function_call`."""
     if not isinstance(message, AssistantMessage):
         return
     if message.function_call is not None:
         raise InvalidRequestError(
-            f"'{param}.function_call' {NOT_HERE}. Use 'tool_calls'.",
+            f"'{param}.function_call' {NOT_SUPPORTED}. Use 'tool_calls'.",
             param=f"{param}.function_call",
             code="unsupported_parameter",
         )
-    says = (message.content, message.refusal, message.reasoning, message.reasoning_content)
-    if not message.tool_calls and all(part is None for part in says):
+    parts = (message.content, message.refusal, message.reasoning, message.reasoning_content)
+    if not message.tool_calls and all(part is None for part in parts):
         raise InvalidRequestError(
-            f"'{param}.content' must not be null in an assistant's message without 'tool_calls'.",
+            f"'{param}.content' must not be null in an assistant message without 'tool_calls'.",
             param=f"{param}.content",
             code="invalid_type",
         )
@@ -367,11 +372,13 @@ def _check_parameters(tool: Function, param: str) -> None:
         )
 
 
-def _form(wanted: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> StructuredOutputs | None:
-    if isinstance(wanted, JsonObjectFormat):
+def _structured_outputs(
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
+) -> StructuredOutputs | None:
+    if isinstance(response_format, JsonObjectFormat):
         return StructuredOutputs(json_object=True)
-    if isinstance(wanted, JsonSchemaFormat):
-        return StructuredOutputs(json=wanted.json_schema.schema or {})
+    if isinstance(response_format, JsonSchemaFormat):
+        return StructuredOutputs(json=response_format.json_schema.schema or {})
     return None
 
 
@@ -380,18 +387,18 @@ RESERVED_ARGUMENTS = {
     "continue_final_message", "self", "return_dict", "return_tensors", "return_assistant_tokens_mask",
     "padding", "truncation", "max_length", "tokenizer_kwargs",
 }  # fmt: skip
-"""What `apply_chat_template` of transformers takes for itself, and no template ever sees."""
+"""Parameters of `apply_chat_template` of transformers, which are not passed to the template."""
 
 
 def _template_arguments(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Refuse what would replace the template, or the conversation, by the back door, or fail behind it."""
+    """Reject arguments that would replace the template or the conversation, or cause an error in the engine."""
     for name in sorted(RESERVED_ARGUMENTS & set(arguments or {})):
         raise InvalidRequestError(
             f"'chat_template_kwargs' must not set '{name}'.",
             param=f"chat_template_kwargs.{name}",
             code="invalid_value",
         )
-    # vLLM's reasoning parsers read this one too, and fail on what is no switch.
+    # vLLM's reasoning parsers read this argument too, and fail if it is not a boolean.
     if not isinstance((arguments or {}).get("enable_thinking"), bool | None):
         raise InvalidRequestError(
             "'chat_template_kwargs.enable_thinking' must be true or false.",

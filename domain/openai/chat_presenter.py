@@ -1,4 +1,4 @@
-"""From results and events of an engine to OpenAI's chat objects, the same for every engine."""
+"""Converts results and events of any engine to OpenAI's chat completion objects."""
 
 import msgspec
 
@@ -29,7 +29,7 @@ from domain.results import (
 
 
 class ChatPresenter:
-    """Turns the events of one request into one answer or a series of chunks."""
+    """Converts the events of one request to one response or a series of chunks."""
 
     def __init__(
         self,
@@ -45,50 +45,50 @@ class ChatPresenter:
         self._created = created
         self._model = model
         self._top_logprobs = top_logprobs
-        # OpenAI ends a call that the client has named itself with "stop".
+        # OpenAI's finish reason is "stop" if the client named the function to call.
         self._calls_end_with = (
             ChatFinishReason.STOP if conversation.tool_choice is ToolChoice.NAMED else ChatFinishReason.TOOL_CALLS
         )
-        self._one_call = not conversation.parallel_tool_calls
-        # Log probabilities of what was thought would tell it.
-        self._tells_reasoning = conversation.include_reasoning
-        # Absent from chunks unless asked for; then null on all but the last.
+        self._is_single_call = not conversation.parallel_tool_calls
+        # Without reasoning log probabilities are omitted too, because their tokens would reveal it.
+        self._includes_reasoning = conversation.include_reasoning
+        # Absent from chunks by default; with `include_usage`, null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else UNSET
         self.usage = UsageCounter()
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._called: set[int] = set()
 
     def chunks(self, event: GenerationEvent, _prompt_index: int = 0) -> list[ChatChunk]:
-        """The chunks for one event: one with the role before a choice's first, one with the reason at its end."""
+        """The chunks for one event; a choice's role and its finish reason each have a chunk of their own."""
         if isinstance(event, GenerationUsage):
             self.usage.add(event)
             return []
         index = event.index
         calls = self._calls(event)
         chunks: list[ChatChunk] = []
-        if index not in self._begun:
-            self._begun.add(index)
+        if index not in self._started:
+            self._started.add(index)
             content = None if calls and not event.text else ""
             chunks.append(self._chunk(index, ChatDelta(role="assistant", content=content, refusal=None)))
-        gained = ChatDelta(
+        delta = ChatDelta(
             content=event.text or UNSET,
-            reasoning_content=(event.reasoning if self._tells_reasoning else "") or UNSET,
+            reasoning_content=(event.reasoning if self._includes_reasoning else "") or UNSET,
             tool_calls=[_call_part(call) for call in calls] or UNSET,
         )
-        logprobs = event.logprobs if self._tells_reasoning else None
-        if logprobs or event.text or gained.reasoning_content or calls:
-            chunks.append(self._chunk(index, gained, logprobs=logprobs))
+        logprobs = event.logprobs if self._includes_reasoning else None
+        if logprobs or event.text or delta.reasoning_content or calls:
+            chunks.append(self._chunk(index, delta, logprobs=logprobs))
         if event.finish_reason is not None:
             reason = self._reason(index, event.finish_reason)
             chunks.append(self._chunk(index, ChatDelta(), finish_reason=reason))
         return chunks
 
     def last_chunks(self) -> list[ChatChunk]:
-        """With `include_usage`, the last chunk: no choice, and the usage."""
+        """With `include_usage`, the last chunk, which has the usage and no choices."""
         return [self._chunk_of([], usage=self.usage.total())] if self._chunk_usage is None else []
 
     def whole(self, result: GenerationResult) -> ChatCompletion:
-        """The answer for a whole result."""
+        """The response for a complete result."""
         self.usage.add(result.usage)
         return ChatCompletion(
             id=self._id,
@@ -99,10 +99,10 @@ class ChatPresenter:
         )
 
     def _choice(self, choice: GenerationDelta) -> ChatChoice:
-        reasoning = choice.reasoning if self._tells_reasoning else ""
-        calls = [_whole_call(call) for call in self._calls(choice)]
+        reasoning = choice.reasoning if self._includes_reasoning else ""
+        calls = [_complete_call(call) for call in self._calls(choice)]
         message = ChatMessage(
-            # Null where a call takes the place of words, or where all of it was thinking.
+            # Null if there are only tool calls or only reasoning.
             content=choice.text if choice.text or not (calls or reasoning) else None,
             reasoning_content=reasoning or UNSET,
             tool_calls=calls or UNSET,
@@ -110,13 +110,13 @@ class ChatPresenter:
         return ChatChoice(
             index=choice.index,
             message=message,
-            logprobs=chat_logprobs(choice.logprobs if self._tells_reasoning else None, self._top_logprobs),
+            logprobs=chat_logprobs(choice.logprobs if self._includes_reasoning else None, self._top_logprobs),
             finish_reason=self._reason(choice.index, choice.finish_reason) if choice.finish_reason else None,
         )
 
     def _calls(self, delta: GenerationDelta) -> list[ToolCallDelta]:
         calls = delta.tool_calls
-        if self._one_call:
+        if self._is_single_call:
             calls = [call for call in calls if call.index == 0]
         if calls:
             self._called.add(delta.index)
@@ -147,7 +147,7 @@ class ChatPresenter:
         return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
 
 
-def _whole_call(call: ToolCallDelta) -> ChatToolCall:
+def _complete_call(call: ToolCallDelta) -> ChatToolCall:
     return ChatToolCall(
         id=call.id or "",
         type="function",

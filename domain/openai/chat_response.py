@@ -1,7 +1,7 @@
-"""`POST /v1/chat/completions`: what is answered, whole and in chunks.
+"""Response schemas of `POST /v1/chat/completions`, complete and streamed.
 
-Source: OpenAI's schemas `CreateChatCompletionResponse` and `CreateChatCompletionStreamResponse`, and what its
-service sends: a first delta with the role alone, a last one that is empty.
+Source: OpenAI's schemas `CreateChatCompletionResponse` and `CreateChatCompletionStreamResponse`, and the behavior
+of its service: the first delta has only the role, and the last one is empty.
 """
 
 import enum
@@ -25,14 +25,14 @@ class ChatFinishReason(enum.StrEnum):
 
 
 class ToolCallFunction(msgspec.Struct, kw_only=True):
-    """The function of a call; in a stream, a part of it."""
+    """The function of a tool call; in a stream, a part of it."""
 
     name: str | Unset = UNSET
     arguments: str = ""
 
 
 class ChatToolCall(msgspec.Struct, kw_only=True):
-    """One call; in a stream a part of it, with its index, and with id, type and name the first time only."""
+    """One tool call; in a stream a part of it, with its index; only the first part has id, type and name."""
 
     index: int | Unset = UNSET
     id: str | Unset = UNSET
@@ -41,7 +41,7 @@ class ChatToolCall(msgspec.Struct, kw_only=True):
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
-    """The answer of one choice. `reasoning_content` is there if the model thought, `tool_calls` if it called."""
+    """The message of one choice; `reasoning_content` and `tool_calls` are present only if they are not empty."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -52,7 +52,7 @@ class ChatMessage(msgspec.Struct, kw_only=True):
 
 
 class ChatDelta(msgspec.Struct, kw_only=True):
-    """What a choice gained: only the fields that it gained something in."""
+    """A delta of one choice; only fields with new content are present."""
 
     role: Literal["assistant"] | Unset = UNSET
     content: str | None | Unset = UNSET
@@ -62,7 +62,7 @@ class ChatDelta(msgspec.Struct, kw_only=True):
 
 
 class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the likeliest tokens of a position."""
+    """One of the most likely tokens at a position."""
 
     token: str
     logprob: float
@@ -70,7 +70,7 @@ class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatTokenLogprob(TopLogprob, frozen=True, kw_only=True):
-    """The token of a position, and the likeliest ones there."""
+    """The token at a position, and the most likely ones there."""
 
     top_logprobs: list[TopLogprob]
 
@@ -83,7 +83,7 @@ class ChatLogprobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One whole choice."""
+    """One complete choice."""
 
     index: int
     message: ChatMessage
@@ -92,7 +92,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What one choice gained."""
+    """A delta of one choice in a chunk."""
 
     index: int
     delta: ChatDelta
@@ -101,7 +101,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer."""
+    """The complete response."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -112,7 +112,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One chunk of a stream. With `include_usage`, `usage` is null on all but the last; without, absent."""
+    """One chunk of a stream. With `include_usage`, `usage` is null on all but the last; otherwise it is absent."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -123,20 +123,20 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def chat_logprobs(tokens: list[TokenLogprob] | None, top_logprobs: int) -> ChatLogprobs | None:
-    """OpenAI's object for log probabilities, with so many likeliest tokens at each position, likeliest first."""
+    """OpenAI's log probabilities, with the `top_logprobs` most likely tokens per position, most likely first."""
     if tokens is None:
         return None
     return ChatLogprobs(content=[_token_logprob(token, top_logprobs) for token in tokens])
 
 
 def _token_logprob(token: TokenLogprob, top_logprobs: int) -> ChatTokenLogprob:
-    # Stable: of equals, the engine's order stays.
-    likeliest = sorted(token.top or [], key=lambda pair: -pair[1])[:top_logprobs]
+    # The sort is stable: ties keep the engine's order.
+    most_likely = sorted(token.top or [], key=lambda pair: -pair[1])[:top_logprobs]
     return ChatTokenLogprob(
         token=token.token,
         logprob=token.logprob if token.logprob is not None else 0.0,
         bytes=_bytes(token.token),
-        top_logprobs=[TopLogprob(token=text, logprob=number, bytes=_bytes(text)) for text, number in likeliest],
+        top_logprobs=[TopLogprob(token=text, logprob=number, bytes=_bytes(text)) for text, number in most_likely],
     )
 
 

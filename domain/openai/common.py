@@ -1,4 +1,4 @@
-"""Pieces that several endpoints share."""
+"""Schemas and checks that several endpoints share."""
 
 from collections.abc import Sequence
 from typing import Annotated, TypeGuard
@@ -11,8 +11,8 @@ from domain.requests import Prompt
 from domain.results import GenerationUsage
 
 PromptInput = str | list[str | int | list[int]]
-"""Text, texts, token ids, or lists of token ids. msgspec has no union of array types, so that a list is of
-one kind is checked afterwards, by `as_prompts`."""
+"""Text, texts, token ids, or lists of token ids. msgspec has no union of array types, so `as_prompts` checks that
+all items of a list have one type."""
 
 MAX_TOKEN_ID = 2**31 - 1
 TextMap = Annotated[
@@ -27,13 +27,13 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN_ID)]
 
 
 class CompletionTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What completion tokens were spent on."""
+    """Breakdown of completion tokens."""
 
     reasoning_tokens: int
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """OpenAI's schema `CompletionUsage`; the details are there for models that reason."""
+    """OpenAI's schema `CompletionUsage`; the details are present for reasoning models."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -42,7 +42,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UsageCounter:
-    """Adds up what the prompts of one request took."""
+    """Adds up the usage of all prompts of one request."""
 
     def __init__(self) -> None:
         self._prompt_tokens = 0
@@ -50,7 +50,7 @@ class UsageCounter:
         self._reasoning_tokens: int | None = None
 
     def add(self, usage: GenerationUsage) -> None:
-        """Add one prompt's share."""
+        """Add one prompt's usage."""
         self._prompt_tokens += usage.prompt_tokens
         self._completion_tokens += usage.completion_tokens
         if usage.reasoning_tokens is not None:
@@ -62,7 +62,7 @@ class UsageCounter:
         return self._prompt_tokens + self._completion_tokens
 
     def total(self) -> Usage:
-        """The sum so far."""
+        """The total so far."""
         details = None
         if self._reasoning_tokens is not None:
             details = CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens)
@@ -79,19 +79,19 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
-    """Accepted and without effect: no padding is added to chunks."""
+    """Accepted and ignored: no padding is added to chunks."""
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id such as `cmpl-6f1c…`, with 32 hexadecimal digits."""
+    """A new id such as `cmpl-6f1c…`, with 32 hexadecimal digits."""
     return f"{prefix}-{random_hex()}"
 
 
 def as_prompts(value: PromptInput, param: str) -> list[Prompt]:
-    """The prompts in any of OpenAI's four forms, as a list with at least one.
+    """Convert prompts in any of OpenAI's four formats to a non-empty list.
 
     Raises:
-        InvalidRequestError: the list is empty, mixes kinds, or holds an empty text or an impossible token.
+        InvalidRequestError: the list is empty, mixes types, or contains an empty text or an invalid token id.
     """
     if isinstance(value, str):
         prompts: list[Prompt] = [value]
@@ -103,7 +103,7 @@ def as_prompts(value: PromptInput, param: str) -> list[Prompt]:
         prompts = list(value)
     else:
         raise InvalidRequestError(
-            f"Invalid type for '{param}': an array must hold only strings, only token ids, or only arrays "
+            f"Invalid type for '{param}': an array must contain only strings, only token ids, or only arrays "
             "of token ids.",
             param=param,
             code="invalid_type",
@@ -114,10 +114,10 @@ def as_prompts(value: PromptInput, param: str) -> list[Prompt]:
 
 
 def check_truncation(tokens: int | None) -> None:
-    """Raise InvalidRequestError for `truncate_prompt_tokens` that leave nothing of a prompt."""
+    """Raise InvalidRequestError if `truncate_prompt_tokens` is 0, which leaves nothing of a prompt."""
     if tokens == 0:
         raise InvalidRequestError(
-            "'truncate_prompt_tokens' must be at least 1, or -1 for as many as the context holds.",
+            "'truncate_prompt_tokens' must be at least 1, or -1 for the model's context length.",
             param="truncate_prompt_tokens",
             code="integer_below_min_value",
         )
@@ -140,8 +140,8 @@ def _check_prompt(prompt: Prompt, param: str) -> None:
         raise InvalidRequestError(f"'{param}' must not be empty.", param=param, code="empty_input")
     if isinstance(prompt, list) and not all(0 <= token <= MAX_TOKEN_ID for token in prompt):
         raise InvalidRequestError(
-            f"'{param}' holds a number that can't be a token id: ids are whole numbers from 0 to the size of "
-            "the model's vocabulary.",
+            f"'{param}' contains an invalid token id. Token ids are integers from 0 to the size of the model's "
+            "vocabulary.",
             param=param,
             code="invalid_value",
         )

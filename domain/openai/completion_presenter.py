@@ -1,4 +1,4 @@
-"""From results and events of an engine to OpenAI's completion objects, the same for every engine."""
+"""Converts results and events of any engine to OpenAI's completion objects."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from domain.results import GenerationDelta, GenerationEvent, GenerationResult, G
 
 
 class CompletionPresenter:
-    """Turns the events of one API request, of all its prompts, into one answer or a series of chunks.
+    """Converts the events of all prompts of one request to one response or a series of chunks.
 
-    With p prompts and n choices for each, choice i of prompt j has the index j · n + i.
+    With n choices per prompt, choice i of prompt j has the index j · n + i.
     """
 
     def __init__(self, *, completion_id: str, created: int, model: str, n: int, include_usage: bool) -> None:
@@ -20,13 +20,13 @@ class CompletionPresenter:
         self._created = created
         self._model = model
         self._n = n
-        # Absent from chunks unless asked for; then null on all but the last.
+        # Absent from chunks by default; with `include_usage`, null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else msgspec.UNSET
         self._offsets: dict[int, int] = {}
         self.usage = UsageCounter()
 
     def chunks(self, event: GenerationEvent, prompt_index: int = 0) -> list[Completion]:
-        """The chunk for a delta; none for what a prompt took, which is added to the sum."""
+        """The chunk for a delta; none for a prompt's usage, which is added to the total."""
         if isinstance(event, GenerationUsage):
             self.usage.add(event)
             return []
@@ -34,11 +34,11 @@ class CompletionPresenter:
         return [self._completion([choice], self._chunk_usage)]
 
     def last_chunks(self) -> list[Completion]:
-        """With `include_usage`, the last chunk: no choice, and the usage of all prompts."""
+        """With `include_usage`, the last chunk, which has the usage of all prompts and no choices."""
         return [self._completion([], self.usage.total())] if self._chunk_usage is None else []
 
     def whole(self, results: Sequence[GenerationResult]) -> Completion:
-        """The answer for the results of all prompts."""
+        """The response for the results of all prompts."""
         for result in results:
             self.usage.add(result.usage)
         choices = [

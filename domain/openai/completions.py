@@ -1,7 +1,7 @@
-"""`POST /v1/completions`: what is accepted and what is answered.
+"""Request and response schemas of `POST /v1/completions`.
 
-Source: OpenAI's schemas `CreateCompletionRequest` and `CreateCompletionResponse`; a stream sends the same
-object in parts.
+Source: OpenAI's schemas `CreateCompletionRequest` and `CreateCompletionResponse`; the chunks of a stream have the
+response's schema.
 """
 
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ import msgspec
 
 from domain.errors import InvalidRequestError
 from domain.openai.common import PromptInput, Usage, as_prompts
-from domain.openai.field import about
+from domain.openai.field import describe
 from domain.openai.sampling import SamplingFields
 from domain.requests import GenerationRequest
 from domain.results import FinishReason
@@ -20,44 +20,46 @@ DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request to continue prompts."""
+    """Body of a completion request."""
 
-    model: Annotated[str, about("Name or alias of the generation model.")]
-    prompt: Annotated[PromptInput, about("Text, texts, token ids or lists of token ids; at most 2,048.")]
+    model: Annotated[str, describe("Name or alias of the generation model.")]
+    prompt: Annotated[PromptInput, describe("Text, texts, token ids or lists of token ids; at most 2,048.")]
     best_of: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=20)] | None,
-        about("Generate so many and answer with the `n` of the highest mean log probability; not in streams."),
+        describe(
+            "Choices to generate, of which the `n` with the highest mean log probability are returned; no streams."
+        ),
     ] = None
-    echo: Annotated[bool | None, about("Put the prompt in front of the text.")] = None
+    echo: Annotated[bool | None, describe("Prepend the prompt to the text.")] = None
     logprobs: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=5)] | None,
-        about("Tell log probabilities, and so many likeliest tokens."),
+        describe("Return log probabilities, and this number of most likely tokens."),
     ] = None
     suffix: Annotated[
         str | None,
-        about("Text that follows the completion, for models whose vocabulary can fill in the middle."),
+        describe("Text that follows the completion, for models whose vocabulary supports fill-in-the-middle."),
     ] = None
 
     add_special_tokens: Annotated[
-        bool | None, about("Whether the tokenizer adds its own to a text.", vllm=True)
+        bool | None, describe("Whether the tokenizer adds special tokens to a text.", vllm=True)
     ] = None
 
     @property
     def candidates(self) -> int:
-        """Choices to generate for each prompt: as many as are asked for, or more of which the best are kept."""
+        """Choices to generate per prompt: `n`, or `best_of` if that is larger."""
         return max(self.best_of or 0, self.n or 1)
 
     def to_requests(self) -> list[GenerationRequest]:
-        """One domain request for each prompt, in their order.
+        """Convert to one domain request per prompt, in order.
 
         Raises:
-            InvalidRequestError: parameters that are each possible but not together.
+            InvalidRequestError: an invalid combination of parameters.
         """
         self._check_combinations()
         max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
         logprobs = self.logprobs
         if self.candidates > (self.n or 1) and logprobs is None:
-            # The best are chosen by them, asked for or not.
+            # Needed to choose the best, even if the client did not request them.
             logprobs = 0
         sampling = self.to_sampling(max_tokens=max_tokens, logprobs=logprobs)
         sampling = msgspec.structs.replace(sampling, n=self.candidates)
@@ -70,7 +72,7 @@ class CompletionBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_f
             )
         if self.suffix and not all(isinstance(prompt, str) for prompt in prompts):
             raise InvalidRequestError(
-                "'suffix' needs a 'prompt' that is text.", param="suffix", code="unsupported_value"
+                "'suffix' requires a 'prompt' that is text.", param="suffix", code="unsupported_value"
             )
         return [
             GenerationRequest(
@@ -111,9 +113,9 @@ class CompletionBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Logprobs(msgspec.Struct, kw_only=True):
-    """Log probabilities in the four parallel lists of the legacy endpoint.
+    """Log probabilities as four parallel lists.
 
-    `text_offset[i]` is where token i begins, in characters of the choice's text.
+    `text_offset[i]` is the offset of token i in the choice's text, in characters.
     """
 
     text_offset: list[int]
@@ -123,7 +125,7 @@ class Logprobs(msgspec.Struct, kw_only=True):
 
 
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One choice, or in a stream what it gained."""
+    """One choice; in a stream, a delta of it."""
 
     finish_reason: FinishReason | None
     index: int
@@ -132,9 +134,9 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, and each chunk of a stream.
+    """The complete response, or a chunk of a stream.
 
-    In a stream with `include_usage`, `usage` is null on all chunks but the last; without, it is absent.
+    In a stream with `include_usage`, `usage` is null on all chunks but the last; otherwise it is absent.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""`POST /v1/embeddings`: what is accepted and what is answered.
+"""Request and response schemas of `POST /v1/embeddings`.
 
-Source: OpenAI's schemas `CreateEmbeddingRequest` and `CreateEmbeddingResponse`. openai-python asks for
-base64 whenever its caller names no format, so both encodings are hot.
+Source: OpenAI's schemas `CreateEmbeddingRequest` and `CreateEmbeddingResponse`. openai-python requests base64
+unless its caller names a format, so both encodings are performance-critical.
 """
 
 import base64
@@ -11,7 +11,7 @@ import msgspec
 
 from domain.errors import InvalidRequestError
 from domain.openai.common import PromptInput, as_prompts, check_truncation
-from domain.openai.field import about
+from domain.openai.field import describe
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
 
@@ -19,33 +19,37 @@ MAX_INPUTS = 2048
 
 
 class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request to embed inputs."""
+    """Body of an embedding request."""
 
-    model: Annotated[str, about("Name or alias of the embedding model.")]
+    model: Annotated[str, describe("Name or alias of the embedding model.")]
     input: Annotated[
         PromptInput,
-        about("Text, texts, token ids or lists of token ids; at most 2,048, and 300,000 tokens together."),
+        describe(
+            "Text, texts, token ids or lists of token ids; at most 2,048 inputs and 300,000 tokens in total."
+        ),
     ]
     dimensions: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None,
-        about("Length of the vectors, for models trained for several (Matryoshka)."),
+        describe("Length of the vectors, for models trained for several lengths (Matryoshka)."),
     ] = None
-    encoding_format: Annotated[Literal["float", "base64"] | None, about("`float` unless `base64`.")] = None
-    user: Annotated[str | None, about("There is nobody to tell.", effect="none")] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None, describe("`float` (the default) or `base64`.")
+    ] = None
+    user: Annotated[str | None, describe("Accepted and ignored.", effect="none")] = None
 
     add_special_tokens: Annotated[
-        bool | None, about("Whether the tokenizer adds its own to a text.", vllm=True)
+        bool | None, describe("Whether the tokenizer adds special tokens to a text.", vllm=True)
     ] = None
     truncate_prompt_tokens: Annotated[
         Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None,
-        about("Cut longer inputs to so many tokens; -1 for what the context holds.", vllm=True),
+        describe("Truncate inputs to this number of tokens; -1 for the context length.", vllm=True),
     ] = None
 
     def to_request(self) -> EmbeddingRequest:
-        """The domain's request.
+        """Convert to the domain's request.
 
         Raises:
-            InvalidRequestError: an empty, mixed or too long `input`, or one that would be cut to nothing.
+            InvalidRequestError: an empty, mixed or too long `input`, or an invalid `truncate_prompt_tokens`.
         """
         check_truncation(self.truncate_prompt_tokens)
         inputs = as_prompts(self.input, "input")
@@ -65,7 +69,7 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class EmbeddingUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of all inputs; there is no completion, so both numbers agree."""
+    """Tokens of all inputs; both numbers are equal, because there is no completion."""
 
     prompt_tokens: int
     total_tokens: int
@@ -80,7 +84,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbeddingResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer."""
+    """The response."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
@@ -91,7 +95,7 @@ class EmbeddingResponse(msgspec.Struct, frozen=True, kw_only=True):
 def embedding_response(
     result: EmbeddingResult, model: str, encoding_format: Literal["float", "base64"] | None
 ) -> EmbeddingResponse:
-    """The answer for a result, in the format that the client asked for; float unless it said base64."""
+    """The response for a result, with vectors in the requested format; the default is float."""
     row_bytes = result.dimensions * 4
     rows = memoryview(result.vectors)
     data: list[Embedding] = []
@@ -101,7 +105,7 @@ def embedding_response(
         if encoding_format == "base64":
             vector = base64.b64encode(row).decode("ascii")
         else:
-            # typeshed knows of no format but bytes.
+            # typeshed has no overload for float formats.
             vector = cast(list[float], row.cast("f").tolist())
         data.append(Embedding(index=index, embedding=vector))
     usage = EmbeddingUsage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens)

@@ -1,4 +1,4 @@
-"""The error body, the same for every status and for error events inside a stream."""
+"""Schema of error responses, the same for every status and for error events in streams."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from domain.errors import InferenceError
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's schema `Error`: all four keys are always there; `code` is a string or null."""
+    """OpenAI's schema `Error`: all four keys are always present; `code` is a string or null."""
 
     message: str
     type: str
@@ -21,7 +21,7 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def error_response(error: InferenceError) -> ErrorResponse:
-    """The body that tells a client of this failure."""
+    """The response body for an error."""
     return ErrorResponse(
         error=ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
     )

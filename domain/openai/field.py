@@ -1,22 +1,22 @@
-"""What is told of a request field: in the OpenAPI document, and in the table of parameters."""
+"""Descriptions of request fields, for the OpenAPI document and the parameter tables."""
 
 from typing import Literal
 
 import msgspec
 
-Effect = Literal["honoured", "none", "refused"]
+Effect = Literal["honored", "none", "refused"]
 
 EFFECT = "x-effect"
 FROM_VLLM = "x-vllm"
 
 
-def about(text: str, *, effect: Effect = "honoured", vllm: bool = False) -> msgspec.Meta:
-    """Says what a field does.
+def describe(text: str, *, effect: Effect = "honored", vllm: bool = False) -> msgspec.Meta:
+    """Describe a request field.
 
     Args:
-        text: one sentence, for the reader of the table.
-        effect: honoured, accepted without effect, or refused unless it is null.
-        vllm: whether the field is vLLM's addition; else it is OpenAI's.
+        text: one sentence for the parameter tables.
+        effect: honored, accepted without effect, or refused unless it is null.
+        vllm: whether the field is an addition of vLLM rather than OpenAI's.
     """
     extra: dict[str, object] = {EFFECT: effect}
     if vllm:

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}` (OpenAI's schemas `Model` and `ListModelsResponse`)."""
+"""Response schemas of `GET /v1/models` and `GET /v1/models/{id}` (OpenAI's `Model` and `ListModelsResponse`)."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -26,7 +26,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def model_object(card: ModelCard, name: str | None = None) -> Model:
-    """The API's view of a card, under its own name or one of its aliases."""
+    """The API's model object for a card, under its own name or an alias."""
     limit = card.max_model_len if card.max_model_len is not None else msgspec.UNSET
     return Model(id=name or card.name, created=card.created, max_model_len=limit)
 

@@ -1,7 +1,7 @@
-"""Limits of JSON that clients design themselves: schemas and template variables.
+"""Limits nesting and integers of client-defined JSON: schemas and template variables.
 
-Several libraries walk such a value, each recursively in its own way, and it travels to the engine in MessagePack,
-which has no integers of more than 64 bits.
+Several libraries walk such a value recursively, and it is sent to the engine as MessagePack, which has no integers
+of more than 64 bits.
 """
 
 from typing import Any
@@ -9,18 +9,18 @@ from typing import Any
 from domain.errors import InvalidRequestError
 
 MAX_NESTING = 64
-"""Levels of objects and arrays; vLLM allows as many in a schema (vllm.sampling_params.check_json_nesting)."""
+"""Levels of objects and arrays, the limit of vLLM for schemas (vllm.sampling_params.check_json_nesting)."""
 
 
 def check_json(value: Any, param: str) -> None:
-    """Check a decoded JSON value, in one walk.
+    """Check a decoded JSON value in a single walk.
 
     Args:
-        value: the value; anything that is no object or array nests at no level.
-        param: the request field that has it.
+        value: the value; scalars have no nesting levels.
+        param: the request field of the value.
 
     Raises:
-        InvalidRequestError: it nests deeper than MAX_NESTING levels, or holds an integer of more than 64 bits.
+        InvalidRequestError: it has more than MAX_NESTING levels, or an integer of more than 64 bits.
     """
     level, has_large_number = [value], False
     for _ in range(MAX_NESTING + 1):
@@ -43,8 +43,7 @@ def check_json(value: Any, param: str) -> None:
         )
     if has_large_number:
         raise InvalidRequestError(
-            f"'{param}' holds a whole number of more than 64 bits. Write it with a decimal point, or leave it "
-            "out.",
+            f"'{param}' contains an integer of more than 64 bits. Write it with a decimal point, or omit it.",
             param=param,
             code="invalid_value",
         )

@@ -1,7 +1,7 @@
-"""The request fields that completions and chat completions share: OpenAI's own, and vLLM's additions.
+"""Sampling fields that completion and chat completion requests share: OpenAI's, and vLLM's additions.
 
-vLLM's names and meaning are those of its own server (vllm.entrypoints.openai.completion.protocol, 0.32.0), so
-that `extra_body` works here as it does there.
+vLLM's fields have the names and meaning of its own server (vllm.entrypoints.openai.completion.protocol, 0.32.0),
+so that `extra_body` works as with vLLM's server.
 """
 
 import re
@@ -11,13 +11,13 @@ import msgspec
 
 from domain.errors import InvalidRequestError
 from domain.openai.common import MAX_TOKEN_ID, StreamOptions, TokenId, check_truncation
-from domain.openai.field import about
+from domain.openai.field import describe
 from domain.openai.nesting import check_json
 from domain.sampling import SamplingParameters, StructuredOutputs
 
 MAX_STOPS = 4
 
-# Whole numbers of at most ten digits; zeros in front are harmless.
+# Integers of at most ten digits, with optional leading zeros.
 _TOKEN_ID = re.compile(r"0{0,20}[0-9]{1,10}", re.ASCII)
 
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
@@ -27,106 +27,112 @@ TokenIds = Annotated[list[TokenId], msgspec.Meta(max_length=4096)]
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to sample, as a client says it."""
+    """Sampling fields of a request."""
 
-    frequency_penalty: Annotated[Penalty | None, about("Against tokens by how often they came.")] = None
-    logit_bias: Annotated[dict[str, Bias] | None, about("Token id → bias.")] = None
-    max_tokens: Annotated[TokenCount | None, about("Most tokens for each choice.")] = None
+    frequency_penalty: Annotated[
+        Penalty | None, describe("Penalizes tokens by how often they already appear.")
+    ] = None
+    logit_bias: Annotated[dict[str, Bias] | None, describe("Token id → bias.")] = None
+    max_tokens: Annotated[TokenCount | None, describe("Maximum tokens per choice.")] = None
     n: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=128)] | None,
-        about("Choices for each prompt; greedy ones are generated once and copied."),
+        describe("Choices per prompt; with greedy sampling, one is generated and copied."),
     ] = None
-    presence_penalty: Annotated[Penalty | None, about("Against tokens that came at all.")] = None
+    presence_penalty: Annotated[Penalty | None, describe("Penalizes tokens that already appear.")] = None
     seed: Annotated[
         Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
-        about("The same seed gives the same text."),
+        describe("Makes sampling reproducible."),
     ] = None
-    stop: Annotated[str | list[str] | None, about("At most 4 sequences that end the text.")] = None
-    stream: Annotated[bool | None, about("Send parts as they come.")] = None
+    stop: Annotated[str | list[str] | None, describe("At most 4 sequences that end the text.")] = None
+    stream: Annotated[bool | None, describe("Stream deltas as server-sent events.")] = None
     stream_options: Annotated[
         StreamOptions | None,
-        about("`include_usage` is honoured, `include_obfuscation` without effect: no padding is added."),
+        describe("`include_usage` is supported; `include_obfuscation` is ignored, because no padding is added."),
     ] = None
     temperature: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=2)] | None,
-        about("0 is greedy; left out, the model's own generation_config.json decides, else 1."),
+        describe("0 is greedy. Default: the value of the model's generation_config.json, or 1."),
     ] = None
-    top_p: Annotated[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, about("0 is greedy.")] = None
-    user: Annotated[str | None, about("There is nobody to tell.", effect="none")] = None
+    top_p: Annotated[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, describe("0 is greedy.")] = None
+    user: Annotated[str | None, describe("Accepted and ignored.", effect="none")] = None
 
-    allowed_token_ids: Annotated[TokenIds | None, about("The only tokens to choose from.", vllm=True)] = None
-    bad_words: Annotated[list[str] | None, about("Words that must not come.", vllm=True)] = None
-    guided_choice: Annotated[list[str] | None, about("Old name of `structured_outputs.choice`.", vllm=True)] = None
-    guided_grammar: Annotated[str | None, about("Old name of `structured_outputs.grammar`.", vllm=True)] = None
-    guided_json: Annotated[
-        dict[str, Any] | str | None, about("Old name of `structured_outputs.json`.", vllm=True)
+    allowed_token_ids: Annotated[
+        TokenIds | None, describe("The only tokens that may be generated.", vllm=True)
     ] = None
-    guided_regex: Annotated[str | None, about("Old name of `structured_outputs.regex`.", vllm=True)] = None
-    ignore_eos: Annotated[bool | None, about("Go on after the end-of-sequence token.", vllm=True)] = None
-    include_stop_str_in_output: Annotated[bool | None, about("Keep the stop sequence in the text.", vllm=True)] = (
+    bad_words: Annotated[list[str] | None, describe("Words that must not be generated.", vllm=True)] = None
+    guided_choice: Annotated[list[str] | None, describe("Old name of `structured_outputs.choice`.", vllm=True)] = (
         None
     )
+    guided_grammar: Annotated[str | None, describe("Old name of `structured_outputs.grammar`.", vllm=True)] = None
+    guided_json: Annotated[
+        dict[str, Any] | str | None, describe("Old name of `structured_outputs.json`.", vllm=True)
+    ] = None
+    guided_regex: Annotated[str | None, describe("Old name of `structured_outputs.regex`.", vllm=True)] = None
+    ignore_eos: Annotated[bool | None, describe("Continue after the end-of-sequence token.", vllm=True)] = None
+    include_stop_str_in_output: Annotated[
+        bool | None, describe("Keep the stop sequence in the text.", vllm=True)
+    ] = None
     min_p: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=1)] | None,
-        about("Least probability of a token, against the likeliest one's.", vllm=True),
+        describe("Minimum probability of a token, relative to the most likely one's.", vllm=True),
     ] = None
-    min_tokens: Annotated[TokenCount | None, about("No end before so many tokens.", vllm=True)] = None
+    min_tokens: Annotated[TokenCount | None, describe("Minimum tokens before the text may end.", vllm=True)] = None
     repetition_penalty: Annotated[
         Annotated[float, msgspec.Meta(gt=0, le=100)] | None,
-        about("Above 1 against tokens of prompt and text.", vllm=True),
+        describe("Values above 1 penalize tokens that appear in the prompt or the text.", vllm=True),
     ] = None
-    skip_special_tokens: Annotated[bool | None, about("Leave special tokens out of the text.", vllm=True)] = None
+    skip_special_tokens: Annotated[bool | None, describe("Omit special tokens from the text.", vllm=True)] = None
     spaces_between_special_tokens: Annotated[
-        bool | None, about("Put spaces between special tokens.", vllm=True)
+        bool | None, describe("Put spaces between special tokens.", vllm=True)
     ] = None
-    stop_token_ids: Annotated[TokenIds | None, about("Tokens that end the text.", vllm=True)] = None
+    stop_token_ids: Annotated[TokenIds | None, describe("Tokens that end the text.", vllm=True)] = None
     structured_outputs: Annotated[
         StructuredOutputs | None,
-        about("A form of the text: `json`, `json_object`, `regex`, `choice`, `grammar` or `structural_tag`.",
+        describe("Constrains the output: `json`, `json_object`, `regex`, `choice`, `grammar` or `structural_tag`.",
               vllm=True),
     ] = None  # fmt: skip
     top_k: Annotated[
         Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None,
-        about("Choose among so many tokens; 0 or -1 for all.", vllm=True),
+        describe("Sample from this number of most likely tokens; 0 or -1 for all.", vllm=True),
     ] = None
     truncate_prompt_tokens: Annotated[
         Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None,
-        about("Cut a longer prompt to so many tokens; -1 for what the context holds.", vllm=True),
+        describe("Truncate the prompt to this number of tokens; -1 for the context length.", vllm=True),
     ] = None
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream shall end with a chunk that tells the usage."""
+        """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def check_stream_options(self) -> None:
-        """Raise InvalidRequestError where options of a stream come without one."""
+        """Raise InvalidRequestError for `stream_options` without `stream`."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError(
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
             )
 
     def to_sampling(
-        self, *, max_tokens: int | None, logprobs: int | None, form: StructuredOutputs | None = None
+        self, *, max_tokens: int | None, logprobs: int | None, response_format: StructuredOutputs | None = None
     ) -> SamplingParameters:
-        """The domain's parameters.
+        """Convert to the domain's sampling parameters.
 
         Args:
-            max_tokens: most tokens for each choice, None for as many as the context holds.
-            logprobs: number of likeliest tokens to tell, None for no log probabilities.
-            form: a form that another field asks for.
+            max_tokens: maximum tokens per choice, None for the rest of the context length.
+            logprobs: number of most likely tokens to return, None for no log probabilities.
+            response_format: the constraint of `response_format`, if the request has that field.
 
         Raises:
-            InvalidRequestError: values that are each possible but not together.
+            InvalidRequestError: an invalid value, or an invalid combination.
         """
         check_truncation(self.truncate_prompt_tokens)
         if self.min_tokens and max_tokens is not None and self.min_tokens > max_tokens:
             raise InvalidRequestError(
-                f"'min_tokens' ({self.min_tokens}) must not be above the most tokens allowed ({max_tokens}).",
+                f"'min_tokens' ({self.min_tokens}) must not exceed the maximum number of tokens ({max_tokens}).",
                 param="min_tokens",
                 code="invalid_value",
             )
-        asked = _one_form(self, form)
+        constraint = _single_constraint(self, response_format)
         return SamplingParameters(
             max_tokens=max_tokens,
             n=self.n or 1,
@@ -138,8 +144,8 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logit_bias=_logit_bias(self.logit_bias),
-            structured_outputs=asked.outputs if asked is not None else None,
-            form_param=asked.param if asked is not None else "structured_outputs",
+            structured_outputs=constraint.outputs if constraint is not None else None,
+            structured_outputs_param=constraint.param if constraint is not None else "structured_outputs",
             top_k=self.top_k,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
@@ -163,14 +169,14 @@ def _stops(stop: str | list[str] | None) -> list[str]:
             code="array_above_max_length",
         )
     if not all(stops):
-        raise InvalidRequestError("'stop' must not hold an empty string.", param="stop")
+        raise InvalidRequestError("'stop' must not contain an empty string.", param="stop")
     return stops
 
 
 def _bad_words(words: list[str] | None) -> list[str] | None:
     if words is not None and not all(words):
         raise InvalidRequestError(
-            "'bad_words' must not hold an empty string.", param="bad_words", code="invalid_value"
+            "'bad_words' must not contain an empty string.", param="bad_words", code="invalid_value"
         )
     return words
 
@@ -180,7 +186,7 @@ def _logit_bias(bias: dict[str, float] | None) -> dict[int, float] | None:
         return None
     if not all(_TOKEN_ID.fullmatch(key) and int(key) <= MAX_TOKEN_ID for key in bias):
         raise InvalidRequestError(
-            "The keys of 'logit_bias' must be token ids, written as whole numbers.",
+            "The keys of 'logit_bias' must be token ids, written as integers.",
             param="logit_bias",
             code="invalid_value",
         )
@@ -193,47 +199,50 @@ def _not_empty(ids: list[int] | None, param: str) -> list[int] | None:
     return ids
 
 
-class _Form(NamedTuple):
-    """A form of the output, and the request field that asks for it."""
+class _Constraint(NamedTuple):
+    """A constraint on the output, and the request field that sets it."""
 
     param: str
     outputs: StructuredOutputs
 
 
-def _one_form(fields: SamplingFields, other: StructuredOutputs | None) -> _Form | None:
-    """The form that the output must have, asked for in one of several ways."""
-    asked = {
-        "response_format": other,
+def _single_constraint(fields: SamplingFields, response_format: StructuredOutputs | None) -> _Constraint | None:
+    """The constraint on the output, which one of several fields may set."""
+    candidates = {
+        "response_format": response_format,
         "structured_outputs": fields.structured_outputs,
-        "guided_json": _of(json=fields.guided_json),
-        "guided_regex": _of(regex=fields.guided_regex),
-        "guided_choice": _of(choice=fields.guided_choice),
-        "guided_grammar": _of(grammar=fields.guided_grammar),
+        "guided_json": _outputs(json=fields.guided_json),
+        "guided_regex": _outputs(regex=fields.guided_regex),
+        "guided_choice": _outputs(choice=fields.guided_choice),
+        "guided_grammar": _outputs(grammar=fields.guided_grammar),
     }
-    forms = [_Form(param, outputs) for param, outputs in asked.items() if outputs is not None]
-    if len(forms) > 1:
+    constraints = [_Constraint(param, outputs) for param, outputs in candidates.items() if outputs is not None]
+    if len(constraints) > 1:
+        first, second, *_ = constraints
         raise InvalidRequestError(
-            f"'{forms[1].param}' can't be used together with '{forms[0].param}': both ask for a form of the text.",
-            param=forms[1].param,
+            f"'{second.param}' can't be used together with '{first.param}': both constrain the output.",
+            param=second.param,
             code="invalid_value",
         )
-    if not forms:
+    if not constraints:
         return None
-    (form,) = forms
-    if form.outputs.forms != 1:
+    (constraint,) = constraints
+    if constraint.outputs.constraint_count != 1:
         raise InvalidRequestError(
-            f"'{form.param}' must have exactly one of 'json', 'json_object', 'regex', 'choice', 'grammar' and "
-            "'structural_tag'.",
-            param=form.param,
+            f"'{constraint.param}' must have exactly one of 'json', 'json_object', 'regex', 'choice', 'grammar' "
+            "and 'structural_tag'.",
+            param=constraint.param,
             code="invalid_value",
         )
-    if form.outputs.choice is not None and not all(form.outputs.choice or [""]):
+    if constraint.outputs.choice is not None and not all(constraint.outputs.choice or [""]):
         raise InvalidRequestError(
-            f"'{form.param}' must offer choices, none of them empty.", param=form.param, code="invalid_value"
+            f"'{constraint.param}' must have at least one choice, and no empty ones.",
+            param=constraint.param,
+            code="invalid_value",
         )
-    check_json(form.outputs.json, form.param)
-    return form
+    check_json(constraint.outputs.json, constraint.param)
+    return constraint
 
 
-def _of(**form: Any) -> StructuredOutputs | None:
-    return None if None in form.values() else StructuredOutputs(**form)
+def _outputs(**field: Any) -> StructuredOutputs | None:
+    return None if None in field.values() else StructuredOutputs(**field)

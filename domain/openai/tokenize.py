@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, as vLLM has them.
+"""Request and response schemas of `POST /tokenize` and `POST /detokenize`, as in vLLM.
 
 Source: vllm.entrypoints.serve.tokenize.protocol (0.32.0).
 """
@@ -11,31 +11,34 @@ from domain.conversation import Conversation, Message
 from domain.errors import InvalidRequestError
 from domain.openai.chat import ChatBody, Tool
 from domain.openai.common import TokenId
-from domain.openai.field import about
+from domain.openai.field import describe
 from domain.requests import TokenizeRequest
 from domain.results import Tokenization
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A text, or a conversation, to turn into tokens: exactly one of `prompt` and `messages`."""
+    """Body of a tokenize request: exactly one of `prompt` and `messages`."""
 
-    model: Annotated[str | None, about("Name or alias of either model; left out, the generation model.")] = None
-    prompt: Annotated[str | None, about("A text.")] = None
+    model: Annotated[str | None, describe("Name or alias of a model; default: the generation model.")] = None
+    prompt: Annotated[str | None, describe("A text.")] = None
     messages: Annotated[
         Annotated[list[Message], msgspec.Meta(min_length=1)] | None,
-        about("A conversation, for the generation model's chat template."),
+        describe("A conversation, for the generation model's chat template."),
     ] = None
     add_special_tokens: Annotated[
-        bool | None, about("Whether the tokenizer adds its own; default: to a text yes, to a conversation no.")
+        bool | None,
+        describe("Whether the tokenizer adds special tokens; default: yes for a text, no for a conversation."),
     ] = None
-    return_token_strs: Annotated[bool | None, about("Tell the tokens as the vocabulary writes them, too.")] = None
-    add_generation_prompt: Annotated[bool | None, about("As in chat completions.")] = None
-    continue_final_message: Annotated[bool | None, about("As in chat completions.")] = None
-    chat_template_kwargs: Annotated[dict[str, Any] | None, about("As in chat completions.")] = None
-    tools: Annotated[list[Tool] | None, about("As in chat completions.")] = None
+    return_token_strs: Annotated[bool | None, describe("Also return the tokens as strings of the vocabulary.")] = (
+        None
+    )
+    add_generation_prompt: Annotated[bool | None, describe("As in chat completions.")] = None
+    continue_final_message: Annotated[bool | None, describe("As in chat completions.")] = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, describe("As in chat completions.")] = None
+    tools: Annotated[list[Tool] | None, describe("As in chat completions.")] = None
 
     def to_request(self) -> TokenizeRequest:
-        """The domain's request.
+        """Convert to the domain's request.
 
         Raises:
             InvalidRequestError: neither or both of `prompt` and `messages`.
@@ -46,7 +49,7 @@ class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             prompt = self._conversation(self.messages)
         else:
             raise InvalidRequestError(
-                "Exactly one of 'prompt' and 'messages' is needed.",
+                "Exactly one of 'prompt' and 'messages' is required.",
                 param="prompt",
                 code="missing_required_parameter" if self.prompt is None else "invalid_value",
             )
@@ -76,21 +79,21 @@ class TokenizeResponse(msgspec.Struct, frozen=True, kw_only=True):
     token_strs: list[str] | None
 
 
-def tokenize_response(found: Tokenization, max_model_len: int | None) -> TokenizeResponse:
-    """The answer for a tokenization."""
+def tokenize_response(tokenization: Tokenization, max_model_len: int | None) -> TokenizeResponse:
+    """The response for a tokenization."""
     return TokenizeResponse(
-        count=len(found.token_ids),
+        count=len(tokenization.token_ids),
         max_model_len=max_model_len,
-        tokens=found.token_ids,
-        token_strs=found.strings,
+        tokens=tokenization.token_ids,
+        token_strs=tokenization.strings,
     )
 
 
 class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tokens to turn into text."""
+    """Body of a detokenize request."""
 
-    model: Annotated[str | None, about("Name or alias of either model; left out, the generation model.")] = None
-    tokens: Annotated[list[TokenId], about("Token ids of the model's own vocabulary.")]
+    model: Annotated[str | None, describe("Name or alias of a model; default: the generation model.")] = None
+    tokens: Annotated[list[TokenId], describe("Token ids of the model's vocabulary.")]
 
 
 class DetokenizeResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
-"""Admission: how much a role works on at a time, and how much may wait; past that a client hears no at once.
+"""Admission control: limits running and waiting requests per role and rejects excess requests immediately.
 
-A queue without a bound grows until everybody in it has given up by the time of their turn. Each role has bounds
-of its own, in requests and in tokens, so that a flood for one model leaves the other's clients alone. Who waits
-is let in by order of arrival.
+An unbounded queue grows until its requests time out before they run. Each role has its own bounds, in requests
+and in tokens, so that a burst for one model does not affect clients of the other. The queue is first in, first
+out.
 """
 
 import asyncio
@@ -19,24 +19,24 @@ from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, RequestContext
 from domain.requests import GenerationRequest, Request, ResultT
 
-LONGEST_RETRY_AFTER_S = 60
-LEARNING = 0.1
-"""Weight of the newest request in the running mean of how long one takes."""
+MAX_RETRY_AFTER_S = 60
+SMOOTHING = 0.1
+"""Weight of the newest request in the moving average of request durations."""
 
 
 class AdmissionBackend(BackendWrapper):
-    """Lets requests through up to the bounds, keeps some waiting, and refuses the rest."""
+    """Runs requests up to the bounds, queues further ones up to a limit, and rejects the rest."""
 
     def __init__(self, backend: InferenceBackend, bounds: Bounds) -> None:
         super().__init__(backend)
         self._bounds = bounds
         self._running = self._running_tokens = self._waiting_tokens = 0
-        self._queue: deque[_Place] = deque()
+        self._queue: deque[_Waiter] = deque()
         self._mean_s = 0.0
 
     @property
     def load(self) -> Load:
-        """What there is to do now."""
+        """Running and waiting work now."""
         return Load(
             running=self._running,
             waiting=len(self._queue),
@@ -71,33 +71,33 @@ class AdmissionBackend(BackendWrapper):
 
     async def _enter(self, tokens: int, context: RequestContext) -> None:
         if not self._queue and self._has_room(tokens):
-            self._take(tokens)
+            self._acquire(tokens)
             return
         bounds = self._bounds
         if (
             len(self._queue) >= bounds.max_waiting
-            # A request larger than the bound may still wait alone, or it could never be served.
+            # A request larger than the bound may wait if the queue is empty; otherwise it could never be served.
             or (self._queue and self._waiting_tokens + tokens > bounds.max_waiting_tokens)
         ):
             raise OverloadedError(
-                f"Too many requests are waiting for this model ({len(self._queue)} requests of some "
+                f"Too many requests are waiting for this model ({len(self._queue)} requests, about "
                 f"{self._waiting_tokens} tokens). Please try again later.",
                 retry_after_s=self._retry_after_s(),
             )
-        place = _Place(tokens)
-        self._queue.append(place)
+        waiter = _Waiter(tokens)
+        self._queue.append(waiter)
         self._waiting_tokens += tokens
         began = time.monotonic()
         try:
-            await place.turn
+            await waiter.admitted
         except asyncio.CancelledError:
-            if place.is_waiting:
-                self._queue.remove(place)
+            if waiter.is_waiting:
+                self._queue.remove(waiter)
                 self._waiting_tokens -= tokens
-                self._let_in()
-            elif not place.turn.cancelled():
-                # Its turn had come at the same moment.
-                self._give_back(tokens)
+                self._admit_waiters()
+            elif not waiter.admitted.cancelled():
+                # It was admitted just before the cancellation.
+                self._release(tokens)
             raise
         finally:
             if context.observer is not None:
@@ -105,45 +105,45 @@ class AdmissionBackend(BackendWrapper):
 
     def _leave(self, tokens: int, began: float) -> None:
         took = time.monotonic() - began
-        self._mean_s = took if self._mean_s == 0.0 else self._mean_s + LEARNING * (took - self._mean_s)
-        self._give_back(tokens)
+        self._mean_s = took if self._mean_s == 0.0 else self._mean_s + SMOOTHING * (took - self._mean_s)
+        self._release(tokens)
 
-    def _give_back(self, tokens: int) -> None:
+    def _release(self, tokens: int) -> None:
         self._running -= 1
         self._running_tokens -= tokens
-        self._let_in()
+        self._admit_waiters()
 
-    def _let_in(self) -> None:
-        while self._queue and (self._queue[0].turn.cancelled() or self._has_room(self._queue[0].tokens)):
-            place = self._queue.popleft()
-            place.is_waiting = False
-            self._waiting_tokens -= place.tokens
-            # One that has just been cancelled has not yet had the time to leave.
-            if not place.turn.cancelled():
-                self._take(place.tokens)
-                place.turn.set_result(None)
+    def _admit_waiters(self) -> None:
+        while self._queue and (self._queue[0].admitted.cancelled() or self._has_room(self._queue[0].tokens)):
+            waiter = self._queue.popleft()
+            waiter.is_waiting = False
+            self._waiting_tokens -= waiter.tokens
+            # A waiter that was just cancelled may still be in the queue.
+            if not waiter.admitted.cancelled():
+                self._acquire(waiter.tokens)
+                waiter.admitted.set_result(None)
 
-    def _take(self, tokens: int) -> None:
+    def _acquire(self, tokens: int) -> None:
         self._running += 1
         self._running_tokens += tokens
 
     def _has_room(self, tokens: int) -> bool:
-        # What is larger than the bound by itself is let in when nothing else runs.
+        # A request that exceeds the bound by itself is admitted when nothing else runs.
         return not self._running or (
             self._running < self._bounds.max_running
             and self._running_tokens + tokens <= self._bounds.max_running_tokens
         )
 
     def _retry_after_s(self) -> int:
-        """When the queue will have moved on by as much as it holds now."""
+        """Estimated seconds until the requests that wait now have been admitted."""
         wait_s = self._mean_s * (len(self._queue) + 1) / max(1, self._running)
-        return min(LONGEST_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
 
 
-class _Place:
-    """One in the queue."""
+class _Waiter:
+    """A request in the queue."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self.is_waiting = True
-        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
-"""Batching: embedding requests of several clients that wait at the same moment become one call of the engine.
+"""Batching: combines concurrent embedding requests of several clients into one engine call.
 
-What an engine's server spends on a request it then spends once for all of them. No request waits for others: one
-that finds no call running is passed on at once, and those that arrive meanwhile form the next batch.
+This pays the server's fixed cost per request once per batch. It adds no artificial delay: a request that finds no
+call running is forwarded immediately, and those that arrive during a call form the next batch.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from domain.results import EmbeddingResult
 
 MAX_INPUTS = 256
 MAX_TOKENS = 32_768
-"""Bounds a batch, so that no request waits for more than a moment's work of others. Texts are counted by their
-characters, of which a token has at least one as a rule."""
+"""Limits the size of a batch, so that no request waits long for the others in it. Texts are counted in characters,
+of which a token usually has at least one."""
 MAX_CALLS = 1
-"""With two, batches are half as full: before a vLLM server on two cores that served a tenth less."""
+"""With two, batches are half as full; throughput of a vLLM server on two cores was a tenth lower."""
 
 
 class BatchingBackend(BackendWrapper):
-    """Batches embedding requests if the backend reports the tokens of each input; else passes them through.
+    """Batches embedding requests if the backend reports the tokens of each input; otherwise passes them through.
 
-    Each request keeps its own order, usage and failure: if the engine refuses a batch, each of its requests is
-    sent again alone. Cancelling a request leaves the others of its batch alone; when all of them are cancelled,
+    Each request keeps its own order, usage and errors: if the engine rejects a batch, each of its requests is
+    retried alone. Cancelling a request does not affect the others of its batch; when all of them are cancelled,
     so is the batch.
     """
 
@@ -46,10 +46,10 @@ class BatchingBackend(BackendWrapper):
         """Make the policy.
 
         Args:
-            backend: the backend inside.
-            max_inputs: most inputs of a batch; a request with more is passed on alone.
-            max_tokens: most tokens of a batch.
-            max_calls: calls of the backend at a time.
+            backend: the wrapped backend.
+            max_inputs: maximum inputs of a batch; a request with as many or more is forwarded alone.
+            max_tokens: maximum tokens of a batch.
+            max_calls: maximum concurrent calls of the backend.
         """
         super().__init__(backend)
         self._max_inputs = max_inputs
@@ -60,7 +60,7 @@ class BatchingBackend(BackendWrapper):
         self._batches: set[asyncio.Task[None]] = set()
         self._can_batch = False
         self.batched = 0
-        """Requests that were part of a batch of several."""
+        """Requests that shared a batch with others."""
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port."""
@@ -97,7 +97,7 @@ class BatchingBackend(BackendWrapper):
             waiter.leave()
 
     def _call_done(self) -> None:
-        """One call has ended: the next batch starts, with all that wait and fit."""
+        """Start the next batches after a call has ended."""
         self._calls -= 1
         while self._waiting and self._calls < self._max_calls:
             waiters = self._take_batch()
@@ -111,7 +111,7 @@ class BatchingBackend(BackendWrapper):
                     waiter.on_leave = _cancel_when_empty(batch, waiters)
 
     def _take_batch(self) -> list["_Waiter"]:
-        """The next batch: in order of arrival, of one kind, and within the bounds."""
+        """The next batch: compatible requests in order of arrival, within the bounds."""
         taken: list[_Waiter] = []
         skipped: list[_Waiter] = []
         inputs = tokens = 0
@@ -139,7 +139,7 @@ class BatchingBackend(BackendWrapper):
             if task is not None:
                 self._batches.discard(task)
             for waiter in waiters:
-                # Only those whose batch was cancelled have no result yet.
+                # Only requests of a cancelled batch have no result yet.
                 waiter.fail(BackendUnavailableError("The service is stopping.", retry_after_s=1))
             self._call_done()
 
@@ -158,14 +158,14 @@ class BatchingBackend(BackendWrapper):
                 for waiter in waiters:
                     waiter.report_call(began, len(waiters), leader=context)
         except (BackendUnavailableError, BackendTimeoutError) as error:
-            # No input is to blame, and sending each again would only add to the trouble.
+            # No input is at fault, and retrying each request would only add load.
             for waiter in waiters:
                 waiter.fail(error)
         except Exception:
             await asyncio.gather(*(self._embed_alone(waiter) for waiter in waiters))
         else:
             if result.input_tokens is None:
-                # The sum can't be divided among the requests.
+                # The total can't be divided among the requests.
                 await asyncio.gather(*(self._embed_alone(waiter) for waiter in waiters))
             else:
                 _distribute(result, result.input_tokens, waiters)
@@ -182,7 +182,7 @@ class BatchingBackend(BackendWrapper):
 
 
 class _Waiter:
-    """A request that waits for its batch."""
+    """A request that waits for a batch."""
 
     def __init__(self, request: EmbeddingRequest, context: RequestContext) -> None:
         self.request = request
@@ -197,7 +197,7 @@ class _Waiter:
         self.result: asyncio.Future[EmbeddingResult] = asyncio.get_running_loop().create_future()
         self.has_left = False
         self.on_leave: Callable[[], None] = lambda: None
-        """Called when its client has the answer or wants none any more."""
+        """Called when the request is answered or cancelled."""
         self._since = time.monotonic()
         self._is_waiting = True
 
@@ -213,7 +213,7 @@ class _Waiter:
             self.context.observer.batched(began, time.monotonic(), batch_size=batch_size, trace=leader.trace)
 
     def leave(self) -> None:
-        """The client has its answer, or wants none any more."""
+        """Mark the request as answered or cancelled."""
         self.has_left = True
         self.report_wait(time.monotonic())
         self.on_leave()
@@ -229,7 +229,7 @@ class _Waiter:
 
 def _cancel_when_empty(batch: asyncio.Task[None], waiters: Sequence[_Waiter]) -> Callable[[], None]:
     def check() -> None:
-        # Some of those who left may have their result; then the batch has ended, or is about to.
+        # If some of them left with a result, the batch has ended or is about to.
         if all(waiter.has_left for waiter in waiters):
             batch.cancel()
 
@@ -237,7 +237,7 @@ def _cancel_when_empty(batch: asyncio.Task[None], waiters: Sequence[_Waiter]) ->
 
 
 def _distribute(result: EmbeddingResult, counts: list[int], waiters: Sequence[_Waiter]) -> None:
-    """Give each request its own rows and tokens."""
+    """Give each request its own rows and token counts."""
     row_bytes = 4 * result.dimensions
     begin = 0
     for waiter in waiters:

@@ -1,6 +1,6 @@
-"""Deadlines: no request takes longer than it may, and what is given up is given up in the engine too.
+"""Deadlines: aborts requests that exceed their timeout, in the engine too.
 
-The service has a longest time, and a client may ask for a shorter one. Waiting for one's turn counts.
+The service sets a maximum time, and a client may ask for a shorter one. Time in the queue counts.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from domain.requests import GenerationRequest, Request, ResultT
 
 
 class DeadlineBackend(BackendWrapper):
-    """Aborts what takes too long."""
+    """Aborts requests that take too long."""
 
     def __init__(self, backend: InferenceBackend, *, timeout_s: float) -> None:
         """Make the policy.
 
         Args:
-            backend: the backend inside.
-            timeout_s: longest time of a request, in seconds; 0 for none.
+            backend: the wrapped backend.
+            timeout_s: maximum time of a request, in seconds; 0 for no limit.
         """
         super().__init__(backend)
         self._timeout_s = timeout_s
@@ -37,7 +37,7 @@ class DeadlineBackend(BackendWrapper):
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
-        """See the port. Raises DeadlineError; what the consumer of the events does counts too."""
+        """See the port. Raises DeadlineError; the time that the consumer of the events takes counts too."""
         limit = asyncio.timeout(allowed_s := self._allowed_s(context))
         try:
             async with limit, self._backend.stream(request, context) as events:
@@ -46,7 +46,7 @@ class DeadlineBackend(BackendWrapper):
             raise _translated(error, limit, allowed_s) from error
 
     def _allowed_s(self, context: RequestContext) -> float | None:
-        """Seconds that the request may take, the smaller of two; None for as long as it likes."""
+        """Timeout of the request in seconds, the smaller of the two; None for no limit."""
         own = context.timeout_s
         if not self._timeout_s:
             return own
@@ -54,10 +54,10 @@ class DeadlineBackend(BackendWrapper):
 
 
 def _translated(error: TimeoutError, limit: asyncio.Timeout, allowed_s: float | None) -> Exception:
-    """DeadlineError if the limit was reached; a TimeoutError from elsewhere is not this policy's."""
+    """DeadlineError if the limit was reached; a TimeoutError from elsewhere is returned unchanged."""
     if not limit.expired():
         return error
     return DeadlineError(
-        f"The request took longer than the {allowed_s:g} seconds that it may take, and has been given up. Ask for "
-        "less at a time, or allow more time (the x-request-timeout header, or REQUEST_TIMEOUT_S of the service)."
+        f"The request exceeded its timeout of {allowed_s:g} seconds and was aborted. Send less work per request, "
+        "or raise the timeout (the x-request-timeout header, or the service's REQUEST_TIMEOUT_S)."
     )

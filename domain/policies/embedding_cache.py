@@ -1,8 +1,8 @@
-"""Single flight and an exact cache for embeddings: equal inputs are computed once.
+"""Embedding cache: computes equal inputs once, also when they are requested concurrently.
 
-Re-indexing a collection, or many users with the same question, asks for the same vectors again and again. What
-is kept is keyed by the exact input and by everything that changes its vector; it belongs to one model, and is
-dropped whenever the engine behind may have become another one.
+Re-indexing a collection, or many users with the same question, requests the same vectors repeatedly. Entries are
+keyed by the exact input and every parameter that changes its vector. They belong to one model, and are dropped
+whenever the engine may have been replaced.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, Prompt, Requ
 from domain.results import EmbeddingResult
 
 ENTRY_OVERHEAD_BYTES = 400
-"""What an entry takes besides its text and its vector: key, counters, places in two tables (CPython, 64 bit)."""
+"""Size of an entry without its text and its vector: key, counters, slots in two hash tables (CPython, 64 bit)."""
 
 Key = tuple[str | tuple[int, ...], int | None, int | None, bool]
 """Input, dimensions, truncation, special tokens."""
@@ -34,26 +34,26 @@ class Row(NamedTuple):
 
 
 class CachingBackend(BackendWrapper):
-    """Answers from memory where it can; the rest of a request goes on, in one piece."""
+    """Answers known inputs from memory, and forwards the rest of a request in one call."""
 
     def __init__(self, backend: InferenceBackend, *, max_bytes: int) -> None:
         """Make the policy.
 
         Args:
-            backend: the backend inside.
-            max_bytes: what all entries may take together; the least recently used ones make room.
+            backend: the wrapped backend.
+            max_bytes: maximum size of all entries together; the least recently used ones are evicted.
         """
         super().__init__(backend)
         self._max_bytes = max_bytes
         self._rows: OrderedDict[Key, Row] = OrderedDict()
         self._bytes = 0
-        self._flights: dict[Key, _Flight] = {}
+        self._running: dict[Key, _Computation] = {}
         self._reports_tokens_per_input = False
         self._hits = self._shared = self._misses = 0
 
     @property
     def stats(self) -> CacheStats:
-        """Counts so far."""
+        """Counters since the start."""
         return CacheStats(
             hits=self._hits,
             shared=self._shared,
@@ -64,18 +64,18 @@ class CachingBackend(BackendWrapper):
         )
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
-        """See the port. What was kept is dropped: the model may be another one."""
-        self.forget()
+        """See the port. Drops all entries: the model may be a different one."""
+        self.clear()
         card = await self._backend.start(on_step)
         self._reports_tokens_per_input = card.reports_tokens_per_input
         return card
 
     async def probe(self) -> None:
-        """See the port. An engine that was away may come back as another one, so what was kept is dropped."""
+        """See the port. Drops all entries if the probe fails: the engine may come back with a different model."""
         try:
             await self._backend.probe()
         except Exception:
-            self.forget()
+            self.clear()
             raise
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
@@ -86,37 +86,41 @@ class CachingBackend(BackendWrapper):
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         keys = [_key(item, request) for item in request.inputs]
-        known = {key: row for key in keys if (row := self._look_up(key)) is not None}
-        missing = dict.fromkeys(key for key in keys if key not in known)
+        rows_by_key = {key: row for key in keys if (row := self._lookup(key)) is not None}
+        missing = dict.fromkeys(key for key in keys if key not in rows_by_key)
         if len(missing) > 1 and not self._reports_tokens_per_input:
-            # The sum of all tokens can't be told apart.
+            # The total can't be divided among the inputs.
             return await self._backend.call(request, context)
-        self._hits += sum(key in known for key in keys)
-        flights = {self._flights[key] for key in missing if key in self._flights}
-        self._shared += sum(key in self._flights for key in missing)
-        own = [key for key in missing if key not in self._flights]
+        self._hits += sum(key in rows_by_key for key in keys)
+        computations = {self._running[key] for key in missing if key in self._running}
+        self._shared += sum(key in self._running for key in missing)
+        own = [key for key in missing if key not in self._running]
         if own:
             self._misses += len(own)
-            flights.add(self._start_flight(own, request, context))
-        for rows in await _results_of(flights):
-            known |= rows
-        left = [key for key in missing if key not in known]
+            computations.add(self._start_computation(own, request, context))
+        for rows in await _wait_for(computations):
+            rows_by_key |= rows
+        left = [key for key in missing if key not in rows_by_key]
         if left:
-            # Somebody else's request was refused, perhaps for another of its inputs.
-            known |= await self._compute(left, request, context)
-        return _result([known[key] for key in keys])
+            # Another request's computation was rejected, perhaps because of one of its other inputs.
+            rows_by_key |= await self._compute(left, request, context)
+        return _result([rows_by_key[key] for key in keys])
 
-    def _start_flight(self, keys: list[Key], request: EmbeddingRequest, context: RequestContext) -> "_Flight":
-        flight = _Flight(asyncio.create_task(self._compute(keys, request, context)), owner=asyncio.current_task())
+    def _start_computation(
+        self, keys: list[Key], request: EmbeddingRequest, context: RequestContext
+    ) -> "_Computation":
+        computation = _Computation(
+            asyncio.create_task(self._compute(keys, request, context)), owner=asyncio.current_task()
+        )
         for key in keys:
-            self._flights[key] = flight
-        flight.task.add_done_callback(lambda _task: self._clear(keys, flight))
-        return flight
+            self._running[key] = computation
+        computation.task.add_done_callback(lambda _task: self._remove_running(keys, computation))
+        return computation
 
-    def _clear(self, keys: list[Key], flight: "_Flight") -> None:
+    def _remove_running(self, keys: list[Key], computation: "_Computation") -> None:
         for key in keys:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            if self._running.get(key) is computation:
+                del self._running[key]
 
     async def _compute(
         self, keys: list[Key], request: EmbeddingRequest, context: RequestContext
@@ -124,7 +128,7 @@ class CachingBackend(BackendWrapper):
         inputs: list[Prompt] = [key[0] if isinstance(key[0], str) else list(key[0]) for key in keys]
         result = await self._backend.call(msgspec.structs.replace(request, inputs=inputs), context)
         if result.input_tokens is None and len(keys) > 1:
-            # A server that tells less than the one at the start did: the sum can't be told apart.
+            # This server reports only a total, unlike the one at the start; it can't be divided among the inputs.
             parts = await gather_all([self._compute([key], request, context) for key in keys])
             return {key: row for part in parts for key, row in part.items()}
         counts = result.input_tokens or [result.prompt_tokens]
@@ -132,16 +136,16 @@ class CachingBackend(BackendWrapper):
         vectors = [result.vectors[start : start + size] for start in range(0, len(result.vectors), size)]
         rows = {key: Row(vector, tokens) for key, vector, tokens in zip(keys, vectors, counts, strict=True)}
         for key, row in rows.items():
-            self._keep(key, row)
+            self._store(key, row)
         return rows
 
-    def _look_up(self, key: Key) -> Row | None:
+    def _lookup(self, key: Key) -> Row | None:
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
         return row
 
-    def _keep(self, key: Key, row: Row) -> None:
+    def _store(self, key: Key, row: Row) -> None:
         size = _size(key, row)
         if key in self._rows or size > self._max_bytes:
             return
@@ -150,16 +154,16 @@ class CachingBackend(BackendWrapper):
         while self._bytes > self._max_bytes:
             self._bytes -= _size(*self._rows.popitem(last=False))
 
-    def forget(self) -> None:
-        """Drop all vectors: the engine may have become another one."""
+    def clear(self) -> None:
+        """Drop all entries, because the engine may have been replaced."""
         self._rows.clear()
         self._bytes = 0
-        # Who waits for these still gets them; nobody joins them any more.
-        self._flights.clear()
+        # Requests that already wait for these still get them; later requests don't share them.
+        self._running.clear()
 
 
-class _Flight:
-    """A computation that one request began and others may wait for; it ends when nobody does any more."""
+class _Computation:
+    """A computation that one request started and others may share; cancelled when no request waits for it."""
 
     def __init__(self, task: asyncio.Task[dict[Key, Row]], *, owner: asyncio.Task[object] | None) -> None:
         self.task = task
@@ -167,26 +171,29 @@ class _Flight:
         self.waiting = 0
 
 
-async def _results_of(flights: set[_Flight]) -> list[dict[Key, Row]]:
-    """The rows of all flights. One's own failure is raised; the rows of another's failed flight are missing."""
-    if not flights:
+async def _wait_for(computations: set[_Computation]) -> list[dict[Key, Row]]:
+    """The rows of all computations.
+
+    Raises the failure of the caller's own computation, and leaves out the rows of another request's that failed.
+    """
+    if not computations:
         return []
-    for flight in flights:
-        flight.waiting += 1
+    for computation in computations:
+        computation.waiting += 1
     try:
-        await asyncio.wait([flight.task for flight in flights])
+        await asyncio.wait([computation.task for computation in computations])
     finally:
-        for flight in flights:
-            flight.waiting -= 1
-            if flight.waiting == 0 and not flight.task.done():
-                flight.task.cancel()
+        for computation in computations:
+            computation.waiting -= 1
+            if computation.waiting == 0 and not computation.task.done():
+                computation.task.cancel()
     me = asyncio.current_task()
     rows: list[dict[Key, Row]] = []
-    for flight in flights:
+    for computation in computations:
         try:
-            rows.append(flight.task.result())
+            rows.append(computation.task.result())
         except (InvalidRequestError, asyncio.CancelledError):
-            if flight.owner is me:
+            if computation.owner is me:
                 raise
     return rows
 
@@ -197,16 +204,16 @@ def _key(item: Prompt, request: EmbeddingRequest) -> Key:
 
 
 def _size(key: Key, row: Row) -> int:
-    """Bytes that an entry takes: at most four for a character, 36 for a number in a list."""
-    each = 4 if isinstance(key[0], str) else 36
-    return each * len(key[0]) + len(row.vector) + ENTRY_OVERHEAD_BYTES
+    """Bytes of an entry: at most 4 per character, 36 per token id."""
+    item_bytes = 4 if isinstance(key[0], str) else 36
+    return item_bytes * len(key[0]) + len(row.vector) + ENTRY_OVERHEAD_BYTES
 
 
 def _result(rows: list[Row]) -> EmbeddingResult:
     counts = [row.tokens for row in rows]
     total = sum(counts)
     if total > MAX_EMBEDDING_TOKENS:
-        # What was known already counts as well.
+        # Cached inputs count as well.
         raise TooManyTokensError(total, MAX_EMBEDDING_TOKENS)
     return EmbeddingResult(
         vectors=b"".join(row.vector for row in rows),

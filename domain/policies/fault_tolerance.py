@@ -1,4 +1,4 @@
-"""How failures of remote servers are handled: timeouts, retries and circuit breakers."""
+"""Fault tolerance settings: timeouts, retries and circuit breakers of remote servers."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""One server behind a role: what it has to do, how it failed last, and a circuit breaker before it."""
+"""One server behind a role: tracks its load and last error, and guards it with a circuit breaker."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -17,8 +17,8 @@ from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import GenerationRequest, Request, ResultT
 
-LONGEST_BACK_OFF_S = 10.0
-"""For how long at most a busy server is asked only if no other one is there."""
+MAX_BACK_OFF_S = 10.0
+"""Maximum time that a busy server gets requests only if no other one is available."""
 
 
 class ServerGroup:
@@ -27,42 +27,42 @@ class ServerGroup:
     _group: Sequence["Member"]
 
     def members(self) -> list[MemberHealth]:
-        """Their states now. Costs nothing."""
+        """Current states of the servers. Cheap: contacts no server."""
         return [member.health() for member in self._group]
 
 
 class Member(BackendWrapper):
-    """Passes requests on while the breaker is closed, and remembers what came of them."""
+    """Forwards requests while the breaker is closed, and records their outcomes."""
 
     def __init__(self, backend: InferenceBackend, *, address: str, breaker: CircuitBreaker, clock: Clock) -> None:
         """Make the policy.
 
         Args:
             backend: the server.
-            address: host and port, to tell it apart from others.
+            address: host and port, which identify the server.
             breaker: this server's own.
-            clock: where the time comes from.
+            clock: source of the time.
         """
         super().__init__(backend)
         self.address = address
         self.breaker = breaker
         self.state = BackendState.STARTING
-        """Kept by whoever watches it."""
+        """Set by the monitor of this server."""
         self.outstanding = 0
         self.ejections = 0
         self.last_error: str | None = None
-        self.on_trouble: Callable[[InferenceError], None] = lambda _error: None
-        """Told of requests that failed for want of the server."""
+        self.on_failure: Callable[[InferenceError], None] = lambda _error: None
+        """Called when a request fails because of the server."""
         self._clock = clock
         self._backs_off_until = 0.0
 
     @property
     def is_backing_off(self) -> bool:
-        """Whether the server said a moment ago that it has enough to do."""
+        """Whether the server recently answered that it is busy."""
         return self._backs_off_until > 0 and self._clock() < self._backs_off_until
 
     def health(self) -> MemberHealth:
-        """The state now. Costs nothing."""
+        """The current state. Cheap: does not contact the server."""
         return MemberHealth(
             address=self.address,
             state=self.state,
@@ -73,7 +73,7 @@ class Member(BackendWrapper):
         )
 
     def eject(self, reason: str) -> None:
-        """It was ready and is no more."""
+        """Mark a ready server as unavailable."""
         self.state = BackendState.UNAVAILABLE
         self.ejections += 1
         self.last_error = reason
@@ -93,10 +93,11 @@ class Member(BackendWrapper):
 
     @contextlib.contextmanager
     def _entered(self, weight: int) -> Iterator["_Progress"]:
-        """Lets a request to the server, if the breaker does, and notes what comes of it."""
+        """Let a request through to the server if the breaker allows it, and record the outcome."""
         if not self.breaker.enter():
             raise BackendUnavailableError(
-                "The model's server has failed too often and is left alone for a moment. Please try again later.",
+                "The model's server has failed too often and is temporarily out of rotation. Please try again "
+                "later.",
                 retry_after_s=self.breaker.retry_after_s,
             )
         self.outstanding += weight
@@ -104,10 +105,10 @@ class Member(BackendWrapper):
         try:
             yield progress
         except InferenceError as error:
-            self._note(error)
+            self._record(error)
             raise
         except BaseException:
-            # The client has gone; that the server had begun to answer is to its credit.
+            # The client disconnected; a server that had begun to answer counts as successful.
             if progress.has_answered:
                 self.breaker.succeeded()
             else:
@@ -118,31 +119,31 @@ class Member(BackendWrapper):
         finally:
             self.outstanding -= weight
 
-    def _note(self, error: InferenceError) -> None:
-        """What an error says of the server."""
+    def _record(self, error: InferenceError) -> None:
+        """Record an error's meaning for the state of the server."""
         if isinstance(error, BackendBusyError):
-            # It is well and says no: neither a failure nor a proof of being able to.
+            # The server is alive and rejects the request: neither a failure nor a success.
             self.breaker.abandoned()
-            self._backs_off_until = self._clock() + min(error.retry_after_s or 1, LONGEST_BACK_OFF_S)
+            self._backs_off_until = self._clock() + min(error.retry_after_s or 1, MAX_BACK_OFF_S)
             self.last_error = error.message
         elif isinstance(error, BackendUnavailableError | BackendTimeoutError | BackendFailedError):
             is_silent = isinstance(error, BackendUnreachableError | BackendTimeoutError)
             self.breaker.failed(is_silent=is_silent)
             self.last_error = error.message
-            self.on_trouble(error)
+            self.on_failure(error)
         else:
             self.breaker.succeeded()
 
 
 class _Progress:
-    """How far a request to a server has come."""
+    """Progress of a request to a server."""
 
     has_answered = False
     """Whether the server has begun to answer."""
 
 
 class LoneMember(Member, ServerGroup):
-    """The only server of its role, watched by nobody but those who probe it."""
+    """The only server of its role. It has no monitor: `start`, `stop` and `probe` update its state."""
 
     def members(self) -> list[MemberHealth]:
         """See `ServerGroup`."""
@@ -164,7 +165,7 @@ class LoneMember(Member, ServerGroup):
         await super().stop()
 
     async def probe(self) -> None:
-        """See the port. A server that is back gets its first request at once, whatever the breaker says."""
+        """See the port. If the server is back, ends the cool-down of its breaker."""
         try:
             await super().probe()
         except InferenceError as error:

@@ -1,27 +1,27 @@
-"""How much one API key may use in a minute: arithmetic alone, on a clock that is given.
+"""Rate limit: a token bucket that limits what one API key may use per minute.
 
-A bucket holds a minute's worth and refills steadily, so that a key may use its share in one burst or evenly,
-and never more than twice a minute's worth in any minute. What a request will cost is not known before it ends: it
-takes an estimate, and puts the difference back, or takes it, when it is known.
+A bucket holds one minute's quota and refills continuously, so that a key may use its quota in one burst or evenly,
+and never more than twice the quota in any minute. The cost of a request is known only when it ends: a request
+takes an estimate first, and the difference is given back or taken afterwards.
 """
 
 import math
 from collections.abc import Callable
 
 Clock = Callable[[], float]
-"""Seconds that only grow, such as `time.monotonic`."""
+"""Returns monotonic seconds, such as `time.monotonic`."""
 
 
 class Bucket:
-    """What is left of a minute's worth. It may go below nothing when a request cost more than was thought."""
+    """Remaining quota. It may become negative if a request costs more than its estimate."""
 
     def __init__(self, per_minute: int, *, shares: int = 1, clock: Clock) -> None:
-        """A full bucket.
+        """Create a full bucket.
 
         Args:
-            per_minute: what may be used in a minute, at least 1.
-            shares: how many buckets share that evenly; each holds at least 1.
-            clock: tells the time.
+            per_minute: quota per minute, at least 1.
+            shares: number of buckets that share the quota evenly; each holds at least 1.
+            clock: source of the time.
         """
         self.capacity = max(1, per_minute // shares)
         self._per_second = per_minute / shares / 60
@@ -31,20 +31,20 @@ class Bucket:
 
     @property
     def remaining(self) -> int:
-        """What can be taken now."""
+        """Amount that can be taken now."""
         self._refill()
         return max(0, math.floor(self._level))
 
     @property
     def reset_s(self) -> float:
-        """Seconds until it is full again, if nothing is taken."""
+        """Seconds until the bucket is full again, if nothing is taken."""
         self._refill()
         return (self.capacity - self._level) / self._per_second
 
     def take(self, amount: int) -> float:
-        """Take some; 0.0, or if there is not so much, take nothing and tell the seconds until there will be.
+        """Take an amount and return 0.0, or take nothing and return the seconds until it is available.
 
-        Infinity means never: it is more than the bucket holds.
+        Returns infinity for an amount above the capacity.
         """
         if amount > self.capacity:
             return math.inf
@@ -56,7 +56,7 @@ class Bucket:
         return 0.0
 
     def give(self, amount: int) -> None:
-        """Put some back that was taken and not used; below 0 takes more, whatever is left."""
+        """Give back an unused amount; a negative amount takes more, even below zero."""
         self._refill()
         self._level = min(self._level + amount, float(self.capacity))
 
@@ -67,7 +67,7 @@ class Bucket:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes durations in its headers: `20ms`, `1s`, `1.5s`, `6m0s`, `1h0m0s`."""
+    """Format a duration as OpenAI does in its headers: `20ms`, `1s`, `1.5s`, `6m0s`, `1h0m0s`."""
     milliseconds = math.ceil(max(0.0, seconds) * 1000)
     if milliseconds == 0:
         return "0s"

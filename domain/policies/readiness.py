@@ -1,9 +1,9 @@
-"""Readiness: a backend takes requests only after it has answered one itself.
+"""Readiness: supervises a backend and rejects requests while it is not ready.
 
-An engine that says it is up may still take many seconds over its first request (caches, kernels, tokenizer).
-So a start ends with a warm-up request, and until then clients get a 503 that says so. Afterwards a periodic
-probe notices an engine that went away, and one that came back. One that was lost, because its process ended or
-hangs, is ended and started again (`restarts.py` says when), while whatever else the service does goes on.
+An engine that reports that it is up may still need many seconds for its first request (caches, kernels,
+tokenizer). So a start ends with a warm-up request, and until then clients get a 503 that says so. Afterwards a
+periodic probe detects an engine that became unavailable, and one that came back. An engine whose process ended or
+hangs is stopped and restarted (`restarts.py` says when), without interrupting the rest of the service.
 """
 
 import asyncio
@@ -35,15 +35,15 @@ log = logging.getLogger("memoria")
 
 RETRY_AFTER_S = 5
 FIRST_RETRY_S = 0.25
-LONGEST_RETRY_S = 5.0
+MAX_RETRY_S = 5.0
 
-TROUBLE = (BackendState.UNAVAILABLE, BackendState.DEAD, BackendState.HUNG, BackendState.FAILED)
+UNHEALTHY = (BackendState.UNAVAILABLE, BackendState.DEAD, BackendState.HUNG, BackendState.FAILED)
 
 StateListener = Callable[[Role, BackendHealth], None]
 
 
 class ReadinessBackend:
-    """Wraps a backend: starts it, warms it up, watches it, and turns requests away while it is not ready."""
+    """Starts, warms up and monitors a backend, and rejects requests while it is not ready."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class ReadinessBackend:
         self._probe_interval_s = probe_interval_s
         self._on_change = on_change
         self._probe_now = asyncio.Event()
-        self._watcher: asyncio.Task[None] | None = None
+        self._monitor_task: asyncio.Task[None] | None = None
         self._restarts = Restarts(restart_rules)
-        self._start_now = asyncio.Event()
-        self._is_given_up = False
+        self._restart_now = asyncio.Event()
+        self._has_failed = False
         self._last_error: Fault | None = None
         self._card: ModelCard | None = None
         self._servers = layer(backend, ServerGroup)
@@ -72,7 +72,7 @@ class ReadinessBackend:
 
     @property
     def health(self) -> BackendHealth:
-        """The state now. Costs nothing and touches no engine."""
+        """The current state. Cheap: contacts no engine."""
         if self._servers is not None:
             return msgspec.structs.replace(self._health, members=self._servers.members())
         return self._health
@@ -83,41 +83,41 @@ class ReadinessBackend:
         return self._card
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
-        """Bring the backend up, trying again for as long as it can't be reached, warm it up, and watch it.
+        """Start the backend, retrying while it can't be reached, warm it up, and monitor it.
 
         Raises:
-            BackendFailedError: it can't start. It is watched all the same, and tried again after a long while.
+            BackendFailedError: it can't start. It is monitored nevertheless, and restarted after `slow_s`.
         """
         try:
-            return await self._bring_up(on_step)
+            return await self._start_backend(on_step)
         finally:
-            if self._is_given_up or self._health.state is BackendState.READY:
-                self._watcher = asyncio.create_task(self._watch(), name=f"watch-{self.role}")
+            if self._has_failed or self._health.state is BackendState.READY:
+                self._monitor_task = asyncio.create_task(self._monitor(), name=f"watch-{self.role}")
 
     def restart(self) -> bool:
-        """Try a failed engine again now, and not only after a long while; False if it has not failed."""
-        if self._is_given_up:
-            self._start_now.set()
-        return self._is_given_up
+        """Restart a failed engine now instead of after `slow_s`; return False if it has not failed."""
+        if self._has_failed:
+            self._restart_now.set()
+        return self._has_failed
 
     def drain(self) -> None:
-        """Take nothing new from now on; what is under way goes on."""
+        """Reject new requests from now on; requests in progress continue."""
         if self._health.state is not BackendState.STOPPED:
             self._change(BackendState.DRAINING, "The service is stopping.")
 
     async def stop(self) -> None:
-        """Stop watching, then stop the backend."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-            self._watcher = None
+        """Stop monitoring, then stop the backend."""
+        if self._monitor_task is not None:
+            self._monitor_task.cancel()
+            await asyncio.gather(self._monitor_task, return_exceptions=True)
+            self._monitor_task = None
         try:
             self._change(BackendState.STOPPED, "The service is stopping.")
         finally:
             await self._backend.stop()
 
     async def probe(self) -> None:
-        """Raise unless requests are taken now."""
+        """Raise BackendUnavailableError unless the backend is ready."""
         self._require_ready()
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
@@ -152,9 +152,9 @@ class ReadinessBackend:
         name = f"The model '{self._model}'" if self._model else f"The {self.role} backend"
         raise BackendUnavailableError(f"{name} {sentence}. Please try again later.", retry_after_s=RETRY_AFTER_S)
 
-    async def _bring_up(self, on_step: StepListener) -> ModelCard:
-        def told(step: str) -> None:
-            # It may have been on its way from another thread while the service was told to stop.
+    async def _start_backend(self, on_step: StepListener) -> ModelCard:
+        def report(step: str) -> None:
+            # A step from another thread may arrive after the service began to stop.
             if self._health.state is BackendState.STARTING:
                 self._change(BackendState.STARTING, step)
                 on_step(step)
@@ -162,7 +162,7 @@ class ReadinessBackend:
         delay_s = FIRST_RETRY_S
         while True:
             try:
-                card = await self._backend.start(told)
+                card = await self._backend.start(report)
                 self._card = (await warm_up(self._backend, card)).card
             except (BackendUnavailableError, BackendTimeoutError) as error:
                 if isinstance(error, (EngineDiedError, EngineHungError)):
@@ -175,35 +175,35 @@ class ReadinessBackend:
             else:
                 break
             await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, LONGEST_RETRY_S)
+            delay_s = min(delay_s * 2, MAX_RETRY_S)
         self._model = self._card.name
-        self._is_given_up = False
+        self._has_failed = False
         self._change(BackendState.READY, None)
         return self._card
 
     def _give_up(self, reason: str) -> None:
-        self._is_given_up = True
+        self._has_failed = True
         self._change(BackendState.FAILED, reason)
 
-    async def _watch(self) -> None:
-        """Probe from time to time, and at once when a request met trouble; bring back what was lost."""
+    async def _monitor(self) -> None:
+        """Probe periodically, and immediately after a failed request; restart a lost engine."""
         while True:
             try:
-                if self._is_given_up:
-                    await self._come_back(self._restarts.rules.slow_s)
+                if self._has_failed:
+                    await self._restart_after(self._restarts.rules.slow_s)
                 else:
                     await _wait(self._probe_now, self._probe_interval_s)
-                    await self._look()
+                    await self._check()
             except Exception:
-                # Whoever is told of changes may fail, a console whose pipe is closed for one; the watch goes on.
-                log.exception("watching the %s backend met trouble", self.role)
+                # A state listener may fail, such as a console whose pipe is closed; monitoring continues.
+                log.exception("error while monitoring the %s backend", self.role)
 
-    async def _look(self) -> None:
-        """One probe, and what follows from it."""
+    async def _check(self) -> None:
+        """Probe once, and update the state."""
         try:
             await self._backend.probe()
             if self._health.state not in SERVING and self._card is not None:
-                # It was away: whatever answers now may be a fresh, cold engine.
+                # It was unavailable: what answers now may be a new, cold engine.
                 self._card = (await warm_up(self._backend, self._card)).card
         except (EngineDiedError, EngineHungError) as error:
             await self._recover(error)
@@ -215,38 +215,38 @@ class ReadinessBackend:
             self._change(BackendState.READY, None)
 
     async def _recover(self, error: InferenceError) -> None:
-        """End a lost engine, and start a new one when it is time."""
+        """Stop a lost engine, and restart it after a delay."""
         is_dead = isinstance(error, EngineDiedError)
         self._change(BackendState.DEAD if is_dead else BackendState.HUNG, error.message)
         delay_s = self._restarts.lost(asyncio.get_running_loop().time())
-        await self._end_lost()
+        await self._stop_lost()
         if self._restarts.is_crash_loop:
             rules = self._restarts.rules
             self._give_up(
-                f"It was lost {rules.limit} times within {rules.window_s / 60:g} minutes, so the next attempt "
-                f"waits for {rules.slow_s / 60:g} minutes. The last time: {error.message}",
+                f"The engine was lost {rules.limit} times within {rules.window_s / 60:g} minutes, so the next "
+                f"start is delayed by {rules.slow_s / 60:g} minutes. Last error: {error.message}",
             )
-        await self._come_back(delay_s)
+        await self._restart_after(delay_s)
 
-    async def _come_back(self, delay_s: float) -> None:
-        """Start again after a while, or when told to."""
-        await _wait(self._start_now, delay_s)
-        self._change(BackendState.STARTING, "starting again")
-        await self._end_lost()
+    async def _restart_after(self, delay_s: float) -> None:
+        """Restart after a delay, or when `restart` is called."""
+        await _wait(self._restart_now, delay_s)
+        self._change(BackendState.STARTING, "restarting")
+        await self._stop_lost()
         with contextlib.suppress(Exception):
-            # What went wrong is told by the state; the next attempt follows from it.
-            await self._bring_up(ignore_step)
+            # The state reports the failure, and the next attempt follows from it.
+            await self._start_backend(ignore_step)
 
-    async def _end_lost(self) -> None:
+    async def _stop_lost(self) -> None:
         with contextlib.suppress(Exception):
-            # Whatever keeps it from ending in good order must not keep the next one from starting.
+            # A failure to shut down cleanly must not prevent the next start.
             await self._backend.stop()
 
     def _change(self, state: BackendState, reason: str | None) -> None:
         before = self._health
         if before.state is BackendState.DRAINING and state is not BackendState.STOPPED:
             return
-        if state in TROUBLE and reason:
+        if state in UNHEALTHY and reason:
             self._last_error = Fault(message=reason, at=_now())
         health = self._new_health(state, reason)
         if state is before.state:
@@ -266,10 +266,10 @@ class ReadinessBackend:
         )
 
 
-async def _wait(event: asyncio.Event, longest_s: float) -> None:
-    """Until something happens, or a while has passed."""
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event or a timeout, then clear the event."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(longest_s):
+        async with asyncio.timeout(timeout_s):
             await event.wait()
     event.clear()
 
@@ -279,5 +279,5 @@ def _now() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What to tell of a failure. A backend of somebody else's making may not keep to the port's errors."""
+    """Message for a failure; a third-party backend may raise other errors than the port's."""
     return error.message if isinstance(error, InferenceError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""When to start an engine again that was lost: soon at first, then later, and seldom if it keeps getting lost."""
+"""Restart backoff: restarts a lost engine soon at first, then later, and rarely if it keeps crashing."""
 
 from collections import deque
 
@@ -6,22 +6,22 @@ import msgspec
 
 
 class RestartRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How often an engine is started again."""
+    """Limits and delays of restarts."""
 
     limit: int = 5
-    """Losses within `window_s` after which it is given up for a while."""
+    """Losses within `window_s` that count as a crash loop."""
     window_s: float = 600.0
     first_delay_s: float = 0.5
     longest_delay_s: float = 30.0
     slow_s: float = 300.0
-    """How long a given-up engine is left alone before the next attempt."""
+    """Delay before the next start in a crash loop, or after a failed start."""
 
 
 DEFAULT_RULES = RestartRules()
 
 
 class Restarts:
-    """Counts losses, and says how long to wait after each."""
+    """Counts losses, and computes the delay after each."""
 
     def __init__(self, rules: RestartRules) -> None:
         self.rules = rules
@@ -31,14 +31,14 @@ class Restarts:
 
     @property
     def is_crash_loop(self) -> bool:
-        """Whether it was lost too often of late."""
+        """Whether the engine was lost too often recently."""
         return len(self._losses) >= self.rules.limit
 
     def lost(self, now: float) -> float:
         """Count a loss.
 
         Args:
-            now: seconds on any steady clock.
+            now: seconds of any monotonic clock.
 
         Returns:
             Seconds to wait before the next start.

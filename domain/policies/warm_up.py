@@ -1,4 +1,4 @@
-"""The first request of an engine, which takes longer than any other and is better not a user's."""
+"""Warm-up: sends an engine its first request, which is the slowest, before users' requests arrive."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,16 +19,16 @@ WARM_UP: Mapping[Role, Request[Any]] = {
 
 
 class WarmUpResult(msgspec.Struct, frozen=True):
-    """What a first request shows."""
+    """Result of the warm-up request."""
 
     card: ModelCard
-    """With the length of the vectors, of an embedder."""
+    """For an embedding model, with the length of its vectors."""
     vector: bytes
-    """The vector of a text that is always the same, to compare models by; empty for a generator."""
+    """The vector of a fixed text, to compare models by; empty for a generation model."""
 
 
 async def warm_up(backend: InferenceBackend, card: ModelCard) -> WarmUpResult:
-    """Put one request through an engine; learn the length of its vectors from the answer."""
+    """Send one request to an engine, and add the length of its vectors to the card."""
     result = await backend.call(WARM_UP[card.role], CONTEXT)
     if isinstance(result, EmbeddingResult):
         return WarmUpResult(msgspec.structs.replace(card, dimensions=result.dimensions), result.vectors)

@@ -1,4 +1,4 @@
-"""A backend around another one: everything passes through, and a policy overrides what it is about."""
+"""Base class of policies: forwards every call to the wrapped backend; a policy overrides the calls it changes."""
 
 from typing import TypeVar
 
@@ -9,17 +9,17 @@ T = TypeVar("T")
 
 
 def layer(backend: InferenceBackend, kind: type[T]) -> T | None:
-    """The outermost layer of a stack that is of a kind, if there is one."""
-    found: object = backend
-    while not isinstance(found, kind):
-        if not isinstance(found, BackendWrapper):
+    """The outermost layer of a stack that is an instance of `kind`; None if there is none."""
+    current: object = backend
+    while not isinstance(current, kind):
+        if not isinstance(current, BackendWrapper):
             return None
-        found = found._backend
-    return found
+        current = current._backend
+    return current
 
 
 class BackendWrapper:
-    """Passes every call of the port on to the backend inside."""
+    """Forwards every call of the port to the wrapped backend."""
 
     def __init__(self, backend: InferenceBackend) -> None:
         self._backend = backend

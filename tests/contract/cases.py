@@ -1,4 +1,4 @@
-"""The backends under contract, and what the tests need to know of each."""
+"""Backends under test, with the properties that the contract tests need."""
 
 from collections.abc import Awaitable, Callable
 
@@ -18,21 +18,21 @@ class Case(msgspec.Struct, kw_only=True):
     name: str
     backend: InferenceBackend
     tokenize: Callable[[str], list[int]]
-    """Token ids as the model itself would make them."""
+    """Token ids of a text, from the model's own tokenizer."""
     vocabulary: int
     lengths: tuple[int, ...]
-    """Lengths of vectors that an embedder was trained for, shortest first."""
+    """Vector lengths that an embedding model was trained for, shortest first."""
     max_model_len: int
     is_fake: bool = False
-    """Whether no engine is behind it: nothing constrains what it writes, and it never ends its thinking."""
+    """Whether it is a fake: its output is unconstrained, and its reasoning never ends."""
     abort_s: float = 0.1
-    """What the engine may take to drop cancelled work: far less than it takes to do it."""
+    """Maximum time to abort cancelled work, which is much shorter than the work."""
     running: Callable[[], Awaitable[int]]
-    """Requests that the engine itself says it is working on."""
+    """Requests in progress, as the engine reports them."""
 
 
 class Generated(msgspec.Struct, kw_only=True):
-    """A generation heard to its end."""
+    """A complete generation."""
 
     deltas: list[GenerationDelta]
     usage: GenerationUsage
@@ -44,18 +44,18 @@ class Generated(msgspec.Struct, kw_only=True):
         return "".join(delta.reasoning for delta in self.deltas)
 
     def calls(self) -> list[ToolCallDelta]:
-        """The tool calls, their parts joined."""
-        whole: dict[int, ToolCallDelta] = {}
+        """The complete tool calls."""
+        calls: dict[int, ToolCallDelta] = {}
         for part in [call for delta in self.deltas for call in delta.tool_calls]:
-            if part.index not in whole:
+            if part.index not in calls:
                 assert part.id, "the first part of a call has its id"
                 assert part.name, "and its name"
-                whole[part.index] = part
+                calls[part.index] = part
             else:
-                known = whole[part.index]
-                assert part.id in (None, known.id), "later parts have no other"
-                whole[part.index] = msgspec.structs.replace(known, arguments=known.arguments + part.arguments)
-        return [call for _, call in sorted(whole.items())]
+                call = calls[part.index]
+                assert part.id in (None, call.id), "later parts have the same id or none"
+                calls[part.index] = msgspec.structs.replace(call, arguments=call.arguments + part.arguments)
+        return [call for _, call in sorted(calls.items())]
 
     @property
     def finish_reason(self) -> str | None:
@@ -71,7 +71,7 @@ REQUEST_FIELDS = {"echo", "suffix", "truncate_prompt_tokens", "add_special_token
 async def generate(
     case: Case, prompt: str | list[int] | Conversation, *, stream: bool = True, **fields
 ) -> Generated:
-    """Generate to the end; checks what must hold of every event stream."""
+    """Generate to the end, and check the invariants of every event stream."""
     own = {name: fields.pop(name) for name in REQUEST_FIELDS & set(fields)}
     parameters = SamplingParameters(**{"max_tokens": 8, "temperature": 0.0} | fields)
     request = GenerationRequest(prompt=prompt, sampling=parameters, **own)
@@ -79,9 +79,9 @@ async def generate(
     *deltas, usage = events
     assert isinstance(usage, GenerationUsage)
     assert all(isinstance(delta, GenerationDelta) for delta in deltas)
-    assert all(delta.says_something for delta in deltas)
+    assert all(delta.has_content for delta in deltas)
     for index in range(parameters.n):
         reasons = [delta.finish_reason for delta in deltas if delta.index == index]
-        assert reasons[-1] is not None, "the last delta of a choice tells why it ended"
+        assert reasons[-1] is not None, "the last delta of a choice has its finish reason"
         assert all(reason is None for reason in reasons[:-1]), "and no delta before it does"
     return Generated(deltas=deltas, usage=usage)

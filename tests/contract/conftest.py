@@ -34,7 +34,7 @@ REAL_KINDS = [
 KINDS = [
     "fake",
     "readiness",
-    "joining",
+    "batching",
     "caching",
     "admission",
     "deadline",
@@ -42,14 +42,14 @@ KINDS = [
     "balancing",
     *REAL_KINDS,
 ]
-# So few at a time that most requests of a crowd wait.
+# So narrow that most of many concurrent requests wait.
 NARROW = Bounds(max_running=2, max_waiting=100, max_running_tokens=10**6, max_waiting_tokens=10**9)
 NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
 
 
 @pytest.fixture(scope="package")
 def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
-    """vLLM configurations of the tiny models, for engines of this process."""
+    """vLLM configurations of the tiny models, for in-process engines."""
     from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
 
     prepare_environment(log_level="error", offline=True)
@@ -69,7 +69,7 @@ def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
 
 @pytest.fixture(scope="package")
 async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGenerator[dict, None]:
-    """Both tiny models on engines of this process, which end with this folder."""
+    """Both tiny models on in-process engines, which stop after the tests of this package."""
     from adapters.vllm.inprocess.backend import VLLMInProcessBackend
 
     backends = {
@@ -82,7 +82,7 @@ async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGener
 
 
 Kind = tuple[str, dict[str, Any]]
-"""Name of a backend, and the shared engines that it needs."""
+"""Name of a backend, and the shared engines that it uses."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -113,7 +113,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
     fake = fakes[0]
     wrapped = {
         "readiness": lambda: ReadinessBackend(fake, role, model="fake"),
-        "joining": lambda: BatchingBackend(fake),
+        "batching": lambda: BatchingBackend(fake),
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
         "admission": lambda: AdmissionBackend(fake, NARROW),
         "deadline": lambda: DeadlineBackend(fake, timeout_s=60),
@@ -172,11 +172,11 @@ async def _http(role: Role, engines: dict[str, Any]) -> tuple[Case, Callable[[],
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             metrics = (await client.get(f"{url}/metrics")).text
         counts = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([\d.]+)$", metrics, re.M)
-        assert counts, "the server tells its running count"
+        assert counts, "the server reports its running requests"
         return int(sum(map(float, counts)))
 
     case = _tiny("vllm-http", backend, engines["tiny_models"][NAMES[role]], running)
-    # The server has to see that the connection is gone, and its metrics lag behind.
+    # The server must notice that the connection is closed, and its metrics lag behind.
     case.abort_s = 2
     return case, backend.stop
 

@@ -1,4 +1,4 @@
-"""What one real backend answers, the other answers too, through the whole API."""
+"""Both real backends give the same answers through the whole API."""
 
 import array
 import asyncio
@@ -23,7 +23,7 @@ EMBEDDING = {"model": "tiny-embed", "input": ["Paris is the capital", "of France
 
 
 class Shared:
-    """Lends a backend out: starting and stopping it is somebody else's."""
+    """Wraps a shared backend, whose start and stop the fixture of the backend handles."""
 
     def __init__(self, backend: Any, card: Any) -> None:
         self._backend = backend
@@ -41,7 +41,7 @@ class Shared:
 
 async def _client(backends: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient, None]:
     named = {role: (None, backend) for role, backend in backends.items()}
-    # The engines belong to this event loop, so the application has to run in it as well.
+    # The engines belong to this event loop, so the application must run in it as well.
     app = build_app(load_settings({}), named)
     service, transport = app.service, httpx.ASGITransport(app)
     service.start()
@@ -79,7 +79,7 @@ async def over_http(vllm_servers: dict[Role, str]) -> AsyncGenerator[httpx.Async
 
 
 def _without_identity(value: Any) -> Any:
-    """An answer without what is new in each: ids and times; log probabilities to five decimals."""
+    """An answer without ids and times, with numbers rounded to four decimals."""
     if isinstance(value, dict):
         return {key: _without_identity(item) for key, item in value.items() if key not in ("id", "created")}
     if isinstance(value, list):
@@ -127,7 +127,7 @@ async def test_completions_agree(
     answers = [await client.post("/v1/completions", json=COMPLETION | extra) for client in (inprocess, over_http)]
     assert answers[0].status_code == answers[1].status_code
     if "text/event-stream" in answers[0].headers["content-type"]:
-        # Where the parts are cut is a matter of timing; what they add up to is not.
+        # The boundaries between chunks depend on timing, but the joined text does not.
         sums = [_sum(answer.text) for answer in answers]
     else:
         sums = [_without_identity(answer.json()) for answer in answers]
@@ -176,7 +176,7 @@ CHAT = {"model": "tiny-gen", "messages": [{"role": "user", "content": PROMPT}], 
     ],
     ids=lambda extra: str(extra)[:90],
 )
-async def test_chats_agree(
+async def test_chat_completions_agree(
     inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any], stream: bool
 ) -> None:
     body = CHAT | {"max_tokens": 12, "stream": stream} | extra
@@ -192,7 +192,7 @@ async def test_chats_agree(
 
 
 def _chat_sum(stream: str) -> list[dict[str, Any]]:
-    """What the chunks of each choice add up to."""
+    """The joined chunks of each choice."""
     chunks = _events(stream)
     sums: dict[int, dict[str, Any]] = {}
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
@@ -264,7 +264,7 @@ def _vector(embedding: str | list[float]) -> list[float]:
     ],
     ids=str,
 )
-async def test_embedding_refusals_agree(
+async def test_embedding_errors_agree(
     inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any]
 ) -> None:
     body = EMBEDDING | {"encoding_format": "base64"} | extra
@@ -277,7 +277,7 @@ async def test_embedding_refusals_agree(
 @pytest.mark.parametrize(
     "extra", [{"dimensions": 16}, {"input": [7] * 600, "truncate_prompt_tokens": -1}], ids=str
 )
-async def test_shaped_embeddings_agree(
+async def test_embeddings_with_options_agree(
     inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, extra: dict[str, Any]
 ) -> None:
     body = EMBEDDING | extra
@@ -297,11 +297,11 @@ async def test_shaped_embeddings_agree(
         {"messages": CHAT["messages"]},
         {"messages": CHAT["messages"], "tools": [TOOL], "add_generation_prompt": False},
         {"messages": CHAT["messages"], "chat_template_kwargs": {"enable_thinking": False}},
-        {"prompt": PROMPT, "model": "nobody"},
+        {"prompt": PROMPT, "model": "unknown"},
     ],
     ids=str,
 )
-async def test_tokens_agree(
+async def test_tokenization_agrees(
     inprocess: httpx.AsyncClient, over_http: httpx.AsyncClient, body: dict[str, Any]
 ) -> None:
     answers = [await client.post("/tokenize", json=body) for client in (inprocess, over_http)]

@@ -1,4 +1,4 @@
-"""What every backend promises of conversations."""
+"""Contract of every backend for conversations."""
 
 import json
 
@@ -54,14 +54,14 @@ def conversation(*messages, thinks: bool = False, **fields) -> Conversation:
 
 
 def without_white_space(case: Case) -> dict[int, float]:
-    """A bias against it: a model with random weights likes nothing better, and most servers let it."""
+    """A bias against white space, which a model with random weights prefers and most servers allow."""
     return {case.tokenize(text)[0]: -100.0 for text in (" ", "\n", "\t", "\r") if len(case.tokenize(text)) == 1}
 
 
 STREAM = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
 
-async def test_parts_joined_are_the_whole(generator: Case) -> None:
+async def test_joined_deltas_equal_the_complete_answer(generator: Case) -> None:
     parts = await generate(generator, conversation(), max_tokens=16)
     whole = await generate(generator, conversation(), max_tokens=16, stream=False)
     assert parts.text() == whole.text() != ""
@@ -87,23 +87,23 @@ async def test_all_roles_and_text_parts_reach_the_prompt(generator: Case) -> Non
 
 
 @STREAM
-async def test_thinking_is_told_apart(generator: Case, stream: bool) -> None:
-    thought = await generate(generator, conversation(thinks=True), stream=stream)
-    assert (thought.text(), thought.reasoning() != "") == ("", True)
-    assert thought.usage.reasoning_tokens == thought.usage.completion_tokens == 8
-    spoken = await generate(generator, conversation(), stream=stream)
-    assert (spoken.text() != "", spoken.reasoning()) == (True, "")
-    assert spoken.usage.reasoning_tokens == 0
+async def test_reasoning_is_separate_from_text(generator: Case, stream: bool) -> None:
+    reasoning = await generate(generator, conversation(thinks=True), stream=stream)
+    assert (reasoning.text(), reasoning.reasoning() != "") == ("", True)
+    assert reasoning.usage.reasoning_tokens == reasoning.usage.completion_tokens == 8
+    text = await generate(generator, conversation(), stream=stream)
+    assert (text.text() != "", text.reasoning()) == (True, "")
+    assert text.usage.reasoning_tokens == 0
 
 
-async def test_without_a_limit_the_context_is_filled(generator: Case) -> None:
+async def test_without_a_limit_generation_fills_the_context(generator: Case) -> None:
     filled = await generate(generator, conversation(), max_tokens=None, stream=False, logit_bias={0: -100.0})
     assert filled.usage.prompt_tokens + filled.usage.completion_tokens == generator.max_model_len
     assert filled.finish_reason is FinishReason.LENGTH
 
 
 @STREAM
-async def test_several_answers(generator: Case, stream: bool) -> None:
+async def test_several_choices(generator: Case, stream: bool) -> None:
     answers = await generate(
         generator, conversation(), n=3, temperature=1.5, seed=3, stream=stream, logit_bias={0: -100.0}
     )
@@ -152,7 +152,7 @@ async def test_any_json_object(generator: Case, stream: bool) -> None:
     assert isinstance(json.loads(answer.text()), dict)
 
 
-async def test_one_of_several_texts(generator: Case) -> None:
+async def test_a_choice_constraint_is_followed(generator: Case) -> None:
     answer = await generate(
         generator, conversation(), structured_outputs=StructuredOutputs(choice=["yes", "no"]), max_tokens=20
     )
@@ -163,7 +163,7 @@ async def test_one_of_several_texts(generator: Case) -> None:
 @pytest.mark.parametrize(
     ("choice", "name"), [(ToolChoice.REQUIRED, None), (ToolChoice.NAMED, "get_weather")], ids=["required", "named"]
 )
-async def test_a_call_that_must_be_made_is_made(
+async def test_a_required_call_is_made(
     generator: Case, stream: bool, choice: ToolChoice, name: str | None
 ) -> None:
     asked = conversation(tools=[WEATHER], tool_choice=choice, tool_name=name, parallel_tool_calls=False)
@@ -177,7 +177,7 @@ async def test_a_call_that_must_be_made_is_made(
 
 
 def noting(arguments: str) -> Conversation:
-    """A conversation in which the model can't but call `note` with these arguments."""
+    """A conversation in which the model must call `note` with these arguments."""
     text = {"type": "string", "enum": [arguments]}
     note = {"type": "object", "properties": {"text": text}, "required": ["text"], "additionalProperties": False}
     tools = [Function(name="note", parameters=note, strict=True)]
@@ -185,9 +185,9 @@ def noting(arguments: str) -> Conversation:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-async def test_marks_of_calls_in_arguments_are_text(generator: Case, stream: bool) -> None:
+async def test_call_markers_in_arguments_are_text(generator: Case, stream: bool) -> None:
     if stream and generator.name == "vllm-http":
-        pytest.skip("the server reads its own streams")
+        pytest.skip("the server parses its own streams")
     text = 'a </tool_call> b <tool_call> "c" \\'
     answer = await generate(
         generator, noting(text), max_tokens=100, stream=stream, logit_bias=without_white_space(generator)
@@ -197,9 +197,9 @@ async def test_marks_of_calls_in_arguments_are_text(generator: Case, stream: boo
 
 
 @STREAM
-async def test_a_call_that_is_cut_off_is_no_text(generator: Case, stream: bool) -> None:
+async def test_a_truncated_call_is_not_text(generator: Case, stream: bool) -> None:
     if generator.is_fake:
-        pytest.skip("its calls come whole")
+        pytest.skip("its calls are always complete")
     lengths = set()
     for max_tokens in (1, 3, 20, 24):
         answer = await generate(
@@ -220,10 +220,10 @@ async def test_a_call_that_is_cut_off_is_no_text(generator: Case, stream: bool) 
 
 
 @STREAM
-async def test_texts_of_limited_length_are_json(generator: Case, stream: bool) -> None:
-    """Control characters have to be escaped, and a model that likes nothing better finds no way to write them."""
+async def test_strings_of_limited_length_are_valid_json(generator: Case, stream: bool) -> None:
+    """Control characters must be escaped, so a model that is biased towards them can't generate them."""
     if generator.is_fake:
-        pytest.skip("no grammar constrains it")
+        pytest.skip("its output is unconstrained")
     control = dict.fromkeys(generator.tokenize("\x01"), 100.0)
     short = {"type": "string", "minLength": 3, "maxLength": 6}
     schema = {"type": "object", "properties": {"a": short}, "required": ["a"], "additionalProperties": False}
@@ -241,14 +241,14 @@ async def test_texts_of_limited_length_are_json(generator: Case, stream: bool) -
     validate(json.loads(call.arguments), schema)
 
 
-async def test_a_named_tool_is_the_one_that_is_called(generator: Case) -> None:
+async def test_the_named_tool_is_called(generator: Case) -> None:
     asked = conversation(tools=[WEATHER, NOTHING], tool_choice=ToolChoice.NAMED, tool_name="nothing")
     answer = await generate(generator, asked, max_tokens=100, logit_bias=without_white_space(generator))
     assert answer.calls()[0].name == "nothing"
 
 
 @STREAM
-async def test_a_call_that_the_model_makes_is_recognised(generator: Case, stream: bool) -> None:
+async def test_a_call_by_the_models_choice_is_parsed(generator: Case, stream: bool) -> None:
     written = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome", "days": 3}}\n</tool_call>'
     lenient = Function(name="get_weather", parameters=WEATHER.parameters)
     answer = await generate(
@@ -264,7 +264,7 @@ async def test_a_call_that_the_model_makes_is_recognised(generator: Case, stream
     assert answer.finish_reason is FinishReason.STOP
 
 
-async def test_tools_that_may_be_called_need_not_be(generator: Case) -> None:
+async def test_auto_tool_choice_does_not_force_a_call(generator: Case) -> None:
     lenient = Function(name="get_weather", parameters=WEATHER.parameters)
     answer = await generate(generator, conversation(tools=[lenient], tool_choice=ToolChoice.AUTO))
     assert answer.calls() == []
@@ -272,11 +272,15 @@ async def test_tools_that_may_be_called_need_not_be(generator: Case) -> None:
 
 
 @STREAM
-async def test_a_schema_that_is_none_is_refused(generator: Case, stream: bool) -> None:
+async def test_an_invalid_schema_is_rejected(generator: Case, stream: bool) -> None:
     bad = StructuredOutputs(json={"type": "nonsense"})
     with pytest.raises(InvalidRequestError) as caught:
         await generate(
-            generator, conversation(), structured_outputs=bad, form_param="response_format", stream=stream
+            generator,
+            conversation(),
+            structured_outputs=bad,
+            structured_outputs_param="response_format",
+            stream=stream,
         )
     assert (caught.value.status, caught.value.param) == (400, "response_format")
     assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
@@ -284,24 +288,24 @@ async def test_a_schema_that_is_none_is_refused(generator: Case, stream: bool) -
 
 @pytest.mark.integration
 @STREAM
-async def test_a_thought_that_leads_nowhere_is_not_the_forms_fault(generator: Case, stream: bool) -> None:
-    """The parser takes the mark of a call for the end of the thinking, and no form begins with it."""
+async def test_aborted_reasoning_is_not_blamed_on_the_schema(generator: Case, stream: bool) -> None:
+    """The parser treats a call marker as the end of reasoning, but the schema does not allow the marker."""
     if generator.is_fake:
-        pytest.skip("its thinking never ends")
+        pytest.skip("its reasoning never ends")
     (mark,) = generator.tokenize("<tool_call>")
     with pytest.raises(BackendFailedError, match="try again"):
         await generate(
             generator,
             conversation(thinks=True),
             structured_outputs=StructuredOutputs(json=PERSON),
-            form_param="response_format",
+            structured_outputs_param="response_format",
             stream=stream,
             logit_bias={mark: 100.0},
         )
     assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
 
 
-async def test_a_conversation_longer_than_the_context_is_refused(generator: Case) -> None:
+async def test_a_conversation_longer_than_the_context_is_rejected(generator: Case) -> None:
     for stream in (True, False):
         with pytest.raises(ContextLengthError) as caught:
             await generate(
@@ -311,8 +315,8 @@ async def test_a_conversation_longer_than_the_context_is_refused(generator: Case
         assert str(generator.max_model_len) in caught.value.message
 
 
-async def test_tools_and_history_do_not_change_who_answers(generator: Case) -> None:
-    """Cancelling, many at once and the rest are as for prompts: one engine, one way through it."""
+async def test_equal_requests_give_equal_answers(generator: Case) -> None:
+    """Cancellation, concurrency and the rest are tested with prompts, which use the same code."""
     first = await generate(generator, conversation())
     again = await generate(generator, conversation())
     assert first.text() == again.text()

@@ -1,4 +1,4 @@
-"""What every backend promises of embeddings."""
+"""Contract of every backend for embeddings."""
 
 import array
 import asyncio
@@ -12,7 +12,7 @@ from domain.errors import ContextLengthError, InvalidRequestError, TooManyTokens
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case
-from tests.contract.waiting import cancel_under_way
+from tests.contract.waiting import cancel_running
 
 
 async def embed(case: Case, inputs: list, dimensions: int | None = None, **fields) -> list[list[float]]:
@@ -33,7 +33,7 @@ async def test_vectors_have_unit_length(embedder: Case) -> None:
         assert math.hypot(*row) == pytest.approx(1.0, abs=1e-4)
 
 
-async def test_vectors_keep_the_order_of_the_inputs(embedder: Case) -> None:
+async def test_vectors_are_in_the_order_of_the_inputs(embedder: Case) -> None:
     together = await embed(embedder, CORPUS)
     for text, row in zip(CORPUS, together, strict=True):
         (alone,) = await embed(embedder, [text])
@@ -52,7 +52,7 @@ async def test_usage_counts_the_tokens_of_all_inputs(embedder: Case) -> None:
     assert result.prompt_tokens == sum(len(embedder.tokenize(text)) for text in CORPUS[:2])
 
 
-async def test_many_inputs_come_back_whole(embedder: Case) -> None:
+async def test_many_inputs_are_all_embedded(embedder: Case) -> None:
     texts = [f"{CORPUS[index % 4][:40]} {index}" for index in range(100)]
     rows = await embed(embedder, texts)
     (last,) = await embed(embedder, [texts[-1]])
@@ -60,14 +60,14 @@ async def test_many_inputs_come_back_whole(embedder: Case) -> None:
     assert cosine(rows[-1], last) > 0.9999
 
 
-async def test_an_input_longer_than_the_context_is_refused(embedder: Case) -> None:
+async def test_an_input_longer_than_the_context_is_rejected(embedder: Case) -> None:
     with pytest.raises(ContextLengthError) as caught:
         await embed(embedder, [[5], [5] * (embedder.max_model_len + 1)])
     assert caught.value.param == "input"
     assert str(embedder.max_model_len) in caught.value.message
 
 
-async def test_a_text_longer_than_the_context_is_refused(embedder: Case) -> None:
+async def test_a_text_longer_than_the_context_is_rejected(embedder: Case) -> None:
     with pytest.raises(ContextLengthError):
         await embed(embedder, ["z1" * embedder.max_model_len * 2])
 
@@ -77,7 +77,7 @@ async def test_an_input_as_long_as_the_context_is_embedded(embedder: Case) -> No
     assert math.hypot(*row) == pytest.approx(1.0, abs=1e-4)
 
 
-async def test_a_token_outside_the_vocabulary_is_refused(embedder: Case) -> None:
+async def test_a_token_outside_the_vocabulary_is_rejected(embedder: Case) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await embed(embedder, [[1, embedder.vocabulary + 1000]])
     assert (caught.value.param, caught.value.code) == ("input", "invalid_value")
@@ -89,13 +89,13 @@ async def test_the_native_dimensions_are_accepted(embedder: Case) -> None:
     assert cosine(row, same) > 0.9999
 
 
-async def test_other_dimensions_are_refused(embedder: Case) -> None:
+async def test_unsupported_dimensions_are_rejected(embedder: Case) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await embed(embedder, ["some text"], dimensions=3)
     assert (caught.value.param, caught.value.code) == ("dimensions", "unsupported_value")
 
 
-async def test_shorter_vectors_are_the_beginning_made_unit_length(embedder: Case) -> None:
+async def test_shorter_vectors_are_truncated_and_normalized(embedder: Case) -> None:
     (whole,) = await embed(embedder, ["some text"])
     size = embedder.lengths[0]
     (short,) = await embed(embedder, ["some text"], dimensions=size)
@@ -104,7 +104,7 @@ async def test_shorter_vectors_are_the_beginning_made_unit_length(embedder: Case
     assert cosine(short, whole[:size]) > 0.9999
 
 
-async def test_longer_inputs_are_cut_if_asked_for(embedder: Case) -> None:
+async def test_longer_inputs_are_truncated_on_request(embedder: Case) -> None:
     ids = embedder.tokenize(CORPUS[0] + CORPUS[1])
     (cut,), (short,) = await embed(embedder, [ids], truncate_prompt_tokens=5), await embed(embedder, [ids[:5]])
     assert cosine(cut, short) > 0.9999
@@ -113,13 +113,13 @@ async def test_longer_inputs_are_cut_if_asked_for(embedder: Case) -> None:
     assert math.hypot(*cut) == pytest.approx(1.0, abs=1e-4)
 
 
-async def test_more_than_300000_tokens_are_refused(embedder: Case) -> None:
+async def test_more_than_300000_tokens_are_rejected(embedder: Case) -> None:
     one = [5] * (embedder.max_model_len - 1)
     with pytest.raises(TooManyTokensError):
         await embed(embedder, [one] * (300_000 // len(one) + 1))
 
 
-async def test_a_refused_input_does_not_disturb_its_neighbours(embedder: Case) -> None:
+async def test_a_rejected_request_does_not_affect_concurrent_ones(embedder: Case) -> None:
     good = [embed(embedder, [text]) for text in CORPUS]
     results = await asyncio.gather(
         embed(embedder, [[1, embedder.vocabulary + 1000]]), *good, return_exceptions=True
@@ -128,17 +128,17 @@ async def test_a_refused_input_does_not_disturb_its_neighbours(embedder: Case) -
     assert all(len(rows) == 1 for rows in results[1:])
 
 
-async def test_cancelling_ends_the_work(embedder: Case) -> None:
+async def test_cancellation_aborts_the_work(embedder: Case) -> None:
     numbers = itertools.count()
 
     def texts() -> list[str]:
-        """None equal to one before, or it would be answered from memory."""
+        """Unique texts, which no cache can answer."""
         return [f"{CORPUS[number % 4]} {number}" for number in itertools.islice(numbers, 500)]
 
-    await cancel_under_way(embedder, lambda: embed(embedder, texts()))
+    await cancel_running(embedder, lambda: embed(embedder, texts()))
 
 
-async def test_it_can_not_generate(embedder: Case) -> None:
+async def test_generation_is_rejected(embedder: Case) -> None:
     request = GenerationRequest(prompt="x", sampling=SamplingParameters())
     with pytest.raises(WrongEndpointError):
         await embedder.backend.call(request, CONTEXT)
@@ -146,5 +146,5 @@ async def test_it_can_not_generate(embedder: Case) -> None:
         await embedder.backend.stream(request, CONTEXT).__aenter__()
 
 
-async def test_it_is_alive(embedder: Case) -> None:
+async def test_a_probe_succeeds(embedder: Case) -> None:
     await embedder.backend.probe()

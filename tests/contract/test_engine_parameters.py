@@ -1,4 +1,4 @@
-"""Parameters that only an engine can honour, on both real backends."""
+"""Parameters that only a real engine supports, on both real backends."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.contract.conftest import REAL_KINDS
 pytestmark = pytest.mark.integration
 
 PROMPT = "The quick brown fox"
-# Many of them begin with another token behind a space, and count twice.
+# Many of them have a different first token after a space, and count twice.
 WORDS = [first + second for first in "abcdefghijklmnop" for second in "xyzwvuts"]
 CHAT = Conversation(messages=[UserMessage(content=PROMPT)], template_arguments={"enable_thinking": False})
 NEVER_END = {0: -100.0}
@@ -38,7 +38,7 @@ async def test_min_p_of_one_is_greedy(generator: Case) -> None:
     assert (await generate(generator, PROMPT, temperature=2.0, min_p=1.0)).text() == greedy.text()
 
 
-async def test_only_allowed_tokens_are_chosen(generator: Case) -> None:
+async def test_only_allowed_tokens_are_generated(generator: Case) -> None:
     allowed = [token(generator, "a"), token(generator, "b")]
     answer = await generate(generator, PROMPT, allowed_token_ids=allowed, temperature=1.0)
     assert set(answer.text()) <= {"a", "b"}
@@ -51,7 +51,7 @@ async def test_a_stop_token_ends_the_text(generator: Case) -> None:
     assert answer.usage.completion_tokens == 1
 
 
-async def test_min_tokens_puts_the_end_off(generator: Case) -> None:
+async def test_min_tokens_delays_the_end(generator: Case) -> None:
     stop = {"logit_bias": {token(generator, "a"): 50.0}, "stop_token_ids": [token(generator, "a")]}
     answer = await generate(generator, PROMPT, **stop, min_tokens=4)
     assert answer.usage.completion_tokens == 5
@@ -77,7 +77,7 @@ async def test_the_stop_sequence_can_be_kept(generator: Case) -> None:
     assert (cut.text(), kept.text()) == ("", "aa")
 
 
-async def test_bad_words_do_not_come(generator: Case) -> None:
+async def test_bad_words_are_not_generated(generator: Case) -> None:
     free = await generate(generator, PROMPT, max_tokens=1, logit_bias={token(generator, "a"): 30.0})
     barred = await generate(
         generator, PROMPT, max_tokens=1, logit_bias={token(generator, "a"): 30.0}, bad_words=["a"]
@@ -85,22 +85,22 @@ async def test_bad_words_do_not_come(generator: Case) -> None:
     assert free.text() == "a" != barred.text()
 
 
-async def test_repetition_is_punished(generator: Case) -> None:
+async def test_repetition_is_penalized(generator: Case) -> None:
     free = await generate(generator, PROMPT, max_tokens=24, logit_bias=NEVER_END)
-    punished = await generate(generator, PROMPT, max_tokens=24, logit_bias=NEVER_END, repetition_penalty=50.0)
-    assert free.text() != punished.text()
+    penalized = await generate(generator, PROMPT, max_tokens=24, logit_bias=NEVER_END, repetition_penalty=50.0)
+    assert free.text() != penalized.text()
 
 
-async def test_an_expression_is_followed(generator: Case) -> None:
-    form = StructuredOutputs(regex="[0-9]{3}-[a-c]{2}")
-    answer = await generate(generator, CHAT, structured_outputs=form, max_tokens=20)
+async def test_a_regular_expression_is_followed(generator: Case) -> None:
+    outputs = StructuredOutputs(regex="[0-9]{3}-[a-c]{2}")
+    answer = await generate(generator, CHAT, structured_outputs=outputs, max_tokens=20)
     assert answer.text()[3] == "-"
     assert answer.text()[:3].isdigit()
 
 
 async def test_a_grammar_is_followed(generator: Case) -> None:
-    form = StructuredOutputs(grammar='root ::= "x" ("y" | "z") "!"')
-    answer = await generate(generator, CHAT, structured_outputs=form, max_tokens=20)
+    outputs = StructuredOutputs(grammar='root ::= "x" ("y" | "z") "!"')
+    answer = await generate(generator, CHAT, structured_outputs=outputs, max_tokens=20)
     assert answer.text() in ("xy!", "xz!")
 
 
@@ -127,7 +127,7 @@ async def test_a_grammar_is_followed(generator: Case) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_what_can_not_be_is_refused_and_the_engine_goes_on(
+async def test_invalid_parameters_are_rejected_and_the_engine_keeps_working(
     generator: Case, fields: dict, param: str, stream: bool
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:

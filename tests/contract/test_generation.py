@@ -1,4 +1,4 @@
-"""What every backend promises of generation."""
+"""Contract of every backend for generation."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,12 @@ from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.results import FinishReason, GenerationDelta
 from domain.sampling import SamplingParameters
 from tests.contract.cases import CONTEXT, Case, generate
-from tests.contract.waiting import cancel_under_way, until_idle
+from tests.contract.waiting import cancel_running, until_idle
 
 PROMPT = "The quick brown fox"
 
 
-async def test_parts_joined_are_the_whole(generator: Case) -> None:
+async def test_joined_deltas_equal_the_complete_answer(generator: Case) -> None:
     parts = await generate(generator, PROMPT, max_tokens=24)
     whole = await generate(generator, PROMPT, max_tokens=24, stream=False)
     assert len(parts.deltas) > 4
@@ -24,7 +24,7 @@ async def test_parts_joined_are_the_whole(generator: Case) -> None:
     assert parts.usage == whole.usage
 
 
-async def test_max_tokens_is_kept(generator: Case) -> None:
+async def test_max_tokens_limits_the_answer(generator: Case) -> None:
     generated = await generate(generator, PROMPT, max_tokens=5, stream=False)
     assert generated.usage.completion_tokens == 5
     assert generated.deltas[-1].finish_reason is FinishReason.LENGTH
@@ -42,7 +42,7 @@ async def test_token_ids_and_text_give_the_same_answer(generator: Case) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_n_choices_come_apart(generator: Case, stream: bool) -> None:
+async def test_n_choices_differ(generator: Case, stream: bool) -> None:
     never_end = {0: -100.0}
     generated = await generate(
         generator, PROMPT, n=3, temperature=1.5, max_tokens=12, seed=7, logit_bias=never_end, stream=stream
@@ -70,7 +70,7 @@ async def test_the_same_seed_gives_the_same_text(generator: Case) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_logprobs_tell_the_likeliest_tokens(generator: Case, stream: bool) -> None:
+async def test_logprobs_include_the_most_likely_tokens(generator: Case, stream: bool) -> None:
     generated = await generate(generator, PROMPT, logprobs=3, max_tokens=6, stream=stream)
     tokens = [token for delta in generated.deltas for token in delta.logprobs or []]
     assert len(tokens) == 6
@@ -79,15 +79,15 @@ async def test_logprobs_tell_the_likeliest_tokens(generator: Case, stream: bool)
         assert token.logprob <= 0
         assert token.top is not None
         assert 3 <= len(token.top) <= 4
-        assert (token.token, token.logprob) == token.top[0], "greedy takes the likeliest"
+        assert (token.token, token.logprob) == token.top[0], "greedy sampling takes the most likely token"
 
 
-async def test_no_logprobs_unless_asked_for(generator: Case) -> None:
+async def test_no_logprobs_by_default(generator: Case) -> None:
     assert all(delta.logprobs is None for delta in (await generate(generator, PROMPT)).deltas)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_echo_puts_the_prompt_in_front(generator: Case, stream: bool) -> None:
+async def test_echo_prepends_the_prompt(generator: Case, stream: bool) -> None:
     plain = await generate(generator, PROMPT)
     echoed = await generate(generator, PROMPT, echo=True, stream=stream)
     assert echoed.text() == PROMPT + plain.text()
@@ -99,7 +99,7 @@ async def test_echo_works_for_token_ids(generator: Case) -> None:
     assert echoed.text().startswith(PROMPT)
 
 
-async def test_echo_with_logprobs_tells_those_of_the_prompt(generator: Case) -> None:
+async def test_echo_includes_logprobs_of_the_prompt(generator: Case) -> None:
     echoed = await generate(generator, PROMPT, echo=True, logprobs=2, max_tokens=3, stream=False)
     tokens = echoed.deltas[0].logprobs
     assert tokens is not None
@@ -111,7 +111,7 @@ async def test_echo_with_logprobs_tells_those_of_the_prompt(generator: Case) -> 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("form", ["text", "token ids"])
-async def test_what_was_cut_off_is_not_echoed(generator: Case, form: str, stream: bool) -> None:
+async def test_truncated_prompt_text_is_not_echoed(generator: Case, form: str, stream: bool) -> None:
     ids = generator.tokenize(PROMPT)
     prompt = PROMPT if form == "text" else ids
     fields = {"echo": True, "max_tokens": 0, "logprobs": 0, "stream": stream}
@@ -125,7 +125,7 @@ async def test_what_was_cut_off_is_not_echoed(generator: Case, form: str, stream
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_each_choice_tells_the_logprobs_of_the_echoed_prompt(generator: Case, stream: bool) -> None:
+async def test_each_choice_has_the_logprobs_of_the_echoed_prompt(generator: Case, stream: bool) -> None:
     fields = {"n": 3, "temperature": 1.0, "logprobs": 1, "max_tokens": 3, "echo": True}
     echoed = await generate(generator, PROMPT, stream=stream, **fields)
     for index in range(3):
@@ -137,13 +137,13 @@ async def test_each_choice_tells_the_logprobs_of_the_echoed_prompt(generator: Ca
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_echo_of_nothing_more_is_the_prompt(generator: Case, stream: bool) -> None:
+async def test_echo_without_tokens_is_the_prompt(generator: Case, stream: bool) -> None:
     echoed = await generate(generator, PROMPT, echo=True, max_tokens=0, stream=stream)
     assert echoed.text() == PROMPT
     assert echoed.usage.completion_tokens == 0
 
 
-async def test_scoring_a_prompt_tells_its_logprobs_alone(generator: Case) -> None:
+async def test_scoring_a_prompt_returns_only_its_logprobs(generator: Case) -> None:
     echoed = await generate(generator, PROMPT, echo=True, max_tokens=0, logprobs=1, stream=False)
     tokens = echoed.deltas[0].logprobs
     assert tokens is not None
@@ -161,7 +161,7 @@ async def test_penalties_are_accepted(generator: Case) -> None:
     assert generated.usage.completion_tokens == 8
 
 
-async def test_a_prompt_longer_than_the_context_is_refused(generator: Case) -> None:
+async def test_a_prompt_longer_than_the_context_is_rejected(generator: Case) -> None:
     for prompt in ([5] * (generator.max_model_len + 1), "z1" * generator.max_model_len * 2):
         with pytest.raises(ContextLengthError) as caught:
             await generate(generator, prompt)
@@ -169,41 +169,41 @@ async def test_a_prompt_longer_than_the_context_is_refused(generator: Case) -> N
         assert str(generator.max_model_len) in caught.value.message
 
 
-async def test_a_prompt_that_leaves_no_room_is_refused(generator: Case) -> None:
+async def test_a_prompt_that_fills_the_context_is_rejected(generator: Case) -> None:
     with pytest.raises(ContextLengthError):
         await generate(generator, [5] * generator.max_model_len)
 
 
-async def test_generation_ends_where_the_context_ends(generator: Case) -> None:
+async def test_generation_ends_at_the_context_length(generator: Case) -> None:
     prompt = [5] * (generator.max_model_len - 3)
     generated = await generate(generator, prompt, max_tokens=50, stream=False)
     assert generated.usage.completion_tokens == 3
     assert generated.deltas[-1].finish_reason is FinishReason.LENGTH
 
 
-async def test_a_token_outside_the_vocabulary_is_refused(generator: Case) -> None:
+async def test_a_token_outside_the_vocabulary_is_rejected(generator: Case) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await generate(generator, [1, generator.vocabulary + 1000])
     assert (caught.value.param, caught.value.code) == ("prompt", "invalid_value")
 
 
-async def test_leaving_the_stream_ends_the_work(generator: Case) -> None:
+async def test_leaving_a_stream_aborts_the_work(generator: Case) -> None:
     request = GenerationRequest(prompt=PROMPT, sampling=SamplingParameters(max_tokens=400, temperature=0.0))
     async with generator.backend.stream(request, CONTEXT) as events:
         assert isinstance(await anext(aiter(events)), GenerationDelta)
     await until_idle(generator)
 
 
-async def test_a_stream_that_is_entered_has_begun_to_answer(generator: Case) -> None:
+async def test_entering_a_stream_waits_for_the_first_event(generator: Case) -> None:
     request = GenerationRequest(prompt=PROMPT, sampling=SamplingParameters(max_tokens=2, temperature=0.0))
     async with generator.backend.stream(request, CONTEXT) as events:
         first = asyncio.ensure_future(anext(aiter(events)))
         await asyncio.sleep(0)
-        assert first.done(), "the first event is there without waiting"
+        assert first.done(), "the first event is available without waiting"
         assert isinstance(first.result(), GenerationDelta)
 
 
-async def test_what_is_refused_is_refused_on_entering(generator: Case) -> None:
+async def test_a_rejected_request_raises_on_entering(generator: Case) -> None:
     request = GenerationRequest(prompt=[1, generator.vocabulary + 1000], sampling=SamplingParameters())
     stream = generator.backend.stream(request, CONTEXT)
     with pytest.raises(InvalidRequestError):
@@ -211,23 +211,23 @@ async def test_what_is_refused_is_refused_on_entering(generator: Case) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_cancelling_ends_the_work(generator: Case, stream: bool) -> None:
+async def test_cancellation_aborts_the_work(generator: Case, stream: bool) -> None:
     many = {"max_tokens": 400, "n": 8, "temperature": 1.0, "ignore_eos": True}
-    await cancel_under_way(generator, lambda: generate(generator, PROMPT, stream=stream, **many))
+    await cancel_running(generator, lambda: generate(generator, PROMPT, stream=stream, **many))
 
 
-async def test_many_at_once_are_all_answered(generator: Case) -> None:
+async def test_concurrent_requests_are_all_answered(generator: Case) -> None:
     alone = await generate(generator, PROMPT, max_tokens=12)
     together = await asyncio.gather(*(generate(generator, PROMPT, max_tokens=12) for _ in range(50)))
     assert {generated.text() for generated in together} == {alone.text()}
 
 
-async def test_it_can_not_embed(generator: Case) -> None:
+async def test_embedding_is_rejected(generator: Case) -> None:
     with pytest.raises(WrongEndpointError):
         await generator.backend.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
 
 
-async def test_no_task_is_left_behind(generator: Case) -> None:
+async def test_no_tasks_leak(generator: Case) -> None:
     await generate(generator, PROMPT)
     before = asyncio.all_tasks()
     await generate(generator, PROMPT)

@@ -1,4 +1,4 @@
-"""What is in process alone, on vLLM's own types: no engine runs here."""
+"""Parts of the in-process adapter, tested with vLLM's own types and without an engine."""
 
 import json
 from types import SimpleNamespace
@@ -26,8 +26,8 @@ class Letters:
         return chr(token_id)
 
 
-def output(*choices: tuple[int, str], prompt: str, tells_prompt: bool) -> Any:
-    """An output of vLLM's for a prompt, with what some choices, by their numbers, gained."""
+def output(*choices: tuple[int, str], prompt: str, with_prompt_logprobs: bool) -> Any:
+    """An output of vLLM for a prompt, with deltas of choices as (index, text)."""
     from vllm.logprobs import Logprob
     from vllm.outputs import CompletionOutput, RequestOutput
 
@@ -38,7 +38,7 @@ def output(*choices: tuple[int, str], prompt: str, tells_prompt: bool) -> Any:
         "id",
         prompt,
         [ord(letter) for letter in prompt],
-        [None, *logprobs(prompt[1:])] if tells_prompt else [],
+        [None, *logprobs(prompt[1:])] if with_prompt_logprobs else [],
         [
             CompletionOutput(index, text, [ord(letter) for letter in text], None, logprobs(text))
             for index, text in choices
@@ -47,23 +47,23 @@ def output(*choices: tuple[int, str], prompt: str, tells_prompt: bool) -> Any:
     )
 
 
-def test_logprobs_of_a_prompt_that_come_once_are_told_by_each_choice(inprocess_setups: dict[Role, object]) -> None:
+def test_each_choice_gets_the_logprobs_of_the_prompt(inprocess_setups: dict[Role, object]) -> None:
     from adapters.vllm.inprocess.choices import Choices
 
     sampling = SamplingParameters(n=2, logprobs=0)
     request = GenerationRequest(prompt="ab", sampling=sampling, echo=True)
     choices = Choices(request, prompt_text="ab", tokenizer=Letters())
-    told = [
-        *choices.deltas(output((0, "x"), prompt="ab", tells_prompt=True)),
-        *choices.deltas(output((0, "y"), (1, "z"), prompt="ab", tells_prompt=False)),
+    deltas = [
+        *choices.deltas(output((0, "x"), prompt="ab", with_prompt_logprobs=True)),
+        *choices.deltas(output((0, "y"), (1, "z"), prompt="ab", with_prompt_logprobs=False)),
     ]
-    assert [(delta.index, delta.text) for delta in told] == [(0, "abx"), (0, "y"), (1, "abz")]
-    assert ["".join(token.token for token in delta.logprobs or []) for delta in told] == ["abx", "y", "abz"]
+    assert [(delta.index, delta.text) for delta in deltas] == [(0, "abx"), (0, "y"), (1, "abz")]
+    assert ["".join(token.token for token in delta.logprobs or []) for delta in deltas] == ["abx", "y", "abz"]
 
 
 @pytest.fixture
 def running(inprocess_setups: dict[Role, object]) -> Any:
-    """A generator's engine as its requests see it, with nothing behind it."""
+    """A running generation engine without a real engine."""
     from adapters.vllm.inprocess.running_engine import RunningEngine
 
     engine = RunningEngine.__new__(RunningEngine)
@@ -76,26 +76,26 @@ def fail(progress: Any, *, has_output: bool) -> None:
     raise ValueError("That can't be.")
 
 
-def test_what_the_engine_finds_wrong_with_a_request_is_a_refusal(running: Any) -> None:
+def test_an_engine_error_before_the_first_output_is_a_rejection(running: Any) -> None:
     with pytest.raises(InvalidRequestError), running.translated("prompt") as progress:
         fail(progress, has_output=False)
 
 
-def test_what_fails_once_the_engine_answers_is_no_refusal(running: Any) -> None:
+def test_an_engine_error_after_the_first_output_is_not_a_rejection(running: Any) -> None:
     with pytest.raises(ValueError), running.translated("prompt") as progress:
         fail(progress, has_output=True)
 
 
-def test_a_mistake_of_our_own_is_no_refusal(running: Any) -> None:
+def test_an_error_of_the_adapter_is_not_a_rejection(running: Any) -> None:
     from adapters.vllm.inprocess.translate import prompt_logprobs
 
     with pytest.raises(ValueError, match="zip"), running.translated("prompt"):
-        prompt_logprobs(output((0, "x"), prompt="ab", tells_prompt=False), 0, Letters())
+        prompt_logprobs(output((0, "x"), prompt="ab", with_prompt_logprobs=False), 0, Letters())
 
 
 @pytest.fixture(scope="module")
 def chat(inprocess_setups: dict[Role, Any]) -> Any:
-    """The tiny model's template and parsers."""
+    """The tiny model's chat template and parsers."""
     from vllm.renderers import renderer_from_config
 
     from adapters.vllm.inprocess.chat import Chat
@@ -105,7 +105,7 @@ def chat(inprocess_setups: dict[Role, Any]) -> Any:
 
 
 @pytest.mark.parametrize(("thinks", "text"), [(True, "h€y </think>d€ne"), (True, "h€y"), (False, "h€y")])
-async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thinks: bool, text: str) -> None:
+async def test_reasoning_tokens_are_equal_streamed_and_complete(chat: Any, thinks: bool, text: str) -> None:
     from vllm.outputs import CompletionOutput
 
     async def rendered(*, stream: bool) -> Any:
@@ -119,21 +119,21 @@ async def test_thinking_is_counted_alike_in_parts_and_as_a_whole(chat: Any, thin
     ids = tokenizer.encode(text)
     whole, parts = await rendered(stream=False), await rendered(stream=True)
     whole.part(CompletionOutput(0, text, ids, None, None, "stop"))
-    told = ""
+    text_so_far = ""
     for position in range(len(ids)):
-        # What is half a character waits for the other half.
-        so_far = tokenizer.decode(ids[: position + 1]).rstrip("\ufffd")
+        # An incomplete character is held back until it is complete.
+        decoded = tokenizer.decode(ids[: position + 1]).rstrip("\ufffd")
         ending = "stop" if position == len(ids) - 1 else None
-        output = CompletionOutput(0, so_far[len(told) :], [ids[position]], None, None, ending)
+        output = CompletionOutput(0, decoded[len(text_so_far) :], [ids[position]], None, None, ending)
         parts.part(output)
-        told = so_far
-    assert told == text
+        text_so_far = decoded
+    assert text_so_far == text
     thought = len(tokenizer.encode(text.partition("</think>")[0])) if thinks else 0
     assert (whole.reasoning_tokens(), parts.reasoning_tokens()) == (thought, thought)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), ValueError("too long")])
-async def test_what_is_left_of_a_failed_embedding_is_aborted(
+async def test_a_failed_embedding_aborts_its_other_inputs(
     inprocess_setups: dict[Role, object], failure: Exception
 ) -> None:
     from vllm.v1.engine.exceptions import EngineGenerateError
@@ -164,18 +164,18 @@ async def test_what_is_left_of_a_failed_embedding_is_aborted(
         request_id=lambda context: context.request_id,
         progressed=lambda: None,
     )
-    # A refusal stays one; what nobody foresaw is the engine's failure, and no error of Python's leaves the port.
+    # A rejection stays one; an unexpected error becomes an engine failure, as the port requires.
     expected = ValueError if isinstance(failure, ValueError) else EngineGenerateError
     with pytest.raises(expected):
         await _encode(running, ["a", "b"], None, RequestContext(request_id="x"))
     assert len(engine.aborted) == 2
 
 
-UNFOLLOWABLE: dict[str, GenerationRequest] = {
+UNSUPPORTED: dict[str, GenerationRequest] = {
     "guided_json": GenerationRequest(
         prompt="x",
         sampling=SamplingParameters(
-            structured_outputs=StructuredOutputs(json={"not": {}}), form_param="guided_json"
+            structured_outputs=StructuredOutputs(json={"not": {}}), structured_outputs_param="guided_json"
         ),
     ),
     "tools[7]": GenerationRequest(
@@ -191,8 +191,8 @@ UNFOLLOWABLE: dict[str, GenerationRequest] = {
 
 
 @pytest.mark.parametrize("streams", [False, True])
-@pytest.mark.parametrize("param", UNFOLLOWABLE)
-async def test_what_the_engine_can_not_follow_never_reaches_it(
+@pytest.mark.parametrize("param", UNSUPPORTED)
+async def test_an_unsupported_schema_never_reaches_the_engine(
     inprocess_setups: dict[Role, Any], param: str, streams: bool
 ) -> None:
     from adapters.vllm.inprocess.backend import VLLMInProcessBackend
@@ -201,15 +201,15 @@ async def test_what_the_engine_can_not_follow_never_reaches_it(
 
     class Untouchable:
         def __getattr__(self, name: str) -> Any:
-            pytest.fail(f"the engine is asked for '{name}'")
+            pytest.fail(f"'{name}' of the engine is used")
 
     backend._engine = backend._chat = Untouchable()
     with pytest.raises(InvalidRequestError) as caught:
-        await events_of(backend, UNFOLLOWABLE[param], RequestContext(request_id="x"), streams=streams)
+        await events_of(backend, UNSUPPORTED[param], RequestContext(request_id="x"), streams=streams)
     assert caught.value.param == param
 
 
-async def test_the_template_shows_the_clients_schemas_and_the_grammar_has_normalized_ones(
+async def test_the_template_has_original_schemas_and_the_grammar_normalized_ones(
     chat: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import adapters.vllm.inprocess.chat as module

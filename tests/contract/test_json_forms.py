@@ -1,4 +1,4 @@
-"""What the engine's own grammars let through is JSON, and follows the client's schema. No engine is started."""
+"""The engine's grammars accept only JSON that follows the client's schema. No engine is started."""
 
 import json
 import re
@@ -29,24 +29,24 @@ TEXTS = [
 
 
 def grammar(schema: dict) -> Callable[[str], bool]:
-    """Whether a text may be written by a schema."""
+    """A function that returns whether the grammar of a schema accepts a text."""
     import xgrammar
     from xgrammar.testing import _is_grammar_accept_string
 
-    made = xgrammar.Grammar.from_json_schema(json.dumps(schema))
-    return lambda text: _is_grammar_accept_string(made, text)
+    compiled = xgrammar.Grammar.from_json_schema(json.dumps(schema))
+    return lambda text: _is_grammar_accept_string(compiled, text)
 
 
 def obj(**properties) -> dict:
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
-def written(schema) -> list:
-    """Texts that the engine may write by a schema, as far as they are among the values' usual spellings."""
+def accepted(schema) -> list:
+    """Encoded VALUES, properly escaped and not, that the grammar of a schema accepts."""
     allows = grammar(schema)
-    spelled = [json.dumps(value, ensure_ascii=False) for value in VALUES]
-    raw = [text.replace("\\t", "\t").replace("\\n", "\n").replace('\\"', '"') for text in spelled]
-    return [text for text in dict.fromkeys(spelled + raw) if allows(text)]
+    encoded = [json.dumps(value, ensure_ascii=False) for value in VALUES]
+    raw = [text.replace("\\t", "\t").replace("\\n", "\n").replace('\\"', '"') for text in encoded]
+    return [text for text in dict.fromkeys(encoded + raw) if allows(text)]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def written(schema) -> list:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_written_is_json_that_the_schema_allows(schema: dict) -> None:
+def test_accepted_texts_are_json_that_follows_the_schema(schema: dict) -> None:
     before = json.dumps(schema)
-    texts = written(normalize_schema(schema, "the_field"))
+    texts = accepted(normalize_schema(schema, "the_field"))
     assert texts
     for text in texts:
         Draft202012Validator(schema).validate(json.loads(text))
@@ -102,7 +102,7 @@ FORMAT_CASES = {
 
 
 @pytest.mark.parametrize("name", [name for name, pattern in FORMATS.items() if pattern])
-def test_formats_are_what_they_are_called(name: str) -> None:
+def test_formats_accept_only_valid_values(name: str) -> None:
     allows = grammar(normalize_schema({"type": "string", "format": name}, "x"))
     good, bad = FORMAT_CASES[name]
     assert [text for text in good if not allows(f'"{text}"')] == []
@@ -110,7 +110,7 @@ def test_formats_are_what_they_are_called(name: str) -> None:
 
 
 def matched(pattern: str) -> set[str]:
-    """Those of the texts that the engine may write raw, by this expression."""
+    """Those of TEXTS that the pattern's grammar accepts unescaped."""
     allows = grammar({"type": "string", "pattern": pattern})
     return {text for text in TEXTS if allows(f'"{text}"')}
 
@@ -129,11 +129,11 @@ def is_plain(text: str) -> bool:
         "^[ -~]{1,9}$", "^[!-~]+$", r"^\d{4}-\d{2}$", r"^\/$", r"^[\/]$", r"^\{$", "^[^a-z]+$", "^[\x7f-\xff]$",
     ],
 )  # fmt: skip
-def test_what_json_writes_as_it_is_stays(pattern: str) -> None:
-    # In Python's words: \Z, because $ also stands before a last line end; letters and digits as in JavaScript.
-    wanted = {text for text in TEXTS if is_plain(text) and re.fullmatch(pattern, text, re.ASCII)}
+def test_rewritten_patterns_match_the_same_plain_texts(pattern: str) -> None:
+    # fullmatch, because $ also matches before a trailing newline in Python; ASCII classes as in JavaScript.
+    expected = {text for text in TEXTS if is_plain(text) and re.fullmatch(pattern, text, re.ASCII)}
     if r"\s" not in pattern.lower():
-        assert matched(rewrite_pattern(pattern)) == wanted
+        assert matched(rewrite_pattern(pattern)) == expected
     assert all(map(is_plain, matched(rewrite_pattern(pattern))))
     assert rewrite_pattern(rewrite_pattern(pattern)) == rewrite_pattern(pattern)
 
@@ -143,7 +143,7 @@ def test_what_json_writes_as_it_is_stays(pattern: str) -> None:
     [(0, 0, {""}), (0, 1, {0, 1}), (2, 2, {2}), (1, None, {1, 2, 3, 7}), (0, 10**12, {0, 1, 2, 3, 7})],
     ids=str,
 )
-def test_a_length_counts_characters(least: int, most: int | None, wanted: set) -> None:
+def test_a_length_pattern_counts_characters(least: int, most: int | None, wanted: set) -> None:
     pattern = length_pattern(least, most)
     lengths = {len(text) for text in matched(pattern)}
     assert lengths == {length if isinstance(length, int) else len(length) for length in wanted}
@@ -151,8 +151,8 @@ def test_a_length_counts_characters(least: int, most: int | None, wanted: set) -
     assert rewrite_pattern(pattern) == pattern
 
 
-def test_a_length_is_counted_and_not_unrolled() -> None:
-    """An automaton of so many characters would take the engine a quarter of a minute."""
+def test_a_length_pattern_compiles_to_a_counter() -> None:
+    """Compiling an automaton for this many characters would take the engine 15 seconds."""
     import xgrammar
 
     schema = json.dumps({"type": "string", "pattern": length_pattern(0, 8000)})

@@ -1,4 +1,4 @@
-"""What every backend promises of tokenizing, of `suffix`, and of what is cut or shaped on request."""
+"""Contract of every backend for tokenization, `suffix`, truncation and structured outputs of completions."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.contract.cases import CONTEXT, Case, generate
 PROMPT = "The quick brown fox"
 
 
-async def test_tokens_and_back(generator: Case) -> None:
+async def test_a_text_is_tokenized_and_detokenized(generator: Case) -> None:
     found = await generator.backend.call(TokenizeRequest(prompt=CORPUS[0], with_strings=True), CONTEXT)
     assert found.token_ids == generator.tokenize(CORPUS[0])
     assert found.strings is not None
@@ -21,27 +21,27 @@ async def test_tokens_and_back(generator: Case) -> None:
     assert await generator.backend.call(DetokenizeRequest(token_ids=found.token_ids), CONTEXT) == CORPUS[0]
 
 
-async def test_tokens_of_an_embedders_text(embedder: Case) -> None:
+async def test_an_embedding_model_tokenizes_text(embedder: Case) -> None:
     found = await embedder.backend.call(TokenizeRequest(prompt=CORPUS[1]), CONTEXT)
     assert (found.token_ids, found.strings) == (embedder.tokenize(CORPUS[1]), None)
 
 
-async def test_tokens_of_a_conversation_are_those_that_are_counted(generator: Case) -> None:
+async def test_tokens_of_a_conversation_match_its_usage(generator: Case) -> None:
     conversation = Conversation(messages=[UserMessage(content="Hello fox")])
     found = await generator.backend.call(TokenizeRequest(prompt=conversation), CONTEXT)
     answer = await generate(generator, conversation, max_tokens=1)
     assert len(found.token_ids) == answer.usage.prompt_tokens
 
 
-async def test_more_text_than_the_context_holds_can_be_tokenized(generator: Case) -> None:
+async def test_text_longer_than_the_context_can_be_tokenized(generator: Case) -> None:
     text = "z1" * generator.max_model_len
     found = await generator.backend.call(TokenizeRequest(prompt=text), CONTEXT)
     assert len(found.token_ids) > generator.max_model_len
 
 
-async def test_tokens_outside_the_vocabulary_have_no_text(generator: Case) -> None:
+async def test_token_ids_outside_the_vocabulary_have_no_text(generator: Case) -> None:
     if generator.name == "vllm-http":
-        # vLLM's server passes over what it does not know, and tells nobody how large its vocabulary is.
+        # vLLM's server ignores unknown token ids, and does not report the size of its vocabulary.
         assert (
             await generator.backend.call(DetokenizeRequest(token_ids=[generator.vocabulary + 1000]), CONTEXT) == ""
         )
@@ -51,24 +51,24 @@ async def test_tokens_outside_the_vocabulary_have_no_text(generator: Case) -> No
     assert caught.value.param == "tokens"
 
 
-async def test_a_suffix_is_put_behind_the_hole(generator: Case) -> None:
+async def test_a_suffix_is_added_to_the_prompt(generator: Case) -> None:
     plain = await generate(generator, PROMPT)
     filled = await generate(generator, PROMPT, suffix=" jumps")
-    # Both texts, and three marks around them.
+    # Both texts, and three marker tokens.
     assert filled.usage.prompt_tokens == plain.usage.prompt_tokens + len(generator.tokenize(" jumps")) + 3
 
 
-async def test_a_prompt_is_cut_if_asked_for(generator: Case) -> None:
+async def test_a_prompt_is_truncated_on_request(generator: Case) -> None:
     ids = [5] * (generator.max_model_len + 50)
     assert (await generate(generator, ids, truncate_prompt_tokens=7)).usage.prompt_tokens == 7
     filled = await generate(generator, ids, truncate_prompt_tokens=-1, max_tokens=1)
     assert filled.usage.prompt_tokens == generator.max_model_len - 1
 
 
-async def test_a_form_holds_for_completions_or_is_refused_but_never_passed_over(generator: Case) -> None:
+async def test_structured_outputs_of_completions_are_followed_or_rejected(generator: Case) -> None:
     form = {"structured_outputs": StructuredOutputs(choice=["yes"]), "max_tokens": 20, "stream": False}
     if generator.name == "vllm-http":
-        # A server that was told of a reasoning parser waits for an end of thinking that never comes.
+        # A server with a reasoning parser waits for the end of reasoning, which a completion does not have.
         with pytest.raises(InvalidRequestError) as caught:
             await generate(generator, PROMPT, **form)
         assert caught.value.param == "structured_outputs"

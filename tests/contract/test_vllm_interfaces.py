@@ -1,7 +1,7 @@
-"""What of vLLM this service stands on: the list to look at when its version changes.
+"""Checks every interface of vLLM that the service uses, for upgrades of vLLM.
 
-vLLM promises none of these. A change of one is told here by its name, before any engine starts. The first tests
-need no vLLM and keep the list whole: an import in `adapters/` that is not on it fails.
+vLLM does not guarantee these interfaces. A test names each one that changed, before any engine starts. The first
+tests need no vLLM and keep the lists complete: an import in `adapters/` that is not listed fails.
 """
 
 import ast
@@ -122,7 +122,7 @@ CALLS: dict[str, list[str]] = {
     "vllm.tool_parsers.ToolParserManager.list_registered": [],
     "vllm.reasoning.ReasoningParserManager.list_registered": [],
 }  # fmt: skip
-"""What is called → parameters that it is given by name, or whose order counts."""
+"""Callables → parameters that are passed by name, or whose order matters."""
 
 FIELDS: dict[str, list[str]] = {
     "vllm.config.VllmConfig": [
@@ -141,7 +141,7 @@ FIELDS: dict[str, list[str]] = {
 }  # fmt: skip
 """Fields that are read or written."""
 
-KEPT: dict[str, list[str]] = {
+ATTRIBUTES: dict[str, list[str]] = {
     "vllm.v1.engine.async_llm.AsyncLLM": ["output_handler", "output_processor", "renderer"],
     "vllm.renderers.online_renderer.OnlineRenderer": [
         "parser", "chat_template", "chat_template_content_format", "default_chat_template_kwargs",
@@ -156,32 +156,32 @@ ROUTES = {
         "/health", "/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
     },
 }  # fmt: skip
-"""What `adapters/vllm/http` asks of a server."""
+"""Routes that `adapters/vllm/http` requests from a server."""
 
-# A gateway is installed without vLLM on purpose; there the list itself is still held against the adapters.
+# A gateway is installed without vLLM on purpose; the lists are still checked against the adapters there.
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> None:
-    """vLLM reads the environment while it is imported: the same as for the engines of this folder."""
+    """Prepare the environment, which vLLM reads on import, as for the in-process engines of this package."""
     if importlib.util.find_spec("vllm") is not None:
         from adapters.vllm.inprocess.engine_args import prepare_environment
 
         prepare_environment(log_level="error", offline=True)
 
 
-def found(path: str) -> Any:
-    """What a dotted path names; the module is as much of it as can be imported."""
+def resolve(path: str) -> Any:
+    """The object at a dotted path; its module is the longest importable prefix."""
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            thing: Any = importlib.import_module(".".join(parts[:length]))
+            resolved: Any = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:
-            thing = getattr(thing, part)
-        return thing
+            resolved = getattr(resolved, part)
+        return resolved
     raise ModuleNotFoundError(path)
 
 
@@ -193,65 +193,65 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((name.name, "") for name in node.names if name.name.split(".")[0] == "vllm")
 
 
-def test_the_list_has_all_that_is_imported():
+def test_the_list_has_all_imports():
     used = {pair for path in sorted(ADAPTERS.rglob("*.py")) for pair in imports(path)}
     listed = {(module, name) for module, names in IMPORTS.items() for name in names}
     assert sorted(used - listed) == [], "new: add them to IMPORTS, and what is used of them below"
     assert sorted(listed - used) == [], "no longer used"
 
 
-def test_nothing_but_the_adapter_of_engines_in_process_imports_vllm():
+def test_only_the_inprocess_adapter_imports_vllm():
     users = {path for path in ROOT.glob("[ad]*/**/*.py") if list(imports(path))}
     assert {path.relative_to(ROOT).parts[:3] for path in users} == {("adapters", "vllm", "inprocess")}
 
 
-def test_the_routes_are_all_that_servers_are_asked():
-    written = "".join(path.read_text() for path in sorted((ADAPTERS / "vllm" / "http").glob("*.py")))
-    asked = set(re.findall(r'"(/(?:v1/)?[a-z]+(?:/[a-z]+)*)"', written))
-    assert asked == ROUTES["embed"] | ROUTES["generate"]
+def test_the_list_has_all_routes():
+    source = "".join(path.read_text() for path in sorted((ADAPTERS / "vllm" / "http").glob("*.py")))
+    used = set(re.findall(r'"(/(?:v1/)?[a-z]+(?:/[a-z]+)*)"', source))
+    assert used == ROUTES["embed"] | ROUTES["generate"]
 
 
 @needs_vllm
 @pytest.mark.parametrize("module", IMPORTS)
-def test_every_name_is_where_it_is_imported_from(module):
+def test_every_import_exists(module):
     there = importlib.import_module(module)
     assert [name for name in sorted(IMPORTS[module]) if not hasattr(there, name)] == []
 
 
 @needs_vllm
 @pytest.mark.parametrize("path", CALLS)
-def test_what_is_called_takes_what_it_is_given(path):
-    parameters = inspect.signature(found(path)).parameters
+def test_every_callable_has_the_parameters(path):
+    parameters = inspect.signature(resolve(path)).parameters
     assert [name for name in CALLS[path] if name not in parameters] == []
 
 
 @needs_vllm
 @pytest.mark.parametrize("path", FIELDS)
-def test_every_field_is_there(path):
-    owner = found(path)
+def test_every_field_exists(path):
+    owner = resolve(path)
     fields = {field.name for field in dataclasses.fields(owner)}
     assert [name for name in FIELDS[path] if name not in fields] == []
 
 
 @needs_vllm
-@pytest.mark.parametrize("path", KEPT)
+@pytest.mark.parametrize("path", ATTRIBUTES)
 def test_every_attribute_is_set(path):
-    source = inspect.getsource(found(path).__init__)
-    assert [name for name in KEPT[path] if not re.search(rf"self\.{name}\b(: [^=\n]+)? =", source)] == []
+    source = inspect.getsource(resolve(path).__init__)
+    assert [name for name in ATTRIBUTES[path] if not re.search(rf"self\.{name}\b(: [^=\n]+)? =", source)] == []
 
 
 @needs_vllm
-def test_parsers_tell_their_parts():
-    parser = found("vllm.parser.abstract_parser.Parser")
+def test_parsers_expose_their_parts():
+    parser = resolve("vllm.parser.abstract_parser.Parser")
     for name in ("tool_parser_cls", "reasoning_parser_cls", "reasoning_parser"):
         assert hasattr(parser, name), name
 
 
 @needs_vllm
-def test_every_variable_of_the_environment_is_one_of_vllms():
+def test_every_environment_variable_exists_in_vllm():
     envs = importlib.import_module("vllm.envs")
-    written = "".join(path.read_text() for path in sorted(INPROCESS.glob("*.py")))
-    names = set(re.findall(r'"(VLLM_[A-Z_]+)"', written)) | {"VLLM_API_KEY"}
+    source = "".join(path.read_text() for path in sorted(INPROCESS.glob("*.py")))
+    names = set(re.findall(r'"(VLLM_[A-Z_]+)"', source)) | {"VLLM_API_KEY"}
     assert names
     assert sorted(names - set(envs.environment_variables)) == []
 
@@ -261,17 +261,17 @@ def test_every_variable_of_the_environment_is_one_of_vllms():
     ("role", "model", "runner"), [("embed", "tiny-embed", "pooling"), ("generate", "tiny-gen", "generate")]
 )
 def test_a_server_has_every_route(role, model, runner, tiny_models):
-    arguments = served(["--model", str(tiny_models[model]), "--runner", runner, "--dtype", "float32"])
-    config = found("vllm.engine.arg_utils.AsyncEngineArgs").from_cli_args(arguments).create_model_config()
-    app = found("vllm.entrypoints.launchers.app.build_app")(arguments, (role,), config)
+    arguments = parse_flags(["--model", str(tiny_models[model]), "--runner", runner, "--dtype", "float32"])
+    config = resolve("vllm.engine.arg_utils.AsyncEngineArgs").from_cli_args(arguments).create_model_config()
+    app = resolve("vllm.entrypoints.launchers.app.build_app")(arguments, (role,), config)
     assert sorted(ROUTES[role] - {getattr(route, "path", "") for route in app.routes}) == []
 
 
 @needs_vllm
 @pytest.mark.parametrize("role", ROUTES)
-def test_a_server_takes_the_flags_of_the_compose_file(role):
+def test_a_server_accepts_the_flags_of_the_compose_file(role):
     command = compose("compose.yaml")["services"][role]["command"]
-    arguments = served(list(command))
+    arguments = parse_flags(list(command))
     assert (arguments.port, arguments.enable_log_requests) == ({"embed": 8100, "generate": 8101}[role], False)
     assert arguments.enable_prefix_caching is True
     assert arguments.disable_uvicorn_access_log is True
@@ -280,19 +280,19 @@ def test_a_server_takes_the_flags_of_the_compose_file(role):
         assert (arguments.runner, arguments.hf_overrides) == ("pooling", {"is_matryoshka": True})
     else:
         assert (arguments.tool_call_parser, arguments.reasoning_parser) == ("hermes", "qwen3")
-        assert arguments.tool_call_parser in found("vllm.tool_parsers.ToolParserManager").list_registered()
-        assert arguments.reasoning_parser in found("vllm.reasoning.ReasoningParserManager").list_registered()
+        assert arguments.tool_call_parser in resolve("vllm.tool_parsers.ToolParserManager").list_registered()
+        assert arguments.reasoning_parser in resolve("vllm.reasoning.ReasoningParserManager").list_registered()
 
 
 @needs_vllm
-def test_the_memory_plan_knows_all_names_of_its_flags():
-    parser = found("vllm.utils.argparse_utils.FlexibleArgumentParser")(add_help=False)
+def test_memory_flags_has_all_names_of_its_flags():
+    parser = resolve("vllm.utils.argparse_utils.FlexibleArgumentParser")(add_help=False)
     names = [
         set(action.option_strings)
-        for action in found("vllm.engine.arg_utils.AsyncEngineArgs").add_cli_args(parser)._actions
+        for action in resolve("vllm.engine.arg_utils.AsyncEngineArgs").add_cli_args(parser)._actions
     ]
     first = {*vllm_flags.UNPLANNED, *vllm_flags.SAID}
-    # The parser itself knows --config.
+    # The parser itself handles --config.
     assert {*first, *vllm_flags.ALIASES} - {"--config"} <= set().union(*names)
     for same in names:
         affirming = {name for name in same if not name.startswith("--no-")}
@@ -302,14 +302,14 @@ def test_the_memory_plan_knows_all_names_of_its_flags():
         for name in set().union(*names) - first - set(vllm_flags.ALIASES)
         if vllm_flags.flag_name(name) != name
     }
-    assert not taken, "whole names that vllm_flags takes for the beginning of another one"
+    assert not taken, "complete names that vllm_flags takes for a prefix of another one"
     short = {name for same in names for name in same if re.fullmatch("-[a-z]", name)}
     begin = [name for same in names for name in same if name[:2] in short and len(name) > 2]
-    assert not begin, "vllm_flags.LETTER takes them for a flag of one letter"
+    assert not begin, "vllm_flags.LETTER takes them for a single-letter flag"
     assert all(vllm_flags.LETTER.match(f"{name}x") for name in short & set(vllm_flags.ALIASES))
 
 
-def served(words: list[str]) -> Any:
-    """The flags of a server, as its own parser reads them."""
-    parser = found("vllm.utils.argparse_utils.FlexibleArgumentParser")()
-    return found("vllm.entrypoints.launchers.cli_args.make_arg_parser")(parser).parse_args(words)
+def parse_flags(words: list[str]) -> Any:
+    """Flags of a server, parsed by its own parser."""
+    parser = resolve("vllm.utils.argparse_utils.FlexibleArgumentParser")()
+    return resolve("vllm.entrypoints.launchers.cli_args.make_arg_parser")(parser).parse_args(words)

@@ -1,4 +1,4 @@
-"""Waiting for an engine to have something to do, or nothing."""
+"""Helpers that wait until an engine is busy or idle."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,38 +6,38 @@ from typing import Any
 
 from tests.contract.cases import Case
 
-PATIENCE_S = 10
-CROWD = 16
-"""Requests at once that keep an engine busy for seconds."""
+TIMEOUT_S = 10
+CLIENTS = 16
+"""Concurrent requests that keep an engine busy for seconds."""
 
 
-async def until_idle(case: Case, within_s: float = PATIENCE_S) -> None:
-    """Return once the engine itself says that nothing runs; fail if it never does."""
+async def until_idle(case: Case, within_s: float = TIMEOUT_S) -> None:
+    """Wait until the engine reports no running requests; fail after `within_s`."""
     async with asyncio.timeout(within_s):
         while await case.running():
             await asyncio.sleep(0.01)
 
 
-async def cancel_under_way(case: Case, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Cancel a crowd of requests while the engine works on them; fail if it goes on working.
+async def cancel_running(case: Case, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Cancel many requests while the engine runs them; fail if it continues.
 
-    Each of the crowd asks again when it is answered: however quick the engine and however slow its
-    metrics, there is a moment at which it is seen to work.
+    Each client repeats its request, so that the engine's metrics eventually show running requests, however fast
+    the engine and however slow its metrics.
     """
 
-    async def again_and_again() -> None:
+    async def repeat() -> None:
         while True:
             await work()
             await asyncio.sleep(0)
 
-    crowd = [asyncio.create_task(again_and_again()) for _ in range(CROWD)]
+    tasks = [asyncio.create_task(repeat()) for _ in range(CLIENTS)]
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not await case.running():
                 await asyncio.sleep(0.0005)
     finally:
-        for task in crowd:
+        for task in tasks:
             task.cancel()
-        ends = await asyncio.gather(*crowd, return_exceptions=True)
-    assert {type(end) for end in ends} == {asyncio.CancelledError}, "none failed before"
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(end) for end in ends} == {asyncio.CancelledError}, "no request failed before it was cancelled"
     await until_idle(case, within_s=case.abort_s)

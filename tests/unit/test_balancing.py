@@ -32,21 +32,21 @@ TEXT = EmbeddingRequest(inputs=["text"])
 PROMPT = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=3, temperature=0.0))
 GONE = BackendUnreachableError("Gone.", retry_after_s=1)
 COOL_DOWN_S = 4.0
-SOON = 1.0
-"""Longer than it takes to look again at a member that was ejected a moment ago."""
-LONG = 20.0
+SHORT_S = 1.0
+"""Longer than the first delay before an ejected member is probed again."""
+LONG_S = 20.0
 
 
 class Other(FakeBackend):
-    """Another model by the same name."""
+    """A different model with the same name."""
 
     async def call(self, request, context):
         result = await super().call(request, context)
         width = result.dimensions
         rows = array.array("f", result.vectors)
-        turned = [-number for number in rows] if width else []
+        negated = [-number for number in rows] if width else []
         return type(result)(
-            vectors=array.array("f", turned).tobytes(),
+            vectors=array.array("f", negated).tobytes(),
             dimensions=width,
             prompt_tokens=result.prompt_tokens,
             input_tokens=result.input_tokens,
@@ -54,13 +54,13 @@ class Other(FakeBackend):
 
 
 class Slow(FakeBackend):
-    """Never gets ready."""
+    """Never becomes ready."""
 
     async def start(self, on_step=None):
         await asyncio.sleep(10_000)
 
 
-class Stage:
+class Harness:
     def __init__(self, *engines: FakeBackend) -> None:
         self.engines = list(engines)
         self.members = [
@@ -77,13 +77,13 @@ class Stage:
     def states(self) -> list[BackendState]:
         return [member.state for member in self.backend.members()]
 
-    async def everybody_asked(self) -> None:
-        """As many requests as there are members, one for each."""
+    async def call_each_member(self) -> None:
+        """Send as many requests as there are members, one to each."""
         for _ in self.members:
             await self.backend.call(TEXT, CONTEXT)
 
-    async def asked(self, request: EmbeddingRequest = TEXT) -> int:
-        """Which of the members gets a request."""
+    async def chosen(self, request: EmbeddingRequest = TEXT) -> int:
+        """Send a request, and return the index of the member that gets it."""
         before = [len(engine.seen) for engine in self.engines]
         await self.backend.call(request, CONTEXT)
         (number,) = [
@@ -95,22 +95,22 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def started(*engines: FakeBackend) -> AsyncGenerator[Stage, None]:
-    stage = Stage(*(engines or [FakeBackend(Role.EMBED) for _ in range(3)]))
-    await stage.backend.start()
+async def started(*engines: FakeBackend) -> AsyncGenerator[Harness, None]:
+    harness = Harness(*(engines or [FakeBackend(Role.EMBED) for _ in range(3)]))
+    await harness.backend.start()
     try:
-        yield stage
+        yield harness
     finally:
-        await stage.backend.stop()
+        await harness.backend.stop()
 
 
-def vanish(engine: FakeBackend) -> None:
-    """As a process that has ended: no connection, whatever is asked."""
+def disconnect(engine: FakeBackend) -> None:
+    """Make a member unreachable, like an ended process."""
     engine.fail_probe = GONE
     engine.fail_start = [GONE] * 1000
 
 
-def come_back(engine: FakeBackend) -> None:
+def reconnect(engine: FakeBackend) -> None:
     engine.fail_probe = None
     engine.fail_start = []
 
@@ -119,120 +119,120 @@ def embedders(count: int, **options) -> list[FakeBackend]:
     return [FakeBackend(Role.EMBED, **options) for _ in range(count)]
 
 
-READY, AWAY, STARTING = BackendState.READY, BackendState.UNAVAILABLE, BackendState.STARTING
+READY, UNAVAILABLE, STARTING = BackendState.READY, BackendState.UNAVAILABLE, BackendState.STARTING
 
 
-def test_idle_members_are_asked_in_turn():
+def test_idle_members_are_chosen_round_robin():
     async def scenario():
-        async with started() as stage:
-            assert sorted([await stage.asked() for _ in range(3)]) == [0, 1, 2]
-            assert [await stage.asked() for _ in range(3)] == [await stage.asked() for _ in range(3)]
+        async with started() as harness:
+            assert sorted([await harness.chosen() for _ in range(3)]) == [0, 1, 2]
+            assert [await harness.chosen() for _ in range(3)] == [await harness.chosen() for _ in range(3)]
 
     run_instantly(scenario())
 
 
-def test_the_one_with_the_least_to_do_is_asked():
+def test_the_least_loaded_member_is_chosen():
     async def scenario():
-        async with started() as stage:
-            for member, outstanding in zip(stage.members, [5, 2, 4], strict=True):
+        async with started() as harness:
+            for member, outstanding in zip(harness.members, [5, 2, 4], strict=True):
                 member.outstanding = outstanding
-            assert [await stage.asked() for _ in range(4)] == [1] * 4
+            assert [await harness.chosen() for _ in range(4)] == [1] * 4
 
     run_instantly(scenario())
 
 
-def test_much_work_in_one_request_counts_as_much():
+def test_load_counts_inputs_and_not_requests():
     async def scenario():
-        async with started(*embedders(2, delay_s=1)) as stage:
+        async with started(*embedders(2, delay_s=1)) as harness:
             large = EmbeddingRequest(inputs=["text"] * 10)
             await asyncio.gather(
-                stage.backend.call(large, CONTEXT),
-                *(stage.backend.call(TEXT, CONTEXT) for _ in range(9)),
+                harness.backend.call(large, CONTEXT),
+                *(harness.backend.call(TEXT, CONTEXT) for _ in range(9)),
             )
-            sizes = [[len(request.inputs) for request in engine.seen[1:]] for engine in stage.engines]
+            sizes = [[len(request.inputs) for request in engine.seen[1:]] for engine in harness.engines]
             assert sorted(sizes) == [[1] * 9, [10]]
 
     run_instantly(scenario())
 
 
-def test_a_busy_one_is_asked_only_if_all_are():
+def test_a_busy_member_is_chosen_only_if_all_are_busy():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            stage.engines[0].fail_next = BackendBusyError("Busy.", retry_after_s=3)
+        async with started(*embedders(2)) as harness:
+            harness.engines[0].fail_next = BackendBusyError("Busy.", retry_after_s=3)
             with pytest.raises(BackendBusyError):
-                await stage.everybody_asked()
-            assert stage.backend.has_free()
-            assert [await stage.asked() for _ in range(4)] == [1] * 4
-            stage.engines[1].fail_next = BackendBusyError("Busy.", retry_after_s=3)
+                await harness.call_each_member()
+            assert harness.backend.has_free()
+            assert [await harness.chosen() for _ in range(4)] == [1] * 4
+            harness.engines[1].fail_next = BackendBusyError("Busy.", retry_after_s=3)
             with pytest.raises(BackendBusyError):
-                await stage.backend.call(TEXT, CONTEXT)
-            assert not stage.backend.has_free()
-            assert {await stage.asked() for _ in range(4)} == {0, 1}
+                await harness.backend.call(TEXT, CONTEXT)
+            assert not harness.backend.has_free()
+            assert {await harness.chosen() for _ in range(4)} == {0, 1}
             await asyncio.sleep(3)
-            assert stage.backend.has_free()
-            assert stage.states() == [READY, READY]
+            assert harness.backend.has_free()
+            assert harness.states() == [READY, READY]
 
     run_instantly(scenario())
 
 
-def test_one_that_is_gone_gets_no_more_requests_until_it_is_back():
+def test_an_unreachable_member_gets_no_requests_until_it_is_back():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            vanish(stage.engines[0])
-            stage.engines[0].fail_next = GONE
+        async with started(*embedders(2)) as harness:
+            disconnect(harness.engines[0])
+            harness.engines[0].fail_next = GONE
             with pytest.raises(BackendUnreachableError):
-                await stage.everybody_asked()
-            assert stage.states() == [AWAY, READY]
-            assert [await stage.asked() for _ in range(3)] == [1] * 3
-            await asyncio.sleep(LONG)
-            assert stage.states() == [AWAY, READY]
-            assert stage.members[0].health().last_error == "Gone."
-            come_back(stage.engines[0])
-            await asyncio.sleep(LONG)
-            assert stage.states() == [READY, READY]
-            assert {await stage.asked() for _ in range(2)} == {0, 1}
-            assert [member.ejections for member in stage.backend.members()] == [1, 0]
+                await harness.call_each_member()
+            assert harness.states() == [UNAVAILABLE, READY]
+            assert [await harness.chosen() for _ in range(3)] == [1] * 3
+            await asyncio.sleep(LONG_S)
+            assert harness.states() == [UNAVAILABLE, READY]
+            assert harness.members[0].health().last_error == "Gone."
+            reconnect(harness.engines[0])
+            await asyncio.sleep(LONG_S)
+            assert harness.states() == [READY, READY]
+            assert {await harness.chosen() for _ in range(2)} == {0, 1}
+            assert [member.ejections for member in harness.backend.members()] == [1, 0]
 
     run_instantly(scenario())
 
 
-def test_one_that_only_lost_a_connection_is_back_in_a_moment():
+def test_a_member_that_lost_one_connection_is_readmitted_soon():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            stage.engines[0].fail_next = GONE
+        async with started(*embedders(2)) as harness:
+            harness.engines[0].fail_next = GONE
             with pytest.raises(BackendUnreachableError):
-                await stage.everybody_asked()
-            assert stage.states() == [AWAY, READY]
-            await asyncio.sleep(SOON)
-            assert stage.states() == [READY, READY]
+                await harness.call_each_member()
+            assert harness.states() == [UNAVAILABLE, READY]
+            await asyncio.sleep(SHORT_S)
+            assert harness.states() == [READY, READY]
 
     run_instantly(scenario())
 
 
-def test_one_that_goes_while_nobody_asks_is_ejected_by_its_probe():
+def test_an_idle_member_is_ejected_by_its_probe():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            vanish(stage.engines[1])
+        async with started(*embedders(2)) as harness:
+            disconnect(harness.engines[1])
             await asyncio.sleep(6)
-            assert stage.states() == [READY, AWAY]
-            await stage.backend.probe()
+            assert harness.states() == [READY, UNAVAILABLE]
+            await harness.backend.probe()
 
     run_instantly(scenario())
 
 
-def test_a_probe_may_be_late_once():
+def test_a_single_probe_timeout_does_not_eject():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            stage.engines[1].fail_probe = BackendTimeoutError("Silent.")
+        async with started(*embedders(2)) as harness:
+            harness.engines[1].fail_probe = BackendTimeoutError("Silent.")
             await asyncio.sleep(5.1)
-            assert stage.states() == [READY, READY]
-            await asyncio.sleep(SOON)
-            assert stage.states() == [READY, AWAY]
+            assert harness.states() == [READY, READY]
+            await asyncio.sleep(SHORT_S)
+            assert harness.states() == [READY, UNAVAILABLE]
 
     run_instantly(scenario())
 
 
-def test_and_once_more_if_it_has_answered_meanwhile():
+def test_probe_timeouts_that_are_not_consecutive_do_not_eject():
     class OftenLate(FakeBackend):
         probes = 0
 
@@ -243,168 +243,168 @@ def test_and_once_more_if_it_has_answered_meanwhile():
 
     async def scenario():
         engine = OftenLate(Role.EMBED)
-        async with started(engine, *embedders(1)) as stage:
-            await asyncio.sleep(6 * LONG)
+        async with started(engine, *embedders(1)) as harness:
+            await asyncio.sleep(6 * LONG_S)
             assert engine.probes > 10
-            assert [member.ejections for member in stage.backend.members()] == [0, 0]
+            assert [member.ejections for member in harness.backend.members()] == [0, 0]
 
     run_instantly(scenario())
 
 
-def test_a_request_that_was_not_answered_makes_look_at_once():
+def test_a_request_timeout_triggers_a_probe():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            stage.engines[0].fail_next = BackendTimeoutError("Silent.")
-            stage.engines[0].fail_probe = BackendTimeoutError("Silent.")
+        async with started(*embedders(2)) as harness:
+            harness.engines[0].fail_next = BackendTimeoutError("Silent.")
+            harness.engines[0].fail_probe = BackendTimeoutError("Silent.")
             with pytest.raises(BackendTimeoutError):
-                await stage.everybody_asked()
-            assert stage.states() == [READY, READY]
-            await asyncio.sleep(SOON)
-            assert stage.states() == [AWAY, READY]
+                await harness.call_each_member()
+            assert harness.states() == [READY, READY]
+            await asyncio.sleep(SHORT_S)
+            assert harness.states() == [UNAVAILABLE, READY]
 
     run_instantly(scenario())
 
 
-def test_a_failed_request_ejects_nobody():
+def test_a_failed_request_does_not_eject():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            stage.engines[0].fail_next = BackendFailedError("Failed on this one.")
+        async with started(*embedders(2)) as harness:
+            harness.engines[0].fail_next = BackendFailedError("Failed on this one.")
             with pytest.raises(BackendFailedError):
-                await stage.everybody_asked()
-            await asyncio.sleep(LONG)
-            assert stage.states() == [READY, READY]
+                await harness.call_each_member()
+            await asyncio.sleep(LONG_S)
+            assert harness.states() == [READY, READY]
 
     run_instantly(scenario())
 
 
-def test_one_whose_breaker_is_open_is_passed_over_and_then_tried():
+def test_a_member_with_an_open_breaker_is_skipped_until_its_trial():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            breaker = stage.members[0].breaker
+        async with started(*embedders(2)) as harness:
+            breaker = harness.members[0].breaker
             for _ in range(2):
                 breaker.failed(is_silent=True)
-            assert [await stage.asked() for _ in range(3)] == [1] * 3
+            assert [await harness.chosen() for _ in range(3)] == [1] * 3
             await asyncio.sleep(COOL_DOWN_S)
-            assert 0 in [await stage.asked() for _ in range(2)]
-            assert {await stage.asked() for _ in range(2)} == {0, 1}
+            assert 0 in [await harness.chosen() for _ in range(2)]
+            assert {await harness.chosen() for _ in range(2)} == {0, 1}
 
     run_instantly(scenario())
 
 
-def test_if_all_breakers_are_open_the_client_is_told_for_how_long():
+def test_if_all_breakers_are_open_the_error_has_retry_after():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            for member in stage.members:
+        async with started(*embedders(2)) as harness:
+            for member in harness.members:
                 for _ in range(2):
                     member.breaker.failed(is_silent=True)
                 await asyncio.sleep(1)
             with pytest.raises(BackendUnavailableError, match="failed too often") as caught:
-                await stage.backend.call(TEXT, CONTEXT)
+                await harness.backend.call(TEXT, CONTEXT)
             assert caught.value.retry_after_s == COOL_DOWN_S - 2
             assert not isinstance(caught.value, BackendUnreachableError)
 
     run_instantly(scenario())
 
 
-def test_without_anybody_left_it_is_not_ready_and_is_again_with_the_first_who_is_back():
+def test_it_is_not_ready_without_members_until_the_first_is_back():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            for engine in stage.engines:
-                vanish(engine)
-            await asyncio.sleep(LONG)
+        async with started(*embedders(2)) as harness:
+            for engine in harness.engines:
+                disconnect(engine)
+            await asyncio.sleep(LONG_S)
             with pytest.raises(BackendUnavailableError):
-                await stage.backend.probe()
+                await harness.backend.probe()
             with pytest.raises(BackendUnreachableError, match="None"):
-                await stage.backend.call(TEXT, CONTEXT)
-            come_back(stage.engines[1])
-            await asyncio.sleep(LONG)
-            await stage.backend.probe()
-            assert await stage.asked() == 1
+                await harness.backend.call(TEXT, CONTEXT)
+            reconnect(harness.engines[1])
+            await asyncio.sleep(LONG_S)
+            await harness.backend.probe()
+            assert await harness.chosen() == 1
 
     run_instantly(scenario())
 
 
-def test_a_generation_without_anybody_left_fails_before_it_begins():
+def test_a_stream_without_members_fails_on_entering():
     async def scenario():
-        async with started(FakeBackend(Role.GENERATE)) as stage:
-            vanish(stage.engines[0])
-            await asyncio.sleep(LONG)
-            generation = stage.backend.stream(PROMPT, CONTEXT)
+        async with started(FakeBackend(Role.GENERATE)) as harness:
+            disconnect(harness.engines[0])
+            await asyncio.sleep(LONG_S)
+            generation = harness.backend.stream(PROMPT, CONTEXT)
             with pytest.raises(BackendUnreachableError):
                 await generation.__aenter__()
 
     run_instantly(scenario())
 
 
-def test_generations_are_dealt_out_by_their_number():
+def test_generations_are_balanced_by_their_number():
     async def scenario():
         engines = [FakeBackend(Role.GENERATE) for _ in range(2)]
-        async with started(*engines) as stage:
-            streams = [stream(stage.backend, PROMPT, CONTEXT) for _ in range(4)]
+        async with started(*engines) as harness:
+            streams = [stream(harness.backend, PROMPT, CONTEXT) for _ in range(4)]
             for events in streams:
                 await anext(events)
             assert [engine.running for engine in engines] == [2, 2]
             for events in streams:
                 await events.aclose()
-            assert [member.outstanding for member in stage.backend.members()] == [0, 0]
+            assert [member.outstanding for member in harness.backend.members()] == [0, 0]
 
     run_instantly(scenario())
 
 
-def test_tokens_are_anybodys_business():
+def test_any_member_tokenizes():
     async def scenario():
-        async with started() as stage:
-            found = await stage.backend.call(TokenizeRequest(prompt="ab"), CONTEXT)
+        async with started() as harness:
+            found = await harness.backend.call(TokenizeRequest(prompt="ab"), CONTEXT)
             assert found.token_ids == [97, 98]
-            assert await stage.backend.call(DetokenizeRequest(token_ids=[97, 98]), CONTEXT) == "ab"
+            assert await harness.backend.call(DetokenizeRequest(token_ids=[97, 98]), CONTEXT) == "ab"
 
     run_instantly(scenario())
 
 
-def test_those_who_are_not_up_yet_hold_nobody_up():
+def test_members_that_are_not_up_yet_do_not_delay_the_start():
     async def scenario():
         late = FakeBackend(Role.EMBED)
         late.fail_start = [GONE]
-        async with started(late, Slow(Role.EMBED), FakeBackend(Role.EMBED)) as stage:
+        async with started(late, Slow(Role.EMBED), FakeBackend(Role.EMBED)) as harness:
             assert now() <= GRACE_S
-            assert stage.states() == [STARTING, STARTING, READY]
-            await asyncio.sleep(SOON)
-            assert stage.states() == [READY, STARTING, READY]
-            assert {await stage.asked() for _ in range(4)} == {0, 2}
+            assert harness.states() == [STARTING, STARTING, READY]
+            await asyncio.sleep(SHORT_S)
+            assert harness.states() == [READY, STARTING, READY]
+            assert {await harness.chosen() for _ in range(4)} == {0, 2}
 
     run_instantly(scenario())
 
 
-def test_with_nobody_up_a_start_may_be_tried_again_and_tells_why():
+def test_a_start_without_reachable_members_can_be_retried():
     async def scenario():
-        stage = Stage(*embedders(2))
-        for engine, word in zip(stage.engines, ["One.", "Two."], strict=True):
+        harness = Harness(*embedders(2))
+        for engine, word in zip(harness.engines, ["One.", "Two."], strict=True):
             engine.fail_start = [BackendUnreachableError(word)]
         with pytest.raises(BackendUnavailableError) as caught:
-            await stage.backend.start()
+            await harness.backend.start()
         for part in ("THE_URL", "host:1", "One.", "host:2", "Two."):
             assert part in caught.value.message
-        assert [member.last_error for member in stage.backend.members()] == ["One.", "Two."]
-        assert (await stage.backend.start()).name == "fake"
-        await stage.backend.stop()
+        assert [member.last_error for member in harness.backend.members()] == ["One.", "Two."]
+        assert (await harness.backend.start()).name == "fake"
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_with_nobody_who_can_a_start_has_failed():
+def test_a_start_fails_if_no_member_can_serve():
     async def scenario():
-        stage = Stage(*embedders(2))
-        for engine in stage.engines:
+        harness = Harness(*embedders(2))
+        for engine in harness.engines:
             engine.fail_start = [BackendFailedError("No vLLM server.")]
         with pytest.raises(BackendFailedError, match=r"host:2.*No vLLM server\."):
-            await stage.backend.start()
-        await stage.backend.stop()
+            await harness.backend.start()
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         (FakeBackend(Role.EMBED, name="other"), "serves 'other'"),
         (FakeBackend(Role.EMBED, max_model_len=64), "64 tokens instead of 256"),
@@ -412,88 +412,88 @@ def test_with_nobody_who_can_a_start_has_failed():
     ],
     ids=["name", "context", "vectors"],
 )
-def test_servers_of_different_models_are_named_at_the_start(other, told):
+def test_a_start_names_servers_of_different_models(other, message):
     async def scenario():
-        stage = Stage(FakeBackend(Role.EMBED), other)
+        harness = Harness(FakeBackend(Role.EMBED), other)
         with pytest.raises(BackendFailedError) as caught:
-            await stage.backend.start()
-        for part in ("THE_URL", "number 1 (host:1)", "'fake'", "number 2 (host:2)", told):
+            await harness.backend.start()
+        for part in ("THE_URL", "number 1 (host:1)", "'fake'", "number 2 (host:2)", message):
             assert part in caught.value.message
-        await stage.backend.stop()
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_one_that_comes_back_with_another_model_stays_out():
+def test_a_member_with_a_different_model_is_not_readmitted():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            vanish(stage.engines[0])
-            await asyncio.sleep(LONG)
-            come_back(stage.engines[0])
-            stage.engines[0].name = "other"
-            await asyncio.sleep(LONG)
-            assert stage.states() == [BackendState.FAILED, READY]
-            assert "serves 'other'" in str(stage.members[0].health().last_error)
-            assert [await stage.asked() for _ in range(3)] == [1] * 3
-            stage.engines[0].name = "fake"
-            await asyncio.sleep(LONG)
-            assert stage.states() == [READY, READY]
+        async with started(*embedders(2)) as harness:
+            disconnect(harness.engines[0])
+            await asyncio.sleep(LONG_S)
+            reconnect(harness.engines[0])
+            harness.engines[0].name = "other"
+            await asyncio.sleep(LONG_S)
+            assert harness.states() == [BackendState.FAILED, READY]
+            assert "serves 'other'" in str(harness.members[0].health().last_error)
+            assert [await harness.chosen() for _ in range(3)] == [1] * 3
+            harness.engines[0].name = "fake"
+            await asyncio.sleep(LONG_S)
+            assert harness.states() == [READY, READY]
 
     run_instantly(scenario())
 
 
-def test_if_all_were_replaced_the_new_model_is_the_model():
+def test_if_all_members_were_replaced_the_new_model_is_accepted():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            for engine in stage.engines:
-                vanish(engine)
-            await asyncio.sleep(LONG)
-            for engine in stage.engines:
-                come_back(engine)
+        async with started(*embedders(2)) as harness:
+            for engine in harness.engines:
+                disconnect(engine)
+            await asyncio.sleep(LONG_S)
+            for engine in harness.engines:
+                reconnect(engine)
                 engine.max_model_len = 64
-            await asyncio.sleep(LONG)
-            assert stage.states() == [READY, READY]
+            await asyncio.sleep(LONG_S)
+            assert harness.states() == [READY, READY]
 
     run_instantly(scenario())
 
 
-@pytest.mark.parametrize("tells", [(True, True), (True, False), (False, True)])
-def test_tokens_of_each_input_are_told_if_all_members_tell(tells):
+@pytest.mark.parametrize("reports", [(True, True), (True, False), (False, True)])
+def test_tokens_per_input_are_reported_only_if_all_members_do(reports):
     async def scenario():
-        stage = Stage(*embedders(2))
-        for engine, one in zip(stage.engines, tells, strict=True):
+        harness = Harness(*embedders(2))
+        for engine, one in zip(harness.engines, reports, strict=True):
             engine.reports_tokens_per_input = one
-        card = await stage.backend.start()
-        assert card.reports_tokens_per_input is all(tells)
+        card = await harness.backend.start()
+        assert card.reports_tokens_per_input is all(reports)
         assert card.dimensions == 8
-        await stage.backend.stop()
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_vectors_that_were_kept_are_dropped_when_a_member_is_back():
+def test_cached_vectors_are_dropped_when_a_member_is_back():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            cache = CachingBackend(stage.backend, max_bytes=2**20)
-            stage.backend.on_return = cache.forget
+        async with started(*embedders(2)) as harness:
+            cache = CachingBackend(harness.backend, max_bytes=2**20)
+            harness.backend.on_readmit = cache.clear
             await cache.start()
             await cache.call(TEXT, CONTEXT)
-            vanish(stage.engines[0])
-            await asyncio.sleep(LONG)
-            assert cache.stats.entries == 1, "the other one's vectors are as good as before"
-            come_back(stage.engines[0])
-            await asyncio.sleep(LONG)
+            disconnect(harness.engines[0])
+            await asyncio.sleep(LONG_S)
+            assert cache.stats.entries == 1, "vectors of the other member are still valid"
+            reconnect(harness.engines[0])
+            await asyncio.sleep(LONG_S)
             assert cache.stats.entries == 0
 
     run_instantly(scenario())
 
 
-def test_a_member_that_tells_less_than_the_others_costs_no_answer():
+def test_a_member_without_tokens_per_input_fails_no_request():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            stack = CachingBackend(BatchingBackend(stage.backend), max_bytes=2**20)
+        async with started(*embedders(2)) as harness:
+            stack = CachingBackend(BatchingBackend(harness.backend), max_bytes=2**20)
             await stack.start()
-            for engine in stage.engines:
+            for engine in harness.engines:
                 engine.reports_tokens_per_input = False
             result = await stack.call(EmbeddingRequest(inputs=["a", "bb", "ccc"]), CONTEXT)
             assert result.input_tokens == [1, 2, 3]
@@ -503,35 +503,35 @@ def test_a_member_that_tells_less_than_the_others_costs_no_answer():
     run_instantly(scenario())
 
 
-def test_a_stop_ends_members_and_watches():
+def test_a_stop_ends_members_and_monitors():
     async def scenario():
-        async with started(*embedders(2)) as stage:
-            await stage.backend.stop()
-            assert [engine.stops for engine in stage.engines] == [1, 1]
-            assert stage.states() == [BackendState.STOPPED] * 2
+        async with started(*embedders(2)) as harness:
+            await harness.backend.stop()
+            assert [engine.stops for engine in harness.engines] == [1, 1]
+            assert harness.states() == [BackendState.STOPPED] * 2
             with pytest.raises(BackendUnavailableError):
-                await stage.backend.probe()
+                await harness.backend.probe()
             assert len(asyncio.all_tasks()) == 1
 
     run_instantly(scenario())
 
 
-def test_a_role_is_ready_with_one_of_its_servers_and_shows_all():
+def test_a_role_is_ready_with_one_server_and_reports_all():
     async def scenario():
-        stage = Stage(*embedders(2))
-        vanish(stage.engines[0])
-        role = ReadinessBackend(stage.backend, Role.EMBED, model=None)
+        harness = Harness(*embedders(2))
+        disconnect(harness.engines[0])
+        role = ReadinessBackend(harness.backend, Role.EMBED, model=None)
         await role.start()
         assert role.health.state is READY
         assert [(one.address, one.state) for one in role.health.members or []] == [
             ("host:1", STARTING),
             ("host:2", READY),
         ]
-        vanish(stage.engines[1])
-        await asyncio.sleep(LONG)
-        assert role.health.state is AWAY
-        come_back(stage.engines[0])
-        await asyncio.sleep(LONG)
+        disconnect(harness.engines[1])
+        await asyncio.sleep(LONG_S)
+        assert role.health.state is UNAVAILABLE
+        reconnect(harness.engines[0])
+        await asyncio.sleep(LONG_S)
         assert role.health.state is READY
         await role.stop()
 

@@ -15,11 +15,11 @@ CONTEXT = RequestContext(request_id="test")
 
 
 class Gate(FakeBackend):
-    """Holds requests back until it lets them through, one by one or all."""
+    """Blocks requests until `let_through` releases them."""
 
     def __init__(self) -> None:
         super().__init__(Role.EMBED)
-        self.flights: list[list] = []
+        self.calls: list[list] = []
         self.cancelled: list[list] = []
         self._passes = asyncio.Semaphore(0)
 
@@ -28,7 +28,7 @@ class Gate(FakeBackend):
             self._passes.release()
 
     async def call(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        self.flights.append(request.inputs)
+        self.calls.append(request.inputs)
         try:
             await self._passes.acquire()
         except asyncio.CancelledError:
@@ -37,7 +37,7 @@ class Gate(FakeBackend):
         return await super().call(request, context)
 
 
-async def joining(fake: FakeBackend, **bounds) -> BatchingBackend:
+async def batching(fake: FakeBackend, **bounds) -> BatchingBackend:
     backend = BatchingBackend(fake, **bounds)
     await backend.start()
     return backend
@@ -48,49 +48,49 @@ def send(backend: BatchingBackend, *inputs, **fields) -> asyncio.Task:
     return asyncio.create_task(backend.call(request, CONTEXT))
 
 
-async def with_one_under_way(backend: BatchingBackend, gate: Gate) -> asyncio.Task:
+async def start_first(backend: BatchingBackend, gate: Gate) -> asyncio.Task:
     first = send(backend, "first")
-    await until(lambda: gate.flights == [["first"]])
+    await until(lambda: gate.calls == [["first"]])
     return first
 
 
 async def alone(*inputs, **fields) -> EmbeddingResult:
-    """What the engine answers to a request on its own."""
+    """The engine's answer to a single request."""
     fake = FakeBackend(Role.EMBED)
     await fake.start()
     return await fake.call(EmbeddingRequest(inputs=list(inputs), **fields), CONTEXT)
 
 
-async def test_a_lone_request_goes_at_once_and_as_it_is():
+async def test_a_lone_request_is_forwarded_unchanged():
     gate = Gate()
-    backend = await joining(gate)
+    backend = await batching(gate)
     task = send(backend, "a", "b")
-    await until(lambda: gate.flights == [["a", "b"]])
+    await until(lambda: gate.calls == [["a", "b"]])
     gate.let_through()
     assert await task == await alone("a", "b")
     assert backend.batched == 0
 
 
-async def test_requests_that_wait_travel_together_and_each_gets_its_own():
+async def test_waiting_requests_are_batched_and_each_gets_its_own_result():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     tasks = [send(backend, "aa", "b"), send(backend, "ccc"), send(backend, "d", "ee", "f")]
     await asyncio.sleep(0)
-    assert gate.flights == [["first"]], "nobody leaves while one is under way"
+    assert gate.calls == [["first"]], "no batch starts during a call"
     gate.let_through()
     await first
     results = await asyncio.gather(*tasks)
     assert results == [await alone("aa", "b"), await alone("ccc"), await alone("d", "ee", "f")]
     assert [result.prompt_tokens for result in results] == [3, 3, 4]
-    assert gate.flights == [["first"], ["aa", "b", "ccc", "d", "ee", "f"]]
+    assert gate.calls == [["first"], ["aa", "b", "ccc", "d", "ee", "f"]]
     assert backend.batched == 3
 
 
-async def test_only_requests_of_one_kind_travel_together():
+async def test_only_compatible_requests_are_batched():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     tasks = [send(backend, "a"), send(backend, "b", dimensions=4), send(backend, [99]), send(backend, "c")]
     await asyncio.sleep(0)
     gate.let_through()
@@ -98,36 +98,36 @@ async def test_only_requests_of_one_kind_travel_together():
     results = await asyncio.gather(*tasks)
     assert results[1] == await alone("b", dimensions=4)
     assert results[3] == await alone("c")
-    assert gate.flights[1:] == [["a", "c"], ["b"], [[99]]]
+    assert gate.calls[1:] == [["a", "c"], ["b"], [[99]]]
 
 
 @pytest.mark.parametrize("bounds", [{"max_inputs": 3}, {"max_tokens": 6}])
-async def test_what_travels_together_is_bounded(bounds):
+async def test_the_batch_size_is_bounded(bounds):
     gate = Gate()
-    backend = await joining(gate, **bounds)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate, **bounds)
+    first = await start_first(backend, gate)
     tasks = [send(backend, "aa"), send(backend, "bb", "cc"), send(backend, "dd")]
     await asyncio.sleep(0)
     gate.let_through()
     await first
     await asyncio.gather(*tasks)
-    assert gate.flights[1:] == [["aa", "bb", "cc"], ["dd"]]
+    assert gate.calls[1:] == [["aa", "bb", "cc"], ["dd"]]
 
 
-async def test_a_request_as_large_as_a_flight_does_not_wait():
+async def test_a_request_as_large_as_a_batch_does_not_wait():
     gate = Gate()
-    backend = await joining(gate, max_inputs=2)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate, max_inputs=2)
+    first = await start_first(backend, gate)
     large = send(backend, "a", "b")
-    await until(lambda: gate.flights == [["first"], ["a", "b"]])
+    await until(lambda: gate.calls == [["first"], ["a", "b"]])
     gate.let_through()
     await asyncio.gather(first, large)
 
 
-async def test_one_bad_input_fails_its_own_request_only():
+async def test_an_invalid_input_fails_only_its_own_request():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     good, bad, other = send(backend, "good"), send(backend, "x" * 999), send(backend, "other")
     await asyncio.sleep(0)
     gate.let_through()
@@ -138,10 +138,10 @@ async def test_one_bad_input_fails_its_own_request_only():
         await bad
 
 
-async def test_an_engine_that_is_gone_is_not_asked_once_more_for_each():
+async def test_requests_are_not_retried_alone_if_the_engine_is_unavailable():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     tasks = [send(backend, text) for text in "abc"]
     await asyncio.sleep(0)
     gate.let_through(1)
@@ -150,20 +150,20 @@ async def test_an_engine_that_is_gone_is_not_asked_once_more_for_each():
     gate.let_through()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, BackendUnavailableError) for outcome in outcomes)
-    assert gate.flights[1:] == [["a", "b", "c"]]
+    assert gate.calls[1:] == [["a", "b", "c"]]
 
 
-async def test_a_cancelled_request_does_not_disturb_its_neighbours():
+async def test_a_cancelled_request_does_not_affect_its_batch():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     early, late, kept = send(backend, "early"), send(backend, "late"), send(backend, "kept")
     await asyncio.sleep(0)
     early.cancel()
     await asyncio.gather(early, return_exceptions=True)
     gate.let_through(1)
     await first
-    await until(lambda: gate.flights[-1] == ["late", "kept"])
+    await until(lambda: gate.calls[-1] == ["late", "kept"])
     late.cancel()
     await asyncio.gather(late, return_exceptions=True)
     assert not gate.cancelled
@@ -171,30 +171,30 @@ async def test_a_cancelled_request_does_not_disturb_its_neighbours():
     assert await kept == await alone("kept")
 
 
-async def test_a_flight_that_nobody_waits_for_is_cancelled_and_the_next_one_starts():
+async def test_a_batch_is_cancelled_with_its_last_request():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     tasks = [send(backend, "a"), send(backend, "b")]
     await asyncio.sleep(0)
     gate.let_through(1)
     await first
-    await until(lambda: gate.flights[-1] == ["a", "b"])
+    await until(lambda: gate.calls[-1] == ["a", "b"])
     next_one = send(backend, "next")
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await until(lambda: gate.cancelled == [["a", "b"]])
-    await until(lambda: gate.flights[-1] == ["next"])
+    await until(lambda: gate.calls[-1] == ["next"])
     gate.let_through()
     assert await next_one == await alone("next")
 
 
-async def test_a_lone_request_that_is_cancelled_lets_the_next_one_go():
+async def test_cancelling_a_lone_request_starts_the_next_batch():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     waiting = send(backend, "waiting")
     await asyncio.sleep(0)
     first.cancel()
@@ -204,20 +204,20 @@ async def test_a_lone_request_that_is_cancelled_lets_the_next_one_go():
     assert await waiting == await alone("waiting")
 
 
-async def test_without_counts_for_each_input_nothing_is_joined():
+async def test_without_tokens_per_input_nothing_is_batched():
     gate = Gate()
     gate.reports_tokens_per_input = False
-    backend = await joining(gate)
+    backend = await batching(gate)
     tasks = [send(backend, text) for text in "abc"]
-    await until(lambda: gate.flights == [["a"], ["b"], ["c"]])
+    await until(lambda: gate.calls == [["a"], ["b"], ["c"]])
     gate.let_through()
     await asyncio.gather(*tasks)
 
 
-async def test_counts_that_are_missing_after_all_cost_nobody_his_answer():
+async def test_a_batch_without_tokens_per_input_is_retried_one_by_one():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     tasks = [send(backend, "aa"), send(backend, "b")]
     await asyncio.sleep(0)
     gate.reports_tokens_per_input = False
@@ -225,25 +225,25 @@ async def test_counts_that_are_missing_after_all_cost_nobody_his_answer():
     await first
     results = await asyncio.gather(*tasks)
     assert [result.prompt_tokens for result in results] == [2, 1]
-    assert gate.flights[1:] == [["aa", "b"], ["aa"], ["b"]]
+    assert gate.calls[1:] == [["aa", "b"], ["aa"], ["b"]]
 
 
-async def test_a_stop_ends_those_who_are_under_way():
+async def test_a_stop_fails_running_batches():
     gate = Gate()
-    backend = await joining(gate)
-    first = await with_one_under_way(backend, gate)
+    backend = await batching(gate)
+    first = await start_first(backend, gate)
     task = send(backend, "a")
     await asyncio.sleep(0)
     gate.let_through(1)
     await first
-    await until(lambda: gate.flights[-1] == ["a"])
+    await until(lambda: gate.calls[-1] == ["a"])
     await backend.stop()
     with pytest.raises(BackendUnavailableError, match="stopping"):
         await task
 
 
-async def test_a_refusal_of_a_lone_request_is_its_own():
-    backend = await joining(FakeBackend(Role.EMBED))
+async def test_a_rejected_lone_request_does_not_affect_the_next():
+    backend = await batching(FakeBackend(Role.EMBED))
     with pytest.raises(InvalidRequestError):
         await send(backend, "a", dimensions=3)
     assert await send(backend, "b") == await alone("b")

@@ -9,7 +9,7 @@ from tests.fakes import FakeBackend
 
 
 def served(role: Role, name: str | None, *aliases: str) -> ServedModel:
-    # The engine knows its model as "real", which matters once it has started.
+    # The engine reports the name "real" after its start.
     backend = ReadinessBackend(FakeBackend(role, name="real"), role, model=name)
     return ServedModel(backend, name=name, aliases=aliases)
 
@@ -35,16 +35,16 @@ def catalog(*models: ServedModel) -> ModelCatalog:
         ("davinci", Role.GENERATE),
     ],
 )
-def test_a_model_is_found_by_its_name_and_by_its_aliases(name, role):
+def test_a_model_is_found_by_name_and_alias(name, role):
     assert resolve(catalog(), name, role).role is role
 
 
-def test_a_name_of_both_roles_leads_to_the_role_that_is_asked():
+def test_a_name_of_both_roles_resolves_to_the_requested_role():
     both = catalog(served(Role.EMBED, "e", "default"), served(Role.GENERATE, "g", "default"))
     assert [resolve(both, "default", role).name for role in Role] == ["e", "g"]
 
 
-def test_a_model_of_the_other_role_is_told_from_none():
+def test_a_model_of_another_role_is_a_wrong_endpoint():
     with pytest.raises(WrongEndpointError) as caught:
         resolve(catalog(), "ada", Role.GENERATE)
     assert caught.value.param == "model"
@@ -53,35 +53,35 @@ def test_a_model_of_the_other_role_is_told_from_none():
 
 
 @pytest.mark.parametrize("endpoint", ["v1/chat/completions", "v1/completions"])
-def test_the_endpoint_that_was_asked_is_the_one_that_is_named(endpoint):
+def test_the_error_names_the_requested_endpoint(endpoint):
     with pytest.raises(WrongEndpointError) as caught:
         catalog().resolve("ada", Role.GENERATE, endpoint=endpoint)
     assert f"not supported in the {endpoint} endpoint" in caught.value.message
 
 
-def test_a_generator_is_told_to_be_good_for_both_of_its_endpoints():
+def test_the_error_names_both_generation_endpoints():
     with pytest.raises(WrongEndpointError) as caught:
         resolve(catalog(), "writer", Role.EMBED)
     assert "Use it with v1/chat/completions or v1/completions." in caught.value.message
 
 
 @pytest.mark.parametrize(("name", "found"), [(None, "writer"), ("ada", "embedder"), ("davinci", "writer")])
-def test_a_model_is_found_whatever_its_role_and_without_a_name_the_generator(name, found):
+def test_find_ignores_the_role_and_defaults_to_generation(name, found):
     assert catalog().find(name).name == found
 
 
-def test_a_name_that_nobody_has_is_not_found():
+def test_an_unknown_name_is_not_found():
     with pytest.raises(ModelNotFoundError) as caught:
         catalog().find("gpt")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
-def test_an_empty_name_is_a_name_that_nobody_has():
+def test_an_empty_name_is_not_found():
     with pytest.raises(ModelNotFoundError):
         catalog().find("")
 
 
-def test_an_unknown_name_is_refused_with_the_names_that_are_served():
+def test_the_error_for_an_unknown_name_lists_the_served_models():
     with pytest.raises(ModelNotFoundError) as caught:
         resolve(catalog(), "gpt", Role.GENERATE)
     assert caught.value.param == "model"
@@ -89,7 +89,7 @@ def test_an_unknown_name_is_refused_with_the_names_that_are_served():
     assert "'embedder', 'writer'" in caught.value.message
 
 
-def test_names_are_told_apart_by_case():
+def test_names_are_case_sensitive():
     with pytest.raises(ModelNotFoundError):
         resolve(catalog(), "Writer", Role.GENERATE)
 
@@ -103,13 +103,13 @@ def test_an_unknown_name_may_belong_to_an_engine_that_is_still_starting():
         starting.get("anything")
 
 
-def test_a_known_name_needs_no_engine():
+def test_a_configured_name_is_known_before_the_engine_starts():
     starting = catalog(served(Role.EMBED, None, "ada"), served(Role.GENERATE, "writer"))
     assert resolve(starting, "writer", Role.GENERATE).name == "writer"
     assert resolve(starting, "ada", Role.EMBED).name is None
 
 
-async def test_a_started_engine_tells_its_models_name():
+async def test_a_started_engine_provides_the_models_name():
     model = served(Role.EMBED, None, "ada")
     await model.backend.start()
     try:
@@ -127,7 +127,7 @@ def test_every_name_is_listed():
     assert {(model.object, model.created) for model in listed} == {("model", 7)}
 
 
-def test_a_nameless_model_is_not_listed():
+def test_only_aliases_of_an_unnamed_model_are_listed():
     assert [model.id for model in catalog(served(Role.EMBED, None, "ada")).list()] == ["ada"]
 
 
@@ -140,12 +140,12 @@ async def test_a_started_model_is_listed_with_its_context_length():
         await model.backend.stop()
 
 
-def test_one_model_is_told_under_any_of_its_names():
+def test_a_model_can_be_retrieved_under_any_of_its_names():
     assert catalog().get("davinci").id == "davinci"
     assert catalog().get("writer").id == "writer"
 
 
-def test_an_unknown_model_is_not_told():
+def test_an_unknown_model_can_not_be_retrieved():
     with pytest.raises(ModelNotFoundError) as caught:
         catalog().get("gpt")
     assert caught.value.param == "model"

@@ -1,4 +1,4 @@
-"""Chat answers and chunks, as the JSON that clients see."""
+"""Chat completions and chunks, as the JSON that clients receive."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ from domain.results import (
 TOOLS = [Function(name="f"), Function(name="g")]
 
 
-def presenter(*, top_logprobs: int = 0, include_usage: bool = False, **conversation: Any) -> ChatPresenter:
-    talk = Conversation(messages=[UserMessage(content="hi")], **conversation)
+def presenter(*, top_logprobs: int = 0, include_usage: bool = False, **options: Any) -> ChatPresenter:
+    conversation = Conversation(messages=[UserMessage(content="hi")], **options)
     return ChatPresenter(
         completion_id="chatcmpl-1",
         created=5,
         model="m",
-        conversation=talk,
+        conversation=conversation,
         top_logprobs=top_logprobs,
         include_usage=include_usage,
     )
@@ -62,7 +62,7 @@ NO_USAGE = GenerationUsage(prompt_tokens=0, completion_tokens=0)
 
 
 def result(*deltas: GenerationDelta, usage: GenerationUsage = NO_USAGE) -> GenerationResult:
-    """What a backend makes of these deltas if it is called."""
+    """The result of a call with these deltas."""
     return GenerationResult(choices=join_deltas(deltas), usage=usage)
 
 
@@ -78,7 +78,7 @@ def choice_of(*deltas: GenerationDelta, **options: Any) -> dict:
 STOPPED, CUT = {"finish_reason": FinishReason.STOP}, {"finish_reason": FinishReason.LENGTH}
 
 
-# A whole answer
+# A complete response
 
 
 def test_an_answer_has_openais_fields_and_no_others():
@@ -101,7 +101,7 @@ def test_an_answer_has_openais_fields_and_no_others():
     }
 
 
-def test_reasoning_is_told_beside_the_text_and_its_tokens_apart():
+def test_reasoning_and_its_tokens_are_separate_from_the_text():
     one = presenter()
     usage = GenerationUsage(prompt_tokens=3, completion_tokens=4, reasoning_tokens=2)
     answer = seen(one.whole(result(delta("Hi", reasoning="Hm.", **STOPPED), usage=usage)))
@@ -110,7 +110,7 @@ def test_reasoning_is_told_beside_the_text_and_its_tokens_apart():
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
 
 
-def test_an_answer_that_is_nothing_but_thinking_has_no_content():
+def test_an_answer_with_only_reasoning_has_no_content():
     message = choice_of(delta(reasoning="Hm.", **CUT))["message"]
     assert (message["content"], message["reasoning_content"]) == (None, "Hm.")
 
@@ -120,14 +120,14 @@ def test_an_empty_answer_is_an_empty_text():
     assert message == {"role": "assistant", "content": "", "refusal": None, "annotations": []}
 
 
-def test_reasoning_that_is_not_wanted_is_left_out():
+def test_reasoning_is_omitted_on_request():
     message = choice_of(delta("Hi", reasoning="Hm.", **STOPPED), include_reasoning=False)["message"]
     assert message == {"role": "assistant", "content": "Hi", "refusal": None, "annotations": []}
 
 
-def test_a_call_takes_the_place_of_the_text():
-    said = delta(tool_calls=[call(id="c1", name="f", arguments='{"a": 1}')], **STOPPED)
-    choice = choice_of(said, tools=TOOLS, tool_choice=ToolChoice.AUTO)
+def test_content_is_null_with_a_tool_call():
+    last = delta(tool_calls=[call(id="c1", name="f", arguments='{"a": 1}')], **STOPPED)
+    choice = choice_of(last, tools=TOOLS, tool_choice=ToolChoice.AUTO)
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"] == {
         "role": "assistant",
@@ -138,7 +138,7 @@ def test_a_call_takes_the_place_of_the_text():
     }
 
 
-def test_a_call_may_come_with_words():
+def test_a_tool_call_may_have_text():
     choice = choice_of(delta("See:", tool_calls=[call(id="c1", name="f", arguments="{}")], **STOPPED))
     assert choice["message"]["content"] == "See:"
     assert len(choice["message"]["tool_calls"]) == 1
@@ -146,29 +146,29 @@ def test_a_call_may_come_with_words():
 
 def test_several_calls_keep_their_order():
     calls = [call(1, id="c1", name="g", arguments="1"), call(0, id="c0", name="f", arguments="0")]
-    told = choice_of(delta(tool_calls=calls, **STOPPED))["message"]["tool_calls"]
-    assert [(one["id"], one["function"]["name"]) for one in told] == [("c0", "f"), ("c1", "g")]
+    returned = choice_of(delta(tool_calls=calls, **STOPPED))["message"]["tool_calls"]
+    assert [(one["id"], one["function"]["name"]) for one in returned] == [("c0", "f"), ("c1", "g")]
 
 
-def test_arguments_that_came_in_parts_are_joined():
-    told = choice_of(
+def test_partial_arguments_are_joined():
+    calls = choice_of(
         delta(tool_calls=[call(id="c", name="f")]),
         delta(tool_calls=[call(arguments='{"a'), call(arguments='": ')]),
         delta(tool_calls=[call(arguments="1}")], **STOPPED),
     )["message"]["tool_calls"]
-    assert told == [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
+    assert calls == [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
 
 
-def test_choices_come_in_their_order():
+def test_choices_are_ordered_by_index():
     answer = whole(delta("b", index=1, **STOPPED), delta("a", **STOPPED))
     assert [(one["index"], one["message"]["content"]) for one in answer["choices"]] == [(0, "a"), (1, "b")]
 
 
-# Why it ended
+# Finish reasons
 
 
 @pytest.mark.parametrize(
-    ("choice", "reason", "has_called", "told"),
+    ("choice", "reason", "has_called", "expected"),
     [
         (ToolChoice.NONE, "stop", False, "stop"),
         (ToolChoice.NONE, "length", False, "length"),
@@ -177,57 +177,57 @@ def test_choices_come_in_their_order():
         (ToolChoice.AUTO, "length", True, "length"),
         (ToolChoice.REQUIRED, "stop", True, "tool_calls"),
         (ToolChoice.REQUIRED, "length", True, "length"),
-        # OpenAI: a call that the client has named itself ends with "stop".
+        # OpenAI: the finish reason is "stop" if the client named the function to call.
         (ToolChoice.NAMED, "stop", True, "stop"),
         (ToolChoice.NAMED, "length", True, "length"),
     ],
 )
-def test_the_reason_tells_of_calls_that_the_model_chose(choice, reason, has_called, told):
+def test_the_finish_reason_depends_on_tool_calls(choice, reason, has_called, expected):
     calls = [call(id="c", name="f", arguments="{}")] if has_called else []
     last = delta("" if calls else "x", tool_calls=calls, finish_reason=FinishReason(reason))
     name = "f" if choice is ToolChoice.NAMED else None
     options = {"tools": TOOLS, "tool_choice": choice, "tool_name": name}
-    assert choice_of(last, **options)["finish_reason"] == told
-    assert parts_of(last, **options)[-1]["finish_reason"] == told
+    assert choice_of(last, **options)["finish_reason"] == expected
+    assert parts_of(last, **options)[-1]["finish_reason"] == expected
 
 
-def test_calls_of_one_choice_are_not_those_of_another():
-    said = [delta(tool_calls=[call(id="c", name="f")], **STOPPED), delta("x", index=1, **STOPPED)]
-    assert [choice["finish_reason"] for choice in whole(*said)["choices"]] == ["tool_calls", "stop"]
-    ends = {part["index"]: part["finish_reason"] for part in parts_of(*said) if part["finish_reason"]}
+def test_tool_calls_are_tracked_per_choice():
+    deltas = [delta(tool_calls=[call(id="c", name="f")], **STOPPED), delta("x", index=1, **STOPPED)]
+    assert [choice["finish_reason"] for choice in whole(*deltas)["choices"]] == ["tool_calls", "stop"]
+    ends = {part["index"]: part["finish_reason"] for part in parts_of(*deltas) if part["finish_reason"]}
     assert ends == {0: "tool_calls", 1: "stop"}
 
 
-def test_a_call_in_an_earlier_part_counts_at_the_end():
+def test_an_earlier_tool_call_determines_the_finish_reason():
     parts = parts_of(delta(tool_calls=[call(id="c", name="f")]), delta("", **STOPPED))
     assert [part["finish_reason"] for part in parts] == [None, None, "tool_calls"]
 
 
-# One call at most
+# Without parallel tool calls
 
 TWO = [call(0, id="c0", name="f", arguments="{}"), call(1, id="c1", name="g", arguments="{}")]
 
 
-def test_without_parallel_calls_the_first_is_the_only_one():
+def test_without_parallel_calls_only_the_first_is_returned():
     choice = choice_of(delta(tool_calls=TWO, **STOPPED), parallel_tool_calls=False)
     assert [one["id"] for one in choice["message"]["tool_calls"]] == ["c0"]
     assert choice["finish_reason"] == "tool_calls"
 
 
-def test_without_parallel_calls_a_stream_tells_the_first_alone():
+def test_without_parallel_calls_only_the_first_is_streamed():
     parts = parts_of(
         delta(tool_calls=[TWO[0]]), delta(tool_calls=[TWO[1]]), delta("", **STOPPED), parallel_tool_calls=False
     )
     calls = [one for part in parts for one in part["delta"].get("tool_calls", [])]
     assert [one["index"] for one in calls] == [0]
-    assert all(part["delta"] != {} for part in parts[:-1]), "what tells nothing is not sent"
+    assert all(part["delta"] != {} for part in parts[:-1]), "empty deltas are not sent"
 
 
 # Chunks
 
 
 def test_chunks_have_openais_fields_and_no_others():
-    said = [delta("Hi"), delta(" you", **STOPPED)]
+    generated = [delta("Hi"), delta(" you", **STOPPED)]
     common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "m"}
     deltas = [
         {"role": "assistant", "content": "", "refusal": None},
@@ -235,7 +235,7 @@ def test_chunks_have_openais_fields_and_no_others():
         {"content": " you"},
         {},
     ]
-    assert chunks_of(*said) == [
+    assert chunks_of(*generated) == [
         common
         | {
             "choices": [
@@ -260,7 +260,7 @@ def test_each_choice_has_its_role_once_and_first():
         assert all("role" not in one for one in own[1:])
 
 
-def test_reasoning_comes_in_chunks_of_its_own_field():
+def test_reasoning_is_streamed_in_its_own_field():
     parts = parts_of(delta(reasoning="Hm"), delta(reasoning="."), delta("Hi", **STOPPED))
     assert [part["delta"] for part in parts[1:]] == [
         {"reasoning_content": "Hm"},
@@ -270,12 +270,12 @@ def test_reasoning_comes_in_chunks_of_its_own_field():
     ]
 
 
-def test_reasoning_that_is_not_wanted_is_not_streamed():
+def test_reasoning_is_not_streamed_on_request():
     parts = parts_of(delta(reasoning="Hm"), delta("Hi", **STOPPED), include_reasoning=False)
     assert [part["delta"] for part in parts[1:]] == [{"content": "Hi"}, {}]
 
 
-def test_the_first_part_of_a_call_names_it_and_later_parts_are_arguments():
+def test_only_the_first_part_of_a_call_has_id_and_name():
     parts = parts_of(
         delta(tool_calls=[call(id="c", name="f")]),
         delta(tool_calls=[call(arguments='{"a')]),
@@ -291,7 +291,7 @@ def test_the_first_part_of_a_call_names_it_and_later_parts_are_arguments():
     ]
 
 
-def test_a_call_that_comes_whole_is_one_part():
+def test_a_complete_call_is_one_chunk():
     part = parts_of(delta(tool_calls=[call(1, id="c", name="f", arguments="{}")]))[1]
     assert part["delta"]["tool_calls"] == [
         {"index": 1, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -303,7 +303,7 @@ def test_a_call_that_comes_whole_is_one_part():
 TOKEN = TokenLogprob("é", -1.5, [("é", -1.5), ("z", -9.0), ("b", -0.5), ("c", -2.0)])
 
 
-def test_log_probabilities_have_openais_fields_and_the_likeliest_first():
+def test_log_probabilities_have_openais_fields_and_order():
     expected = {
         "content": [
             {
@@ -318,26 +318,26 @@ def test_log_probabilities_have_openais_fields_and_the_likeliest_first():
         ],
         "refusal": None,
     }
-    said = delta("é", logprobs=[TOKEN], **STOPPED)
-    assert choice_of(said, top_logprobs=2)["logprobs"] == expected
-    role, text, end = parts_of(said, top_logprobs=2)
+    last = delta("é", logprobs=[TOKEN], **STOPPED)
+    assert choice_of(last, top_logprobs=2)["logprobs"] == expected
+    role, text, end = parts_of(last, top_logprobs=2)
     assert (role["logprobs"], text["logprobs"], end["logprobs"]) == (None, expected, None)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
-def test_no_more_likeliest_tokens_are_told_than_asked_for(count):
+def test_top_logprobs_limits_the_tokens(count):
     (item,) = choice_of(delta("é", logprobs=[TOKEN]), top_logprobs=count)["logprobs"]["content"]
     numbers = [one["logprob"] for one in item["top_logprobs"]]
     assert numbers == [-0.5, -1.5, -2.0, -9.0][:count]
 
 
-def test_tokens_without_text_are_told_all_the_same():
-    # Special tokens, and halves of characters.
+def test_tokens_without_text_have_log_probabilities():
+    # Special tokens and incomplete characters.
     parts = parts_of(delta("", logprobs=[TOKEN]), delta("x", logprobs=[TOKEN], **STOPPED))
     assert [len((part["logprobs"] or {"content": []})["content"]) for part in parts] == [0, 1, 1, 0]
 
 
-def test_text_that_is_no_unicode_has_bytes_too():
+def test_invalid_unicode_has_bytes():
     (item,) = (
         presenter()
         .whole(result(delta("x", logprobs=[TokenLogprob("\udce9", -1.0, [])])))
@@ -355,11 +355,11 @@ def test_without_log_probabilities_there_are_none():
 # Usage
 
 
-def test_chunks_say_nothing_of_usage_unless_asked():
+def test_chunks_have_no_usage_by_default():
     assert all("usage" not in chunk for chunk in chunks_of(delta("x", **STOPPED)))
 
 
-def test_usage_is_null_until_the_last_chunk_tells_it():
+def test_usage_is_null_in_all_chunks_but_the_last():
     one = presenter(include_usage=True)
     assert [seen(chunk)["usage"] for chunk in one.chunks(delta("x", **STOPPED))] == [None] * 3
     assert one.chunks(GenerationUsage(prompt_tokens=1, completion_tokens=2, reasoning_tokens=0)) == []
@@ -379,7 +379,7 @@ def test_usage_is_null_until_the_last_chunk_tells_it():
     }
 
 
-# Chunks joined are the whole answer
+# Joined chunks equal the complete response
 
 tokens = st.builds(
     TokenLogprob, st.text(max_size=2), st.floats(-9, 0), st.lists(st.tuples(st.text(max_size=2), st.floats(-9, 0)))
@@ -388,18 +388,18 @@ tokens = st.builds(
 
 @st.composite
 def generations(draw: st.DrawFn) -> list[GenerationDelta]:
-    """Deltas as the port has them: ids and names in a call's first part, a reason in a choice's last."""
-    told: list[list[GenerationDelta]] = []
+    """Deltas as the port specifies them: id and name in a call's first, finish reason in a choice's last."""
+    by_choice: list[list[GenerationDelta]] = []
     for index in range(draw(st.integers(1, 3))):
-        begun: set[int] = set()
+        started: set[int] = set()
         own: list[GenerationDelta] = []
         for _ in range(draw(st.integers(1, 5))):
             calls = []
-            for number in draw(st.lists(st.integers(0, len(begun)), max_size=2)):
-                if number > len(begun):
+            for number in draw(st.lists(st.integers(0, len(started)), max_size=2)):
+                if number > len(started):
                     continue
-                head = {} if number in begun else {"id": f"c{index}{number}", "name": f"f{number}"}
-                begun.add(number)
+                head = {} if number in started else {"id": f"c{index}{number}", "name": f"f{number}"}
+                started.add(number)
                 calls.append(call(number, arguments=draw(st.text(max_size=3)), **head))
             own.append(
                 delta(
@@ -411,25 +411,25 @@ def generations(draw: st.DrawFn) -> list[GenerationDelta]:
                 )
             )
         reason = draw(st.sampled_from(FinishReason))
-        told.append([*own[:-1], msgspec.structs.replace(own[-1], finish_reason=reason)])
-    # In turns, as choices come.
+        by_choice.append([*own[:-1], msgspec.structs.replace(own[-1], finish_reason=reason)])
+    # Interleaved, as choices arrive.
     mixed: list[GenerationDelta] = []
-    while any(told):
-        mixed.append(draw(st.sampled_from([own for own in told if own])).pop(0))
+    while any(by_choice):
+        mixed.append(draw(st.sampled_from([own for own in by_choice if own])).pop(0))
     return mixed
 
 
 def joined(parts: list[dict]) -> dict[int, dict]:
-    """What a client makes of a stream."""
+    """The choices of a stream, joined as a client does."""
     choices: dict[int, dict] = {}
     for part in parts:
         empty = {"content": "", "reasoning": "", "calls": {}, "logprobs": [], "reason": None}
         own = choices.setdefault(part["index"], empty)
-        assert own["reason"] is None, "nothing comes after the end"
-        gained = part["delta"]
-        own["content"] += gained.get("content") or ""
-        own["reasoning"] += gained.get("reasoning_content", "")
-        for one in gained.get("tool_calls", []):
+        assert own["reason"] is None, "no part follows the finish reason"
+        delta = part["delta"]
+        own["content"] += delta.get("content") or ""
+        own["reasoning"] += delta.get("reasoning_content", "")
+        for one in delta.get("tool_calls", []):
             if one["index"] not in own["calls"]:
                 own["calls"][one["index"]] = (one["id"], one["function"]["name"], "")
             id_, name, arguments = own["calls"][one["index"]]
@@ -444,7 +444,7 @@ def joined(parts: list[dict]) -> dict[int, dict]:
     st.sampled_from([{}, {"parallel_tool_calls": False}, {"include_reasoning": False}, {"top_logprobs": 1}]),
 )
 @settings(max_examples=30, deadline=None)
-def test_the_chunks_of_a_stream_joined_are_the_whole_answer(deltas, options):
+def test_joined_chunks_equal_the_complete_response(deltas, options):
     parts = joined(parts_of(*deltas, **options))
     answer = whole(*deltas, **options)
     assert [choice["index"] for choice in answer["choices"]] == sorted(parts)
@@ -474,6 +474,6 @@ def test_every_answer_can_be_sent_back_in_the_next_request(deltas):
 
 @given(generations())
 @settings(max_examples=20, deadline=None)
-def test_a_chunk_tells_something_or_ends_a_choice(deltas):
+def test_a_chunk_has_content_or_ends_a_choice(deltas):
     for part in parts_of(*deltas):
         assert bool(part["delta"] or part["logprobs"]) is not bool(part["finish_reason"])

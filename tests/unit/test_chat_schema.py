@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: what is accepted. Bodies are the JSON that clients send."""
+"""Requests of `POST /v1/chat/completions`, as the JSON that clients send."""
 
 import json
 from typing import Any
@@ -101,7 +101,7 @@ def test_a_parameter_reaches_the_sampling(name, value):
 
 
 @pytest.mark.parametrize(("name", "value"), [("truncate_prompt_tokens", 5), ("add_special_tokens", True)])
-def test_what_concerns_the_prompt_reaches_the_request(name, value):
+def test_prompt_options_reach_the_request(name, value):
     assert getattr(request_of(**{name: value}), name) == value
 
 
@@ -118,7 +118,7 @@ def test_what_concerns_the_prompt_reaches_the_request(name, value):
         ("continue_final_message", True, "continue_final_message"),
     ],
 )
-def test_what_goes_into_the_template_reaches_the_conversation(name, value, field):
+def test_template_fields_reach_the_conversation(name, value, field):
     assert getattr(conversation_of(**{name: value}), field) == value
 
 
@@ -142,16 +142,16 @@ def test_what_goes_into_the_template_reaches_the_conversation(name, value, field
         ("response_format", {"type": "text"}),
     ],
 )
-def test_what_has_no_effect_is_accepted_and_changes_nothing(name, value):
+def test_ignored_fields_are_accepted(name, value):
     assert request_of(**{name: value}) == request_of()
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh"])
-def test_every_effort_of_openais_is_accepted(effort):
+def test_every_reasoning_effort_is_accepted(effort):
     assert conversation_of(reasoning_effort=effort).reasoning_effort == effort
 
 
-def test_null_is_as_good_as_absent_for_what_is_optional():
+def test_null_equals_absent_for_optional_fields():
     optional = {name: None for name in ChatBody.__struct_fields__ if name not in ("model", "messages")}
     assert body_of(**optional) == body_of()
     assert request_of(**optional) == request_of()
@@ -213,7 +213,7 @@ def test_null_is_as_good_as_absent_for_what_is_optional():
     ],
     ids=str,
 )
-def test_what_is_wrong_is_named_with_its_place(fields, param):
+def test_errors_name_the_path_of_the_field(fields, param):
     error = refusal(**fields)
     assert type(error) is InvalidRequestError
     assert param is None or error.param == param
@@ -228,46 +228,46 @@ def test_a_missing_parameter_is_named(name):
     assert (caught.value.param, caught.value.code) == (name, "missing_required_parameter")
 
 
-def test_metadata_of_openais_largest_size_is_accepted():
+def test_metadata_of_the_maximum_size_is_accepted():
     request_of(metadata={f"{number:064}": "x" * 512 for number in range(16)})
 
 
-# What is refused though OpenAI knows it
+# Unsupported fields of OpenAI's API
 
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("value", [{}, [], "x", False, {"a": 1}])
-def test_what_is_not_offered_is_refused_by_name(name, value):
+def test_unsupported_fields_are_rejected_by_name(name, value):
     error = refusal(**{name: value})
     assert (error.param, error.code) == (name, "unsupported_parameter")
     assert f"'{name}'" in error.message
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_offered_may_be_null(name):
+def test_unsupported_fields_may_be_null(name):
     assert request_of(**{name: None}) == request_of()
 
 
-# Numbers of tokens
+# Token limits
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_both_names_limit_the_tokens(name):
+def test_max_tokens_and_max_completion_tokens_limit_the_tokens(name):
     assert sampling_of(**{name: 7}).max_tokens == 7
 
 
 def test_without_a_limit_the_context_is_the_limit():
-    # OpenAI's default for a completion, 16, is none for a chat.
+    # OpenAI's default of 16 is for completions only.
     assert sampling_of().max_tokens is None
 
 
-def test_both_names_at_once_are_refused():
+def test_both_limits_together_are_rejected():
     error = refusal(max_tokens=5, max_completion_tokens=5)
     assert (error.param, error.code) == ("max_tokens", "invalid_parameter_combination")
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_no_tokens_at_all_are_no_answer(name):
+def test_a_limit_of_zero_tokens_is_rejected(name):
     error = refusal(**{name: 0})
     assert (error.param, error.code) == (name, "integer_below_min_value")
 
@@ -286,49 +286,49 @@ def test_no_tokens_at_all_are_no_answer(name):
     ],
     ids=str,
 )
-def test_log_probabilities_are_told_if_asked_for(fields, logprobs):
+def test_log_probabilities_are_returned_on_request(fields, logprobs):
     assert sampling_of(**fields).logprobs == logprobs
 
 
 @pytest.mark.parametrize("fields", [{}, {"logprobs": False}, {"logprobs": None}], ids=str)
 @pytest.mark.parametrize("top", [0, 3])
-def test_likeliest_tokens_need_log_probabilities(fields, top):
+def test_top_logprobs_requires_logprobs(fields, top):
     error = refusal(top_logprobs=top, **fields)
     assert error.param == "top_logprobs"
 
 
-# The form of the text
+# Structured outputs
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
-def test_a_json_object_is_asked_for():
+def test_a_json_object_is_requested():
     sampling = sampling_of(response_format={"type": "json_object"})
     assert sampling.structured_outputs == StructuredOutputs(json_object=True)
-    assert sampling.form_param == "response_format"
+    assert sampling.structured_outputs_param == "response_format"
 
 
 @pytest.mark.parametrize("strict", [True, False, None])
-def test_a_schema_is_followed_strict_or_not(strict):
-    asked = {"name": "answer", "schema": SCHEMA, "strict": strict, "description": "What it is."}
-    sampling = sampling_of(response_format={"type": "json_schema", "json_schema": asked})
+def test_a_schema_is_followed_regardless_of_strict(strict):
+    json_schema = {"name": "answer", "schema": SCHEMA, "strict": strict, "description": "What it is."}
+    sampling = sampling_of(response_format={"type": "json_schema", "json_schema": json_schema})
     assert sampling.structured_outputs == StructuredOutputs(json=SCHEMA)
-    assert sampling.form_param == "response_format"
+    assert sampling.structured_outputs_param == "response_format"
 
 
-def test_a_name_without_a_schema_is_any_json():
+def test_a_missing_schema_allows_any_json():
     sampling = sampling_of(response_format={"type": "json_schema", "json_schema": {"name": "any"}})
     assert sampling.structured_outputs == StructuredOutputs(json={})
 
 
 @pytest.mark.parametrize("name", ["a b", "", "x" * 65, "é"])
-def test_a_schema_has_a_name_as_openai_wants_it(name):
+def test_an_invalid_schema_name_is_rejected(name):
     error = refusal(response_format={"type": "json_schema", "json_schema": {"name": name, "schema": {}}})
     assert error.param == "response_format.json_schema.name"
 
 
-def test_two_forms_at_once_are_refused():
+def test_two_constraints_are_rejected():
     error = refusal(response_format={"type": "json_object"}, structured_outputs={"regex": "a"})
     assert error.param == "structured_outputs"
 
@@ -339,13 +339,13 @@ def test_two_forms_at_once_are_refused():
 @pytest.mark.parametrize("role", ["system", "developer", "user"])
 @pytest.mark.parametrize("content", ["Hello", "", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]])
 @pytest.mark.parametrize("name", [None, "Ann"])
-def test_text_is_taken_as_a_text_or_in_parts(role, content, name):
+def test_content_may_be_text_or_parts(role, content, name):
     message = {"role": role, "content": content} | ({"name": name} if name else {})
     assert messages_of(message) == [message]
 
 
 @pytest.mark.parametrize("content", ["20 degrees", [{"type": "text", "text": "20 degrees"}]])
-def test_a_tools_answer_is_taken(content):
+def test_a_tool_message_is_accepted(content):
     message = {"role": "tool", "content": content, "tool_call_id": "call_1"}
     assert messages_of(HELLO, message)[1] == message
 
@@ -369,7 +369,7 @@ def test_a_tools_answer_is_taken(content):
     ],
     ids=str,
 )
-def test_what_the_model_said_is_taken(message):
+def test_an_assistant_message_is_accepted(message):
     assert len(conversation_of(messages=[HELLO, {"role": "assistant", **message}]).messages) == 2
 
 
@@ -378,25 +378,25 @@ def test_what_the_model_said_is_taken(message):
     [{}, {"content": None}, {"content": None, "tool_calls": []}, {"content": None, "tool_calls": None}],
     ids=str,
 )
-def test_an_assistant_that_says_nothing_is_refused(message):
+def test_an_empty_assistant_message_is_rejected(message):
     error = refusal(messages=[HELLO, {"role": "assistant", **message}])
     assert error.param == "messages[1].content"
 
 
-def test_calls_in_the_old_way_are_refused_by_name():
+def test_function_call_is_rejected_by_name():
     message = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
     error = refusal(messages=[HELLO, message])
     assert (error.param, error.code) == ("messages[1].function_call", "unsupported_parameter")
 
 
 @pytest.mark.parametrize("kind", ["custom", "functions", "function\n", ""])
-def test_calls_of_other_kinds_are_refused(kind):
+def test_calls_of_other_types_are_rejected(kind):
     message = {"role": "assistant", "tool_calls": [CALL | {"type": kind}]}
     error = refusal(messages=[HELLO, message])
     assert error.param == "messages[1].tool_calls[0].type"
 
 
-def test_arguments_are_the_models_own_text():
+def test_arguments_may_be_invalid_json():
     broken = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{not json"}}
     message = conversation_of(messages=[{"role": "assistant", "tool_calls": [broken]}]).messages[0]
     assert message.tool_calls[0].function.arguments == "{not json"
@@ -416,12 +416,12 @@ def test_arguments_are_the_models_own_text():
     ],
     ids=str,
 )
-def test_an_answer_may_come_back_as_it_was_sent(answer):
+def test_a_response_message_may_be_sent_back(answer):
     messages = [HELLO, {"role": "assistant", **answer}, HELLO]
     assert len(conversation_of(messages=messages).messages) == 3
 
 
-def test_an_answer_that_openais_sdk_has_parsed_may_come_back():
+def test_a_message_parsed_by_openais_sdk_may_be_sent_back():
     # openai-python: what `chat.completions.parse` returned, appended to the messages, carries these.
     function = CALL["function"] | {"parsed_arguments": {"city": "Oslo"}}
     message = {"role": "assistant", "content": None, "parsed": None, "tool_calls": [CALL | {"function": function}]}
@@ -440,35 +440,35 @@ def test_a_tool_reaches_the_conversation():
 
 
 @pytest.mark.parametrize("parameters", [None, {}])
-def test_a_tool_without_parameters_takes_none(parameters):
+def test_a_tool_without_parameters_has_an_empty_schema(parameters):
     # OpenAI: "Omitting `parameters` defines a function with an empty parameter list."
     (found,) = conversation_of(tools=[tool("f", parameters=parameters)]).tools
     assert found.parameters == {"type": "object", "properties": {}}
 
 
-def test_what_a_schema_says_is_kept():
+def test_a_schema_is_unchanged():
     parameters = {"type": "object", "properties": {"a": {}}, "additionalProperties": False, "$defs": {"x": {}}}
     (found,) = conversation_of(tools=[tool("f", parameters=parameters)]).tools
     assert found.parameters == parameters
 
 
 @pytest.mark.parametrize("kind", ["string", "array", ["object", "null"], None, 1, {}, []])
-def test_parameters_are_those_of_an_object(kind):
+def test_parameters_must_have_type_object(kind):
     error = refusal(tools=[WEATHER, tool("f", parameters={"type": kind})])
     assert (error.param, error.code) == ("tools[1].function.parameters", "invalid_function_parameters")
 
 
 @pytest.mark.parametrize("strict", [True, False, None])
-def test_a_model_that_chooses_is_held_to_the_schema_if_the_client_says_so(strict):
+def test_strict_is_the_clients_choice_with_auto_tool_choice(strict):
     (found,) = conversation_of(tools=[tool("f", strict=strict)]).tools
     assert found.strict is strict
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}], ids=str)
-@pytest.mark.parametrize(("strict", "held"), [(True, True), (None, True), (False, False)])
-def test_a_model_that_must_call_is_held_to_the_schema_unless_the_client_says_no(choice, strict, held):
+@pytest.mark.parametrize(("strict", "expected"), [(True, True), (None, True), (False, False)])
+def test_forced_calls_are_strict_by_default(choice, strict, expected):
     (found,) = conversation_of(tools=[tool("f", strict=strict)], tool_choice=choice).tools
-    assert found.strict is held
+    assert found.strict is expected
 
 
 def test_tools_are_limited():
@@ -479,22 +479,22 @@ def test_tools_are_limited():
 
 
 @pytest.mark.parametrize("choice", [None, "none", "auto"])
-def test_no_tools_are_left_out_and_not_empty(choice):
+def test_an_empty_list_of_tools_is_rejected(choice):
     assert refusal(tools=[], tool_choice=choice).param == "tools"
 
 
 @pytest.mark.parametrize("name", ["a", "A-b_9", "x" * 64])
-def test_a_name_may_have_what_openai_allows(name):
+def test_valid_tool_names_are_accepted(name):
     (found,) = conversation_of(tools=[tool(name)]).tools
     assert found.name == name
 
 
 @pytest.mark.parametrize("name", ["get.weather", "get weather", "wetter_für", "weather\n", "\nweather", "a\u0661"])
-def test_a_name_may_have_nothing_else(name):
+def test_invalid_tool_names_are_rejected(name):
     assert refusal(tools=[tool(name)]).param == "tools[0].function.name"
 
 
-# The choice among tools
+# Tool choice
 
 PAIR = [tool("a"), tool("b")]
 
@@ -504,24 +504,28 @@ def names_of(conversation: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("choice", "meant"),
+    ("choice", "expected"),
     [(None, ToolChoice.AUTO), ("auto", ToolChoice.AUTO), ("required", ToolChoice.REQUIRED)],
 )
-def test_a_model_with_tools_chooses_itself_unless_told(choice, meant):
+def test_the_default_tool_choice_is_auto(choice, expected):
     conversation = conversation_of(tools=PAIR, tool_choice=choice)
-    assert (conversation.tool_choice, conversation.tool_name, names_of(conversation)) == (meant, None, ["a", "b"])
+    assert (conversation.tool_choice, conversation.tool_name, names_of(conversation)) == (
+        expected,
+        None,
+        ["a", "b"],
+    )
 
 
-def test_a_model_that_must_not_call_knows_no_tools():
+def test_tool_choice_none_removes_the_tools():
     conversation = conversation_of(tools=PAIR, tool_choice="none")
     assert (conversation.tool_choice, conversation.tools) == (ToolChoice.NONE, [])
 
 
-def test_none_needs_no_tools():
+def test_tool_choice_none_needs_no_tools():
     assert conversation_of(tool_choice="none").tool_choice is ToolChoice.NONE
 
 
-def test_a_named_tool_is_called():
+def test_a_tool_can_be_named():
     choice = {"type": "function", "function": {"name": "b"}}
     conversation = conversation_of(tools=PAIR, tool_choice=choice)
     assert (conversation.tool_choice, conversation.tool_name) == (ToolChoice.NAMED, "b")
@@ -529,7 +533,7 @@ def test_a_named_tool_is_called():
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
 @pytest.mark.parametrize("allowed", [["a"], ["b"], ["b", "a"]])
-def test_allowed_tools_are_the_only_ones(mode, allowed):
+def test_only_allowed_tools_are_passed_on(mode, allowed):
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool(name) for name in allowed]}}
     conversation = conversation_of(tools=PAIR, tool_choice=choice)
     assert conversation.tool_choice == mode
@@ -544,7 +548,7 @@ def test_allowed_tools_are_the_only_ones(mode, allowed):
     ],
     ids=str,
 )
-def test_a_choice_of_a_tool_that_is_not_given_is_refused_with_its_name(choice):
+def test_choosing_an_unknown_tool_is_rejected_by_name(choice):
     error = refusal(tools=PAIR, tool_choice=choice)
     assert (error.param, error.code) == ("tool_choice", "invalid_value")
     assert "'c'" in error.message
@@ -560,7 +564,7 @@ def test_a_choice_of_a_tool_that_is_not_given_is_refused_with_its_name(choice):
     ],
     ids=str,
 )
-def test_a_choice_needs_tools(choice):
+def test_a_tool_choice_requires_tools(choice):
     assert refusal(tool_choice=choice).param == "tool_choice"
 
 
@@ -574,43 +578,43 @@ def test_a_choice_needs_tools(choice):
     ],
     ids=str,
 )
-def test_allowed_tools_need_a_mode_and_tools(allowed, param):
+def test_allowed_tools_require_a_mode_and_tools(allowed, param):
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
     assert refusal(tools=PAIR, tool_choice=choice).param == param
 
 
-def test_tools_and_a_form_of_the_text_go_together():
+def test_tools_and_response_format_can_be_combined():
     request = request_of(tools=PAIR, response_format={"type": "json_object"})
     assert names_of(request.prompt) == ["a", "b"]
     assert request.sampling.structured_outputs == StructuredOutputs(json_object=True)
 
 
-def test_the_tools_of_the_body_are_left_as_they_were():
+def test_the_tools_of_the_body_are_not_modified():
     body = body_of(tools=[tool("f")], tool_choice="required")
     body.to_conversation()
     assert body.tools[0].function == Function(name="f")
 
 
-# The template
+# Chat template
 
 
-def test_to_go_on_with_a_message_opens_no_new_one():
+def test_continuing_a_message_adds_no_generation_prompt():
     conversation = conversation_of(continue_final_message=True)
     assert (conversation.continue_final_message, conversation.add_generation_prompt) == (True, False)
 
 
 @pytest.mark.parametrize("opens", [False, True])
-def test_whether_a_turn_is_opened_is_the_clients_choice(opens):
+def test_add_generation_prompt_is_the_clients_choice(opens):
     assert conversation_of(add_generation_prompt=opens).add_generation_prompt is opens
 
 
-def test_to_go_on_and_to_begin_anew_is_refused():
+def test_continuing_with_a_generation_prompt_is_rejected():
     error = refusal(continue_final_message=True, add_generation_prompt=True)
     assert error.param == "continue_final_message"
 
 
 @pytest.mark.parametrize("name", ["chat_template", "messages", "tools", "tokenize", "conversation"])
-def test_the_template_can_not_be_replaced_by_the_back_door(name):
+def test_template_arguments_can_not_replace_the_template(name):
     error = refusal(chat_template_kwargs={"enable_thinking": True, name: "x"})
     assert error.param == f"chat_template_kwargs.{name}"
 
@@ -618,13 +622,13 @@ def test_the_template_can_not_be_replaced_by_the_back_door(name):
 # Streams
 
 
-def test_stream_options_need_a_stream():
+def test_stream_options_require_a_stream():
     assert refusal(stream_options={"include_usage": True}).param == "stream_options"
     assert refusal(stream_options={}, stream=False).param == "stream_options"
 
 
 @pytest.mark.parametrize(
-    ("options", "asked"),
+    ("options", "expected"),
     [
         (None, False),
         ({}, False),
@@ -636,7 +640,7 @@ def test_stream_options_need_a_stream():
     ],
     ids=str,
 )
-def test_usage_at_the_end_of_a_stream_is_asked_for(options, asked):
+def test_include_usage_requests_usage(options, expected):
     body = body_of(stream=True, stream_options=options)
-    assert body.include_usage is asked
+    assert body.include_usage is expected
     assert body.to_request(body.to_conversation())

@@ -1,4 +1,4 @@
-"""Deltas joined into whole choices."""
+"""Joining deltas into complete choices."""
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ logprobs = st.builds(TokenLogprob, st.sampled_from("ab"), st.floats(-9, 0), st.n
 
 @st.composite
 def calls(draw) -> list[ToolCallDelta]:
-    """The whole calls of a choice."""
+    """Complete tool calls of a choice."""
     arguments = draw(st.lists(texts, max_size=3))
     return [
         ToolCallDelta(index=index, id=f"call_{index}", name=f"tool_{index}", arguments=text)
@@ -33,7 +33,7 @@ def calls(draw) -> list[ToolCallDelta]:
 
 @st.composite
 def choices(draw) -> list[GenerationDelta]:
-    """The whole choices of a generation."""
+    """Complete choices of a generation."""
     return [
         GenerationDelta(
             index=index,
@@ -47,16 +47,16 @@ def choices(draw) -> list[GenerationDelta]:
     ]
 
 
-def cut(draw, whole, count: int) -> list:
-    """A text or list in so many pieces, of which some may be empty."""
+def split(draw, whole, count: int) -> list:
+    """Split a text or list into `count` pieces, some of which may be empty."""
     ends = sorted(draw(st.lists(st.integers(0, len(whole)), min_size=count - 1, max_size=count - 1)))
     return [whole[begin:end] for begin, end in zip([0, *ends], [*ends, len(whole)], strict=True)]
 
 
 def call_pieces(draw, call: ToolCallDelta, count: int) -> list[ToolCallDelta | None]:
-    """What each of so many deltas says of a call: nothing at first, then its names, then more arguments."""
+    """Split a call into `count` deltas: none at first, then one with id and name, then more arguments."""
     begin = draw(st.integers(0, count - 1))
-    first, *rest = cut(draw, call.arguments, count - begin)
+    first, *rest = split(draw, call.arguments, count - begin)
     more = [ToolCallDelta(index=call.index, arguments=piece) if piece else None for piece in rest]
     named = ToolCallDelta(index=call.index, id=call.id, name=call.name, arguments=first)
     return [*[None] * begin, named, *more]
@@ -65,7 +65,7 @@ def call_pieces(draw, call: ToolCallDelta, count: int) -> list[ToolCallDelta | N
 def logprob_pieces(draw, whole: list[TokenLogprob] | None, count: int) -> list:
     if whole is None:
         return [None] * count
-    first, *rest = cut(draw, whole, count)
+    first, *rest = split(draw, whole, count)
     return [first, *(piece or draw(st.sampled_from([None, []])) for piece in rest)]
 
 
@@ -83,8 +83,8 @@ def deltas_of(draw, choice: GenerationDelta) -> list[GenerationDelta]:
         )
         for number, (text, reasoning, numbers) in enumerate(
             zip(
-                cut(draw, choice.text, count),
-                cut(draw, choice.reasoning, count),
+                split(draw, choice.text, count),
+                split(draw, choice.reasoning, count),
                 logprob_pieces(draw, choice.logprobs, count),
                 strict=True,
             )
@@ -93,8 +93,8 @@ def deltas_of(draw, choice: GenerationDelta) -> list[GenerationDelta]:
 
 
 @st.composite
-def cut_choices(draw) -> tuple[list[GenerationDelta], list[GenerationDelta]]:
-    """Whole choices, and their deltas in an order that keeps that of each choice."""
+def split_choices(draw) -> tuple[list[GenerationDelta], list[GenerationDelta]]:
+    """Complete choices, and their interleaved deltas."""
     whole = draw(choices())
     queues = [deltas_of(draw, choice) for choice in whole]
     mixed = []
@@ -104,23 +104,23 @@ def cut_choices(draw) -> tuple[list[GenerationDelta], list[GenerationDelta]]:
     return whole, mixed
 
 
-@given(cut_choices())
+@given(split_choices())
 @settings(max_examples=50, deadline=None)
-def test_however_choices_are_cut_and_mixed_the_join_is_the_same(case):
+def test_joined_choices_do_not_depend_on_how_they_were_split(case):
     whole, deltas = case
     assert join_deltas(deltas) == whole
 
 
 @given(choices())
 @settings(max_examples=50, deadline=None)
-def test_whole_choices_stay_as_they_are(whole):
+def test_complete_choices_are_unchanged(whole):
     assert join_deltas(whole) == whole
     assert join_deltas(reversed(whole)) == whole
 
 
-@given(cut_choices())
+@given(split_choices())
 @settings(max_examples=50, deadline=None)
-def test_joining_leaves_the_deltas_alone(case):
+def test_joining_does_not_modify_the_deltas(case):
     _, deltas = case
     again = join_deltas(deltas)
     assert join_deltas(deltas) == again
@@ -128,13 +128,13 @@ def test_joining_leaves_the_deltas_alone(case):
 
 @given(st.data(), calls())
 @settings(max_examples=50, deadline=None)
-def test_however_calls_are_cut_the_join_is_the_same(data, whole):
+def test_joined_calls_do_not_depend_on_how_they_were_split(data, whole):
     rows = [call_pieces(data.draw, call, 4) for call in whole]
     deltas = [piece for column in zip(*rows, strict=True) for piece in column if piece is not None]
     assert join_calls(deltas) == whole
 
 
-def test_a_call_may_be_named_after_its_first_arguments():
+def test_a_call_may_get_its_name_after_its_first_arguments():
     pieces = [ToolCallDelta(index=0, arguments="{"), ToolCallDelta(index=0, id="a", name="b", arguments="}")]
     assert join_calls(pieces) == [ToolCallDelta(index=0, id="a", name="b", arguments="{}")]
 
@@ -145,12 +145,12 @@ def test_no_deltas_are_no_choices():
 
 
 class Events:
-    """Some events as an engine hands them out."""
+    """A stream of events that records its end."""
 
     def __init__(self, *events, error: Exception | None = None) -> None:
         self._events = events
         self._error = error
-        self.are_closed = False
+        self.is_closed = False
 
     async def iterated(self):
         try:
@@ -159,7 +159,7 @@ class Events:
             if self._error is not None:
                 raise self._error
         finally:
-            self.are_closed = True
+            self.is_closed = True
 
 
 async def test_a_generation_is_collected_with_its_usage():
@@ -177,11 +177,11 @@ async def test_a_generation_is_collected_with_its_usage():
         ],
         usage=USAGE,
     )
-    assert events.are_closed
+    assert events.is_closed
 
 
 async def test_a_generation_that_fails_has_no_result():
     events = Events(GenerationDelta(index=0, text="a"), error=BackendFailedError("Broken."))
     with pytest.raises(BackendFailedError):
         await collect(events.iterated())
-    assert events.are_closed
+    assert events.is_closed

@@ -1,8 +1,8 @@
 import pytest
 
 from domain.health import BreakerState
-from domain.policies.circuit_breaker import LONGEST_COOL_DOWN, WINDOW, CircuitBreaker
-from domain.policies.retry_budget import FLOOR_PER_S, MOST, RetryBudget
+from domain.policies.circuit_breaker import MAX_COOL_DOWN_FACTOR, WINDOW, CircuitBreaker
+from domain.policies.retry_budget import FLOOR_PER_S, MAX_TOKENS, RetryBudget
 
 COOL_DOWN_S = 4.0
 
@@ -31,7 +31,7 @@ def fail(breaker: CircuitBreaker, times: int = 3, *, is_silent: bool = True) -> 
         breaker.failed(is_silent=is_silent)
 
 
-def test_it_opens_after_so_many_failures_in_a_row(breaker):
+def test_consecutive_failures_open_it(breaker):
     fail(breaker, 2)
     assert breaker.state is BreakerState.CLOSED
     fail(breaker, 1)
@@ -41,7 +41,7 @@ def test_it_opens_after_so_many_failures_in_a_row(breaker):
     assert breaker.openings == 1
 
 
-def test_an_answer_between_failures_begins_the_count_anew(breaker):
+def test_an_answer_resets_the_count_of_failures(breaker):
     for _ in range(5):
         fail(breaker, 2)
         assert breaker.enter()
@@ -49,7 +49,7 @@ def test_an_answer_between_failures_begins_the_count_anew(breaker):
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_half_of_the_last_outcomes_being_failures_opens_it(breaker):
+def test_a_failure_rate_of_half_opens_it(breaker):
     for outcome in range(WINDOW - 1):
         assert breaker.enter()
         breaker.failed(is_silent=False) if outcome % 2 else breaker.succeeded()
@@ -59,14 +59,14 @@ def test_half_of_the_last_outcomes_being_failures_opens_it(breaker):
     assert breaker.state is BreakerState.OPEN
 
 
-def test_fewer_failures_than_half_do_not(breaker):
+def test_a_lower_failure_rate_does_not_open_it(breaker):
     for outcome in range(10 * WINDOW):
         assert breaker.enter()
         breaker.succeeded() if outcome % 3 else breaker.failed(is_silent=False)
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_after_a_while_one_may_try(breaker, clock):
+def test_one_trial_request_passes_after_the_cool_down(breaker, clock):
     fail(breaker)
     clock.seconds += COOL_DOWN_S - 0.1
     assert breaker.state is BreakerState.OPEN
@@ -78,17 +78,17 @@ def test_after_a_while_one_may_try(breaker, clock):
     assert not breaker.enter()
 
 
-def test_if_that_one_is_answered_all_may(breaker, clock):
+def test_a_successful_trial_closes_it(breaker, clock):
     fail(breaker)
     clock.seconds += COOL_DOWN_S
     assert breaker.enter()
     breaker.succeeded()
     assert breaker.state is BreakerState.CLOSED
     fail(breaker, 2)
-    assert breaker.state is BreakerState.CLOSED, "what was before is forgotten"
+    assert breaker.state is BreakerState.CLOSED, "earlier outcomes are discarded"
 
 
-def test_if_it_fails_the_next_one_waits_longer_but_not_for_ever(breaker, clock):
+def test_a_failed_trial_doubles_the_cool_down_up_to_a_limit(breaker, clock):
     fail(breaker)
     waits = []
     for _ in range(10):
@@ -96,11 +96,11 @@ def test_if_it_fails_the_next_one_waits_longer_but_not_for_ever(breaker, clock):
         clock.seconds += breaker.retry_after_s
         fail(breaker, 1)
     assert waits[:4] == [4, 8, 16, 32]
-    assert waits[-1] == COOL_DOWN_S * LONGEST_COOL_DOWN
+    assert waits[-1] == COOL_DOWN_S * MAX_COOL_DOWN_FACTOR
     assert breaker.openings == 11
 
 
-def test_if_it_leaves_the_place_is_free_again(breaker, clock):
+def test_an_abandoned_trial_frees_the_slot(breaker, clock):
     fail(breaker)
     clock.seconds += COOL_DOWN_S
     assert breaker.enter()
@@ -109,7 +109,7 @@ def test_if_it_leaves_the_place_is_free_again(breaker, clock):
     assert breaker.enter()
 
 
-def test_outcomes_of_requests_from_before_change_nothing_while_it_is_open(breaker, clock):
+def test_outcomes_of_earlier_requests_are_ignored_while_it_is_open(breaker, clock):
     fail(breaker)
     clock.seconds += 1
     breaker.failed(is_silent=True)
@@ -118,7 +118,7 @@ def test_outcomes_of_requests_from_before_change_nothing_while_it_is_open(breake
     assert (breaker.openings, breaker.retry_after_s) == (1, 3)
 
 
-def test_a_sign_of_life_shortens_the_wait(breaker):
+def test_cool_down_can_be_ended_early(breaker):
     fail(breaker)
     breaker.cool_down()
     assert breaker.state is BreakerState.HALF_OPEN
@@ -126,18 +126,18 @@ def test_a_sign_of_life_shortens_the_wait(breaker):
     assert not breaker.enter()
 
 
-def test_what_it_tells_is_at_least_a_second(breaker, clock):
+def test_retry_after_is_at_least_a_second(breaker, clock):
     fail(breaker)
     clock.seconds += COOL_DOWN_S - 0.01
     assert breaker.retry_after_s == 1
 
 
-def test_a_budget_begins_full_and_ends(clock):
+def test_a_budget_starts_full_and_is_limited(clock):
     budget = RetryBudget(clock, share=0.2)
-    assert sum(budget.spend() for _ in range(1000)) == MOST
+    assert sum(budget.spend() for _ in range(1000)) == MAX_TOKENS
 
 
-def test_requests_pay_for_a_share_of_retries(clock):
+def test_requests_earn_a_share_of_retries(clock):
     budget = RetryBudget(clock, share=0.2)
     while budget.spend():
         pass
@@ -146,7 +146,7 @@ def test_requests_pay_for_a_share_of_retries(clock):
     assert sum(budget.spend() for _ in range(1000)) == 10
 
 
-def test_a_few_are_there_without_requests(clock):
+def test_a_few_retries_are_allowed_without_requests(clock):
     budget = RetryBudget(clock, share=0.2)
     while budget.spend():
         pass
@@ -154,9 +154,9 @@ def test_a_few_are_there_without_requests(clock):
     assert sum(budget.spend() for _ in range(1000)) == 5 * FLOOR_PER_S
 
 
-def test_what_can_be_saved_up_is_bounded(clock):
+def test_the_budget_has_a_maximum(clock):
     budget = RetryBudget(clock, share=0.2)
     for _ in range(10_000):
         budget.earn()
     clock.seconds += 10_000
-    assert sum(budget.spend() for _ in range(1000)) == MOST
+    assert sum(budget.spend() for _ in range(1000)) == MAX_TOKENS

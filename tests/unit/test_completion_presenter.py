@@ -25,7 +25,7 @@ def presenter(*, n: int = CHOICES, include_usage: bool = False) -> CompletionPre
 
 
 def results(events) -> list[GenerationResult]:
-    """What a backend makes of (prompt, delta) pairs if it is called for each prompt."""
+    """The results of calls for each prompt, from (prompt, delta) pairs."""
     usage = GenerationUsage(prompt_tokens=0, completion_tokens=0)
     prompts = range(1 + max((prompt for prompt, _ in events), default=-1))
     return [
@@ -40,7 +40,7 @@ def chunk(one: CompletionPresenter, prompt: int, delta: GenerationDelta):
 
 
 def joined(chunks) -> dict[int, dict]:
-    """What a client makes of a stream."""
+    """The choices of a stream, joined as a client does."""
     choices: dict[int, dict] = {}
     for chunk in chunks:
         (part,) = chunk.choices
@@ -54,7 +54,7 @@ def joined(chunks) -> dict[int, dict]:
 
 @given(st.lists(deltas, max_size=20))
 @settings(max_examples=20, deadline=None)
-def test_the_chunks_of_a_stream_joined_are_the_whole_answer(events):
+def test_joined_chunks_equal_the_complete_response(events):
     streaming, whole = presenter(), presenter().whole(results(events))
     parts = joined([chunk(streaming, index, delta) for index, delta in events])
     assert [choice.index for choice in whole.choices] == sorted(parts)
@@ -69,7 +69,7 @@ def test_the_chunks_of_a_stream_joined_are_the_whole_answer(events):
 
 @given(st.lists(tokens, min_size=1, max_size=8))
 @settings(max_examples=20, deadline=None)
-def test_an_offset_is_where_its_token_begins_in_the_text(logprobs):
+def test_offsets_are_the_positions_of_tokens_in_the_text(logprobs):
     text = "".join(token.token for token in logprobs)
     (choice,) = presenter().whole(results([(0, GenerationDelta(index=0, text=text, logprobs=logprobs))])).choices
     for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
@@ -91,7 +91,7 @@ def test_choices_are_numbered_by_prompt_and_then_by_choice():
     assert [chunk(presenter(), *event).choices[0].index for event in events] == [3, 2, 1, 0]
 
 
-def test_the_reason_of_the_last_delta_is_the_choices_reason():
+def test_the_finish_reason_is_that_of_the_last_delta():
     events = [
         (0, GenerationDelta(index=0, text="a")),
         (0, GenerationDelta(index=0, text="b", finish_reason=FinishReason.STOP)),
@@ -128,17 +128,17 @@ def test_usage_is_the_sum_over_all_prompts():
     assert presenter().last_chunks() == []
 
 
-def test_chunks_say_nothing_of_usage_unless_asked():
+def test_chunks_have_no_usage_by_default():
     delta = GenerationDelta(index=0, text="a")
     assert "usage" not in msgspec.json.decode(encode(chunk(presenter(), 0, delta)))
 
 
-def test_chunks_have_usage_null_when_the_last_will_tell_it():
+def test_chunks_have_null_usage_with_include_usage():
     found = chunk(presenter(include_usage=True), 0, GenerationDelta(index=0, text="a"))
     assert msgspec.json.decode(encode(found))["usage"] is None
 
 
-def test_every_chunk_carries_the_same_id_time_and_model():
+def test_every_chunk_has_the_same_id_time_and_model():
     one = presenter(include_usage=True)
     chunks = [chunk(one, 0, GenerationDelta(index=0, text="a")), *one.last_chunks(), one.whole([])]
     assert {(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks} == {

@@ -77,97 +77,97 @@ def test_prompts_are_limited():
 @pytest.mark.parametrize(
     ("stop", "stops"), [("\n", ["\n"]), (["a", "b"], ["a", "b"]), ([], []), (["a"] * 4, ["a"] * 4)]
 )
-def test_stop_is_one_text_or_several(stop, stops):
+def test_stop_is_one_sequence_or_several(stop, stops):
     assert sampling_of(stop=stop).stop == stops
 
 
-def test_a_fifth_stop_is_refused():
+def test_a_fifth_stop_sequence_is_rejected():
     error = refusal(stop=["a", "b", "c", "d", "e"])
     assert (error.param, error.code) == ("stop", "array_above_max_length")
 
 
 @pytest.mark.parametrize("stop", ["", ["a", ""]])
-def test_an_empty_stop_is_refused(stop):
+def test_an_empty_stop_sequence_is_rejected(stop):
     assert refusal(stop=stop).param == "stop"
 
 
-def test_biases_are_by_token_id():
+def test_biases_are_keyed_by_token_id():
     assert sampling_of(logit_bias={"50256": -100, "7": 1.5}).logit_bias == {50256: -100, 7: 1.5}
 
 
-def test_no_bias_is_none():
+def test_an_empty_bias_is_none():
     assert sampling_of(logit_bias={}).logit_bias is None
 
 
 @pytest.mark.parametrize("key", ["", "-1", "1.0", "a", " 1", "+1", "²", "١", str(MAX_TOKEN_ID + 1), "9" * 5000])
-def test_a_bias_for_what_is_no_token_id_is_refused(key):
+def test_a_bias_with_an_invalid_token_id_is_rejected(key):
     error = refusal(logit_bias={key: 1})
     assert (error.param, error.code) == ("logit_bias", "invalid_value")
 
 
-def test_a_bias_for_an_impossible_token_id_behind_zeros_is_refused():
+def test_a_bias_with_a_too_large_token_id_after_zeros_is_rejected():
     assert refusal(logit_bias={"0" * 12 + "9" * 11: 1}).param == "logit_bias"
 
 
-def test_a_bias_for_a_number_too_long_for_python_is_refused():
+def test_a_bias_with_a_number_too_long_for_python_is_rejected():
     # int() refuses more than 4300 digits, zeros included.
     assert refusal(logit_bias={"0" * 5000: 1}).param == "logit_bias"
 
 
-def test_stream_options_need_a_stream():
+def test_stream_options_require_a_stream():
     assert refusal(stream_options=StreamOptions(include_usage=True)).param == "stream_options"
     assert refusal(stream_options=StreamOptions(), stream=False).param == "stream_options"
 
 
 @pytest.mark.parametrize(
-    ("options", "asked"),
+    ("options", "expected"),
     [(None, False), (StreamOptions(), False), (StreamOptions(include_usage=True), True)],
 )
-def test_usage_at_the_end_of_a_stream_is_asked_for(options, asked):
+def test_include_usage_requests_usage(options, expected):
     body = CompletionBody(model="m", prompt="x", stream=True, stream_options=options)
-    assert body.include_usage is asked
+    assert body.include_usage is expected
     assert len(body.to_requests()) == 1
 
 
 @pytest.mark.parametrize(("best_of", "n"), [(1, None), (1, 1), (3, 3)])
-def test_best_of_is_accepted_where_it_changes_nothing(best_of, n):
+def test_best_of_equal_to_n_is_accepted(best_of, n):
     assert sampling_of(best_of=best_of, n=n).n == best_of
 
 
 @pytest.mark.parametrize(("best_of", "n"), [(1, None), (1, 1), (3, 3), (None, 2)])
-def test_where_best_of_changes_nothing_no_log_probabilities_are_generated(best_of, n):
+def test_best_of_equal_to_n_generates_no_log_probabilities(best_of, n):
     assert sampling_of(best_of=best_of, n=n).logprobs is None
 
 
-def test_a_best_of_of_zero_is_as_good_as_none():
+def test_best_of_zero_equals_none():
     # OpenAI's schema has 0 as its least value.
     assert sampling_of(best_of=0).n == 1
 
 
 @pytest.mark.parametrize(("best_of", "n"), [(2, None), (2, 1), (20, 3)])
-def test_so_many_are_generated_as_best_of_says_with_the_log_probabilities_to_choose_by(best_of, n):
+def test_best_of_generates_candidates_with_log_probabilities(best_of, n):
     sampling = sampling_of(best_of=best_of, n=n)
     assert (sampling.n, sampling.logprobs) == (best_of, 0)
 
 
 @pytest.mark.parametrize("logprobs", [0, 3])
-def test_log_probabilities_that_are_asked_for_are_generated_with_best_of(logprobs):
+def test_requested_log_probabilities_are_kept_with_best_of(logprobs):
     assert sampling_of(best_of=2, logprobs=logprobs).logprobs == logprobs
 
 
 @pytest.mark.parametrize(("best_of", "n"), [(1, 2), (2, 3)])
-def test_fewer_candidates_than_choices_are_refused(best_of, n):
+def test_fewer_candidates_than_choices_are_rejected(best_of, n):
     error = refusal(best_of=best_of, n=n)
     assert (error.param, error.code) == ("best_of", "invalid_value")
 
 
-def test_the_best_are_known_too_late_for_a_stream():
+def test_best_of_can_not_be_streamed():
     error = refusal(best_of=2, stream=True)
     assert (error.param, error.code) == ("best_of", "unsupported_value")
 
 
 @pytest.mark.parametrize(("best_of", "n"), [(1, 1), (2, 2)])
-def test_a_best_of_that_changes_nothing_can_be_streamed(best_of, n):
+def test_best_of_equal_to_n_can_be_streamed(best_of, n):
     (request,) = requests_of(best_of=best_of, n=n, stream=True)
     assert request.sampling.n == best_of
 
@@ -178,25 +178,25 @@ def test_a_suffix_reaches_the_request_and_an_empty_one_is_none():
     assert requests_of()[0].suffix is None
 
 
-def test_a_suffix_needs_a_text_before_it():
+def test_a_suffix_requires_a_text_prompt():
     assert refusal(suffix="end", prompt=[1, 2]).param == "suffix"
     assert refusal(suffix="end", prompt=[[1], [2]]).param == "suffix"
     assert len(requests_of(suffix="end", prompt=["a", "b"])) == 2
     assert len(requests_of(suffix="", prompt=[1, 2])) == 1
 
 
-def test_an_echo_together_with_a_suffix_is_refused():
+def test_an_echo_with_a_suffix_is_rejected():
     assert refusal(suffix="end", echo=True).param == "echo"
     assert requests_of(suffix="", echo=True)[0].echo
 
 
 @pytest.mark.parametrize(("name", "value"), [("truncate_prompt_tokens", -1), ("add_special_tokens", False)])
-def test_what_concerns_the_prompt_reaches_the_request(name, value):
+def test_prompt_options_reach_the_request(name, value):
     assert getattr(requests_of(**{name: value})[0], name) == value
     assert getattr(requests_of()[0], name) is None
 
 
-def test_no_tokens_at_all_make_sense_for_an_echo_alone():
+def test_zero_tokens_are_accepted_only_with_echo():
     assert sampling_of(max_tokens=0, echo=True).max_tokens == 0
     error = refusal(max_tokens=0)
     assert (error.param, error.code) == ("max_tokens", "integer_below_min_value")

@@ -1,4 +1,4 @@
-"""No request takes longer than it may."""
+"""Deadlines: requests that exceed their timeout are aborted."""
 
 import asyncio
 
@@ -29,17 +29,17 @@ def context(timeout_s: float | None = None) -> RequestContext:
 
 
 @pytest.mark.parametrize(("service_s", "client_s"), [(5, None), (0, 5), (5, 60), (60, 5)])
-def test_the_smaller_of_both_limits_ends_the_work(service_s, client_s):
+def test_the_smaller_timeout_aborts_the_work(service_s, client_s):
     async def scenario():
         engine, backend = deadline(Role.EMBED, takes_s=30, timeout_s=service_s)
-        with pytest.raises(DeadlineError, match="longer than the 5 seconds"):
+        with pytest.raises(DeadlineError, match="timeout of 5 seconds"):
             await backend.call(REQUEST, context(client_s))
         assert (now(), engine.running) == (5, 0)
 
     run_instantly(scenario())
 
 
-def test_what_is_done_in_time_is_answered():
+def test_a_request_in_time_is_answered():
     async def scenario():
         _, backend = deadline(Role.EMBED, takes_s=4, timeout_s=5)
         assert (await backend.call(REQUEST, context())).prompt_tokens == 4
@@ -47,17 +47,17 @@ def test_what_is_done_in_time_is_answered():
     run_instantly(scenario())
 
 
-def test_without_limits_everything_may_take_as_long_as_it_likes():
+def test_without_timeouts_requests_may_take_any_time():
     async def scenario():
         _, embedder = deadline(Role.EMBED, takes_s=10_000, timeout_s=0)
-        _, writer = deadline(Role.GENERATE, takes_s=10_000, timeout_s=0)
+        _, generator = deadline(Role.GENERATE, takes_s=10_000, timeout_s=0)
         assert await embedder.call(REQUEST, context())
-        assert len(await events_of(writer, STREAM, context())) == 11
+        assert len(await events_of(generator, STREAM, context())) == 11
 
     run_instantly(scenario())
 
 
-def test_a_stream_that_begins_too_late_is_ended_in_time():
+def test_a_stream_without_events_is_aborted_at_the_deadline():
     async def scenario():
         engine, backend = deadline(Role.GENERATE, takes_s=30, timeout_s=5)
         with pytest.raises(DeadlineError):
@@ -67,12 +67,12 @@ def test_a_stream_that_begins_too_late_is_ended_in_time():
     run_instantly(scenario())
 
 
-def test_a_stream_that_takes_too_long_breaks_off_with_what_it_has():
+def test_a_slow_stream_is_aborted_after_its_first_events():
     async def scenario():
         engine, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=4.5)
         events = stream(backend, STREAM, context())
-        heard = [await anext(events) for _ in range(4)]
-        assert all(event.text for event in heard)
+        received = [await anext(events) for _ in range(4)]
+        assert all(event.text for event in received)
         with pytest.raises(DeadlineError):
             await anext(events)
         assert (now(), engine.running) == (4.5, 0)
@@ -80,20 +80,20 @@ def test_a_stream_that_takes_too_long_breaks_off_with_what_it_has():
     run_instantly(scenario())
 
 
-def test_a_silence_in_the_middle_of_a_stream_ends_at_the_deadline():
+def test_a_stalled_stream_is_aborted_at_the_deadline():
     async def scenario():
         engine, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=5)
         events = stream(backend, STREAM, context())
         assert (await anext(events)).text
         engine.delay_s = 10_000
-        with pytest.raises(DeadlineError, match="longer than the 5 seconds"):
+        with pytest.raises(DeadlineError, match="timeout of 5 seconds"):
             await anext(events)
         assert (now(), engine.running) == (5, 0)
 
     run_instantly(scenario())
 
 
-def test_a_stream_in_time_is_whole():
+def test_a_stream_in_time_is_complete():
     async def scenario():
         _, backend = deadline(Role.GENERATE, takes_s=1, timeout_s=100)
         assert len(await events_of(backend, STREAM, context())) == 11
@@ -101,7 +101,7 @@ def test_a_stream_in_time_is_whole():
     run_instantly(scenario())
 
 
-def test_a_timeout_of_the_engine_is_not_taken_for_the_deadline():
+def test_an_engines_own_timeout_is_not_a_deadline_error():
     class Slow(FakeBackend):
         async def call(self, request, context):
             raise TimeoutError

@@ -28,46 +28,46 @@ async def embed(backend, *inputs, **fields) -> EmbeddingResult:
 
 
 async def plain(*inputs) -> EmbeddingResult:
-    """What the engine itself answers."""
+    """The engine's own answer."""
     fake = FakeBackend(Role.EMBED)
     await fake.start()
     return await embed(fake, *inputs)
 
 
-def asked(fake: FakeBackend) -> list[list]:
+def computed(fake: FakeBackend) -> list[list]:
     return [request.inputs for request in fake.seen]
 
 
-async def test_what_was_asked_before_is_not_asked_again():
+async def test_known_inputs_are_not_computed_again():
     fake = FakeBackend(Role.EMBED)
     backend = await caching(fake)
     first = await embed(backend, "a", "b")
     again = await embed(backend, "b", "c", "a", "b")
     assert again == await plain("b", "c", "a", "b")
     assert first.prompt_tokens == 2
-    assert asked(fake) == [["a", "b"], ["c"]]
+    assert computed(fake) == [["a", "b"], ["c"]]
     stats = backend.stats
     assert (stats.hits, stats.misses, stats.shared, stats.entries) == (3, 3, 0, 3)
 
 
-async def test_an_input_that_comes_twice_in_a_request_is_asked_once():
+async def test_a_repeated_input_of_a_request_is_computed_once():
     fake = FakeBackend(Role.EMBED)
     assert await embed(await caching(fake), "a", "a") == await plain("a", "a")
-    assert asked(fake) == [["a"]]
+    assert computed(fake) == [["a"]]
 
 
 @pytest.mark.parametrize(
     "fields", [{"dimensions": 4}, {"truncate_prompt_tokens": 1}, {"add_special_tokens": False}]
 )
-async def test_what_changes_a_vector_is_part_of_the_key(fields):
+async def test_parameters_that_change_a_vector_are_part_of_the_key(fields):
     fake = FakeBackend(Role.EMBED)
     backend = await caching(fake)
     await embed(backend, "ab")
     await embed(backend, "ab", **fields)
-    assert asked(fake) == [["ab"], ["ab"]]
+    assert computed(fake) == [["ab"], ["ab"]]
 
 
-async def test_a_text_and_its_tokens_are_not_the_same_key():
+async def test_a_text_and_its_token_ids_have_different_keys():
     fake = FakeBackend(Role.EMBED)
     backend = await caching(fake)
     await embed(backend, "a")
@@ -75,19 +75,19 @@ async def test_a_text_and_its_tokens_are_not_the_same_key():
     assert len(fake.seen) == 2
 
 
-async def test_equal_inputs_under_way_are_computed_once():
+async def test_equal_concurrent_inputs_are_computed_once():
     fake = FakeBackend(Role.EMBED, delay_s=0.01)
     backend = await caching(fake)
     one, two, three = await asyncio.gather(
         embed(backend, "a", "b"), embed(backend, "b", "c"), embed(backend, "a", "b", "c")
     )
-    assert asked(fake) == [["a", "b"], ["c"]]
+    assert computed(fake) == [["a", "b"], ["c"]]
     assert three == await plain("a", "b", "c")
     assert (one.prompt_tokens, two.prompt_tokens) == (2, 2)
     assert backend.stats.shared == 4
 
 
-async def test_whoever_shares_is_not_disturbed_when_the_first_leaves():
+async def test_cancelling_the_first_request_does_not_affect_those_that_share():
     fake = FakeBackend(Role.EMBED, delay_s=0.01)
     backend = await caching(fake)
     first = asyncio.create_task(embed(backend, "a"))
@@ -96,10 +96,10 @@ async def test_whoever_shares_is_not_disturbed_when_the_first_leaves():
     await asyncio.sleep(0)
     first.cancel()
     assert await second == await plain("a")
-    assert asked(fake) == [["a"]]
+    assert computed(fake) == [["a"]]
 
 
-async def test_the_work_ends_when_all_who_wait_have_left():
+async def test_a_computation_is_cancelled_with_its_last_request():
     fake = FakeBackend(Role.EMBED, delay_s=3600)
     backend = await caching(fake)
     tasks = [asyncio.create_task(embed(backend, "a")) for _ in range(2)]
@@ -112,7 +112,7 @@ async def test_the_work_ends_when_all_who_wait_have_left():
     assert await embed(backend, "a") == await plain("a")
 
 
-async def test_another_ones_bad_input_costs_nobody_else_his_answer():
+async def test_an_invalid_input_of_another_request_does_not_fail_a_request():
     fake = FakeBackend(Role.EMBED, delay_s=0.01)
     backend = await caching(fake)
     bad = asyncio.create_task(embed(backend, "a", "x" * 999))
@@ -123,7 +123,7 @@ async def test_another_ones_bad_input_costs_nobody_else_his_answer():
     assert await good == await plain("a")
 
 
-async def test_failures_are_not_kept():
+async def test_failures_are_not_cached():
     fake = FakeBackend(Role.EMBED)
     backend = await caching(fake)
     fake.fail_next = BackendUnavailableError("gone")
@@ -132,7 +132,7 @@ async def test_failures_are_not_kept():
     assert (await embed(backend, "a")).prompt_tokens == 1
 
 
-async def test_the_least_recently_used_makes_room():
+async def test_the_least_recently_used_entry_is_evicted():
     fake = FakeBackend(Role.EMBED)
     entry = ENTRY_OVERHEAD_BYTES + 4 + 4 * DIMENSIONS
     backend = await caching(fake, max_bytes=2 * entry)
@@ -142,44 +142,44 @@ async def test_the_least_recently_used_makes_room():
     assert backend.stats.bytes == 2 * entry
     fake.seen.clear()
     await embed(backend, "a", "c")
-    assert asked(fake) == []
+    assert computed(fake) == []
     await embed(backend, "b")
-    assert asked(fake) == [["b"]]
+    assert computed(fake) == [["b"]]
 
 
-async def test_what_is_larger_than_all_of_it_is_not_kept():
+async def test_an_entry_larger_than_the_cache_is_not_stored():
     backend = await caching(FakeBackend(Role.EMBED), max_bytes=10)
     await embed(backend, "a")
     assert backend.stats.entries == backend.stats.bytes == 0
 
 
-@pytest.mark.parametrize("trouble", ["start", "probe"])
-async def test_an_engine_that_may_be_another_one_is_asked_anew(trouble):
+@pytest.mark.parametrize("event", ["start", "probe"])
+async def test_the_cache_is_cleared_if_the_engine_may_have_changed(event):
     fake = FakeBackend(Role.EMBED)
     backend = await caching(fake)
     await embed(backend, "a")
-    if trouble == "start":
+    if event == "start":
         await backend.start()
     else:
         fake.fail_probe = BackendUnavailableError("gone")
         with pytest.raises(BackendUnavailableError):
             await backend.probe()
     await embed(backend, "a")
-    assert asked(fake) == [["a"], ["a"]]
+    assert computed(fake) == [["a"], ["a"]]
 
 
-async def test_without_counts_for_each_input_only_single_ones_are_kept():
+async def test_without_tokens_per_input_only_single_inputs_are_cached():
     fake = FakeBackend(Role.EMBED)
     fake.reports_tokens_per_input = False
     backend = await caching(fake)
     await embed(backend, "a", "b")
     assert (await embed(backend, "a")).prompt_tokens == 1
     assert (await embed(backend, "a")).prompt_tokens == 1
-    assert asked(fake) == [["a", "b"], ["a"]]
+    assert computed(fake) == [["a", "b"], ["a"]]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=5), max_size=12), st.integers(0, 2000))
-def test_answers_are_those_of_the_backend_whatever_is_kept(requests, max_bytes):
+def test_answers_equal_those_of_the_backend_for_any_cache_size(requests, max_bytes):
     async def run() -> None:
         backend = await caching(FakeBackend(Role.EMBED), max_bytes=max_bytes)
         for inputs in requests:

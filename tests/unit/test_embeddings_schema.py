@@ -32,16 +32,16 @@ def test_base64_and_numbers_are_the_same_vectors(rows):
         assert array.array("f", base64.b64decode(as_text.embedding)).tolist() == row
 
 
-def test_numbers_are_what_a_client_gets_that_names_no_format():
+def test_the_default_format_is_float():
     assert embedding_response(result_of([[0.5, 0.25]]), "m", None).data[0].embedding == [0.5, 0.25]
 
 
-def test_vectors_keep_the_order_of_the_inputs():
+def test_vectors_are_in_the_order_of_the_inputs():
     response = embedding_response(result_of([[1.0], [2.0], [3.0]]), "m", "float")
     assert [(item.index, item.embedding) for item in response.data] == [(0, [1.0]), (1, [2.0]), (2, [3.0])]
 
 
-def test_an_answer_names_model_and_usage():
+def test_a_response_has_model_and_usage():
     response = embedding_response(result_of([[1.0]], prompt_tokens=7), "the-model", "float")
     assert response.model == "the-model"
     assert (response.usage.prompt_tokens, response.usage.total_tokens) == (7, 7)
@@ -54,27 +54,27 @@ def test_unit_vectors_stay_unit_vectors():
     assert math.isclose(math.hypot(*sent), 1.0, abs_tol=1e-6)
 
 
-def test_a_request_carries_inputs_and_dimensions():
+def test_a_request_has_inputs_and_dimensions():
     request = EmbeddingBody(model="m", input=["a", "b"], dimensions=4).to_request()
     assert (request.inputs, request.dimensions) == (["a", "b"], 4)
 
 
-def test_a_request_leaves_length_and_tokens_to_the_model():
+def test_a_request_has_the_models_defaults():
     request = EmbeddingBody(model="m", input="a").to_request()
     assert (request.dimensions, request.truncate_prompt_tokens, request.add_special_tokens) == (None, None, True)
 
 
-def test_inputs_may_be_cut_and_left_without_special_tokens():
+def test_inputs_may_be_truncated_and_have_no_special_tokens():
     body = EmbeddingBody(model="m", input="a", truncate_prompt_tokens=-1, add_special_tokens=False)
     request = body.to_request()
     assert (request.truncate_prompt_tokens, request.add_special_tokens) == (-1, False)
 
 
-def test_as_many_inputs_as_openai_takes_are_taken():
+def test_the_maximum_number_of_inputs_is_accepted():
     assert len(EmbeddingBody(model="m", input=["a"] * MAX_INPUTS).to_request().inputs) == MAX_INPUTS
 
 
-def test_one_input_more_is_refused():
+def test_more_inputs_are_rejected():
     with pytest.raises(InvalidRequestError, match="2049 items") as caught:
         EmbeddingBody(model="m", input=["a"] * (MAX_INPUTS + 1)).to_request()
     assert (caught.value.param, caught.value.code) == ("input", "array_above_max_length")
@@ -84,13 +84,13 @@ def test_one_input_of_many_tokens_is_one_input():
     assert len(EmbeddingBody(model="m", input=[1] * (MAX_INPUTS + 1)).to_request().inputs) == 1
 
 
-def test_an_empty_input_is_refused():
+def test_an_empty_input_is_rejected():
     with pytest.raises(InvalidRequestError) as caught:
         EmbeddingBody(model="m", input="").to_request()
     assert caught.value.param == "input"
 
 
-def test_inputs_cut_to_nothing_are_refused():
+def test_truncation_to_nothing_is_rejected():
     with pytest.raises(InvalidRequestError) as caught:
         EmbeddingBody(model="m", input="a", truncate_prompt_tokens=0).to_request()
     assert (caught.value.param, caught.value.code) == ("truncate_prompt_tokens", "integer_below_min_value")

@@ -78,7 +78,7 @@ def descendants(kind: type) -> set[type]:
     return {below for child in kind.__subclasses__() for below in ({child} | descendants(child))}
 
 
-def test_every_failure_is_in_the_table():
+def test_every_error_class_is_in_the_table():
     assert descendants(InferenceError) == set(SEEN_BY_CLIENTS)
 
 
@@ -89,10 +89,10 @@ def test_clients_see_the_status_type_and_code_of_the_table(kind):
 
 
 @pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
-def test_the_documented_tree_tells_each_status(kind):
-    told = re.search(rf"─ {kind.__name__}\s+(\d+)", domain.errors.__doc__)
-    assert told is not None
-    assert int(told[1]) == kind.status
+def test_the_documented_tree_has_each_status(kind):
+    found = re.search(rf"─ {kind.__name__}\s+(\d+)", domain.errors.__doc__)
+    assert found is not None
+    assert int(found[1]) == kind.status
 
 
 @pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)
@@ -103,7 +103,7 @@ def test_the_body_has_the_four_keys_of_openais_schema(kind):
     }
 
 
-def test_a_code_of_its_own_wins_over_the_default():
+def test_an_explicit_code_overrides_the_default():
     assert ModelNotFoundError("Gone.", code="gone").code == "gone"
 
 
@@ -111,20 +111,20 @@ def test_a_message_is_also_the_text_of_the_exception():
     assert str(InvalidRequestError("Send less.")) == "Send less."
 
 
-def test_a_known_context_length_is_told():
+def test_a_known_context_length_is_in_the_message():
     error = ContextLengthError(256, param="input[3]")
     assert "256 tokens" in error.message
     assert "'input[3]'" in error.message
 
 
-def test_too_many_tokens_are_told_with_their_number_and_the_limit():
+def test_the_message_has_the_number_of_tokens_and_the_limit():
     error = TooManyTokensError(300_001, 300_000)
     assert error.param == "input"
     assert "300001" in error.message
     assert "300000" in error.message
 
 
-def test_an_unknown_context_length_leaves_no_gap_in_the_sentence():
+def test_an_unknown_context_length_is_not_in_the_message():
     message = ContextLengthError(None, param="prompt").message
     assert "None" not in message
     assert "'prompt'" in message
@@ -155,7 +155,7 @@ def test_the_frameworks_other_client_errors_are_invalid_requests():
 
 
 @pytest.mark.parametrize("failure", [KeyError("secret prompt"), HTTPException("secret prompt", status_code=500)])
-def test_what_is_not_foreseen_is_logged_and_hidden_from_the_client(failure, caplog):
+def test_unexpected_errors_are_logged_and_hidden_from_the_client(failure, caplog):
     with caplog.at_level(logging.ERROR, logger="memoria"):
         error = as_inference_error(failure, method="POST", path="/v1/completions")
     assert isinstance(error, InternalError)
@@ -165,14 +165,14 @@ def test_what_is_not_foreseen_is_logged_and_hidden_from_the_client(failure, capl
     assert "secret" not in caplog.text
 
 
-def test_what_a_failure_said_is_logged_where_debug_is_asked_for(caplog):
+def test_the_details_of_an_error_are_logged_at_debug_level(caplog):
     failure = KeyError("secret prompt")
     with caplog.at_level(logging.DEBUG, logger="memoria"):
         as_inference_error(failure, method="POST", path="/v1/completions")
     assert caplog.records[1].exc_info[1] is failure
 
 
-def test_a_path_cannot_begin_a_line_of_the_log_by_itself(caplog):
+def test_a_path_cannot_inject_a_log_line(caplog):
     with caplog.at_level(logging.ERROR, logger="memoria"):
         as_inference_error(KeyError("x"), method="GET", path="/a\nERROR forged")
     assert "\nERROR forged" not in caplog.text

@@ -27,7 +27,7 @@ def request(prompt: str) -> GenerationRequest:
     return GenerationRequest(prompt=prompt, sampling=SamplingParameters(max_tokens=4, temperature=0.0))
 
 
-async def heard(engine, requests) -> dict[int, list]:
+async def collect(engine, requests) -> dict[int, list]:
     """The events of each request."""
     events: dict[int, list] = {index: [] for index in range(len(requests))}
     async with stream_all(engine, requests, CONTEXT) as merged:
@@ -37,25 +37,25 @@ async def heard(engine, requests) -> dict[int, list]:
 
 
 @pytest.mark.parametrize("prompts", [["a"], ["a", "b"], ["a", "b", "c", "d"]])
-async def test_each_request_is_heard_as_if_it_were_alone(engine, prompts):
+async def test_each_request_has_the_same_events_as_alone(engine, prompts):
     requests = [request(prompt) for prompt in prompts]
-    together = await heard(engine, requests)
+    together = await collect(engine, requests)
     assert engine.seen == requests
     for index, prompt in enumerate(prompts):
         assert together[index] == await events_of(engine, request(prompt), CONTEXT)
     assert engine.running == 0
 
 
-async def test_several_requests_run_at_the_same_time(engine):
+async def test_requests_run_concurrently(engine):
     async with stream_all(engine, [request("a"), request("b"), request("c")], CONTEXT):
         assert engine.running == 3
 
 
-async def test_the_first_failure_ends_the_others_and_is_raised(engine):
+async def test_the_first_failure_cancels_the_others_and_is_raised(engine):
     too_long = request("x" * (engine.max_model_len + 1))
     engine.delay_s = NEVER_S
     with pytest.raises(ContextLengthError):
-        await heard(engine, [request("a"), too_long, request("b")])
+        await collect(engine, [request("a"), too_long, request("b")])
     assert engine.running == 0
 
 
@@ -65,16 +65,16 @@ async def read(stream, into: list) -> None:
             into.append(event)
 
 
-async def test_a_failure_in_the_middle_is_raised_after_what_came_before(engine):
+async def test_a_failure_is_raised_after_earlier_events(engine):
     engine.fail_next = BackendFailedError("Broken.")
-    came = []
+    events = []
     with pytest.raises(BackendFailedError):
-        await read(stream_all(engine, [request("a"), request("b")], CONTEXT), came)
-    assert came
+        await read(stream_all(engine, [request("a"), request("b")], CONTEXT), events)
+    assert events
     assert engine.running == 0
 
 
-async def test_what_fails_before_anything_came_fails_on_entering(engine):
+async def test_a_failure_before_the_first_event_raises_on_entering(engine):
     too_long = request("x" * (engine.max_model_len + 1))
     engine.delay_s = NEVER_S
     with pytest.raises(ContextLengthError):
@@ -84,7 +84,7 @@ async def test_what_fails_before_anything_came_fails_on_entering(engine):
 
 @pytest.mark.parametrize("prompts", [["a"], ["a", "b"]])
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, asyncio.CancelledError])
-async def test_leaving_the_stream_ends_all_work(engine, prompts, error):
+async def test_leaving_the_stream_cancels_all_requests(engine, prompts, error):
     async def leave() -> None:
         async with stream_all(engine, [request(prompt) for prompt in prompts], CONTEXT) as merged:
             await anext(merged)
@@ -101,7 +101,7 @@ async def test_leaving_the_stream_ends_all_work(engine, prompts, error):
     assert engine.running == 0
 
 
-async def test_a_stream_that_is_left_before_its_first_event_ends_its_work(engine):
+async def test_cancelling_before_the_first_event_cancels_all_requests(engine):
     engine.delay_s = NEVER_S
     waiting = asyncio.create_task(stream_all(engine, [request("a"), request("b")], CONTEXT).__aenter__())
     await until(lambda: engine.running == 2)

@@ -26,7 +26,9 @@ def properties(count: int) -> dict:
 
 
 def refusal(**form) -> InvalidRequestError | None:
-    sampling = SamplingParameters(structured_outputs=StructuredOutputs(**form), form_param="the_field")
+    sampling = SamplingParameters(
+        structured_outputs=StructuredOutputs(**form), structured_outputs_param="the_field"
+    )
     try:
         prepare(GenerationRequest(prompt="x", sampling=sampling))
     except InvalidRequestError as error:

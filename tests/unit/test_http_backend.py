@@ -380,7 +380,10 @@ async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
     form = StructuredOutputs(json={"$ref": "#"})
     with pytest.raises(InvalidRequestError) as caught:
         await chatted(
-            Server(completions=(500, b"{}")), stream=stream, structured_outputs=form, form_param="response_format"
+            Server(completions=(500, b"{}")),
+            stream=stream,
+            structured_outputs=form,
+            structured_outputs_param="response_format",
         )
     assert caught.value.param == "response_format"
 
@@ -438,7 +441,7 @@ class Reasoner:
 async def completed(server: Reasoner, form: StructuredOutputs | None, *, times: int = 1) -> None:
     engine = VLLMHTTPBackend(role=Role.GENERATE, base_url="http://server", transport=httpx.MockTransport(server))
     await engine.start()
-    sampling = SamplingParameters(structured_outputs=form, form_param="guided_regex")
+    sampling = SamplingParameters(structured_outputs=form, structured_outputs_param="guided_regex")
     for _ in range(times):
         assert await engine.call(GenerationRequest(prompt="x", sampling=sampling), CONTEXT)
 
@@ -651,10 +654,14 @@ async def test_limits_of_time_are_those_that_were_set_and_a_look_is_short():
 
 STRICT = Function(name="f", parameters={"type": "object", "not": {}}, strict=True)
 UNFOLLOWABLE = [
-    ("x", {"structured_outputs": StructuredOutputs(json={"not": {}}), "form_param": "guided_json"}, "guided_json"),
     (
         "x",
-        {"structured_outputs": StructuredOutputs(regex="a?" * 100), "form_param": "guided_regex"},
+        {"structured_outputs": StructuredOutputs(json={"not": {}}), "structured_outputs_param": "guided_json"},
+        "guided_json",
+    ),
+    (
+        "x",
+        {"structured_outputs": StructuredOutputs(regex="a?" * 100), "structured_outputs_param": "guided_regex"},
         "guided_regex",
     ),
     (TALK, {"structured_outputs": StructuredOutputs(json='{"not": {}}')}, "structured_outputs"),

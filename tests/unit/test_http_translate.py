@@ -223,7 +223,7 @@ def test_what_concerns_the_prompt_is_sent_if_the_request_says_it(ask, name, valu
 
 
 def test_a_form_that_was_given_up_is_the_forms_fault():
-    request = request_of(structured_outputs=StructuredOutputs(regex="a+"), form_param="guided_regex")
+    request = request_of(structured_outputs=StructuredOutputs(regex="a+"), structured_outputs_param="guided_regex")
     with pytest.raises(InvalidRequestError) as caught:
         delta(ServerChoice(index=0, finish_reason="abort"), request)
     assert caught.value.param == "guided_regex"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.matryoshka import has_several_lengths, shorten
+from domain.matryoshka import is_matryoshka, shorten
 from domain.results import EmbeddingResult
 
 numbers = st.floats(-1, 1, width=32)
@@ -24,23 +24,23 @@ def rows_of(result: EmbeddingResult) -> list[list[float]]:
     return [flat[start : start + result.dimensions] for start in range(0, len(flat), result.dimensions)]
 
 
-def test_the_beginning_of_each_vector_is_made_unit_length():
+def test_vectors_are_truncated_and_normalized():
     short = shorten(result_of([3.0, 4.0, 12.0], [0.0, 2.0, 5.0]), 2)
     assert rows_of(short) == [pytest.approx([0.6, 0.8]), pytest.approx([0.0, 1.0])]
     assert (short.dimensions, short.prompt_tokens) == (2, 7)
 
 
-def test_a_vector_whose_beginning_is_nothing_stays_nothing():
+def test_a_vector_that_begins_with_zeros_stays_zero():
     assert rows_of(shorten(result_of([0.0, 0.0, 1.0]), 2)) == [[0.0, 0.0]]
 
 
-def test_the_whole_length_of_a_unit_vector_changes_nothing():
+def test_the_full_length_of_a_unit_vector_changes_nothing():
     assert rows_of(shorten(result_of([0.6, 0.8]), 2)) == [pytest.approx([0.6, 0.8])]
 
 
 @given(matrices, st.data())
 @settings(max_examples=30, deadline=None)
-def test_short_vectors_point_where_the_long_ones_begin(rows, data):
+def test_short_vectors_are_normalized_prefixes(rows, data):
     dimensions = data.draw(st.integers(1, len(rows[0])))
     short = rows_of(shorten(result_of(*rows), dimensions))
     assert [len(row) for row in short] == [dimensions] * len(rows)
@@ -63,15 +63,15 @@ def test_short_vectors_point_where_the_long_ones_begin(rows, data):
         "mixedbread-ai/mxbai-embed-large-v1",
     ],
 )
-def test_models_that_were_trained_for_several_lengths_are_known_by_any_of_their_names(name):
-    assert has_several_lengths(name)
-    assert has_several_lengths("my-alias", name)
-    assert has_several_lengths(name, None)
+def test_matryoshka_models_are_detected_by_any_of_their_names(name):
+    assert is_matryoshka(name)
+    assert is_matryoshka("my-alias", name)
+    assert is_matryoshka(name, None)
 
 
 @pytest.mark.parametrize(
     "name", ["all-MiniLM-L6-v2", "BAAI/bge-m3", "Qwen/Qwen3-0.6B", "nomic-ai/nomic-embed-text-v1", "", None]
 )
-def test_other_models_are_not(name):
-    assert not has_several_lengths(name)
-    assert not has_several_lengths()
+def test_other_models_are_not_detected(name):
+    assert not is_matryoshka(name)
+    assert not is_matryoshka()

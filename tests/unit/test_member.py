@@ -12,7 +12,7 @@ from domain.errors import (
 )
 from domain.health import BackendState, BreakerState
 from domain.policies.circuit_breaker import CircuitBreaker
-from domain.policies.member import LONGEST_BACK_OFF_S, LoneMember
+from domain.policies.member import MAX_BACK_OFF_S, LoneMember
 from domain.policies.readiness import ReadinessBackend
 from domain.policies.wrapper import BackendWrapper, layer
 from domain.port import RequestContext
@@ -51,7 +51,7 @@ async def opened() -> tuple[FakeBackend, LoneMember]:
     return engine, member
 
 
-def test_work_under_way_is_counted_in_inputs():
+def test_load_of_embeddings_is_counted_in_inputs():
     async def scenario():
         _, member = await started(delay_s=1)
         tasks = [asyncio.create_task(member.call(TEXTS, CONTEXT)) for _ in range(2)]
@@ -67,7 +67,7 @@ def test_work_under_way_is_counted_in_inputs():
     run_instantly(scenario())
 
 
-def test_or_in_choices():
+def test_load_of_streams_is_counted_in_choices():
     async def scenario():
         _, member = await started(Role.GENERATE)
         events = stream(member, PROMPT, CONTEXT)
@@ -80,7 +80,7 @@ def test_or_in_choices():
     run_instantly(scenario())
 
 
-def test_of_a_whole_generation_too():
+def test_load_of_generations_is_counted_in_choices():
     async def scenario():
         _, member = await started(Role.GENERATE, delay_s=1)
         task = asyncio.create_task(member.call(PROMPT, CONTEXT))
@@ -95,19 +95,19 @@ def test_of_a_whole_generation_too():
 @pytest.mark.parametrize(
     "error", [BackendUnreachableError("Gone."), BackendTimeoutError("Silent.")], ids=lambda error: error.message
 )
-def test_a_server_that_does_not_answer_is_left_alone(error):
+def test_a_silent_server_is_taken_out_of_rotation(error):
     async def scenario():
         engine, member = await started()
         for _ in range(2):
             await fails(engine, member, error)
         seen = len(engine.seen)
-        for ask in (
+        for call in (
             member.call(TEXTS, CONTEXT),
             member.call(TokenizeRequest(prompt="x"), CONTEXT),
             member.call(DetokenizeRequest(token_ids=[65]), CONTEXT),
         ):
-            with pytest.raises(BackendUnavailableError, match="left alone") as caught:
-                await ask
+            with pytest.raises(BackendUnavailableError, match="out of rotation") as caught:
+                await call
             assert caught.value.retry_after_s == COOL_DOWN_S
         assert len(engine.seen) == seen
         assert member.outstanding == 0
@@ -116,14 +116,14 @@ def test_a_server_that_does_not_answer_is_left_alone(error):
     run_instantly(scenario())
 
 
-def test_streams_are_too():
+def test_a_server_with_silent_streams_is_taken_out_of_rotation():
     async def scenario():
         engine, member = await started(Role.GENERATE)
         for _ in range(2):
             engine.fail_next = BackendTimeoutError("Silent.")
             with pytest.raises(BackendTimeoutError):
                 await events_of(member, PROMPT, CONTEXT)
-        with pytest.raises(BackendUnavailableError, match="left alone"):
+        with pytest.raises(BackendUnavailableError, match="out of rotation"):
             await events_of(member, PROMPT, CONTEXT)
         await asyncio.sleep(COOL_DOWN_S)
         assert len(await events_of(member, PROMPT, CONTEXT)) == 7
@@ -141,7 +141,7 @@ def test_streams_are_too():
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_one_that_answers_with_a_no_is_not(error):
+def test_a_server_that_answers_with_errors_stays_in_rotation(error):
     async def scenario():
         engine, member = await started()
         for _ in range(5):
@@ -151,12 +151,12 @@ def test_one_that_answers_with_a_no_is_not(error):
     run_instantly(scenario())
 
 
-@pytest.mark.parametrize(("asked_for_s", "rest_s"), [(3, 3), (3000, LONGEST_BACK_OFF_S)])
-def test_one_that_is_busy_rests(asked_for_s, rest_s):
+@pytest.mark.parametrize(("retry_after_s", "backs_off_s"), [(3, 3), (3000, MAX_BACK_OFF_S)])
+def test_a_busy_server_backs_off(retry_after_s, backs_off_s):
     async def scenario():
         engine, member = await started()
-        await fails(engine, member, BackendBusyError("Busy.", retry_after_s=asked_for_s))
-        await asyncio.sleep(rest_s - 0.1)
+        await fails(engine, member, BackendBusyError("Busy.", retry_after_s=retry_after_s))
+        await asyncio.sleep(backs_off_s - 0.1)
         assert member.is_backing_off
         await asyncio.sleep(0.2)
         assert not member.is_backing_off
@@ -164,14 +164,14 @@ def test_one_that_is_busy_rests(asked_for_s, rest_s):
     run_instantly(scenario())
 
 
-def test_a_client_that_leaves_says_nothing_of_a_half_open_server():
+def test_a_disconnect_leaves_the_breaker_half_open():
     async def scenario():
         engine, member = await opened()
         await asyncio.sleep(COOL_DOWN_S)
         engine.delay_s = 1
         task = asyncio.create_task(member.call(TEXTS, CONTEXT))
         await asyncio.sleep(0.5)
-        with pytest.raises(BackendUnavailableError, match="left alone"):
+        with pytest.raises(BackendUnavailableError, match="out of rotation"):
             await member.call(TEXTS, CONTEXT)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -182,7 +182,7 @@ def test_a_client_that_leaves_says_nothing_of_a_half_open_server():
     run_instantly(scenario())
 
 
-def test_a_client_that_leaves_an_answer_that_has_begun_says_that_the_server_works():
+def test_a_disconnect_during_an_answer_closes_the_breaker():
     async def scenario():
         engine, member = await started(Role.GENERATE)
         for _ in range(2):
@@ -198,7 +198,7 @@ def test_a_client_that_leaves_an_answer_that_has_begun_says_that_the_server_work
     run_instantly(scenario())
 
 
-def test_a_server_that_is_back_is_asked_at_once():
+def test_a_server_that_is_back_gets_a_trial_request_immediately():
     async def scenario():
         engine, member = await opened()
         engine.fail_probe = BackendUnreachableError("Gone.")
@@ -215,8 +215,8 @@ def test_a_server_that_is_back_is_asked_at_once():
     run_instantly(scenario())
 
 
-def test_one_that_was_never_away_by_its_probes_cools_down():
-    # Its probes answer, and its requests do not.
+def test_a_successful_probe_does_not_end_the_cool_down_of_a_ready_server():
+    # Its probes succeed, but its requests do not.
     async def scenario():
         _, member = await opened()
         await member.probe()
@@ -225,7 +225,7 @@ def test_one_that_was_never_away_by_its_probes_cools_down():
     run_instantly(scenario())
 
 
-def test_its_life_is_told():
+def test_the_state_follows_start_and_stop():
     async def scenario():
         engine, member = await started()
         assert [one.state for one in member.members()] == [BackendState.READY]
@@ -239,7 +239,7 @@ def test_its_life_is_told():
     run_instantly(scenario())
 
 
-def test_the_health_of_a_role_shows_its_servers():
+def test_the_health_of_a_role_includes_its_servers():
     async def scenario():
         engine, member = await started()
         role = ReadinessBackend(BackendWrapper(member), Role.EMBED, model=None)
@@ -249,7 +249,7 @@ def test_the_health_of_a_role_shows_its_servers():
     run_instantly(scenario())
 
 
-def test_a_layer_of_a_stack_is_found_by_its_kind():
+def test_a_layer_of_a_stack_is_found_by_its_class():
     engine = FakeBackend(Role.EMBED)
     inner = BackendWrapper(engine)
     assert layer(BackendWrapper(inner), FakeBackend) is engine

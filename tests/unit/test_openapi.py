@@ -140,7 +140,7 @@ async def test_it_is_served(api):
 def test_every_field_says_what_it_does_and_to_what_effect(body_type):
     for name, field in properties(body_type).items():
         assert re.fullmatch(r"[A-Z`0].*\.", field["description"]), f"{name} has no sentence"
-        assert field[EFFECT] in ("honoured", "none", "refused"), name
+        assert field[EFFECT] in ("honored", "none", "refused"), name
         assert field.get(FROM_VLLM) in (None, True), name
 
 

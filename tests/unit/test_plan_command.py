@@ -57,7 +57,7 @@ def test_what_does_not_fit_ends_with_1_and_says_what_to_change(plan):
     result = plan("--gpu-memory", "24GB", "--context", "16384", "--concurrency", "16")
     assert result.exit_code == 1
     assert "It does not fit: " in result.stdout
-    assert "1. Ask for 4 generation request(s) of full length at a time" in result.stdout
+    assert "1. Plan for 4 full-length generation request(s) at a time" in result.stdout
     assert result.stdout.rstrip().endswith(", and it fits.")
 
 
@@ -206,9 +206,12 @@ def test_a_packaged_model_has_its_own_name_and_is_none_for_compose(plan, tmp_pat
         (["--gpu-memory", "0GiB"], "--gpu-memory is '0GiB'"),
         (["--gpu-memory", "lots"], "--gpu-memory is 'lots'"),
         (["--gpu-memory", "24GiB", "--context", "0"], "--context"),
-        (["--gpu-memory", "24GiB", "--context", "100000"], "more than the generate model 'Qwen/Qwen3-8B-FP8'"),
-        (["--gpu-memory", "24GiB", "--kv-cache-dtype", "fp7"], "knows no cache of the kind 'fp7'"),
-        (["--gpu-memory", "24GiB", "--kv-cache-dtype", "a b'"], "knows no cache of the kind 'a b''"),
+        (
+            ["--gpu-memory", "24GiB", "--context", "100000"],
+            "exceeds the maximum of the generate model 'Qwen/Qwen3-8B-FP8'",
+        ),
+        (["--gpu-memory", "24GiB", "--kv-cache-dtype", "fp7"], "does not support the KV cache type 'fp7'"),
+        (["--gpu-memory", "24GiB", "--kv-cache-dtype", "a b'"], "does not support the KV cache type 'a b''"),
         (["--gpu-memory", "24GiB", "--gen", "./nowhere"], "--gen: there is no folder ./nowhere"),
         (["--gpu-memory", "24GiB", "--gen", "org/model"], "the hub can't be reached"),
     ],

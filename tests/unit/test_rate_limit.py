@@ -20,14 +20,14 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_minutes_worth_can_be_taken_at_once_and_no_more(clock):
+def test_a_full_quota_can_be_taken_at_once(clock):
     bucket = Bucket(3, clock=clock)
     assert [bucket.take(1) for _ in range(3)] == [0, 0, 0]
     assert bucket.remaining == 0
     assert bucket.take(1) == pytest.approx(20)
 
 
-def test_it_refills_steadily(clock):
+def test_it_refills_continuously(clock):
     bucket = Bucket(60, clock=clock)
     bucket.take(60)
     clock.now += 1.5
@@ -37,25 +37,25 @@ def test_it_refills_steadily(clock):
     assert (bucket.remaining, bucket.reset_s) == (60, 0)
 
 
-def test_a_refusal_takes_nothing(clock):
+def test_a_rejected_amount_is_not_taken(clock):
     bucket = Bucket(10, clock=clock)
     bucket.take(8)
     assert bucket.take(5) > 0
     assert bucket.remaining == 2
 
 
-def test_what_is_waited_for_is_there_after_the_wait(clock):
+def test_the_amount_is_available_after_the_returned_time(clock):
     bucket = Bucket(7, clock=clock)
     bucket.take(7)
     clock.now += bucket.take(2) + 1e-9
     assert bucket.take(2) == 0
 
 
-def test_more_than_it_holds_is_never_there(clock):
+def test_more_than_the_capacity_is_never_available(clock):
     assert Bucket(10, clock=clock).take(11) == math.inf
 
 
-def test_what_was_not_used_comes_back_but_never_more_than_it_holds(clock):
+def test_unused_amounts_are_given_back_up_to_the_capacity(clock):
     bucket = Bucket(10, clock=clock)
     bucket.take(8)
     bucket.give(5)
@@ -64,7 +64,7 @@ def test_what_was_not_used_comes_back_but_never_more_than_it_holds(clock):
     assert bucket.remaining == 10
 
 
-def test_what_was_used_beyond_the_estimate_has_to_be_waited_for(clock):
+def test_use_beyond_the_estimate_delays_the_next_request(clock):
     bucket = Bucket(60, clock=clock)
     bucket.take(60)
     bucket.give(-30)
@@ -73,7 +73,7 @@ def test_what_was_used_beyond_the_estimate_has_to_be_waited_for(clock):
 
 
 @pytest.mark.parametrize(("per_minute", "shares", "capacity"), [(60, 1, 60), (60, 4, 15), (7, 2, 3), (1, 4, 1)])
-def test_several_share_a_limit(clock, per_minute, shares, capacity):
+def test_several_buckets_share_a_quota(clock, per_minute, shares, capacity):
     bucket = Bucket(per_minute, shares=shares, clock=clock)
     assert bucket.capacity == bucket.remaining == capacity
     bucket.take(capacity)
@@ -82,7 +82,7 @@ def test_several_share_a_limit(clock, per_minute, shares, capacity):
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.floats(0, 30)), max_size=60))
-def test_no_more_than_two_minutes_worth_leaves_in_a_minute(steps):
+def test_at_most_twice_the_quota_is_taken_per_minute(steps):
     clock = Clock()
     bucket = Bucket(30, clock=clock)
     taken: list[tuple[float, int]] = []
@@ -110,5 +110,5 @@ def test_no_more_than_two_minutes_worth_leaves_in_a_minute(steps):
         (3600, "1h0m0s"),
     ],
 )
-def test_durations_are_written_as_openai_does(seconds, written):
+def test_durations_are_formatted_as_openai_does(seconds, written):
     assert duration(seconds) == written

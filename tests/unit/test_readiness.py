@@ -31,57 +31,57 @@ PROMPT = GenerationRequest(prompt="text", sampling=SamplingParameters(max_tokens
 PROBE_INTERVAL_S = 5.0
 
 
-class Stage:
-    """A role on a fake engine, and the changes of state that it told, with their times."""
+class Harness:
+    """A role with a fake engine, and its reported changes of state with their times."""
 
     def __init__(self, role: Role = Role.EMBED, model: str | None = None) -> None:
         self.engine = FakeBackend(role, name="fake")
-        self.told: list[tuple[BackendState, str | None]] = []
+        self.reported: list[tuple[BackendState, str | None]] = []
         self.times: list[float] = []
         self.since: list[str] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.backend = ReadinessBackend(
-            self.engine, role, model=model, probe_interval_s=PROBE_INTERVAL_S, on_change=self._heard
+            self.engine, role, model=model, probe_interval_s=PROBE_INTERVAL_S, on_change=self._record
         )
 
-    def _heard(self, role, health) -> None:
+    def _record(self, role, health) -> None:
         assert role is self.engine.role
-        self.told.append((health.state, health.reason))
+        self.reported.append((health.state, health.reason))
         self.times.append(now())
         self.since.append(health.since)
-        self._news.set()
+        self._changed.set()
 
-    async def news(self) -> BackendState:
-        """The next change."""
-        self._news.clear()
-        await self._news.wait()
-        return self.told[-1][0]
+    async def next_state(self) -> BackendState:
+        """Wait for the next change of state."""
+        self._changed.clear()
+        await self._changed.wait()
+        return self.reported[-1][0]
 
     async def generate(self) -> list:
         return await events_of(self.backend, PROMPT, CONTEXT)
 
 
 @contextlib.asynccontextmanager
-async def started(role: Role = Role.EMBED) -> AsyncGenerator[Stage, None]:
-    stage = Stage(role)
-    await stage.backend.start()
+async def started(role: Role = Role.EMBED) -> AsyncGenerator[Harness, None]:
+    harness = Harness(role)
+    await harness.backend.start()
     try:
-        yield stage
+        yield harness
     finally:
-        await stage.backend.stop()
+        await harness.backend.stop()
 
 
-def test_a_start_ends_with_a_request_through_the_engine():
+def test_a_start_ends_with_a_warm_up_request():
     async def scenario():
         async with started() as embedder, started(Role.GENERATE) as generator:
             assert [type(request) for request in embedder.engine.seen] == [EmbeddingRequest]
             assert [type(request) for request in generator.engine.seen] == [GenerationRequest]
-            assert embedder.told == generator.told == [(BackendState.READY, None)]
+            assert embedder.reported == generator.reported == [(BackendState.READY, None)]
 
     run_instantly(scenario())
 
 
-def test_the_card_tells_the_dimensions_that_the_warm_up_saw():
+def test_the_card_has_the_dimensions_of_the_warm_up():
     async def scenario():
         async with started() as embedder, started(Role.GENERATE) as generator:
             assert embedder.backend.card.dimensions == DIMENSIONS
@@ -91,27 +91,27 @@ def test_the_card_tells_the_dimensions_that_the_warm_up_saw():
     run_instantly(scenario())
 
 
-def test_requests_are_turned_away_before_the_start():
+def test_requests_are_rejected_before_the_start():
     async def scenario():
-        stage = Stage(model="the-model")
+        harness = Harness(model="the-model")
         with pytest.raises(BackendUnavailableError, match="'the-model' is still starting") as caught:
-            await stage.backend.call(TEXT, CONTEXT)
+            await harness.backend.call(TEXT, CONTEXT)
         assert caught.value.retry_after_s == 5
         with pytest.raises(BackendUnavailableError):
-            await stage.generate()
+            await harness.generate()
         with pytest.raises(BackendUnavailableError):
-            await stage.backend.probe()
-        assert stage.engine.seen == []
+            await harness.backend.probe()
+        assert harness.engine.seen == []
 
     run_instantly(scenario())
 
 
-def test_a_backend_whose_model_is_not_known_yet_is_called_by_its_role():
+def test_a_backend_without_a_known_model_is_named_by_its_role():
     with pytest.raises(BackendUnavailableError, match="The embed backend is still starting"):
-        run_instantly(Stage().backend.call(TEXT, CONTEXT))
+        run_instantly(Harness().backend.call(TEXT, CONTEXT))
 
 
-def test_requests_pass_once_ready():
+def test_requests_pass_when_ready():
     async def scenario():
         async with started() as embedder, started(Role.GENERATE) as generator:
             await embedder.backend.probe()
@@ -121,40 +121,40 @@ def test_requests_pass_once_ready():
     run_instantly(scenario())
 
 
-def test_an_engine_out_of_reach_is_tried_again_at_growing_intervals():
+def test_an_unreachable_engine_is_retried_with_backoff():
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_start = [BackendUnavailableError(f"Attempt {n}.") for n in range(7)]
-        await stage.backend.start()
-        assert stage.told[:2] == [
+        harness = Harness()
+        harness.engine.fail_start = [BackendUnavailableError(f"Attempt {n}.") for n in range(7)]
+        await harness.backend.start()
+        assert harness.reported[:2] == [
             (BackendState.STARTING, "Attempt 0."),
             (BackendState.STARTING, "Attempt 1."),
         ]
-        assert stage.told[-1] == (BackendState.READY, None)
-        pauses = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+        assert harness.reported[-1] == (BackendState.READY, None)
+        pauses = [later - earlier for earlier, later in zip(harness.times, harness.times[1:], strict=False)]
         assert pauses == pytest.approx([0.25, 0.5, 1, 2, 4, 5, 5])
-        await stage.backend.stop()
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_a_timeout_while_starting_is_tried_again():
+def test_a_timeout_during_start_is_retried():
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_start = [BackendTimeoutError("Slow.")]
-        assert (await stage.backend.start()).name == "fake"
-        await stage.backend.stop()
+        harness = Harness()
+        harness.engine.fail_start = [BackendTimeoutError("Slow.")]
+        assert (await harness.backend.start()).name == "fake"
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_a_warm_up_that_finds_nobody_is_tried_again():
+def test_an_unavailable_engine_during_warm_up_is_retried():
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_next = BackendUnavailableError("Gone again.")
-        await stage.backend.start()
-        assert [state for state, _ in stage.told] == [BackendState.STARTING, BackendState.READY]
-        await stage.backend.stop()
+        harness = Harness()
+        harness.engine.fail_next = BackendUnavailableError("Gone again.")
+        await harness.backend.start()
+        assert [state for state, _ in harness.reported] == [BackendState.STARTING, BackendState.READY]
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
@@ -162,27 +162,27 @@ def test_a_warm_up_that_finds_nobody_is_tried_again():
 @pytest.mark.parametrize("role", Role)
 def test_an_engine_that_fails_its_warm_up_has_failed(role):
     async def scenario():
-        stage = Stage(role)
-        stage.engine.fail_next = BackendFailedError("Out of memory.")
+        harness = Harness(role)
+        harness.engine.fail_next = BackendFailedError("Out of memory.")
         with pytest.raises(BackendFailedError):
-            await stage.backend.start()
-        assert stage.told == [(BackendState.FAILED, "Out of memory.")]
-        assert stage.backend.card is None
+            await harness.backend.start()
+        assert harness.reported == [(BackendState.FAILED, "Out of memory.")]
+        assert harness.backend.card is None
 
     run_instantly(scenario())
 
 
-def test_an_engine_that_cannot_start_is_not_tried_again():
+def test_an_engine_that_cannot_start_is_not_retried_soon():
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_start = [BackendFailedError("No such weights.")]
+        harness = Harness()
+        harness.engine.fail_start = [BackendFailedError("No such weights.")]
         with pytest.raises(BackendFailedError):
-            await stage.backend.start()
+            await harness.backend.start()
         assert now() == 0
-        assert stage.backend.health.state is BackendState.FAILED
-        assert stage.backend.health.reason == "No such weights."
+        assert harness.backend.health.state is BackendState.FAILED
+        assert harness.backend.health.reason == "No such weights."
         with pytest.raises(BackendUnavailableError, match="not available at the moment"):
-            await stage.backend.call(TEXT, CONTEXT)
+            await harness.backend.call(TEXT, CONTEXT)
 
     run_instantly(scenario())
 
@@ -195,78 +195,78 @@ def test_an_engine_that_cannot_start_is_not_tried_again():
         (BackendFailedError("Out of reach."), BackendState.FAILED),
     ],
 )
-def test_a_probe_notices_an_engine_that_went_away(error, state):
+def test_a_probe_detects_an_unavailable_engine(error, state):
     async def scenario():
-        async with started() as stage:
-            stage.engine.fail_probe = error
-            assert await stage.news() is state
+        async with started() as harness:
+            harness.engine.fail_probe = error
+            assert await harness.next_state() is state
             assert now() == pytest.approx(PROBE_INTERVAL_S)
-            assert stage.backend.health.reason == "Out of reach."
+            assert harness.backend.health.reason == "Out of reach."
             with pytest.raises(BackendUnavailableError, match="'fake' is not available"):
-                await stage.backend.call(TEXT, CONTEXT)
+                await harness.backend.call(TEXT, CONTEXT)
 
     run_instantly(scenario())
 
 
 def test_an_engine_that_came_back_is_warmed_up_again():
     async def scenario():
-        async with started() as stage:
-            stage.engine.fail_probe = BackendUnavailableError("Away.")
-            await stage.news()
-            stage.engine.fail_probe = None
-            assert await stage.news() is BackendState.READY
-            assert len(stage.engine.seen) == 2
-            assert (await stage.backend.call(TEXT, CONTEXT)).dimensions == DIMENSIONS
+        async with started() as harness:
+            harness.engine.fail_probe = BackendUnavailableError("Away.")
+            await harness.next_state()
+            harness.engine.fail_probe = None
+            assert await harness.next_state() is BackendState.READY
+            assert len(harness.engine.seen) == 2
+            assert (await harness.backend.call(TEXT, CONTEXT)).dimensions == DIMENSIONS
 
     run_instantly(scenario())
 
 
 def test_an_engine_that_came_back_broken_is_not_ready():
     async def scenario():
-        async with started() as stage:
-            stage.engine.fail_probe = BackendUnavailableError("Away.")
-            await stage.news()
-            stage.engine.fail_probe = None
-            stage.engine.fail_next = BackendFailedError("Broken.")
-            assert await stage.news() is BackendState.FAILED
+        async with started() as harness:
+            harness.engine.fail_probe = BackendUnavailableError("Away.")
+            await harness.next_state()
+            harness.engine.fail_probe = None
+            harness.engine.fail_next = BackendFailedError("Broken.")
+            assert await harness.next_state() is BackendState.FAILED
 
     run_instantly(scenario())
 
 
 def test_a_healthy_engine_is_not_warmed_up_by_probes():
     async def scenario():
-        async with started() as stage:
+        async with started() as harness:
             await asyncio.sleep(10 * PROBE_INTERVAL_S)
-            assert len(stage.engine.seen) == 1
-            assert stage.told == [(BackendState.READY, None)]
+            assert len(harness.engine.seen) == 1
+            assert harness.reported == [(BackendState.READY, None)]
 
     run_instantly(scenario())
 
 
 @pytest.mark.parametrize("error", [BackendFailedError("Trouble."), BackendUnavailableError("Trouble.")])
 @pytest.mark.parametrize("role", Role)
-def test_trouble_in_a_request_brings_the_probe_forward(role, error):
+def test_a_failed_request_triggers_a_probe(role, error):
     async def scenario():
-        async with started(role) as stage:
-            stage.engine.fail_next = error
-            stage.engine.fail_probe = BackendFailedError("Dead.")
+        async with started(role) as harness:
+            harness.engine.fail_next = error
+            harness.engine.fail_probe = BackendFailedError("Dead.")
             with pytest.raises(type(error)):
-                await (stage.backend.call(TEXT, CONTEXT) if role is Role.EMBED else stage.generate())
-            assert await stage.news() is BackendState.FAILED
+                await (harness.backend.call(TEXT, CONTEXT) if role is Role.EMBED else harness.generate())
+            assert await harness.next_state() is BackendState.FAILED
             assert now() == 0
 
     run_instantly(scenario())
 
 
 @pytest.mark.parametrize("error", [InvalidRequestError("Your fault."), BackendTimeoutError("Slow.")])
-def test_a_request_at_fault_itself_brings_no_probe_forward(error):
+def test_an_invalid_request_triggers_no_probe(error):
     async def scenario():
-        async with started() as stage:
-            stage.engine.fail_next = error
-            stage.engine.fail_probe = BackendFailedError("Dead.")
+        async with started() as harness:
+            harness.engine.fail_next = error
+            harness.engine.fail_probe = BackendFailedError("Dead.")
             with pytest.raises(type(error)):
-                await stage.backend.call(TEXT, CONTEXT)
-            await stage.news()
+                await harness.backend.call(TEXT, CONTEXT)
+            await harness.next_state()
             assert now() == pytest.approx(PROBE_INTERVAL_S)
 
     run_instantly(scenario())
@@ -274,66 +274,66 @@ def test_a_request_at_fault_itself_brings_no_probe_forward(error):
 
 def test_one_failed_request_leaves_a_healthy_engine_ready():
     async def scenario():
-        async with started() as stage:
-            stage.engine.fail_next = BackendFailedError("Trouble.")
+        async with started() as harness:
+            harness.engine.fail_next = BackendFailedError("Trouble.")
             with pytest.raises(BackendFailedError):
-                await stage.backend.call(TEXT, CONTEXT)
+                await harness.backend.call(TEXT, CONTEXT)
             await asyncio.sleep(1)
-            assert stage.told == [(BackendState.READY, None)]
+            assert harness.reported == [(BackendState.READY, None)]
 
     run_instantly(scenario())
 
 
-def test_closing_a_generation_ends_the_work():
+def test_closing_a_stream_aborts_the_work():
     async def scenario():
-        async with started(Role.GENERATE) as stage:
-            events = stream(stage.backend, PROMPT, CONTEXT)
+        async with started(Role.GENERATE) as harness:
+            events = stream(harness.backend, PROMPT, CONTEXT)
             await anext(events)
-            assert stage.engine.running == 1
+            assert harness.engine.running == 1
             await events.aclose()
-            assert stage.engine.running == 0
+            assert harness.engine.running == 0
 
     run_instantly(scenario())
 
 
-def test_a_stopped_backend_turns_requests_away():
+def test_a_stopped_backend_rejects_requests():
     async def scenario():
-        async with started() as stage:
-            await stage.backend.stop()
-            assert stage.backend.health.state is BackendState.STOPPED
+        async with started() as harness:
+            await harness.backend.stop()
+            assert harness.backend.health.state is BackendState.STOPPED
             with pytest.raises(BackendUnavailableError, match="is stopping"):
-                await stage.backend.call(TEXT, CONTEXT)
+                await harness.backend.call(TEXT, CONTEXT)
 
     run_instantly(scenario())
 
 
-def test_a_stop_ends_engine_and_probes_and_may_be_repeated():
+def test_stop_is_idempotent_and_ends_engine_and_probes():
     async def scenario():
-        async with started() as stage:
-            await stage.backend.stop()
-            await stage.backend.stop()
-            stage.engine.fail_probe = BackendFailedError("Asked after its end.")
+        async with started() as harness:
+            await harness.backend.stop()
+            await harness.backend.stop()
+            harness.engine.fail_probe = BackendFailedError("Asked after its end.")
             await asyncio.sleep(10 * PROBE_INTERVAL_S)
-            assert stage.engine.started is False
-            assert [state for state, _ in stage.told] == [BackendState.READY, BackendState.STOPPED]
+            assert harness.engine.started is False
+            assert [state for state, _ in harness.reported] == [BackendState.READY, BackendState.STOPPED]
 
     run_instantly(scenario())
 
 
 def test_a_backend_that_never_started_can_be_stopped():
     async def scenario():
-        stage = Stage()
-        await stage.backend.stop()
-        assert stage.engine.stops == 1
+        harness = Harness()
+        await harness.backend.stop()
+        assert harness.engine.stops == 1
 
     run_instantly(scenario())
 
 
-@pytest.mark.parametrize("deaf_to", [BackendState.UNAVAILABLE, BackendState.STOPPED])
-def test_a_stop_reaches_the_engine_even_if_nobody_can_be_told(deaf_to):
-    # The console is such a listener, and its pipe may be closed.
+@pytest.mark.parametrize("fails_on", [BackendState.UNAVAILABLE, BackendState.STOPPED])
+def test_a_stop_reaches_the_engine_even_if_the_listener_fails(fails_on):
+    # An example is the console, whose pipe may be closed.
     def listener(_role, health) -> None:
-        if health.state is deaf_to:
+        if health.state is fails_on:
             raise BrokenPipeError
 
     async def scenario():
@@ -349,70 +349,70 @@ def test_a_stop_reaches_the_engine_even_if_nobody_can_be_told(deaf_to):
     run_instantly(scenario())
 
 
-def test_an_engine_that_breaks_off_its_start_in_its_own_words_has_failed():
-    # A factory of the user's own may not keep to the port's errors; "starting" would never end.
+def test_an_unexpected_error_during_start_means_failed():
+    # A third-party backend may raise other errors than the port's; otherwise "starting" would never end.
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_start = [RuntimeError("No such device.")]
+        harness = Harness()
+        harness.engine.fail_start = [RuntimeError("No such device.")]
         with contextlib.suppress(Exception):
-            await stage.backend.start()
-        assert stage.backend.health.state is BackendState.FAILED
+            await harness.backend.start()
+        assert harness.backend.health.state is BackendState.FAILED
 
     run_instantly(scenario())
 
 
-def test_a_probe_that_breaks_off_in_its_own_words_does_not_end_the_watch():
+def test_an_unexpected_error_of_a_probe_does_not_end_monitoring():
     async def scenario():
-        async with started() as stage:
-            stage.engine.fail_probe = RuntimeError("No such device.")
+        async with started() as harness:
+            harness.engine.fail_probe = RuntimeError("No such device.")
             await asyncio.sleep(2 * PROBE_INTERVAL_S)
-            assert stage.backend.health.state is not BackendState.READY
-            stage.engine.fail_probe = None
-            assert await stage.news() is BackendState.READY
+            assert harness.backend.health.state is not BackendState.READY
+            harness.engine.fail_probe = None
+            assert await harness.next_state() is BackendState.READY
 
     run_instantly(scenario())
 
 
-def test_a_state_tells_its_beginning_in_utc():
-    since = Stage().backend.health.since
+def test_the_beginning_of_a_state_is_in_utc():
+    since = Harness().backend.health.since
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", since)
     assert abs(datetime.fromisoformat(since) - datetime.now(UTC)) < timedelta(hours=1)
 
 
 def test_a_state_keeps_its_beginning_while_its_reason_changes(monkeypatch):
-    # A calendar that is a day further whenever it is looked at.
+    # A clock that advances by a day with every call.
     days = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in itertools.count())
-    calendar = SimpleNamespace(now=lambda _zone: next(days))
-    monkeypatch.setattr(domain.policies.readiness, "datetime", calendar)
+    clock = SimpleNamespace(now=lambda _zone: next(days))
+    monkeypatch.setattr(domain.policies.readiness, "datetime", clock)
 
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_start = [BackendUnavailableError("One."), BackendUnavailableError("Two.")]
-        await stage.backend.start()
-        assert [reason for _, reason in stage.told] == ["One.", "Two.", None]
-        first, second, ready = stage.since
+        harness = Harness()
+        harness.engine.fail_start = [BackendUnavailableError("One."), BackendUnavailableError("Two.")]
+        await harness.backend.start()
+        assert [reason for _, reason in harness.reported] == ["One.", "Two.", None]
+        first, second, ready = harness.since
         assert first == second == "2026-01-01T00:00:00Z"
         assert ready > second
-        await stage.backend.stop()
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_the_same_news_are_told_once():
+def test_an_unchanged_state_is_reported_once():
     async def scenario():
-        stage = Stage()
-        stage.engine.fail_start = [BackendUnavailableError("Same.") for _ in range(4)]
-        await stage.backend.start()
-        assert stage.told == [(BackendState.STARTING, "Same."), (BackendState.READY, None)]
-        await stage.backend.stop()
+        harness = Harness()
+        harness.engine.fail_start = [BackendUnavailableError("Same.") for _ in range(4)]
+        await harness.backend.start()
+        assert harness.reported == [(BackendState.STARTING, "Same."), (BackendState.READY, None)]
+        await harness.backend.stop()
 
     run_instantly(scenario())
 
 
-def test_the_service_is_well_only_if_every_role_is():
+def test_the_service_is_ok_only_if_every_role_is():
     async def scenario():
         async with started() as ready:
-            starting = Stage(Role.GENERATE)
+            starting = Harness(Role.GENERATE)
             well = {Role.EMBED: ready.backend.health}
             assert service_health(well, tasks=1).status == "ok"
             both = service_health(well | {Role.GENERATE: starting.backend.health}, tasks=1)
@@ -422,7 +422,7 @@ def test_the_service_is_well_only_if_every_role_is():
     run_instantly(scenario())
 
 
-def test_what_a_start_is_doing_is_the_reason_for_its_state():
+def test_the_step_of_a_start_is_the_reason_of_its_state():
     class Slow(FakeBackend):
         async def start(self, on_step=ignore_step):
             on_step("loading the model")
@@ -430,13 +430,13 @@ def test_what_a_start_is_doing_is_the_reason_for_its_state():
             return await super().start(on_step)
 
     async def scenario():
-        heard = []
+        states = []
         backend = ReadinessBackend(
-            Slow(Role.EMBED), Role.EMBED, model="m", on_change=lambda _role, health: heard.append(health)
+            Slow(Role.EMBED), Role.EMBED, model="m", on_change=lambda _role, health: states.append(health)
         )
         await backend.start()
         await backend.stop()
-        return [(health.state, health.reason) for health in heard[:2]]
+        return [(health.state, health.reason) for health in states[:2]]
 
     assert run_instantly(scenario()) == [
         (BackendState.STARTING, "loading the model"),
@@ -444,20 +444,20 @@ def test_what_a_start_is_doing_is_the_reason_for_its_state():
     ]
 
 
-def test_a_step_that_is_told_too_late_changes_nothing():
-    class Remembered(FakeBackend):
+def test_a_late_step_is_ignored():
+    class Reporting(FakeBackend):
         async def start(self, on_step=ignore_step):
-            self.tell = on_step
+            self.report = on_step
             return await super().start(on_step)
 
     async def scenario():
-        fake = Remembered(Role.EMBED)
+        fake = Reporting(Role.EMBED)
         backend = ReadinessBackend(fake, Role.EMBED, model="m")
         await backend.start()
-        fake.tell("loading the model")
+        fake.report("loading the model")
         after_start = backend.health.state
         await backend.stop()
-        fake.tell("loading the model")
+        fake.report("loading the model")
         return after_start, backend.health.state
 
     assert run_instantly(scenario()) == (BackendState.READY, BackendState.STOPPED)

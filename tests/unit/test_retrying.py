@@ -13,7 +13,7 @@ from domain.errors import (
     BackendUnreachableError,
     ContextLengthError,
 )
-from domain.policies.retry_budget import MOST, RetryBudget
+from domain.policies.retry_budget import MAX_TOKENS, RetryBudget
 from domain.port import RequestContext
 from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.results import GenerationDelta
@@ -38,30 +38,30 @@ UNSAFE = [
 
 
 class Failing(FakeBackend):
-    """Fails so many requests in so many ways before it answers."""
+    """Raises the given failures, one per request, before it answers."""
 
     def __init__(self, role: Role = Role.EMBED) -> None:
         super().__init__(role)
         self.failures: list[Exception] = []
-        self.asked_at: list[float] = []
+        self.called_at: list[float] = []
 
-    def _trip(self) -> None:
-        self.asked_at.append(now())
+    def _fail(self) -> None:
+        self.called_at.append(now())
         if self.failures:
             raise self.failures.pop(0)
 
     async def call(self, request, context):
-        self._trip()
+        self._fail()
         return await super().call(request, context)
 
     @contextlib.asynccontextmanager
     async def stream(self, request, context):
-        self._trip()
+        self._fail()
         async with super().stream(request, context) as events:
             yield events
 
 
-class Stage:
+class Harness:
     def __init__(self, role: Role = Role.EMBED, *, retries: int = 2, has_free: bool = False) -> None:
         self.engine = Failing(role)
         self.budget = RetryBudget(now, share=0.2)
@@ -69,14 +69,14 @@ class Stage:
 
     @property
     def attempts(self) -> int:
-        return len(self.engine.asked_at)
+        return len(self.engine.called_at)
 
 
-async def started(role: Role = Role.EMBED, *failures: Exception, **options) -> Stage:
-    stage = Stage(role, **options)
-    await stage.backend.start()
-    stage.engine.failures = list(failures)
-    return stage
+async def started(role: Role = Role.EMBED, *failures: Exception, **options) -> Harness:
+    harness = Harness(role, **options)
+    await harness.backend.start()
+    harness.engine.failures = list(failures)
+    return harness
 
 
 CALLS = {
@@ -90,72 +90,72 @@ CALLS = {
 
 @pytest.mark.parametrize("failure", SAFE, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("call", CALLS)
-def test_what_nobody_has_begun_is_asked_again(call, failure):
+def test_requests_that_no_server_began_are_retried(call, failure):
     async def scenario():
-        role, ask = CALLS[call]
-        stage = await started(role, failure, failure)
-        result = await ask(stage.backend)
-        assert result == await ask(stage.engine)
-        assert (stage.attempts, stage.backend.retries, stage.backend.given_up) == (4, 2, 0)
+        role, send = CALLS[call]
+        harness = await started(role, failure, failure)
+        result = await send(harness.backend)
+        assert result == await send(harness.engine)
+        assert (harness.attempts, harness.backend.retries, harness.backend.given_up) == (4, 2, 0)
 
     run_instantly(scenario())
 
 
 @pytest.mark.parametrize("failure", UNSAFE, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("call", CALLS)
-def test_anything_else_is_the_clients_to_know(call, failure):
+def test_other_errors_are_not_retried(call, failure):
     async def scenario():
-        role, ask = CALLS[call]
-        stage = await started(role, failure)
+        role, send = CALLS[call]
+        harness = await started(role, failure)
         with pytest.raises(type(failure)) as caught:
-            await ask(stage.backend)
+            await send(harness.backend)
         assert caught.value is failure
-        assert stage.attempts == 1
+        assert harness.attempts == 1
 
     run_instantly(scenario())
 
 
 @pytest.mark.parametrize("failure", SAFE, ids=lambda error: type(error).__name__)
-def test_an_answer_that_has_begun_is_never_begun_again(failure):
+def test_a_started_answer_is_not_retried(failure):
     async def scenario():
-        stage = await started(Role.GENERATE)
-        stage.engine.fail_next = failure
-        events = stream(stage.backend, PROMPT, CONTEXT)
+        harness = await started(Role.GENERATE)
+        harness.engine.fail_next = failure
+        events = stream(harness.backend, PROMPT, CONTEXT)
         assert isinstance(await anext(events), GenerationDelta)
         with pytest.raises(type(failure)):
             await anext(events)
-        assert stage.attempts == 1
+        assert harness.attempts == 1
 
     run_instantly(scenario())
 
 
-def test_an_unsafe_failure_after_a_safe_one_ends_it():
+def test_an_unsafe_failure_after_a_safe_one_is_not_retried():
     async def scenario():
-        stage = await started(Role.EMBED, GONE, BackendTimeoutError("Silent."))
+        harness = await started(Role.EMBED, GONE, BackendTimeoutError("Silent."))
         with pytest.raises(BackendTimeoutError):
-            await stage.backend.call(TEXT, CONTEXT)
-        assert stage.attempts == 2
+            await harness.backend.call(TEXT, CONTEXT)
+        assert harness.attempts == 2
 
     run_instantly(scenario())
 
 
 @pytest.mark.parametrize("retries", [1, 3])
-def test_a_request_is_asked_again_so_often(retries):
+def test_retries_are_limited(retries):
     async def scenario():
-        stage = await started(Role.EMBED, *[GONE] * 10, retries=retries)
+        harness = await started(Role.EMBED, *[GONE] * 10, retries=retries)
         with pytest.raises(BackendUnreachableError) as caught:
-            await stage.backend.call(TEXT, CONTEXT)
+            await harness.backend.call(TEXT, CONTEXT)
         assert caught.value is GONE
-        assert (stage.attempts, stage.backend.given_up) == (1 + retries, 1)
+        assert (harness.attempts, harness.backend.given_up) == (1 + retries, 1)
 
     run_instantly(scenario())
 
 
-def test_waits_are_random_and_grow_and_end_somewhere():
+def test_backoff_is_random_and_grows_up_to_a_limit():
     async def waits() -> list[float]:
-        stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(12)), retries=12)
-        await stage.backend.call(TEXT, CONTEXT)
-        times = stage.engine.asked_at
+        harness = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(12)), retries=12)
+        await harness.backend.call(TEXT, CONTEXT)
+        times = harness.engine.called_at
         return [later - earlier for earlier, later in itertools.pairwise(times)]
 
     several = [run_instantly(waits()) for _ in range(20)]
@@ -166,69 +166,69 @@ def test_waits_are_random_and_grow_and_end_somewhere():
     assert max(longest) <= LONGEST_WAIT_S + 1e-9
 
 
-def test_a_busy_server_is_given_the_time_that_it_asked_for():
+def test_retries_respect_the_servers_retry_after():
     async def scenario():
-        stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3))
-        await stage.backend.call(TEXT, CONTEXT)
-        first, second = stage.engine.asked_at
+        harness = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3))
+        await harness.backend.call(TEXT, CONTEXT)
+        first, second = harness.engine.called_at
         assert 3 <= second - first <= 3.1 + 1e-9
 
     run_instantly(scenario())
 
 
-def test_unless_another_one_is_free():
+def test_retries_are_immediate_if_another_server_is_free():
     async def scenario():
-        stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3000), has_free=True)
-        await stage.backend.call(TEXT, CONTEXT)
-        first, second = stage.engine.asked_at
+        harness = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3000), has_free=True)
+        await harness.backend.call(TEXT, CONTEXT)
+        first, second = harness.engine.called_at
         assert second - first <= 0.1 + 1e-9
 
     run_instantly(scenario())
 
 
-def test_one_that_is_busy_for_long_is_not_waited_for_and_the_client_told_for_how_long():
+def test_a_long_retry_after_is_passed_to_the_client():
     async def scenario():
-        stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=LONGEST_RETRY_AFTER_S + 1))
+        harness = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=LONGEST_RETRY_AFTER_S + 1))
         with pytest.raises(BackendBusyError) as caught:
-            await stage.backend.call(TEXT, CONTEXT)
+            await harness.backend.call(TEXT, CONTEXT)
         assert caught.value.retry_after_s == LONGEST_RETRY_AFTER_S + 1
-        assert (stage.attempts, now()) == (1, 0)
+        assert (harness.attempts, now()) == (1, 0)
 
     run_instantly(scenario())
 
 
-def test_an_overload_is_not_doubled():
+def test_the_budget_limits_retries_in_an_overload():
     async def scenario():
-        stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(5000)))
-        asks = [stage.backend.call(TEXT, CONTEXT) for _ in range(2000)]
-        results = await asyncio.gather(*asks, return_exceptions=True)
+        harness = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(5000)))
+        calls = [harness.backend.call(TEXT, CONTEXT) for _ in range(2000)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(result) for result in results} == {BackendUnreachableError}
-        # Saved up, a fifth of the requests, and a few for the seconds that it took.
-        assert stage.backend.retries <= MOST + 0.2 * 2000 + 10
-        assert stage.attempts == 2000 + stage.backend.retries
-        assert stage.backend.given_up == 2000
+        # The initial budget, a fifth of the requests, and a few for the elapsed seconds.
+        assert harness.backend.retries <= MAX_TOKENS + 0.2 * 2000 + 10
+        assert harness.attempts == 2000 + harness.backend.retries
+        assert harness.backend.given_up == 2000
 
     run_instantly(scenario())
 
 
-def test_a_client_that_leaves_while_it_waits_is_asked_for_no_more():
+def test_a_cancelled_request_is_not_retried():
     async def scenario():
-        stage = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3))
-        task = asyncio.create_task(stage.backend.call(TEXT, CONTEXT))
+        harness = await started(Role.EMBED, BackendBusyError("Busy.", retry_after_s=3))
+        task = asyncio.create_task(harness.backend.call(TEXT, CONTEXT))
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.sleep(10)
         assert task.cancelled()
-        assert stage.attempts == 1
+        assert harness.attempts == 1
 
     run_instantly(scenario())
 
 
-def test_requests_that_fail_at_the_same_time_do_not_share_their_counts():
+def test_concurrent_requests_count_their_own_retries():
     async def scenario():
-        stage = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(10)), retries=1)
-        results = await asyncio.gather(*(stage.backend.call(TEXT, CONTEXT) for _ in range(10)))
+        harness = await started(Role.EMBED, *(BackendUnreachableError("Gone.") for _ in range(10)), retries=1)
+        results = await asyncio.gather(*(harness.backend.call(TEXT, CONTEXT) for _ in range(10)))
         assert len(results) == 10
-        assert (stage.attempts, stage.backend.retries) == (20, 10)
+        assert (harness.attempts, harness.backend.retries) == (20, 10)
 
     run_instantly(scenario())

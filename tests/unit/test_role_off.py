@@ -76,7 +76,7 @@ async def test_its_endpoints_say_that_it_is_off_and_which_setting_switches_it_on
         error = error_of(answer)
         assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
         info = ROLES[off]
-        assert f"No {info.noun} model is served here, because {info.prefix}_BACKEND is off." in error["message"]
+        assert f"No {info.noun} model is served, because {info.prefix}_BACKEND is off." in error["message"]
         assert error["message"].endswith(f"Served models: '{NAMES[OTHER[off]]}'.")
 
 

@@ -1,4 +1,4 @@
-"""The request fields that completions and chat completions share."""
+"""Request fields that completions and chat completions share."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ GUIDED = {
 
 @pytest.fixture(params=BODIES)
 def sampling_of(request):
-    """The domain's sampling for some fields of either endpoint."""
+    """A function that returns the sampling parameters for fields of either endpoint."""
     decoder, least = BODIES[request.param]
 
     def sampling_of(**fields: Any) -> SamplingParameters:
@@ -56,7 +56,7 @@ def refusal(sampling_of):
     return refusal
 
 
-def test_both_endpoints_have_all_of_these_fields():
+def test_both_endpoints_have_all_shared_fields():
     shared = set(SamplingFields.__struct_fields__)
     assert shared <= set(ChatBody.__struct_fields__)
     assert shared <= set(CompletionBody.__struct_fields__)
@@ -85,7 +85,7 @@ def test_both_endpoints_have_all_of_these_fields():
         ("frequency_penalty", 0),
     ],
 )
-def test_what_a_request_says_is_kept_even_if_it_is_zero(sampling_of, name, value):
+def test_falsy_values_are_kept(sampling_of, name, value):
     assert getattr(sampling_of(**{name: value}), name) == value
     assert getattr(sampling_of(), name) is None
 
@@ -118,7 +118,7 @@ def test_what_a_request_says_is_kept_even_if_it_is_zero(sampling_of, name, value
         ("stream", "yes"),
     ],
 )
-def test_a_value_out_of_range_or_of_another_type_is_named(refusal, name, value):
+def test_invalid_values_are_rejected_by_name(refusal, name, value):
     assert refusal(**{name: value}).param == name
 
 
@@ -134,78 +134,78 @@ def test_a_value_out_of_range_or_of_another_type_is_named(refusal, name, value):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_item_is_named_with_its_place(refusal, fields, param):
+def test_invalid_items_are_rejected_by_path(refusal, fields, param):
     assert refusal(**fields).param == param
 
 
 @pytest.mark.parametrize("name", ["n", "temperature", "top_p", "stop", "seed", "presence_penalty", "logit_bias"])
-def test_null_is_as_good_as_absent(sampling_of, name):
+def test_null_equals_absent(sampling_of, name):
     assert sampling_of(**{name: None}) == sampling_of()
 
 
 @pytest.mark.parametrize("biases", [{"7": 100}, {"7": -100, "0": 0.5}])
-def test_biases_are_by_token_id(sampling_of, biases):
+def test_biases_are_keyed_by_token_id(sampling_of, biases):
     assert sampling_of(logit_bias=biases).logit_bias == {int(key): value for key, value in biases.items()}
 
 
-def test_fewer_tokens_at_least_than_at_most(sampling_of, refusal):
+def test_min_tokens_must_not_exceed_max_tokens(sampling_of, refusal):
     assert sampling_of(min_tokens=5, max_tokens=5).min_tokens == 5
     assert refusal(min_tokens=6, max_tokens=5).param == "min_tokens"
 
 
-def test_at_least_so_many_tokens_counts_against_the_default_of_completions():
+def test_min_tokens_must_not_exceed_the_default_of_completions():
     decoder, least = BODIES["completions"]
     body = decoder.decode(json.dumps(least | {"min_tokens": 17}).encode())
     with pytest.raises(InvalidRequestError, match="16"):
         body.to_requests()
 
 
-# The form of the text
+# Structured outputs
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_is_asked_for_in_vllms_words(sampling_of, form):
+def test_structured_outputs_are_accepted(sampling_of, form):
     sampling = sampling_of(structured_outputs={form: FORMS[form]})
     assert sampling.structured_outputs == StructuredOutputs(**{form: FORMS[form]})
-    assert sampling.form_param == "structured_outputs"
+    assert sampling.structured_outputs_param == "structured_outputs"
 
 
 @pytest.mark.parametrize("name", GUIDED)
-def test_the_older_names_mean_the_same_and_are_told_by_their_own(sampling_of, name):
+def test_guided_fields_are_accepted_and_named_in_errors(sampling_of, name):
     form, value = GUIDED[name]
     sampling = sampling_of(**{name: value})
     assert sampling.structured_outputs == StructuredOutputs(**{form: value})
-    assert sampling.form_param == name
+    assert sampling.structured_outputs_param == name
 
 
 @pytest.mark.parametrize("value", ['{"type": "object"}', {}])
-def test_a_schema_may_be_a_text_or_empty(sampling_of, value):
+def test_a_schema_may_be_text_or_empty(sampling_of, value):
     assert sampling_of(guided_json=value).structured_outputs == StructuredOutputs(json=value)
     assert sampling_of(structured_outputs={"json": value}).structured_outputs == StructuredOutputs(json=value)
 
 
-def test_how_to_follow_a_form_is_kept(sampling_of):
+def test_options_of_structured_outputs_are_kept(sampling_of):
     more = {"disable_any_whitespace": True, "disable_additional_properties": True, "whitespace_pattern": " ?"}
     form = sampling_of(structured_outputs={"json": {}, **more}).structured_outputs
     assert {name: getattr(form, name) for name in more} == more
 
 
-def test_without_a_form_there_is_none(sampling_of):
+def test_structured_outputs_default_to_none(sampling_of):
     assert sampling_of().structured_outputs is None
     nulls = dict.fromkeys(("structured_outputs", *GUIDED))
     assert sampling_of(**nulls) == sampling_of()
 
 
 @pytest.mark.parametrize(
-    "asked", [{}, {"json": {}, "regex": "a"}, {"choice": None}, {"disable_any_whitespace": True}], ids=str
+    "fields", [{}, {"json": {}, "regex": "a"}, {"choice": None}, {"disable_any_whitespace": True}], ids=str
 )
-def test_a_form_is_exactly_one(refusal, asked):
-    error = refusal(structured_outputs=asked)
+def test_exactly_one_constraint_is_required(refusal, fields):
+    error = refusal(structured_outputs=fields)
     assert (error.param, error.code) == ("structured_outputs", "invalid_value")
 
 
 @pytest.mark.parametrize("choice", [[], [""], ["a", ""]])
-def test_choices_are_some_and_none_is_empty(refusal, choice):
+def test_choices_must_not_be_empty(refusal, choice):
     assert refusal(structured_outputs={"choice": choice}).param == "structured_outputs"
     assert refusal(guided_choice=choice).param == "guided_choice"
 
@@ -218,7 +218,7 @@ def test_choices_are_some_and_none_is_empty(refusal, choice):
     ],
     ids=str,
 )
-def test_two_forms_at_once_are_refused_with_both_names(refusal, fields, named, other):
+def test_two_constraints_are_rejected_with_both_names(refusal, fields, named, other):
     error = refusal(**fields)
     assert error.param == named
     assert f"'{named}'" in error.message
@@ -226,16 +226,16 @@ def test_two_forms_at_once_are_refused_with_both_names(refusal, fields, named, o
 
 
 @pytest.mark.parametrize("outputs", [{"jsn": {}}, {"json": 5}, {"json_object": "yes"}, {"regex": 1}], ids=str)
-def test_a_misspelled_form_is_named_with_its_place(refusal, outputs):
+def test_an_invalid_constraint_is_rejected_by_path(refusal, outputs):
     (name,) = outputs
     assert refusal(structured_outputs=outputs).param == f"structured_outputs.{name}"
 
 
-def test_an_empty_bad_word_is_refused(refusal):
+def test_an_empty_bad_word_is_rejected(refusal):
     error = refusal(bad_words=["a", ""])
     assert (error.param, error.code) == ("bad_words", "invalid_value")
 
 
-def test_a_prompt_cut_to_nothing_is_refused(refusal):
+def test_truncation_to_nothing_is_rejected(refusal):
     error = refusal(truncate_prompt_tokens=0)
     assert (error.param, error.code) == ("truncate_prompt_tokens", "integer_below_min_value")

@@ -244,13 +244,15 @@ def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
         ),
         (
             {"VLLM_GEN_GPU_MEMORY": "9GiB"},
-            "'Qwen/Qwen3-8B-FP8' was given 1.5 GiB too little for its weights and a request of its context on "
-            "NVIDIA L4. Leave the memory of the generation engine to the plan. `memoria plan` shows it all.",
+            "'Qwen/Qwen3-8B-FP8' needs 1.5 GiB more than it was given, for its weights and one request of full "
+            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. `memoria plan` "
+            "shows it all.",
         ),
         (
             {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"},
-            "'Qwen/Qwen3-8B-FP8' was given 578 MiB too little for its weights and a request of its context on "
-            "NVIDIA L4. Leave the memory of the generation engine to the plan. `memoria plan` shows it all.",
+            "'Qwen/Qwen3-8B-FP8' needs 578 MiB more than it was given, for its weights and one request of full "
+            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. `memoria plan` "
+            "shows it all.",
         ),
     ],
 )
@@ -267,7 +269,7 @@ def test_an_engine_alone_can_be_given_more_than_its_usual_share(nvidia_smi):
     )
     assert plan(alone, VLLM_GEN_GPU_MEMORY="0.95").fits
     for decided in ({"VLLM_GEN_GPU_MEMORY": "0.7"}, {"VLLM_GEN_ARGS": "--gpu-memory-utilization 0.7"}):
-        assert "Leave the memory of the generation engine to the plan." in mistake(alone, **decided)
+        assert "Let the plan choose the memory of the generation engine." in mistake(alone, **decided)
 
 
 def test_a_card_with_too_little_memory(nvidia_smi):
@@ -292,13 +294,13 @@ def test_so_does_an_engine_with_a_flag_that_the_plan_does_not_know(nvidia_smi, c
 def test_so_does_one_with_a_cache_that_the_plan_does_not_know(nvidia_smi, caplog):
     nvidia_smi()
     assert plan(VLLM_GEN_ARGS="--kv-cache-dtype turboquant_k8v4") is None
-    assert "knows no cache of the kind 'turboquant_k8v4'" in caplog.text
+    assert "does not support the KV cache type 'turboquant_k8v4'" in caplog.text
 
 
 @pytest.mark.parametrize("word", ["1", "True"])
 def test_a_longer_context_than_the_models_if_vllm_is_told_to_allow_it(nvidia_smi, monkeypatch, word):
     nvidia_smi(total_mib=80 * 1024)
-    assert "A context of 50000 tokens is more than" in mistake(VLLM_GEN_MAX_MODEL_LEN="50000")
+    assert "A context of 50000 tokens exceeds" in mistake(VLLM_GEN_MAX_MODEL_LEN="50000")
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", word)
     assert plan(VLLM_GEN_MAX_MODEL_LEN="50000").engine(Role.GENERATE).max_model_len == 50000
 

@@ -12,7 +12,7 @@ from app.http.rate_limits import Reservation
 from app.http.streaming import DONE, KEEP_ALIVE, StreamedAnswer
 from domain.errors import BackendFailedError, ContextLengthError
 from domain.openai.common import UsageCounter
-from domain.streams import begun
+from domain.streams import open_stream
 from tests.unit.waiting import now, run_instantly, until
 
 KEEP_ALIVE_S = 15.0
@@ -80,7 +80,7 @@ class Presenter:
 
 def response_of(source, keep_alive_s: float = KEEP_ALIVE_S) -> StreamedAnswer:
     return StreamedAnswer(
-        begun(source.chunks()),
+        open_stream(source.chunks()),
         lambda chunks: chunks,
         Presenter(),
         reservation=Reservation(None, 0),

@@ -1,10 +1,10 @@
-"""How a stream begins and ends."""
+"""Start and end of streams."""
 
 import asyncio
 
 import pytest
 
-from domain.streams import begun
+from domain.streams import open_stream
 from tests.unit.waiting import until
 
 
@@ -15,12 +15,12 @@ class Numbers:
         self._count = count
         self._fails_at = fails_at
         self._waits_at = waits_at
-        self.has_begun = False
+        self.has_started = False
         self.is_waiting = False
         self.has_ended = False
 
     async def events(self):
-        self.has_begun = True
+        self.has_started = True
         try:
             for number in range(self._count):
                 if number == self._fails_at:
@@ -30,7 +30,7 @@ class Numbers:
                     await asyncio.Event().wait()
                 yield number
         finally:
-            # Ending takes a while, as ending a request in an engine does.
+            # Closing takes a while, as with a request in an engine.
             await asyncio.sleep(0)
             self.has_ended = True
 
@@ -41,9 +41,9 @@ async def read(stream) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-async def test_all_events_come_once_and_in_order(count):
+async def test_all_events_arrive_once_and_in_order(count):
     numbers = Numbers(count)
-    async with begun(numbers.events()) as events:
+    async with open_stream(numbers.events()) as events:
         assert [event async for event in events] == list(range(count))
         with pytest.raises(StopAsyncIteration):
             await anext(events)
@@ -52,7 +52,7 @@ async def test_all_events_come_once_and_in_order(count):
 
 async def test_entering_waits_for_the_first_event():
     numbers = Numbers(2, waits_at=0)
-    entering = asyncio.create_task(begun(numbers.events()).__aenter__())
+    entering = asyncio.create_task(open_stream(numbers.events()).__aenter__())
     await until(lambda: numbers.is_waiting)
     await asyncio.sleep(0)
     assert not entering.done()
@@ -62,24 +62,24 @@ async def test_entering_waits_for_the_first_event():
     assert numbers.has_ended
 
 
-async def test_nothing_happens_before_it_is_entered():
+async def test_the_generator_starts_on_entering():
     numbers = Numbers(2)
-    stream = begun(numbers.events())
-    assert not numbers.has_begun
+    stream = open_stream(numbers.events())
+    assert not numbers.has_started
     async with stream:
-        assert numbers.has_begun
+        assert numbers.has_started
 
 
-async def test_what_fails_before_the_first_event_fails_on_entering():
+async def test_a_failure_before_the_first_event_raises_on_entering():
     numbers = Numbers(2, fails_at=0)
     with pytest.raises(ZeroDivisionError):
-        await begun(numbers.events()).__aenter__()
+        await open_stream(numbers.events()).__aenter__()
     assert numbers.has_ended
 
 
-async def test_what_fails_later_fails_from_the_iterator():
+async def test_a_later_failure_raises_from_the_iterator():
     numbers = Numbers(3, fails_at=2)
-    async with begun(numbers.events()) as events:
+    async with open_stream(numbers.events()) as events:
         assert [await anext(events), await anext(events)] == [0, 1]
         with pytest.raises(ZeroDivisionError):
             await anext(events)
@@ -87,21 +87,21 @@ async def test_what_fails_later_fails_from_the_iterator():
 
 
 @pytest.mark.parametrize("read", [0, 1, 2])
-async def test_leaving_ends_the_work_however_much_was_read(read):
+async def test_leaving_closes_the_generator_at_any_point(read):
     numbers = Numbers(5)
-    async with begun(numbers.events()) as events:
+    async with open_stream(numbers.events()) as events:
         assert [await anext(events) for _ in range(read)] == list(range(read))
         assert not numbers.has_ended
     assert numbers.has_ended
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, GeneratorExit, StopAsyncIteration])
-async def test_leaving_with_an_error_ends_the_work_and_raises_it(error):
+async def test_leaving_with_an_error_closes_the_generator_and_raises_it(error):
     numbers = Numbers(5)
     raised = error()
 
     async def leave() -> None:
-        async with begun(numbers.events()):
+        async with open_stream(numbers.events()):
             raise raised
 
     with pytest.raises(error) as caught:
@@ -110,9 +110,9 @@ async def test_leaving_with_an_error_ends_the_work_and_raises_it(error):
     assert numbers.has_ended
 
 
-async def test_a_cancelled_reader_ends_the_work():
+async def test_a_cancelled_reader_closes_the_generator():
     numbers = Numbers(5, waits_at=1)
-    reading = asyncio.create_task(read(begun(numbers.events())))
+    reading = asyncio.create_task(read(open_stream(numbers.events())))
     await until(lambda: numbers.is_waiting)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):

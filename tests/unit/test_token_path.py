@@ -20,8 +20,8 @@ class Watched(FakeBackend):
         super().__init__(*args, **options)
         self.paths: list[list[str]] = []
 
-    async def _fail_if_told(self) -> None:
-        await super()._fail_if_told()
+    async def _raise_failure(self) -> None:
+        await super()._raise_failure()
         path, frame = [], sys._getframe()
         while frame is not None:
             if frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:

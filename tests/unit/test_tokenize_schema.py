@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`: what is accepted and what is answered."""
+"""Requests and responses of `POST /tokenize` and `POST /detokenize`."""
 
 import json
 from typing import Any
@@ -35,14 +35,14 @@ def refusal(**fields: Any) -> InvalidRequestError:
 
 
 @pytest.mark.parametrize("prompt", ["Hello", "", "\u2028é"])
-def test_a_text_is_tokenized_as_it_is(prompt):
+def test_a_text_is_tokenized_unchanged(prompt):
     assert request_of(prompt=prompt) == TokenizeRequest(prompt=prompt)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_what_is_asked_of_the_tokenizer_reaches_it(wanted):
-    request = request_of(prompt="x", add_special_tokens=wanted, return_token_strs=wanted)
-    assert (request.add_special_tokens, request.with_strings) == (wanted, wanted)
+@pytest.mark.parametrize("enabled", [True, False])
+def test_tokenizer_options_reach_the_request(enabled):
+    request = request_of(prompt="x", add_special_tokens=enabled, return_token_strs=enabled)
+    assert (request.add_special_tokens, request.with_strings) == (enabled, enabled)
 
 
 def test_a_conversation_is_tokenized():
@@ -52,7 +52,7 @@ def test_a_conversation_is_tokenized():
     assert conversation.tools == []
 
 
-def test_a_conversation_is_the_one_that_a_chat_would_have():
+def test_a_conversation_is_the_same_as_in_a_chat():
     conversation = conversation_of(tools=[TOOL], chat_template_kwargs={"enable_thinking": False})
     assert (conversation.tool_choice, conversation.tools[0].name) == (ToolChoice.AUTO, "f")
     assert conversation.template_arguments == {"enable_thinking": False}
@@ -61,7 +61,7 @@ def test_a_conversation_is_the_one_that_a_chat_would_have():
 
 
 @pytest.mark.parametrize("model", [None, "m"])
-def test_a_model_may_be_left_out(model):
+def test_the_model_is_optional(model):
     assert tokenizing.decode(json.dumps({"prompt": "x", "model": model}).encode()).model == model
     assert detokenizing.decode(json.dumps({"tokens": [], "model": model}).encode()).model == model
 
@@ -90,13 +90,13 @@ def test_a_model_may_be_left_out(model):
     ],
     ids=str,
 )
-def test_what_is_wrong_is_named(fields, param, code):
+def test_errors_name_the_parameter(fields, param, code):
     error = refusal(**fields)
     assert error.param == param
     assert code is None or error.code == code
 
 
-def test_an_answer_has_vllms_fields():
+def test_a_response_has_vllms_fields():
     found = Tokenization(token_ids=[5, 6], strings=["a", "b"])
     assert msgspec.json.decode(encode(tokenize_response(found, 256))) == {
         "count": 2,
@@ -106,7 +106,7 @@ def test_an_answer_has_vllms_fields():
     }
 
 
-def test_what_is_not_known_or_not_asked_for_is_null():
+def test_unknown_or_unrequested_fields_are_null():
     answer = msgspec.json.decode(encode(tokenize_response(Tokenization(token_ids=[]), None)))
     assert answer == {"count": 0, "max_model_len": None, "tokens": [], "token_strs": None}
 
@@ -115,18 +115,18 @@ def test_what_is_not_known_or_not_asked_for_is_null():
     ("tokens", "param"),
     [(None, "tokens"), ("x", "tokens"), ([1, "x"], "tokens[1]"), ([-1], "tokens[0]"), ([2**31], "tokens[0]")],
 )
-def test_tokens_that_can_not_be_are_named(tokens, param):
+def test_invalid_token_ids_are_rejected(tokens, param):
     with pytest.raises(InvalidRequestError) as caught:
         detokenizing.decode(json.dumps({"tokens": tokens}).encode())
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("tokens", [[], [0, 2**31 - 1]])
-def test_tokens_are_taken(tokens):
+def test_valid_token_ids_are_accepted(tokens):
     assert detokenizing.decode(json.dumps({"tokens": tokens}).encode()).tokens == tokens
 
 
-def test_tokens_must_be_given():
+def test_tokens_are_required():
     with pytest.raises(InvalidRequestError) as caught:
         detokenizing.decode(b'{"model": "m"}')
     assert (caught.value.param, caught.value.code) == ("tokens", "missing_required_parameter")

@@ -82,7 +82,7 @@ def test_a_nucleus_of_zero_is_the_likeliest_token_alone():
 
 def test_every_parameter_has_a_place():
     # Log probabilities are asked for in each endpoint's own way; which field asked for a form is ours alone.
-    elsewhere = {"logprobs", "form_param"}
+    elsewhere = {"logprobs", "structured_outputs_param"}
     everything = {
         "logit_bias": {1: 1.0},
         "structured_outputs": StructuredOutputs(regex="a"),
@@ -93,7 +93,7 @@ def test_every_parameter_has_a_place():
     }
     for name in SamplingParameters.__struct_fields__:
         everything.setdefault(name, 1)
-    everything["form_param"] = "response_format"
+    everything["structured_outputs_param"] = "response_format"
     assert set(sampled(**everything)) == set(SamplingParameters.__struct_fields__) - elsewhere
 
 

@@ -199,7 +199,7 @@ def test_a_schema_may_have_properties_named_like_parameters(word):
 def asking(form: str | None = None, **conversation) -> GenerationRequest:
     sampling = SamplingParameters()
     if form is not None:
-        sampling = SamplingParameters(structured_outputs=StructuredOutputs(json={}), form_param=form)
+        sampling = SamplingParameters(structured_outputs=StructuredOutputs(json={}), structured_outputs_param=form)
     prompt = Conversation(messages=[UserMessage(content="x")], **conversation) if conversation else "x"
     return GenerationRequest(prompt=prompt, sampling=sampling)
 

@@ -27,13 +27,14 @@ def prepare(request: GenerationRequest) -> GenerationRequest:
 
     Raises:
         InvalidRequestError: the engine can't follow a part of the request, or would compile a grammar of it for
-            too long. `param` is the client's field, from `sampling.form_param` or `Conversation.tool_params`.
+            too long. `param` is the client's field, from `sampling.structured_outputs_param` or
+            `Conversation.tool_params`.
     """
     sampling, prompt = request.sampling, request.prompt
     if isinstance(prompt, Conversation) and prompt.tools:
         request = msgspec.structs.replace(request, prompt=_prepared_tools(prompt))
     if sampling.structured_outputs is not None:
-        form = _prepared_form(sampling.structured_outputs, sampling.form_param)
+        form = _prepared_form(sampling.structured_outputs, sampling.structured_outputs_param)
         request = msgspec.structs.replace(
             request, sampling=msgspec.structs.replace(sampling, structured_outputs=form)
         )

@@ -48,7 +48,7 @@ def form_param(request: GenerationRequest | None) -> str | None:
         return None
     if isinstance(request.prompt, Conversation) and _constrains_calls(request.prompt):
         return "tools"
-    return request.sampling.form_param if request.sampling.structured_outputs is not None else None
+    return request.sampling.structured_outputs_param if request.sampling.structured_outputs is not None else None
 
 
 def _constrains_calls(conversation: Conversation) -> bool:

@@ -26,7 +26,7 @@ from domain.requests import (
 )
 from domain.results import EmbeddingResult, GenerationResult, Tokenization
 from domain.roles import ROLES, Role
-from domain.streams import begun
+from domain.streams import open_stream
 
 CHECK = RequestContext(request_id="tokenizer-check")
 
@@ -119,7 +119,7 @@ class VLLMHTTPBackend:
             raise self._no_such_operation(request)
         self._serving()
         assert self._generation is not None
-        async with begun(events(self._generation, request, context)) as found:
+        async with open_stream(events(self._generation, request, context)) as found:
             yield found
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:

@@ -11,7 +11,7 @@ from adapters.vllm.http.translate import embedding_body, embedding_result
 from adapters.vllm.http.wire import ServerModel, embeddings_decoder
 from domain.errors import TooManyTokensError
 from domain.gather import gather_all
-from domain.matryoshka import has_several_lengths, shorten
+from domain.matryoshka import is_matryoshka, shorten
 from domain.port import RequestContext
 from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, Prompt
 from domain.results import EmbeddingResult
@@ -106,7 +106,7 @@ class Embedding:
         if wanted is None or wanted == self._native_dimensions:
             return None, None
         # The server may not know of such a model that it can do this, and refuse.
-        can_shorten = has_several_lengths(self._model.id, self._model.root)
+        can_shorten = is_matryoshka(self._model.id, self._model.root)
         return (wanted, None) if can_shorten else (None, wanted)
 
 

@@ -90,7 +90,7 @@ class Generation:
             )
             return _Call(request, CHAT, body, chat_decoder, RequestInfo("messages", request))
         if request.sampling.structured_outputs is not None:
-            await self._require_forms(request.sampling.form_param, context)
+            await self._require_forms(request.sampling.structured_outputs_param, context)
         prompt = await self._filled_in(request, request.prompt, context)
         body = completion_body(request, prompt, model=model.id, max_model_len=model.max_model_len, streams=streams)
         return _Call(request, COMPLETIONS, body, completion_decoder, RequestInfo("prompt", request))
@@ -107,7 +107,7 @@ class Generation:
                     if call.echoed is None:
                         call.echoed = await self._echoed(call.request, choice.prompt_token_ids, context)
                     gained = msgspec.structs.replace(gained, text=call.echoed + gained.text)
-            if gained.says_something:
+            if gained.has_content:
                 deltas.append(gained)
         return deltas
 

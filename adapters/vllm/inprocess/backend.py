@@ -40,7 +40,7 @@ from domain.requests import (
 from domain.results import EmbeddingResult, GenerationResult, Tokenization
 from domain.roles import Role
 from domain.statistics import Family, LocalEngine
-from domain.streams import begun
+from domain.streams import open_stream
 
 CANARY = RequestContext(request_id="canary")
 CANARY_AFTER_S = 15.0
@@ -209,7 +209,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         """See the port."""
         if GenerationRequest not in self._operations:
             raise self._no_such_operation(request)
-        async with begun(generate(self._running(), self._chat, request, context, streams=True)) as events:
+        async with open_stream(generate(self._running(), self._chat, request, context, streams=True)) as events:
             yield events
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:

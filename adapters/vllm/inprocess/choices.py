@@ -43,6 +43,6 @@ class Choices:
             if not self._prompt_only:
                 self.completion_tokens += len(choice.token_ids)
             delta = GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
-            if delta.says_something:
+            if delta.has_content:
                 deltas.append(delta)
         return deltas

@@ -13,7 +13,7 @@ from adapters.vllm.dialect.memory_flags import flag_name, plan_flags
 from adapters.vllm.inprocess.chat_options import ChatOptions, add_flags, chat_options
 from adapters.vllm.inprocess.owner import let_engines_give_way, own_engines
 from domain.errors import ConfigurationError
-from domain.matryoshka import has_several_lengths
+from domain.matryoshka import is_matryoshka
 from domain.memory_plan import EnginePlan
 from domain.roles import ROLES, Role
 from domain.units import GIB
@@ -164,7 +164,7 @@ def engine_setup(
     parser = AsyncEngineArgs.add_cli_args(Parser(prog=setting, add_help=False))
     add_flags(parser)
     own = ["--model", model, "--served-model-name", served_name, "--runner", ROLES[role].runner]
-    if not ROLES[role].generates and has_several_lengths(model, served_name):
+    if not ROLES[role].generates and is_matryoshka(model, served_name):
         defaults = [*defaults, "--hf-overrides", '{"is_matryoshka": true}']
     try:
         arguments = parser.parse_args([*_without(defaults, words), *words, *own])

@@ -128,7 +128,7 @@ async def _answer(
                         logprobs=output_logprobs(choice, count, running.tokenizer) if count is not None else None,
                         finish_reason=finish_reason(choice, request, has_thought=has_thought),
                     )
-                    if delta.says_something:
+                    if delta.has_content:
                         yield delta
         yield GenerationUsage(
             prompt_tokens=prompt_tokens,

@@ -21,14 +21,14 @@ def on_gpu(shape, cache_dtype="auto") -> CacheShape:
 @pytest.mark.parametrize(
     ("shape", "cache_dtype", "kib"),
     [
-        # Grouped queries: keys and values, in so many layers, of so many heads, each 128 numbers wide.
+        # Grouped-query attention: keys and values of all layers and heads, with 128 numbers each.
         (GENERATOR, "auto", 144),
         (GENERATOR, "fp8", 72),
         (EMBEDDER, "auto", 112),
         (EMBEDDER, "fp8_e5m2", 56),
         (LLAMA_8B, "bfloat16", 128),
         (LLAMA_8B, "float32", 256),
-        # A scale of four bytes for each key and value in a head.
+        # A scale of four bytes per key and value of a head.
         (GENERATOR, "int8_per_token_head", 36 * 8 * 2 * (128 + 4) / KIB),
         (GENERATOR, "fp8_per_token_head", 36 * 8 * 2 * (128 + 4) / KIB),
         (GENERATOR, "int4_per_token_head", 36 * 8 * 2 * (64 + 4) / KIB),
@@ -44,7 +44,7 @@ def test_the_cache_of_a_token(shape, cache_dtype, kib):
     assert on_gpu(shape, cache_dtype).bytes_per_token == kib * KIB
 
 
-def test_without_a_name_the_cache_has_the_type_that_the_engine_computes_in():
+def test_auto_cache_dtype_is_the_compute_type():
     assert cache_shape(GENERATOR, "auto", 4, on_gpu=False).bytes_per_token == 288 * KIB
 
 
@@ -52,45 +52,45 @@ def test_without_a_name_the_cache_has_the_type_that_the_engine_computes_in():
     ("shape", "context", "gib"),
     [(GENERATOR, 8192, 1.125), (GENERATOR, 32768, 4.5), (EMBEDDER, 8192, 0.875), (EMBEDDER, 32768, 3.5)],
 )
-def test_the_published_figures_of_the_pair(shape, context, gib):
+def test_the_published_cache_sizes_of_the_default_models(shape, context, gib):
     cache = on_gpu(shape)
     assert cache.bytes_for(1, context, 2048) == gib * GIB + cache.block_bytes
 
 
 @pytest.mark.parametrize(("requests", "context"), [(1, 1), (1, 16), (1, 17), (3, 100), (7, 4096)])
-def test_a_cache_holds_what_it_was_made_for_and_one_byte_less_does_not(requests, context):
+def test_a_cache_holds_exactly_the_planned_requests(requests, context):
     cache = on_gpu(GENERATOR)
     size = cache.bytes_for(requests, context, 2048)
     assert cache.requests_in(size, context, 2048) == requests
     assert cache.requests_in(size - 1, context, 2048) < requests
 
 
-def test_the_first_block_is_never_handed_out():
+def test_the_first_block_is_never_allocated():
     cache = on_gpu(GENERATOR)
     assert cache.requests_in(cache.block_bytes, 16, 2048) == 0
 
 
-def test_all_layers_with_a_window_keep_no_more_than_it():
+def test_layers_with_a_window_keep_only_the_window():
     cache = on_gpu(changed(LLAMA_8B, sliding_window=4096, sliding_layers=32))
-    # The window, two batches under way, and a block because it may begin in the middle of one.
+    # The window, two batches in progress, and a block because it may begin in the middle of one.
     kept = -(-(4095 + 2 * 2048) // 16) + 1
     assert (cache.full_groups, cache.window_groups) == (0, 1)
     assert cache.request_blocks(100_000, 2048) == kept
     assert cache.request_blocks(1000, 2048) == 63 + 1
-    # The token that is computed sees itself and 4,096 before it: 257 whole blocks with two batches of 8.
+    # A token attends to itself and 4,096 before it: 257 full blocks with two batches of 8.
     odd = on_gpu(changed(LLAMA_8B, sliding_window=4097, sliding_layers=32))
     assert odd.request_blocks(100_000, 8) == 257 + 1
 
 
-def test_layers_of_two_kinds_share_blocks_in_groups_of_one_size():
-    # Five with a window to one without: groups of the smaller number, the last one padded: six of ten for 52.
+def test_layers_of_two_kinds_form_groups_of_equal_size():
+    # Five layers with a window to one without: groups of the smaller number, the last padded: six of ten for 52.
     cache = on_gpu(GEMMA_27B)
     assert (cache.full_groups, cache.window_groups) == (1, 6)
     assert cache.block_bytes == 10 * 16 * token_layer_bytes(GEMMA_27B, "auto", 2)
     assert cache.request_blocks(131072, 2048) == 8192 + 6 * (-(-(1023 + 4096) // 16) + 1)
 
 
-def test_as_many_of_one_kind_as_of_the_other_are_two_groups():
+def test_equally_many_layers_of_two_kinds_are_two_groups():
     cache = on_gpu(GPT_OSS_20B)
     assert (cache.full_groups, cache.window_groups) == (1, 1)
     # Almost as many: one group each, and the smaller one padded.
@@ -104,6 +104,6 @@ def test_a_window_saves_most_of_the_cache_of_a_long_request():
     assert on_gpu(GEMMA_27B).bytes_for(1, 131072, 2048) < plain.bytes_for(1, 131072, 2048) / 3
 
 
-def test_a_cache_of_an_unknown_kind_is_named():
+def test_an_unsupported_cache_type_is_named():
     with pytest.raises(UnknownCacheError, match=r"'turboquant_k8v4'.* fp8, "):
         on_gpu(GENERATOR, "turboquant_k8v4")

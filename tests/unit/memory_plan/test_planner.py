@@ -34,12 +34,12 @@ def gib_of(plan: MemoryPlan, role: Role, name: str) -> float:
     ("gib", "contexts", "sequences"),
     [(16, (4096, 8192), 16), (24, (8192, 16384), 256), (48, (8192, 40960), 256), (141, (8192, 40960), 256)],
 )
-def test_the_pair_on_cards(gib, contexts, sequences):
+def test_the_default_models_on_cards(gib, contexts, sequences):
     plan = pair_on(card(gib))
     assert plan.fits
     assert tuple(engine.max_model_len for engine in plan.engines) == contexts
     assert {engine.max_num_seqs for engine in plan.engines} == {sequences}
-    # At the full length two requests at a time, at the least.
+    # At least two concurrent requests of full length.
     assert all(engine.fitting[-1].requests >= 2 for engine in plan.engines)
 
 
@@ -48,43 +48,43 @@ def test_large_cards_get_large_batches():
     assert pair_on(card(80)).engine(Role.GENERATE).max_num_batched_tokens == 8192
 
 
-def test_the_weights_of_the_pair_are_as_published():
+def test_the_weights_of_the_default_models_are_as_published():
     plan = pair_on(card(24))
     assert gib_of(plan, Role.EMBED, "weights") == pytest.approx(1.11, abs=0.005)
     assert gib_of(plan, Role.GENERATE, "weights") == pytest.approx(8.79, abs=0.005)
 
 
-def test_the_generator_gets_what_is_left():
+def test_the_generation_engine_gets_the_remaining_memory():
     small, large = pair_on(card(48)), pair_on(card(80))
     assert small.free_bytes < small.engine(Role.GENERATE).kv_block_bytes
     assert gib_of(small, Role.EMBED, "kv_cache") == gib_of(large, Role.EMBED, "kv_cache")
     assert gib_of(large, Role.GENERATE, "kv_cache") - gib_of(small, Role.GENERATE, "kv_cache") > 25
 
 
-def test_both_shares_together_leave_the_reserve():
+def test_the_shares_leave_the_reserve():
     for gib in (16, 24, 48, 80, 141):
         plan = pair_on(card(gib))
         shares = sum(engine.gpu_memory_utilization for engine in plan.engines)
         assert shares <= 1 - plan.reserve_bytes / plan.card.total_bytes
         for engine in plan.engines:
-            # Whichever starts second finds its share free, with the first one in full.
+            # The engine that starts second finds its share free although the first one is running.
             share = engine.gpu_memory_utilization * plan.card.total_bytes
             assert share <= engine.total_bytes + engine.kv_block_bytes
 
 
-def test_what_others_hold_is_theirs():
-    alone, beside = pair_on(card(48)), pair_on(card(48, used_bytes=8 * GIB))
-    assert beside.fits
-    lost = gib_of(alone, Role.GENERATE, "kv_cache") - gib_of(beside, Role.GENERATE, "kv_cache")
+def test_memory_of_other_programs_is_not_planned():
+    alone, shared = pair_on(card(48)), pair_on(card(48, used_bytes=8 * GIB))
+    assert shared.fits
+    lost = gib_of(alone, Role.GENERATE, "kv_cache") - gib_of(shared, Role.GENERATE, "kv_cache")
     assert lost == pytest.approx(8, abs=0.01)
 
 
-def test_together_only_with_room_for_two_peaks():
+def test_parallel_starts_need_room_for_two_peaks():
     assert pair_on(card(48)).may_start_together
     assert not pair_on(card(16)).may_start_together
 
 
-def test_what_is_wished_for_is_kept():
+def test_requirements_are_kept():
     plan = pair_on(
         card(80),
         embed={"context": 1024, "sequences": 10, "batched_tokens": 3000},
@@ -97,7 +97,7 @@ def test_what_is_wished_for_is_kept():
     assert gib_of(plan, Role.GENERATE, "cuda_graphs") == 0
 
 
-def test_no_engine_is_kept_from_the_wished_number_of_requests_by_its_batches():
+def test_batches_allow_the_required_concurrency():
     plan = pair_on(card(141), generate={"context": 512, "concurrency": 300})
     assert plan.engine(Role.GENERATE).max_num_seqs == 300
 
@@ -118,7 +118,7 @@ def test_a_budget_is_kept():
         assert engine.gpu_memory_utilization == pytest.approx(gib / 80, abs=0.0001)
 
 
-def test_a_cache_of_so_many_bytes_is_kept():
+def test_a_cache_size_is_kept():
     plan = pair_on(card(80), generate={"cache_bytes": 5 * GIB})
     assert plan.engine(Role.GENERATE).kv_cache_memory_bytes == 5 * GIB
     assert plan.free_bytes > 40 * GIB
@@ -127,32 +127,32 @@ def test_a_cache_of_so_many_bytes_is_kept():
 def test_a_budget_too_small_for_the_model_does_not_fit():
     plan = pair_on(card(80), generate={"budget_bytes": 9 * GIB})
     assert not plan.fits
-    assert plan.changes[0].what == "Leave the memory of the generation engine to the plan."
+    assert plan.changes[0].what == "Let the plan choose the memory of the generation engine."
     assert plan.changes[0].fits_then
 
 
-def test_two_budgets_that_are_more_than_the_card():
+def test_budgets_larger_than_the_card_do_not_fit():
     plan = pair_on(card(24), embed={"budget_bytes": 6 * GIB}, generate={"budget_bytes": 20 * GIB})
     assert plan.missing_bytes == 2 * GIB + plan.reserve_bytes
 
 
-def test_a_context_beyond_the_model_is_a_mistake():
+def test_a_context_longer_than_the_models_is_rejected():
     with pytest.raises(ConfigurationError, match=r"50000 .*'Qwen/Qwen3-8B-FP8'.* 40960"):
         pair_on(card(80), generate={"context": 50000})
 
 
-def test_a_context_beyond_the_usual_one_can_be_had():
+def test_a_context_longer_than_the_default_is_possible():
     longer = changed(GENERATOR, max_context=4096, longest_context=131072)
     usual = make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer)]).engines[0]
-    asked = make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer, context=32768)]).engines[0]
-    assert (usual.max_model_len, asked.max_model_len) == (4096, 32768)
+    set_ = make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer, context=32768)]).engines[0]
+    assert (usual.max_model_len, set_.max_model_len) == (4096, 32768)
     with pytest.raises(ConfigurationError, match="131072"):
         make_plan(card(80), [EngineRequirements(role=Role.GENERATE, shape=longer, context=131073)])
 
 
-@pytest.mark.parametrize("decided", [{"budget_bytes": 4 * GIB}, {"cache_bytes": GIB}])
-def test_what_is_decided_for_the_embedder_costs_the_generator_nothing(decided):
-    plan = pair_on(card(80), embed=decided)
+@pytest.mark.parametrize("setting", [{"budget_bytes": 4 * GIB}, {"cache_bytes": GIB}])
+def test_memory_settings_of_the_embedding_engine_do_not_limit_generation(setting):
+    plan = pair_on(card(80), embed=setting)
     assert plan.fits
     embed, generate = plan.engines
     assert (generate.max_model_len, generate.max_num_seqs) == (40960, 256)
@@ -160,18 +160,18 @@ def test_what_is_decided_for_the_embedder_costs_the_generator_nothing(decided):
 
 
 @pytest.mark.parametrize("gib", [14, 16, 24])
-def test_a_batch_has_a_token_for_each_sequence_that_is_wished_for(gib):
+def test_a_batch_has_a_token_for_each_sequence(gib):
     engine = pair_on(card(gib), generate={"sequences": 1024}).engine(Role.GENERATE)
     assert engine.max_num_seqs == 1024
     assert engine.max_num_batched_tokens >= 1024
 
 
-def test_an_encoder_keeps_no_cache():
+def test_an_encoder_has_no_cache():
     plan = make_plan(card(24), [EngineRequirements(role=Role.EMBED, shape=MINILM, cache_bytes=GIB)])
     engine = plan.engines[0]
     assert (engine.kv_cache_memory_bytes, engine.fitting) == (0, [])
     assert (engine.max_model_len, engine.limits_context) == (256, False)
-    # It reads whole texts at once.
+    # It computes whole texts in one step.
     assert engine.max_num_batched_tokens >= 256
 
 
@@ -181,35 +181,35 @@ def test_the_weights_of_a_float32_model_take_half_on_a_gpu():
     assert [engine.parts[0].bytes for engine in engines] == [2 * MINILM.float_weights, 4 * MINILM.float_weights]
 
 
-def test_changes_come_in_order_of_least_loss():
+def test_changes_are_ordered_by_cost():
     plan = pair_on(card(12), generate={"context": 8192, "concurrency": 4, "sequences": 256})
-    told = [change.what for change in plan.changes]
-    kinds = ["request(s) of full length", "batches of the generation", "Shorten the context", "FP8", "FP8",
-             "CUDA graphs", "CUDA graphs", "Take a smaller"]  # fmt: skip
-    assert len(told) == len(kinds)
-    assert all(kind in what for kind, what in zip(kinds, told, strict=True))
+    suggested = [change.what for change in plan.changes]
+    kinds = ["full-length", "batch sizes of the generation", "Shorten the context", "FP8", "FP8",
+             "CUDA graphs", "CUDA graphs", "Use a smaller"]  # fmt: skip
+    assert len(suggested) == len(kinds)
+    assert all(kind in what for kind, what in zip(kinds, suggested, strict=True))
     assert [change.fits_then for change in plan.changes] == [False] * 7 + [True]
     assert all(change.saves_bytes > 0 for change in plan.changes)
     assert sum(change.saves_bytes for change in plan.changes) == plan.missing_bytes
 
 
-def test_the_changes_end_where_it_fits():
+def test_changes_stop_when_the_plan_fits():
     plan = pair_on(card(24), generate={"context": 16384, "concurrency": 16})
     (change,) = plan.changes
-    assert change.what.startswith("Ask for 4 generation request(s)")
+    assert change.what.startswith("Plan for 4 full-length generation request(s)")
     assert (change.fits_then, change.saves_bytes) == (True, plan.missing_bytes)
-    # And so it is.
+    # Check the suggestion.
     assert pair_on(card(24), generate={"context": 16384, "concurrency": 4}).fits
 
 
-def test_the_card_that_is_named_is_large_enough():
+def test_the_suggested_card_is_large_enough():
     engine = EngineRequirements(role=Role.GENERATE, shape=LLAMA_70B)
     last = make_plan(card(80), [engine]).changes[-1]
     gib = int(last.what.rpartition("with ")[2].split()[0])
     assert make_plan(card(gib), [engine]).fits
 
 
-def test_no_fp8_cache_for_cards_that_compute_none():
+def test_fp8_cache_is_suggested_only_for_cards_that_support_it():
     def advises_fp8(capability: str | None) -> bool:
         plan = pair_on(card(12, capability=capability))
         return any("fp8" in change.what for change in plan.changes)
@@ -217,7 +217,7 @@ def test_no_fp8_cache_for_cards_that_compute_none():
     assert [advises_fp8(each) for each in (None, "9.0", "8.9", "8.0")] == [True, True, True, False]
 
 
-def test_on_the_cpu_a_cache_of_one_gib():
+def test_the_cache_is_one_gib_on_the_cpu():
     plan = pair_on(ram(64))
     for engine in plan.engines:
         assert GIB - engine.kv_block_bytes < engine.kv_cache_memory_bytes <= GIB
@@ -228,12 +228,12 @@ def test_on_the_cpu_a_cache_of_one_gib():
     assert plan.may_start_together
 
 
-def test_on_the_cpu_a_longer_context_gets_a_larger_cache():
+def test_a_longer_context_gets_a_larger_cache_on_the_cpu():
     plan = pair_on(ram(64), generate={"context": 32768})
     assert plan.engine(Role.GENERATE).kv_cache_memory_bytes > 4 * GIB
 
 
-def test_a_machine_without_room():
+def test_a_machine_with_too_little_memory():
     plan = pair_on(ram(8))
     assert not plan.fits
     assert plan.missing_bytes > 4 * GIB
@@ -245,7 +245,7 @@ def test_a_cache_that_holds_no_request_does_not_fit():
     assert plan.missing_bytes == plan.engine(Role.GENERATE).kv_cache_needed_bytes - 100 * 2**20
 
 
-def test_a_smaller_vocabulary_needs_less_for_choosing():
+def test_a_smaller_vocabulary_needs_less_memory_for_sampling():
     small = changed(GENERATOR, vocabulary=32000)
     engines = [EngineRequirements(role=Role.GENERATE, shape=shape) for shape in (GENERATOR, small)]
     plans = [make_plan(card(24), [engine]) for engine in engines]
@@ -253,7 +253,7 @@ def test_a_smaller_vocabulary_needs_less_for_choosing():
 
 
 def three_on(memory: Card, **first) -> MemoryPlan:
-    """Two engines with the pooling runner beside one that generates."""
+    """Two pooling engines and a generation engine."""
     return make_plan(
         memory,
         [
@@ -270,7 +270,7 @@ def test_three_engines_share_a_card(memory):
     assert three.fits
     assert [engine.model for engine in three.engines] == [EMBEDDER.name, "another", GENERATOR.name]
     first, second, generate = three.engines
-    # Pooling engines of one kind get the same; the generator gets what is left.
+    # Equal pooling engines get the same memory; the generation engine gets the rest.
     assert msgspec.structs.replace(second, model=first.model) == first
     if memory.is_gpu:
         assert first == two.engine(Role.EMBED)
@@ -281,7 +281,7 @@ def test_three_engines_share_a_card(memory):
     )
 
 
-def test_a_change_for_one_of_three_engines_is_of_that_engine_alone():
+def test_a_change_affects_only_its_engine():
     plan = three_on(card(16), context=8192)
     assert not plan.fits
     assert plan.changes[0].what == "Shorten the context of the embedding engine to 4096 tokens."
@@ -289,7 +289,7 @@ def test_a_change_for_one_of_three_engines_is_of_that_engine_alone():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_engines_that_generate_share_what_is_left(count):
+def test_generation_engines_share_the_remaining_memory(count):
     engine = EngineRequirements(role=Role.GENERATE, shape=GENERATOR)
     plan = make_plan(card(80), [engine] * count)
     assert plan.fits

@@ -1,4 +1,4 @@
-"""What holds of every plan, whatever the card, the models and the requirements."""
+"""Properties of every plan, for any card, models and requirements."""
 
 from typing import Any
 
@@ -72,20 +72,20 @@ def cards(draw: st.DrawFn) -> Card:
 
 @given(cards(), pairs)
 @settings(deadline=None)
-def test_the_parts_add_up_to_the_card(card: Card, asked: list[EngineRequirements]):
-    plan = make_plan(card, asked)
+def test_the_parts_add_up_to_the_card(card: Card, engines: list[EngineRequirements]):
+    plan = make_plan(card, engines)
     for engine in plan.engines:
         assert sum(part.bytes for part in engine.parts) == engine.total_bytes
         assert all(part.bytes > 0 for part in engine.parts)
-    given_away = card.used_bytes + plan.reserve_bytes + sum(engine.total_bytes for engine in plan.engines)
+    given = card.used_bytes + plan.reserve_bytes + sum(engine.total_bytes for engine in plan.engines)
     if plan.fits:
-        assert given_away <= card.total_bytes
+        assert given <= card.total_bytes
         assert plan.missing_bytes == 0
         assert plan.changes == []
         # What an engine's budget leaves over is the engine's.
-        if all(engine.budget_bytes is None for engine in asked):
+        if all(engine.budget_bytes is None for engine in engines):
             slack = sum(engine.kv_block_bytes for engine in plan.engines)
-            assert card.total_bytes - given_away - plan.free_bytes <= slack
+            assert card.total_bytes - given - plan.free_bytes <= slack
     else:
         assert plan.missing_bytes > 0
         assert plan.changes
@@ -93,12 +93,12 @@ def test_the_parts_add_up_to_the_card(card: Card, asked: list[EngineRequirements
 
 @given(cards(), pairs)
 @settings(deadline=None)
-def test_an_engine_of_a_plan_that_fits_can_start(card: Card, asked: list[EngineRequirements]):
-    plan = make_plan(card, asked)
+def test_engines_of_a_fitting_plan_can_start(card: Card, engines: list[EngineRequirements]):
+    plan = make_plan(card, engines)
     if not plan.fits:
         return
     for engine in plan.engines:
-        # vLLM wants room for one request of the full length.
+        # vLLM requires room for one request of full length.
         assert engine.kv_cache_memory_bytes >= engine.kv_cache_needed_bytes
         assert all(fitting.requests >= 1 for fitting in engine.fitting)
         others = sum(other.total_bytes for other in plan.engines if other is not engine)
@@ -110,8 +110,10 @@ def test_an_engine_of_a_plan_that_fits_can_start(card: Card, asked: list[EngineR
 
 @given(cards(), pairs, st.sampled_from(list(Role)), st.data())
 @settings(deadline=None)
-def test_more_never_needs_less(card: Card, asked: list[EngineRequirements], role: Role, data: st.DataObject):
-    shape = next(engine.shape for engine in asked if engine.role is role)
+def test_larger_requirements_never_need_less_memory(
+    card: Card, engines: list[EngineRequirements], role: Role, data: st.DataObject
+):
+    shape = next(engine.shape for engine in engines if engine.role is role)
     short = data.draw(st.integers(1, shape.max_context))
     long = data.draw(st.integers(short, shape.max_context))
     fixed: dict[str, Any] = {"batched_tokens": 2048, "sequences": 16}
@@ -120,7 +122,7 @@ def test_more_never_needs_less(card: Card, asked: list[EngineRequirements], role
         other = {"context": 16, "concurrency": 1}
         changed = [
             msgspec.structs.replace(engine, **fixed, **(what if engine.role is role else other))
-            for engine in asked
+            for engine in engines
         ]
         plan = make_plan(card, changed)
         engine = plan.engine(role)
@@ -135,6 +137,6 @@ def test_more_never_needs_less(card: Card, asked: list[EngineRequirements], role
 
 @given(pairs, st.integers(GIB, 100 * GIB), st.integers(0, 100 * GIB))
 @settings(deadline=None)
-def test_what_fits_a_card_fits_a_larger_one(asked: list[EngineRequirements], total: int, more: int):
-    if make_plan(Card(name="drawn", total_bytes=total), asked).fits:
-        assert make_plan(Card(name="drawn", total_bytes=total + more), asked).fits
+def test_what_fits_a_card_fits_a_larger_one(engines: list[EngineRequirements], total: int, more: int):
+    if make_plan(Card(name="drawn", total_bytes=total), engines).fits:
+        assert make_plan(Card(name="drawn", total_bytes=total + more), engines).fits
