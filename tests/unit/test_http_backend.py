@@ -13,7 +13,7 @@ import pytest
 
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from adapters.vllm.http.embedding import BATCH
+from adapters.vllm.http.embedding import BATCH_SIZE
 from adapters.vllm.http.server import Timeouts
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import (
@@ -564,13 +564,13 @@ def rows_of(result) -> list[list[float]]:
     return [flat[start : start + result.dimensions] for start in range(0, len(flat), result.dimensions)]
 
 
-@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1, 2048])
+@pytest.mark.parametrize("count", [1, BATCH_SIZE, BATCH_SIZE + 1, 2048])
 async def test_many_inputs_go_in_batches_and_come_back_in_their_order(count):
     server = Embedder()
     result = await asked(server, [str(number) for number in range(count)])
     assert [row[0] for row in rows_of(result)] == [float(number) for number in range(count)]
     assert result.prompt_tokens == count
-    assert max(len(body["input"]) for body in server.bodies) <= BATCH
+    assert max(len(body["input"]) for body in server.bodies) <= BATCH_SIZE
     assert sum(len(body["input"]) for body in server.bodies) == count
     assert server.most_at_once == min(4, len(server.bodies))
 
@@ -579,7 +579,7 @@ async def test_one_batch_that_is_refused_refuses_them_all():
     server = Embedder()
     server.status = 400
     with pytest.raises(ContextLengthError) as caught:
-        await asked(server, [str(number) for number in range(3 * BATCH)])
+        await asked(server, [str(number) for number in range(3 * BATCH_SIZE)])
     assert caught.value.param == "input"
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.vllm.http.errors import from_status, message_of, retry_after_of, translated
-from adapters.vllm.http.transport import NoAnswerError
+from adapters.vllm.http.errors import error_message, from_status, parse_retry_after, translate_errors
+from adapters.vllm.http.transport import NoResponseError
 from domain.errors import (
     BackendBusyError,
     BackendFailedError,
@@ -47,7 +47,7 @@ def refused(status: int, message: str = "No.", retry_after_s: int | None = None)
         (httpx.UnsupportedProtocol("secret"), BackendUnreachableError),
         (httpx.ReadError("secret"), BackendUnavailableError),
         (httpx.RemoteProtocolError("secret"), BackendUnavailableError),
-        (NoAnswerError("secret"), BackendUnreachableError),
+        (NoResponseError("secret"), BackendUnreachableError),
         (httpx.DecodingError("secret"), BackendUnavailableError),
         (msgspec.DecodeError("secret"), BackendFailedError),
         (msgspec.ValidationError("secret"), BackendFailedError),
@@ -56,7 +56,7 @@ def refused(status: int, message: str = "No.", retry_after_s: int | None = None)
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_whatever_goes_wrong_on_the_way_is_one_of_the_domains_errors(raised, expected):
-    with pytest.raises(expected) as caught, translated("generation"):
+    with pytest.raises(expected) as caught, translate_errors("generation"):
         raise raised
     assert type(caught.value) is expected
     assert "generation server" in caught.value.message
@@ -65,14 +65,14 @@ def test_whatever_goes_wrong_on_the_way_is_one_of_the_domains_errors(raised, exp
 
 @pytest.mark.parametrize("raised", [httpx.ConnectError("x"), httpx.ReadError("x"), httpx.ConnectTimeout("x")])
 def test_a_server_out_of_reach_is_worth_a_retry_soon(raised):
-    with pytest.raises(BackendUnavailableError) as caught, translated("embedding"):
+    with pytest.raises(BackendUnavailableError) as caught, translate_errors("embedding"):
         raise raised
     assert caught.value.retry_after_s == 1
 
 
 def test_the_domains_own_errors_pass():
     error = ModelNotFoundError("No.")
-    with pytest.raises(ModelNotFoundError) as caught, translated("embedding"):
+    with pytest.raises(ModelNotFoundError) as caught, translate_errors("embedding"):
         raise error
     assert caught.value is error
 
@@ -125,17 +125,17 @@ def test_only_a_refusal_for_now_is_one():
     [("7", 7), (" 0 ", 0), ("", None), ("soon", None), ("-1", None), ("1.5", None), ("\u0667", None)],
 )
 def test_when_to_come_again_is_in_whole_seconds(written, seconds):
-    assert retry_after_of(httpx.Headers({"retry-after": written.encode()})) == seconds
+    assert parse_retry_after(httpx.Headers({"retry-after": written.encode()})) == seconds
 
 
 @pytest.mark.parametrize(("ahead_s", "low", "high"), [(100, 98, 101), (-100, 0, 0)])
 def test_or_it_is_a_date(ahead_s, low, high):
     date = email.utils.formatdate(time.time() + ahead_s, usegmt=True)
-    assert low <= retry_after_of(httpx.Headers({"retry-after": date})) <= high
+    assert low <= parse_retry_after(httpx.Headers({"retry-after": date})) <= high
 
 
 def test_or_it_is_not_said():
-    assert retry_after_of(httpx.Headers()) is None
+    assert parse_retry_after(httpx.Headers()) is None
 
 
 def test_a_refusal_is_read_as_vllms():
@@ -158,10 +158,10 @@ def test_a_refusal_is_read_as_vllms():
     ],
 )
 def test_a_servers_words_are_found_in_its_body(body, message):
-    assert message_of(body) == message
+    assert error_message(body) == message
 
 
 @given(status=st.integers(300, 599), body=st.binary(max_size=40))
 @settings(max_examples=20, deadline=None)
 def test_any_answer_of_a_server_becomes_an_error_with_a_message(status, body):
-    assert refused(status, message_of(body)).message
+    assert refused(status, error_message(body)).message

@@ -5,9 +5,9 @@ import pytest
 
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.dialect.prepare import prepare
-from adapters.vllm.http.errors import translated
+from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.translate import (
-    MOST_TOP_LOGPROBS,
+    MAX_TOP_LOGPROBS,
     chat_body,
     chat_delta,
     completion_body,
@@ -122,7 +122,7 @@ def test_what_is_no_row_of_float32_is_a_failure(vector):
 @pytest.mark.parametrize("text", ["AAAAA", "é"], ids=["padding", "alphabet"])
 def test_what_is_no_base64_is_a_failure(text):
     wrong = ServerEmbeddings(data=[ServerEmbedding(0, text)], usage=ServerUsage(prompt_tokens=1))
-    with pytest.raises(BackendFailedError), translated("embedding"):
+    with pytest.raises(BackendFailedError), translate_errors("embedding"):
         embedding_result(wrong, expected=1)
 
 
@@ -193,7 +193,7 @@ def test_parallel_lists_become_one_list_of_tokens():
 
 def test_parallel_lists_of_different_lengths_are_a_failure():
     lists = ServerLogprobs(["a", "b"], [-0.5], [None, None])
-    with pytest.raises(BackendFailedError), translated("generation"):
+    with pytest.raises(BackendFailedError), translate_errors("generation"):
         delta(ServerChoice(index=0, logprobs=lists), PLAIN)
 
 
@@ -259,7 +259,7 @@ def test_without_log_probabilities_a_chat_asks_for_none():
 def test_the_likeliest_tokens_of_a_chat_are_asked_for_within_vllms_limit(wanted):
     asked = asked_of_chat(logprobs=wanted)
     assert asked["logprobs"] is True
-    assert wanted <= asked["top_logprobs"] <= MOST_TOP_LOGPROBS
+    assert wanted <= asked["top_logprobs"] <= MAX_TOP_LOGPROBS
 
 
 @pytest.mark.parametrize("name", ["echo", "prompt", "suffix"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import httpx
 import pytest
 
-from adapters.vllm.http.transport import READ_AHEAD_BYTES, NoAnswerError, PooledTransport
+from adapters.vllm.http.transport import MAX_BUFFERED_BYTES, NoResponseError, PooledTransport
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -201,7 +201,7 @@ async def test_a_reader_that_is_behind_holds_the_server_back(client):
             before = sent
             await asyncio.sleep(0.1)
         # The rest waits in the kernel's buffers.
-        assert READ_AHEAD_BYTES <= sent < len(part) * 400
+        assert MAX_BUFFERED_BYTES <= sent < len(part) * 400
         total = sum([len(part) async for part in response.aiter_raw()])
     assert total == len(part) * 400
 
@@ -217,10 +217,10 @@ async def test_interim_answers_are_passed_over(client):
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (b"", NoAnswerError),
-        (b"HTTP/1.1 200 OK\r\ncontent-le", NoAnswerError),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", NoAnswerError),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n", NoAnswerError),
+        (b"", NoResponseError),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", NoResponseError),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", NoResponseError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n", NoResponseError),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab", httpx.RemoteProtocolError),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", httpx.RemoteProtocolError),
         (b"hello\r\n\r\n", httpx.RemoteProtocolError),

@@ -2,7 +2,7 @@ import pytest
 
 from adapters.vllm.dialect.refusals import (
     form_param,
-    given_up,
+    generation_aborted,
     no_such_dimensions,
     not_a_chat_model,
     refusal,
@@ -226,19 +226,19 @@ def test_a_grammar_is_made_of_the_form_or_of_the_tools(request_, param):
 
 
 def test_a_generation_that_was_given_up_for_its_form_is_the_forms_fault():
-    error = given_up(asking("guided_json"))
+    error = generation_aborted(asking("guided_json"))
     assert type(error) is InvalidRequestError
     assert (error.param, error.code) == ("guided_json", "invalid_value")
 
 
 def test_a_form_that_a_model_does_not_reach_after_its_thinking_is_not_the_forms_fault():
-    error = given_up(asking("response_format"), has_thought=True)
+    error = generation_aborted(asking("response_format"), has_reasoned=True)
     assert type(error) is BackendFailedError
     assert "try again" in error.message
 
 
 def test_a_generation_that_was_given_up_without_a_form_is_the_engines_fault():
-    assert type(given_up(asking())) is BackendFailedError
+    assert type(generation_aborted(asking())) is BackendFailedError
 
 
 def test_the_sentences_name_the_model():

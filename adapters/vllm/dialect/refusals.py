@@ -131,12 +131,12 @@ def refusal(
 _NOT_FOLLOWED = "The engine can't follow '"
 
 
-def blames_form(error: InvalidRequestError) -> bool:
+def is_form_error(error: InvalidRequestError) -> bool:
     """Whether an error says that a generation was given up for its form."""
     return error.message.startswith(_NOT_FOLLOWED)
 
 
-def given_up(request: GenerationRequest, *, has_thought: bool = False) -> InferenceError:
+def generation_aborted(request: GenerationRequest, *, has_reasoned: bool = False) -> InferenceError:
     """The error for a generation that the engine gave up.
 
     Where the client asked for a form of the text, that is the cause: some schemas and expressions pass all
@@ -146,10 +146,10 @@ def given_up(request: GenerationRequest, *, has_thought: bool = False) -> Infere
 
     Args:
         request: what was asked for.
-        has_thought: whether tokens came that no grammar constrained.
+        has_reasoned: whether tokens came that no grammar constrained.
     """
     param = form_param(request)
-    if param is not None and not has_thought:
+    if param is not None and not has_reasoned:
         return InvalidRequestError(
             f"{_NOT_FOLLOWED}{param}': it is too large, refers to itself without end, or uses something "
             "that the engine does not know. Please simplify it.",

@@ -163,7 +163,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         running, watchdog, thread = self._running(), self._watchdog, self._thread
         if watchdog is None or thread is None:
             return
-        with running.translated("input"):
+        with running.translate_errors("input"):
             await running.engine.check_health()
             if time.monotonic() - watchdog.last_progress > CANARY_AFTER_S and not self.unfinished_requests():
                 await self._ask_something()
@@ -201,14 +201,14 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         """See the port."""
         operation = self._operations.get(type(request))
         if operation is None:
-            raise self._no_such_operation(request)
+            raise self._unsupported(request)
         return cast(ResultT, await operation(request, context))
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
         if GenerationRequest not in self._operations:
-            raise self._no_such_operation(request)
+            raise self._unsupported(request)
         async with open_stream(generate(self._running(), self._chat, request, context, streams=True)) as events:
             yield events
 
@@ -220,7 +220,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
 
     async def _tokenize(self, request: TokenizeRequest, _context: RequestContext) -> Tokenization:
         running, prompt = self._running(), request.prompt
-        with running.translated("prompt" if isinstance(prompt, str) else "messages"):
+        with running.translate_errors("prompt" if isinstance(prompt, str) else "messages"):
             if isinstance(prompt, Conversation):
                 token_ids = await self._running_chat().tokenize(
                     prompt, add_special_tokens=bool(request.add_special_tokens)
@@ -234,7 +234,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
 
     async def _detokenize(self, request: DetokenizeRequest, _context: RequestContext) -> str:
         running = self._running()
-        with running.translated("tokens"):
+        with running.translate_errors("tokens"):
             return running.detokenize(request.token_ids)
 
     def _running(self) -> RunningEngine:
@@ -247,5 +247,5 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
             raise not_a_chat_model(self._name)
         return self._chat
 
-    def _no_such_operation(self, request: Request[Any]) -> WrongEndpointError:
+    def _unsupported(self, request: Request[Any]) -> WrongEndpointError:
         return WrongEndpointError(f"The model '{self._name}' can't {request.operation}.", param="model")

@@ -20,7 +20,7 @@ async def embed(running: RunningEngine, request: EmbeddingRequest, context: Requ
         TooManyTokensError: more than MAX_EMBEDDING_TOKENS.
         InferenceError: the engine refuses the request, or has failed.
     """
-    with running.translated("input"):
+    with running.translate_errors("input"):
         rendered = await running.render(
             request.inputs,
             truncate=request.truncate_prompt_tokens,

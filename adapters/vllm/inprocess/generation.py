@@ -58,7 +58,7 @@ async def _continue(
     running: RunningEngine, request: GenerationRequest, prompt: Prompt, context: RequestContext, *, streams: bool
 ) -> AsyncGenerator[GenerationEvent, None]:
     """A completion."""
-    with running.translated("prompt", request) as progress:
+    with running.translate_errors("prompt", request) as progress:
         (rendered,) = await running.render(
             [_filled_in(running, prompt, request.suffix)],
             detokenize=request.echo,
@@ -98,7 +98,7 @@ async def _answer(
     streams: bool,
 ) -> AsyncGenerator[GenerationEvent, None]:
     """A chat completion: a prepared request, and the client's own conversation for the template."""
-    with running.translated("messages", request) as progress:
+    with running.translate_errors("messages", request) as progress:
         rendered = await chat.render(request, conversation, streams=streams)
         prompt_tokens = len(rendered.prompt_token_ids)
         if prompt_tokens >= running.max_model_len:
@@ -118,7 +118,7 @@ async def _answer(
                 running.progressed()
                 for choice in output.outputs:
                     completion_tokens += len(choice.token_ids)
-                    has_thought = rendered.begins_with_thinking and completion_tokens > 0
+                    has_reasoned = rendered.begins_with_thinking and completion_tokens > 0
                     part = rendered.part(choice)
                     delta = GenerationDelta(
                         index=choice.index,
@@ -126,7 +126,7 @@ async def _answer(
                         reasoning=part.reasoning,
                         tool_calls=part.tool_calls,
                         logprobs=output_logprobs(choice, count, running.tokenizer) if count is not None else None,
-                        finish_reason=finish_reason(choice, request, has_thought=has_thought),
+                        finish_reason=finish_reason(choice, request, has_reasoned=has_reasoned),
                     )
                     if delta.has_content:
                         yield delta

@@ -129,7 +129,7 @@ class RunningEngine:
         return str(self.tokenizer.decode(token_ids))
 
     @contextlib.contextmanager
-    def translated(self, param: str, request: GenerationRequest | None = None) -> Iterator[Progress]:
+    def translate_errors(self, param: str, request: GenerationRequest | None = None) -> Iterator[Progress]:
         """Turn vLLM's errors into the domain's; defects of our own pass through.
 
         Args:

@@ -6,7 +6,7 @@ from typing import Any
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from adapters.vllm.dialect.refusals import given_up
+from adapters.vllm.dialect.refusals import generation_aborted
 from adapters.vllm.dialect.request_fields import sampling_fields
 from domain.requests import GenerationRequest
 from domain.results import FinishReason, TokenLogprob
@@ -48,14 +48,14 @@ def sampling_params(
 
 
 def finish_reason(
-    output: CompletionOutput, request: GenerationRequest, *, has_thought: bool = False
+    output: CompletionOutput, request: GenerationRequest, *, has_reasoned: bool = False
 ) -> FinishReason | None:
     """Why a choice ended, or None while it goes on.
 
     Args:
         output: vLLM's, of one choice.
         request: what was asked for.
-        has_thought: whether tokens came that no grammar constrained.
+        has_reasoned: whether tokens came that no grammar constrained.
 
     Raises:
         InvalidRequestError: the engine can't follow the form that the request asks for.
@@ -66,7 +66,7 @@ def finish_reason(
     try:
         return FinishReason(output.finish_reason)
     except ValueError:
-        raise given_up(request, has_thought=has_thought) from None
+        raise generation_aborted(request, has_reasoned=has_reasoned) from None
 
 
 def output_logprobs(output: CompletionOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
