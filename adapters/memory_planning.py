@@ -55,8 +55,8 @@ def requirements(role: Role, model: LocatedModel, options: EngineOptions, card: 
         UnknownShapeError: the planner does not support the model or a flag.
     """
     flags = memory_flags(options.flags)
-    if flags.unplanned is not None:
-        raise UnknownShapeError(f"The memory planner does not support the flag {flags.unplanned}.")
+    if flags.unsupported is not None:
+        raise UnknownShapeError(f"The memory planner does not support the flag {flags.unsupported}.")
     context, shape = flags.context or options.context, read_shape(model.name, model.source)
     if context and os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in ("1", "true"):
         shape = msgspec.structs.replace(shape, longest_context=max(context, shape.allowed_context))

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from adapters.vllm.dialect.forced_calls import CallReader, hermes_shapes, shapes_of_tag, whole_calls
+from adapters.vllm.dialect.forced_calls import CallReader, hermes_shapes, parse_calls, shapes_from_tag
 
 SHAPES = hermes_shapes(["f", "ff"])
 
@@ -25,7 +25,7 @@ def read(text: str, size: int) -> tuple[list[tuple[str, str, str]], bool]:
                 assert delta.index == len(calls)
                 calls[delta.index] = [delta.id, delta.name, ""]
             calls[delta.index][2] += delta.arguments
-    return [tuple(call) for call in calls.values()], reader.is_lost
+    return [tuple(call) for call in calls.values()], reader.has_failed
 
 
 def written(name: str, arguments: str, line_end: str = "\n") -> str:
@@ -63,7 +63,7 @@ def test_a_text_of_calls_is_read(text, calls, size):
 
 @pytest.mark.parametrize(("text", "calls"), CASES)
 def test_a_whole_text_gives_the_same_calls(text, calls):
-    found = whole_calls(text, SHAPES, ids())
+    found = parse_calls(text, SHAPES, ids())
     assert [(call.id, call.name, call.arguments) for call in found] == [
         (call_id, name, arguments.replace('{"a":[{"b":"}"}]}', '{"a": [{"b": "}"}]}').replace("{ }", "{}"))
         for call_id, name, arguments in calls
@@ -72,7 +72,7 @@ def test_a_whole_text_gives_the_same_calls(text, calls):
 
 @pytest.mark.parametrize("text", ["hello", '<tool_call>\n{"name": "g"', "[TOOL_CALLS]"])
 def test_what_is_no_call_is_none(text):
-    assert whole_calls(text, SHAPES, ids()) is None
+    assert parse_calls(text, SHAPES, ids()) is None
     assert read(text, 1) == ([], True)
 
 
@@ -83,7 +83,7 @@ def tag(**changes) -> dict:
 
 def test_shapes_are_those_of_the_grammar():
     form = {"type": "tags_with_separator", "tags": [tag()], "separator": ""}
-    (shape,) = shapes_of_tag(json.dumps({"format": form}))
+    (shape,) = shapes_from_tag(json.dumps({"format": form}))
     assert shape == ("f", '<c>{"name": "f"', ', "args": ', "}</c>")
 
 
@@ -99,5 +99,5 @@ def test_shapes_are_those_of_the_grammar():
     ],
 )
 def test_other_grammars_have_no_such_shapes(form):
-    assert shapes_of_tag(json.dumps({"format": form})) == []
-    assert shapes_of_tag(None) == []
+    assert shapes_from_tag(json.dumps({"format": form})) == []
+    assert shapes_from_tag(None) == []

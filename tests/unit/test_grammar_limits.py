@@ -6,9 +6,9 @@ import pytest
 
 from adapters.vllm.dialect.grammar_limits import (
     MAX_CHOICE_LENGTH,
-    MAX_COUNTED_PROPERTIES,
     MAX_OPTIONAL_PARTS,
     MAX_PROPERTIES,
+    MAX_PROPERTIES_WITH_COUNT,
     check_schema,
 )
 from adapters.vllm.dialect.prepare import prepare
@@ -49,7 +49,7 @@ def refusal(**form) -> InvalidRequestError | None:
         {"grammar": "".join(f'r{number} ::= "a"? "b"*\n' for number in range(MANY))},
         {"choice": ["x" * MAX_CHOICE_LENGTH] * 3},
         {"json": properties(MAX_PROPERTIES)},
-        {"json": properties(MAX_COUNTED_PROPERTIES) | {"minProperties": 1}},
+        {"json": properties(MAX_PROPERTIES_WITH_COUNT) | {"minProperties": 1}},
         {"json": "{not json"},
         {"json_object": True},
         {"structural_tag": "{}"},
@@ -71,7 +71,7 @@ def test_usual_forms_are_let_through(form):
         {"choice": ["a", "x" * (MAX_CHOICE_LENGTH + 1)]},
         {"json": {"enum": ["x" * (MAX_CHOICE_LENGTH + 1)]}},
         {"json": properties(MAX_PROPERTIES + 1)},
-        {"json": properties(MAX_COUNTED_PROPERTIES + 1) | {"maxProperties": 1}},
+        {"json": properties(MAX_PROPERTIES_WITH_COUNT + 1) | {"maxProperties": 1}},
         {"json": {"pattern": "a?" * MANY}},
         {"json": {"patternProperties": {"a?" * MANY: {}}}},
         {"json": {"items": [{"anyOf": [{"pattern": "a?" * MANY}]}]}},

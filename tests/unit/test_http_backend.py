@@ -407,7 +407,7 @@ async def test_where_a_model_thinks_the_form_is_not_at_fault(stream, reasoning_t
             await super().__call__(scope, receive, send)
 
     short = {"choices": [choice], "usage": usage}
-    with pytest.raises(error, match="try again" if error is BackendFailedError else "can't follow"):
+    with pytest.raises(error, match="try again" if error is BackendFailedError else "can't satisfy"):
         await chatted(
             Failing(completions=(500, b"{}")), stream=stream, structured_outputs=StructuredOutputs(json={})
         )

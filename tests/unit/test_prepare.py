@@ -146,7 +146,7 @@ def test_schemas_in_a_structural_tag_are_normalized(endpoint):
 def test_a_schema_that_the_engine_would_not_follow_is_refused_by_its_field(endpoint, fields, param):
     error = refusal(request_of(endpoint, **fields))
     assert (error.param, error.code) == (param, "invalid_value")
-    assert error.message == f"The schema in '{param}' uses 'not', which the engine can't follow."
+    assert error.message == f"The schema in '{param}' uses 'not', which the engine does not support."
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_form_that_takes_long_to_compile_is_refused_by_its_field(endpoint, fie
     error = refusal(request_of(endpoint, **fields))
     assert (error.param, error.code) == (param, "invalid_value")
     assert error.message.startswith(f"'{param}' ")
-    assert error.message.endswith("of which the engine would not have a grammar in time. Please simplify it.")
+    assert error.message.endswith("which would take too long to compile into a grammar. Please simplify it.")
 
 
 def test_a_form_that_would_keep_the_engine_busy_is_refused(endpoint):
@@ -210,7 +210,7 @@ def test_schemas_of_tools_are_refused_where_calls_must_follow_them(choice, stric
     error = refusal(request)
     assert (error.param, error.code) == ("tools[0].function.parameters", "invalid_value")
     assert error.message == (
-        "The schema in 'tools[0].function.parameters' uses 'not', which the engine can't follow."
+        "The schema in 'tools[0].function.parameters' uses 'not', which the engine does not support."
     )
 
 

@@ -11,7 +11,7 @@ from adapters.vllm.dialect.fill_in_the_middle import Markers
 from adapters.vllm.dialect.greedy_copies import copied_events, copied_result, greedy_copies, single_choice
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import generation_aborted, is_form_error
-from adapters.vllm.dialect.request_fields import is_cut
+from adapters.vllm.dialect.request_fields import may_be_truncated
 from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.server import ChunkReader, RequestInfo, ServerChunk, VLLMServer, iter_raw
 from adapters.vllm.http.tokens import detokenize, tokenize
@@ -136,7 +136,9 @@ class Generation:
 
     async def _echo_text(self, request: GenerationRequest, token_ids: list[int], context: RequestContext) -> str:
         """The prompt's text as the model saw it."""
-        if isinstance(request.prompt, str) and not is_cut(request, len(token_ids), self._model.max_model_len):
+        if isinstance(request.prompt, str) and not may_be_truncated(
+            request, len(token_ids), self._model.max_model_len
+        ):
             return request.prompt
         return await detokenize(self._server, self._model, DetokenizeRequest(token_ids=token_ids), context)
 

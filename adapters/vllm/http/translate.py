@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from adapters.vllm.dialect.forced_calls import hermes_shapes, whole_calls
+from adapters.vllm.dialect.forced_calls import hermes_shapes, parse_calls
 from adapters.vllm.dialect.refusals import generation_aborted
 from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
 from adapters.vllm.http.wire import (
@@ -183,7 +183,7 @@ def _parse_missed_calls(text: str, request: GenerationRequest) -> tuple[str, lis
         return text, []
     known = [tool.name for tool in conversation.tools]
     names = [conversation.tool_name] if conversation.tool_name is not None else known
-    calls = whole_calls(text, hermes_shapes(names), lambda: f"chatcmpl-tool-{random_hex()}")
+    calls = parse_calls(text, hermes_shapes(names), lambda: f"chatcmpl-tool-{random_hex()}")
     return (text, []) if calls is None else ("", calls)
 
 

@@ -25,7 +25,7 @@ from vllm.renderers.chat_utils import load_chat_template, make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-from adapters.vllm.dialect.forced_calls import CallReader, CallShape, shapes_of_tag, whole_calls
+from adapters.vllm.dialect.forced_calls import CallReader, CallShape, parse_calls, shapes_from_tag
 from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
 from adapters.vllm.dialect.schema_rules import normalize_if_possible
 from adapters.vllm.inprocess.chat_options import ChatOptions
@@ -244,7 +244,7 @@ class RenderedChat:
             output.text, self._parsed_request, enable_auto_tools=True, model_output_token_ids=output.token_ids
         )
         if self._shapes:
-            read = whole_calls(content or "", self._shapes, make_tool_call_id)
+            read = parse_calls(content or "", self._shapes, make_tool_call_id)
             return Part("", reasoning or "", read or [])
         return Part(
             content or "",
@@ -297,7 +297,7 @@ def _forced_shapes(request: ChatCompletionRequest, parser: Any) -> list[CallShap
     # Parsers that are one engine read thinking and calls together, and their calls are no JSON.
     if not is_forced or form is None or parser is None or getattr(parser, "_engine_based", True):
         return []
-    return shapes_of_tag(form.structural_tag)
+    return shapes_from_tag(form.structural_tag)
 
 
 def _normalized_schemas(request: GenerationRequest, conversation: Conversation) -> list[tuple[Any, Any]]:

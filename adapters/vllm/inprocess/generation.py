@@ -8,7 +8,7 @@ from adapters.vllm.dialect import fill_in_the_middle
 from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, single_choice
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import not_a_chat_model
-from adapters.vllm.dialect.request_fields import is_cut
+from adapters.vllm.dialect.request_fields import may_be_truncated
 from adapters.vllm.inprocess.chat import Chat
 from adapters.vllm.inprocess.choices import Choices
 from adapters.vllm.inprocess.running_engine import RunningEngine
@@ -151,6 +151,6 @@ def _filled_in(running: RunningEngine, prompt: Prompt, suffix: str | None) -> Pr
 def _echoed(running: RunningEngine, request: GenerationRequest, rendered: Any) -> str:
     """The text of the prompt as the model saw it; empty if it is not asked for."""
     token_ids = rendered["prompt_token_ids"]
-    if request.echo and is_cut(request, len(token_ids), running.max_model_len):
+    if request.echo and may_be_truncated(request, len(token_ids), running.max_model_len):
         return str(running.tokenizer.decode(token_ids))
     return rendered.get("prompt") or ""

@@ -26,7 +26,7 @@ def post(url: str, path: str, body: object, headers: Mapping[str, str | bytes] =
 
 def is_models_fault(text: str) -> bool:
     """Whether the model itself came to a dead end, as one with random weights may after thinking."""
-    return "\"The model ended its thinking in a way from which it can't go on to" in text
+    return '"The model ended its reasoning with a token that' in text
 
 
 def judge(answer: httpx.Response) -> None:
