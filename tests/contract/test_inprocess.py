@@ -162,7 +162,7 @@ async def test_a_failed_embedding_aborts_its_other_inputs(
         engine=engine,
         trace_headers=lambda _context: None,
         request_id=lambda context: context.request_id,
-        progressed=lambda: None,
+        record_progress=lambda: None,
     )
     # A rejection stays one; an unexpected error becomes an engine failure, as the port requires.
     expected = ValueError if isinstance(failure, ValueError) else EngineGenerateError

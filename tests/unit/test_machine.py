@@ -13,7 +13,7 @@ from adapters.models.hardware import gpu_memory
 from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import GPU_DEFAULTS_GIB
 from adapters.vllm.inprocess.engine_args import default_flags, prepare_environment
-from adapters.vllm.inprocess.owner import NICENESS, OWNER, bind_to_owner, give_way
+from adapters.vllm.inprocess.owner import NICENESS, OWNER, bind_to_owner, lower_priority
 from domain.health import GpuMemory
 from domain.memory_plan import Card, EngineRequirements, MemoryPlan, make_plan
 from domain.roles import ROLES, Role
@@ -168,9 +168,8 @@ def test_engines_on_the_cpu_give_way_to_the_service_and_those_on_a_gpu_do_not(en
     assert NICENESS not in environment
     prepare_environment(log_level="error", offline=False)
     assert int(environment[NICENESS]) == min(own + 5, 19)
-    code = (
-        "import os; from adapters.vllm.inprocess.owner import give_way; give_way(); give_way(); print(os.nice(0))"
-    )
+    lower = "from adapters.vllm.inprocess.owner import lower_priority as lower"
+    code = f"import os; {lower}; lower(); lower(); print(os.nice(0))"
     engine = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -182,9 +181,9 @@ def test_an_engine_takes_no_smaller_niceness_than_it_has(environment, monkeypatc
     monkeypatch.setattr(os, "getpriority", lambda _which, _who: 12)
     monkeypatch.setattr(os, "setpriority", lambda _which, _who, niceness: taken.append(niceness))
     environment[NICENESS] = "5"
-    give_way()
+    lower_priority()
     environment[NICENESS] = "15"
-    give_way()
+    lower_priority()
     assert taken == [12, 15]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from adapters.vllm.dialect.memory_flags import MemoryFlags, memory_arguments, memory_flags, other_arguments
-from adapters.vllm.inprocess.engine_args import _without
+from adapters.vllm.inprocess.engine_args import _drop_overridden
 from domain.memory_plan import Card, EngineRequirements, make_plan
 from domain.roles import Role
 from domain.units import GIB
@@ -112,4 +112,4 @@ def test_a_context_is_said_that_vllm_would_not_take_by_itself():
     ],
 )
 def test_what_the_user_says_under_another_name_is_not_said_twice(given, left):
-    assert _without(["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"], given.split()) == left
+    assert _drop_overridden(["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"], given.split()) == left

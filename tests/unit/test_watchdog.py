@@ -50,7 +50,7 @@ def test_an_engine_that_answers_is_well():
 def test_an_engine_with_work_that_does_nothing_hangs():
     engine = Engine()
     assert engine.look(HANG_S) is None
-    assert engine.look(2) == "it has work and has done nothing for 11 seconds"
+    assert engine.look(2) == "it has unfinished requests and has been idle for 11 seconds"
 
 
 def test_time_without_work_does_not_count():
@@ -62,14 +62,17 @@ def test_time_without_work_does_not_count():
 def test_an_engine_that_computes_is_left_alone_but_not_for_ever():
     engine = Engine()
     assert engine.look(9 * HANG_S, works=True) is None
-    assert engine.look(2 * HANG_S, works=True) == "it has work and has answered nothing for 101 seconds"
+    assert (
+        engine.look(2 * HANG_S, works=True)
+        == "it has unfinished requests and has produced no output for 101 seconds"
+    )
 
 
 def test_an_engine_that_stops_computing_in_the_middle_hangs():
     engine = Engine()
     assert engine.look(3 * HANG_S, works=True) is None
     assert engine.look(HANG_S) is None
-    assert "has done nothing" in str(engine.look(1))
+    assert "has been idle" in str(engine.look(1))
 
 
 @pytest.mark.parametrize("has_work", [True, False])
