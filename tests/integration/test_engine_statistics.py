@@ -137,7 +137,7 @@ def test_an_engine_that_is_started_again_goes_on_counting() -> None:
         gauge.set(5)
         histogram.observe(2)
         histogram.observe(9)
-        statistics.forget_state()
+        statistics.clear_gauges()
     families = {family.name: family for family in statistics.families()}
     # What it worked on is no longer so; what it has done stays.
     assert set(families) == {"vllm:tokens", "vllm:latency"}

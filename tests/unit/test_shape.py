@@ -170,7 +170,7 @@ def test_no_hub_is_one_clear_sentence(monkeypatch, tmp_path):
         read_shape("org/model", "org/model")
     said = str(caught.value)
     assert said.startswith("The shape of 'org/model' could not be read from the hub or its cache on this machine")
-    assert said.endswith("Connect the machine, or name a local folder.")
+    assert said.endswith("Connect the machine to the network, or use a local folder.")
     assert "\n" not in said
 
 
@@ -308,12 +308,12 @@ def test_experts():
     ],
 )
 def test_models_that_no_plan_is_made_for_are_told(config, what):
-    with pytest.raises(UnknownShapeError, match=f"'a model' has {what}, which no plan"):
+    with pytest.raises(UnknownShapeError, match=f"'a model' has {what}, which the planner"):
         shape(QWEN3, **config)
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
 @pytest.mark.parametrize("value", [None, "many", [1, 2]])
 def test_a_configuration_that_says_too_little_is_told(key, value):
-    with pytest.raises(UnknownShapeError, match=r"config\.json of 'a model' does not say how large it is"):
+    with pytest.raises(UnknownShapeError, match=r"config\.json of 'a model' does not describe its size"):
         shape(QWEN3, **{key: value})
