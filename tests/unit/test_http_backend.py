@@ -380,7 +380,10 @@ async def test_a_server_error_with_structured_outputs_is_reported_for_their_fiel
     form = StructuredOutputs(json={"$ref": "#"})
     with pytest.raises(InvalidRequestError) as caught:
         await chat(
-            Server(completions=(500, b"{}")), stream=stream, structured_outputs=form, structured_outputs_param="response_format"
+            Server(completions=(500, b"{}")),
+            stream=stream,
+            structured_outputs=form,
+            structured_outputs_param="response_format",
         )
     assert caught.value.param == "response_format"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from adapters.vllm.dialect.refusals import (
-    form_param,
+    constrained_param,
     generation_aborted,
     no_such_dimensions,
     not_a_chat_model,
@@ -40,7 +40,7 @@ DIMENSIONS = [
 def refused(
     message: str, *, param: str = "prompt", max_model_len: int | None = 256, form: str | None = None
 ) -> InvalidRequestError:
-    return refusal(message, param=param, model="the-model", max_model_len=max_model_len, form_param=form)
+    return refusal(message, param=param, model="the-model", max_model_len=max_model_len, constrained_param=form)
 
 
 @pytest.mark.parametrize("message", TOO_LONG)
@@ -222,7 +222,7 @@ FREE, STRICT = [Function(name="f")], [Function(name="f"), Function(name="g", str
     ],
 )
 def test_form_param_is_the_field_of_the_grammar(request_, param):
-    assert form_param(request_) == param
+    assert constrained_param(request_) == param
 
 
 def test_an_abort_with_structured_outputs_is_reported_for_their_field():

@@ -27,7 +27,8 @@ def prepare(request: GenerationRequest) -> GenerationRequest:
 
     Raises:
         InvalidRequestError: the engine does not support a part of the request, or would take too long to compile a
-            grammar of it. `param` is the client's field, from `sampling.structured_outputs_param` or `Conversation.tool_params`.
+            grammar of it. `param` is the client's field, from `sampling.structured_outputs_param` or
+            `Conversation.tool_params`.
     """
     sampling, prompt = request.sampling, request.prompt
     if isinstance(prompt, Conversation) and prompt.tools:

@@ -41,7 +41,7 @@ _PARAMETER_NOTE = re.compile(r"\s*\(parameter=.*\)\s*$", re.S)
 _SOURCE_LINE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
-def form_param(request: GenerationRequest | None) -> str | None:
+def constrained_param(request: GenerationRequest | None) -> str | None:
     """The request field that constrains the output and that the engine compiles into a grammar, if any."""
     if request is None:
         return None
@@ -57,14 +57,14 @@ def _constrains_calls(conversation: Conversation) -> bool:
 
 
 def refusal(
-    message: str, *, param: str, model: str, max_model_len: int | None, form_param: str | None = None
+    message: str, *, param: str, model: str, max_model_len: int | None, constrained_param: str | None = None
 ) -> InvalidRequestError:
     """The domain's error for a request that vLLM rejected.
 
     Args:
         message: vLLM's error message.
         param: the request parameter that carries the prompt or the inputs.
-        form_param: from `form_param`; the field that grammar errors are about, if any.
+        constrained_param: from `constrained_param`; the field that grammar errors are about, if any.
         model: the model's name, for the message.
         max_model_len: context length in tokens, if known.
     """
@@ -84,10 +84,11 @@ def refusal(
             code="invalid_value",
         )
     # Checked before parameter names: vLLM quotes the schema, whose properties may have any name.
-    if form_param is not None and _GRAMMAR.search(message):
+    if constrained_param is not None and _GRAMMAR.search(message):
         return InvalidRequestError(
-            f"Invalid '{form_param}': the engine can't compile it into a grammar. Its error: {cleaned[:500]}",
-            param=form_param,
+            f"Invalid '{constrained_param}': the engine can't compile it into a grammar. Its error: "
+            f"{cleaned[:500]}",
+            param=constrained_param,
             code="invalid_value",
         )
     if _LOGIT_BIAS.search(message):
@@ -147,7 +148,7 @@ def generation_aborted(request: GenerationRequest, *, has_reasoned: bool = False
         request: the request.
         has_reasoned: whether the engine has output tokens that no grammar constrains.
     """
-    param = form_param(request)
+    param = constrained_param(request)
     if param is not None and not has_reasoned:
         return InvalidRequestError(
             f"{_UNSUPPORTED_FORM}{param}': it is too large, refers to itself endlessly, or uses a feature that "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import msgspec
 
-from adapters.vllm.dialect.refusals import form_param, generation_aborted, refusal
+from adapters.vllm.dialect.refusals import constrained_param, generation_aborted, refusal
 from adapters.vllm.http.transport import NoResponseError
 from adapters.vllm.http.wire import ServerErrorBody, error_decoder
 from domain.errors import (
@@ -79,9 +79,13 @@ def from_status(
     """
     if status in (400, 413, 422):
         return refusal(
-            message, param=param, form_param=form_param(request), model=model, max_model_len=max_model_len
+            message,
+            param=param,
+            constrained_param=constrained_param(request),
+            model=model,
+            max_model_len=max_model_len,
         )
-    if status == 500 and request is not None and form_param(request) is not None:
+    if status == 500 and request is not None and constrained_param(request) is not None:
         return generation_aborted(request)
     if status in (401, 403):
         return BackendFailedError(f"The {server} server rejected the service's API key.")

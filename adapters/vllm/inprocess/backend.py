@@ -209,7 +209,9 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         """See the port."""
         if GenerationRequest not in self._operations:
             raise self._unsupported(request)
-        async with open_stream(generate(self._require_engine(), self._chat, request, context, streams=True)) as events:
+        async with open_stream(
+            generate(self._require_engine(), self._chat, request, context, streams=True)
+        ) as events:
             yield events
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:

@@ -14,7 +14,7 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from adapters.vllm.dialect.refusals import form_param, refusal
+from adapters.vllm.dialect.refusals import constrained_param, refusal
 from adapters.vllm.inprocess.quick_tokenizer import quick_tokenizer
 from domain.errors import BackendFailedError, BackendUnavailableError, EngineDiedError, InferenceError
 from domain.port import RequestContext
@@ -158,7 +158,7 @@ class RunningEngine:
             raise refusal(
                 message,
                 param=param,
-                form_param=form_param(request),
+                constrained_param=constrained_param(request),
                 model=self.name,
                 max_model_len=self.max_model_len,
             ) from error
