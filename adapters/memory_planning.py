@@ -1,4 +1,4 @@
-"""From what was set for each engine to a memory plan: reads the shapes of models and the flags of engines."""
+"""Plans engine memory from each engine's settings, its vLLM flags and the shape of its model."""
 
 import os
 from collections.abc import Mapping
@@ -16,32 +16,32 @@ CPU_ELEMENT_BYTES = 4
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What was set for one engine. What is None is chosen: the model for the machine, the rest by the plan."""
+    """Settings of one engine. If None, the model is chosen for this machine and the rest by the plan."""
 
     model: str | None = None
     flags: str = ""
-    """The user's own, for vLLM; they win over everything else."""
+    """The user's vLLM flags, which override everything else."""
     context: int | None = None
-    """Tokens of the longest request."""
+    """Maximum tokens of a request."""
     concurrency: int | None = None
-    """Requests of that length at a time."""
+    """Concurrent requests of that length."""
     budget: GpuBudget | None = None
 
 
 def plan_engines(
     card: Card, models: Mapping[Role, LocatedModel], options: Mapping[Role, EngineOptions]
 ) -> MemoryPlan:
-    """The plan for engines that share a card, or a machine's memory.
+    """Plan engines that share a GPU or a machine's memory.
 
     Raises:
-        UnknownShapeError: a model, or a flag, is of a kind that no plan can be made for.
-        ConfigurationError: an option can't be had on any card.
+        UnknownShapeError: the planner does not support a model or a flag.
+        ConfigurationError: no GPU can satisfy an option.
     """
     return plan_requirements(card, [requirements(role, models[role], options[role], card) for role in models])
 
 
 def plan_requirements(card: Card, engines: list[EngineRequirements]) -> MemoryPlan:
-    """The plan for requirements that are known; raises as `plan_engines` does."""
+    """Plan engines of known requirements; raises the same errors as `plan_engines`."""
     try:
         return make_plan(card, engines)
     except UnknownCacheError as error:
@@ -49,14 +49,14 @@ def plan_requirements(card: Card, engines: list[EngineRequirements]) -> MemoryPl
 
 
 def requirements(role: Role, model: LocatedModel, options: EngineOptions, card: Card) -> EngineRequirements:
-    """What one engine requires, by its flags, then its options, then its model.
+    """The requirements of one engine, from its flags first, then its options, then its model.
 
     Raises:
-        UnknownShapeError: the model, or a flag, is of a kind that no plan can be made for.
+        UnknownShapeError: the planner does not support the model or a flag.
     """
     flags = memory_flags(options.flags)
-    if flags.unplanned is not None:
-        raise UnknownShapeError(f"The memory plan does not know what {flags.unplanned} does to an engine.")
+    if flags.unsupported is not None:
+        raise UnknownShapeError(f"The memory planner does not support the flag {flags.unsupported}.")
     context, shape = flags.context or options.context, read_shape(model.name, model.source)
     if context and os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in ("1", "true"):
         shape = msgspec.structs.replace(shape, longest_context=max(context, shape.allowed_context))

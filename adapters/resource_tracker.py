@@ -1,14 +1,14 @@
-"""Python's own process beside those that multiprocessing starts: nobody's engine, and nobody's worker."""
+"""Recognizes multiprocessing's resource tracker, a child process that is neither an engine nor a worker."""
 
 import psutil
 
 
 def is_resource_tracker(process: psutil.Process) -> bool:
-    """Whether it is the resource tracker, told by what it runs: options of Python may name it as well.
+    """Whether a process is the resource tracker, judged by the code it runs: Python options may name it as well.
 
     Source: `ResourceTracker.ensure_running` of multiprocessing.
 
     Raises:
-        psutil.Error: the process is gone.
+        psutil.Error: the process no longer exists.
     """
     return any("resource_tracker import main" in argument for argument in process.cmdline())

@@ -1,6 +1,6 @@
-"""Retries of what can safely be asked again: nothing of an answer has come, and no server is at work on it.
+"""Retries requests that are safe to repeat: no part of a response has arrived and no server is processing them.
 
-A wrapper around the port that hands failures to tenacity. What succeeds at once never meets it.
+A wrapper around the port that hands failures to tenacity. Requests that succeed at once bypass tenacity.
 """
 
 import asyncio
@@ -19,16 +19,17 @@ from domain.statistics import RetryCounter
 
 T = TypeVar("T")
 
-SAFE = (BackendUnreachableError, BackendBusyError)
-"""What no server is at work on. One that is silent may be at work still; one that failed may fail again."""
-FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 2.0
-LONGEST_RETRY_AFTER_S = 5
-"""A server that wants to be left alone for longer is: the client is told, and decides."""
+RETRYABLE = (BackendUnreachableError, BackendBusyError)
+"""Errors after which no server is processing the request. A server that timed out may still be processing it, and
+a request that failed may fail again."""
+INITIAL_WAIT_S = 0.1
+MAX_WAIT_S = 2.0
+MAX_RETRY_AFTER_S = 5
+"""A longer `Retry-After` is passed on to the client instead of being waited for."""
 
 
 class RetryingBackend(BackendWrapper, RetryCounter):
-    """Asks again, a few times and after a random while, as long as the budget lasts."""
+    """Retries a request a few times with exponential backoff and jitter, within the retry budget."""
 
     def __init__(
         self,
@@ -38,25 +39,24 @@ class RetryingBackend(BackendWrapper, RetryCounter):
         budget: RetryBudget,
         has_free: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Make the policy.
+        """Create the policy.
 
         Args:
-            backend: the backend inside.
-            retries: most retries of one request.
-            budget: the bound on those of all requests together.
-            has_free: whether another server would take the request now, so that the busy one need not be waited
-                for.
+            backend: the wrapped backend.
+            retries: maximum retries of one request.
+            budget: limits the retries of all requests together.
+            has_free: whether another server can take the request now, so that `Retry-After` need not be honored.
         """
         super().__init__(backend)
         self._retries = retries
         self._budget = budget
         self._has_free = has_free
-        self._backoff = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
+        self._backoff = wait_random_exponential(multiplier=INITIAL_WAIT_S, max=MAX_WAIT_S)
         self._policy = AsyncRetrying(
             sleep=asyncio.sleep,
-            stop=self._gives_up,
+            stop=self._should_stop,
             wait=self._wait_s,
-            retry=retry_if_exception_type(SAFE),
+            retry=retry_if_exception_type(RETRYABLE),
             reraise=True,
         )
 
@@ -65,42 +65,42 @@ class RetryingBackend(BackendWrapper, RetryCounter):
         self._budget.earn()
         try:
             return await self._backend.call(request, context)
-        except SAFE as error:
-            return await self._again(error, lambda: self._backend.call(request, context))
+        except RETRYABLE as error:
+            return await self._retry(error, lambda: self._backend.call(request, context))
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
-        """See the port. Once the engine has begun to answer, failures are the caller's."""
+        """See the port. Failures after the first event are not retried."""
         self._budget.earn()
 
         async with contextlib.AsyncExitStack() as stack:
 
-            async def begin() -> Events:
+            async def start() -> Events:
                 return await stack.enter_async_context(self._backend.stream(request, context))
 
             try:
-                events = await begin()
-            except SAFE as error:
-                events = await self._again(error, begin)
+                events = await start()
+            except RETRYABLE as error:
+                events = await self._retry(error, start)
             yield events
 
-    async def _again(self, failure: Exception, ask: Callable[[], Awaitable[T]]) -> T:
-        """Go on after a first failure, which tenacity is told as the outcome of its first attempt."""
+    async def _retry(self, failure: Exception, send: Callable[[], Awaitable[T]]) -> T:
+        """Retry after a first failure, which tenacity sees as the outcome of its first attempt."""
         failures = [failure]
 
         async def attempt() -> T:
             if failures:
                 raise failures.pop()
-            return await ask()
+            return await send()
 
-        # A copy, because a policy at work keeps its state in itself.
+        # A copy, because `AsyncRetrying` keeps the state of a call in itself.
         return await self._policy.copy()(attempt)
 
-    def _gives_up(self, state: RetryCallState) -> bool:
+    def _should_stop(self, state: RetryCallState) -> bool:
         error = _error_of(state)
         is_too_late = (
             isinstance(error, BackendBusyError)
-            and (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S
+            and (error.retry_after_s or 0) > MAX_RETRY_AFTER_S
             and not self._has_free()
         )
         if state.attempt_number > self._retries or is_too_late or not self._budget.spend():
@@ -113,7 +113,7 @@ class RetryingBackend(BackendWrapper, RetryCounter):
         error = _error_of(state)
         wait_s = self._backoff(state)
         if isinstance(error, BackendBusyError) and not self._has_free():
-            # Jitter on top, so that not all come back at the same moment.
+            # Jitter on top, so that clients do not all return at the same moment.
             return wait_s + (error.retry_after_s or 0)
         return wait_s
 

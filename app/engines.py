@@ -65,7 +65,7 @@ def inprocess_provider(settings: Settings, roles: Iterable[Role]) -> InProcessPr
         InProcessOptions(
             engines=engines,
             cache_dir=settings.cache_dir,
-            leaves_room=len(engines) < len(settings.roles),
+            shares_gpu=len(engines) < len(settings.roles),
             log_level=settings.engine_log_level,
             hang_s=settings.hang_timeout_s,
             counts=settings.telemetry.engine_metrics and has_metrics(settings),

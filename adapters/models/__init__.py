@@ -1,1 +1,1 @@
-"""Where a model comes from: a folder, a hub, or a package; and what the machine has room for."""
+"""Finds models in folders, on the hub or in packages, and reads the hardware that runs them."""

@@ -1,7 +1,7 @@
-"""From a GGUF file to a transformers folder: `python -m adapters.models.convert FILE FOLDER`.
+"""Converts a GGUF file to a transformers folder: `python -m adapters.models.convert FILE FOLDER`.
 
-A program of its own, because it needs gigabytes of memory for a few seconds that the service should not keep.
-vLLM reads such folders, and no GGUF.
+A separate program, because it needs gigabytes of memory for a few seconds, which the service should not retain.
+vLLM loads such folders but not GGUF files.
 """
 
 import sys
@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 def convert(source: Path, target: Path) -> None:
     """Write the model and tokenizer of a GGUF file as bf16 safetensors.
 
-    The dtype is that of the original weights; the file's own 4-bit blocks are unpacked, since without
-    `dequantize` transformers can't save them.
+    bf16 is the dtype of the original weights. The file's 4-bit blocks are dequantized, because transformers can't
+    save them otherwise.
     """
     folder, file = str(source.parent), source.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)

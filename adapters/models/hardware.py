@@ -1,4 +1,4 @@
-"""The memory that engines run in: the NVIDIA GPU of this machine, if there is one, or its RAM."""
+"""Reads the memory available to engines: that of the NVIDIA GPU, or RAM without one."""
 
 import contextlib
 import importlib.metadata
@@ -18,12 +18,12 @@ FIELDS = "name,memory.used,memory.total,compute_cap"
 
 
 def engine_card() -> Card:
-    """The memory that engines of this install share: the first GPU's, or the machine's if they run on the CPU."""
+    """The memory that engines of this installation share: the first GPU's, or RAM if they run on the CPU."""
     return usable_gpu() or ram()
 
 
 def usable_gpu() -> Card | None:
-    """The GPU that engines of this install run on, or None if they run on the CPU."""
+    """The GPU that engines of this installation run on, or None if they run on the CPU."""
     try:
         importlib.metadata.version(CPU_BUILD)
     except importlib.metadata.PackageNotFoundError:
@@ -32,11 +32,11 @@ def usable_gpu() -> Card | None:
 
 
 def gpu_card() -> Card | None:
-    """The first NVIDIA GPU, or None without one. Takes some ten milliseconds.
+    """The first NVIDIA GPU, or None without one. Takes about ten milliseconds.
 
-    Asks `nvidia-smi`, as the installer does, because it needs no library and no CUDA context.
+    Uses `nvidia-smi`, as the installer does, because that needs neither a library nor a CUDA context.
     """
-    # Drivers before 510 refuse a query with a field that they do not know.
+    # Drivers before 510 reject a query with an unknown field.
     return _ask_card(FIELDS) or _ask_card(FIELDS.removesuffix(",compute_cap"))
 
 
@@ -57,7 +57,7 @@ def gpu_driver() -> str | None:
 
 
 def gpu_memory() -> GpuMemory | None:
-    """Memory of the first NVIDIA GPU now, or None without one. Takes some ten milliseconds."""
+    """Current memory of the first NVIDIA GPU, or None without one. Takes about ten milliseconds."""
     found = nvidia_smi.ask("--query-gpu=memory.used,memory.total")
     if not found or len(found[0]) != 2:
         return None
@@ -66,18 +66,18 @@ def gpu_memory() -> GpuMemory | None:
 
 
 def _card_bytes(used: str, total: str) -> tuple[int, int]:
-    """The used bytes of a card's memory, and all of them."""
+    """Used and total bytes of a GPU's memory."""
     if used.isdigit() and total.isdigit():
         return int(used) * MIB, int(total) * MIB
-    # A card without memory of its own, such as GB10, reports none: it computes in the machine's.
+    # A GPU without dedicated memory, such as GB10, reports none: it uses the machine's RAM.
     shared = ram()
     return shared.used_bytes, shared.total_bytes
 
 
 def gpu_bytes_of(pids: set[int]) -> int | None:
-    """Memory of all GPUs that some processes hold together; None if that is not known.
+    """GPU memory that processes use in total; None if unknown.
 
-    In a container the driver may use other process ids than the container, or report none.
+    In a container the driver may report process ids of the host, or none.
     """
     used = [
         int(memory) * MIB
@@ -88,7 +88,7 @@ def gpu_bytes_of(pids: set[int]) -> int | None:
 
 
 def ram() -> Card:
-    """The memory of this machine that is free for engines, or of its container if that has a limit."""
+    """The memory of this machine, or of its container if that has a limit."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
     group = _limited_group()
@@ -100,7 +100,7 @@ def ram() -> Card:
 
 
 def ram_bytes_of(processes: list[psutil.Process]) -> int | None:
-    """Memory that processes hold together, what they share counted once; None if there are none."""
+    """Memory that processes use in total, with shared memory counted once; None if there are none."""
     held = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -109,23 +109,23 @@ def ram_bytes_of(processes: list[psutil.Process]) -> int | None:
 
 
 def _limited_group() -> tuple[int, int] | None:
-    """Limit of the nearest group of processes (cgroup v2) that has one, and what the group holds.
+    """Memory limit and usage of the nearest cgroup (v2) that has a limit.
 
-    A container sees its own group as the root; a systemd unit sees the whole tree.
+    A container sees its own cgroup as the root; a systemd unit sees the whole tree.
     """
     folder = CGROUP / _own_group()
     for group in (folder, *folder.parents):
         with contextlib.suppress(OSError):
             written = (group / "memory.max").read_text().strip()
             if written.isdigit():
-                return int(written), _held_by(group)
+                return int(written), _memory_used_by(group)
         if group == CGROUP:
             break
     return None
 
 
 def _own_group() -> str:
-    """Where this process is in the tree; the root if that is not known, or it is outside of what is seen here."""
+    """The cgroup path of this process; the root if it is unknown or outside the visible tree."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUP.read_text().splitlines():
             if line.startswith("0::/") and ".." not in line:
@@ -133,8 +133,8 @@ def _own_group() -> str:
     return ""
 
 
-def _held_by(group: Path) -> int:
-    """What a group holds, files aside that the kernel can forget."""
+def _memory_used_by(group: Path) -> int:
+    """Memory usage of a cgroup, without file cache that the kernel can reclaim."""
     try:
         used = int((group / "memory.current").read_text())
         rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())

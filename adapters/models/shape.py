@@ -1,4 +1,4 @@
-"""The shape of a model, from its `config.json` and the headers of its weights: a few kilobytes, no weights."""
+"""Reads the shape of a model from its `config.json` and the headers of its weight files."""
 
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,21 @@ ENCODERS = {
     "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "new", "nomic_bert", "roberta",
     "xlm-roberta",
 }  # fmt: skip
-# Files in which sentence-transformers states the longest input, as
-# `vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config` looks for them.
-SENTENCE_FILES = tuple(
+# Files in which sentence-transformers stores the maximum input length, in the order in which
+# `vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config` reads them.
+SENTENCE_TRANSFORMERS_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 TOKENIZER_FILE = "tokenizer_config.json"
-# Models whose positions begin behind the padding token, so that two of them are of no use.
+# Models whose positions start after the padding token, so that two positions are unused.
 PADDED_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
-# Every so many layers one has no window, for models whose configuration may say nothing of each layer.
+# One of this many layers has no window; for models whose configuration may not list the layers.
 WINDOW_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
-# Models whose window counts only if `use_sliding_window` says so.
-SILENT_WINDOWS = ("qwen2", "qwen3")
-# What says that a model keeps something else than keys and values, or has parts that the plan knows nothing of.
-UNPLANNED = {
+# Models whose window applies only if `use_sliding_window` is set.
+OPTIONAL_WINDOWS = ("qwen2", "qwen3")
+# Keys of models that cache something other than keys and values, or have parts that the planner does not support.
+UNSUPPORTED = {
     "vision_config": "images",
     "audio_config": "sound",
     "is_encoder_decoder": "an encoder and a decoder",
@@ -42,13 +42,13 @@ UNPLANNED = {
     "index_topk": "sparse attention",
 }
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-PLAIN_FLOATS = {"F64", "F32", "F16", "BF16"}
-SCALES = ("_scale", "_scale_inv", "scales", "zeros", "_scale_2")
+FLOAT_DTYPES = {"F64", "F32", "F16", "BF16"}
+SCALE_SUFFIXES = ("_scale", "_scale_inv", "scales", "zeros", "_scale_2")
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class UnknownShapeError(Exception):
-    """The shape of a model can't be read; the message says why, as a sentence."""
+    """The shape of a model can't be read, or the planner does not support it; the message is a sentence."""
 
 
 def read_shape(name: str, source: str) -> ModelShape:
@@ -59,7 +59,7 @@ def read_shape(name: str, source: str) -> ModelShape:
         source: local folder or hub name.
 
     Raises:
-        UnknownShapeError: it can't be read, or is none that a plan can be made for.
+        UnknownShapeError: it can't be read, or the planner does not support it.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -74,15 +74,17 @@ def _from_hub(name: str, source: str) -> ModelShape:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
         raise UnknownShapeError(
-            f"'{source}' is a hub name, and this install (gateway) can't ask the hub."
+            f"'{source}' is a hub name, but this installation (gateway) has no access to the hub."
         ) from error
     try:
         config = Path(hf_hub_download(source, "config.json", etag_timeout=HUB_TIMEOUT_S))
         tensors = local_tensors(config.parent)
         if not tensors:
-            # Not downloaded yet: the hub gives the headers alone, and the files that limit the context.
+            # Not downloaded yet: get only the headers from the hub, and the files that limit the context.
             info = HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
-            for file in {*SENTENCE_FILES, TOKENIZER_FILE} & {each.rfilename for each in info.siblings or []}:
+            for file in {*SENTENCE_TRANSFORMERS_FILES, TOKENIZER_FILE} & {
+                each.rfilename for each in info.siblings or []
+            }:
                 hf_hub_download(source, file, etag_timeout=HUB_TIMEOUT_S)
             found = HfApi().get_safetensors_metadata(source, timeout=HUB_TIMEOUT_S)
             tensors = [
@@ -96,16 +98,16 @@ def _from_hub(name: str, source: str) -> ModelShape:
                 for tensor, facts in part.tensors.items()
             ]
     except Exception as error:
-        # The hub's library raises a dozen kinds of errors, for names, rights, networks and files.
+        # The hub's library raises many kinds of errors, about names, permissions, the network and files.
         raise UnknownShapeError(
             f"The shape of '{source}' could not be read from the hub or its cache on this machine "
-            f"({_first_line(error)}). Connect the machine, or name a local folder."
+            f"({_first_line(error)}). Connect the machine to the network, or use a local folder."
         ) from error
     return _shape_in(config.parent, name, tensors)
 
 
 def _shape_in(folder: Path, name: str, tensors: list[Tensor]) -> ModelShape:
-    """The shape that the small files in a folder describe."""
+    """The shape described by the configuration files in a folder."""
     config = _json(folder / "config.json")
     return shape_of(
         name, config, tensors, longest_input=_longest_input(folder), tokenizer_limit=_tokenizer_limit(folder)
@@ -120,32 +122,32 @@ def shape_of(
     longest_input: int | None = None,
     tokenizer_limit: int | None = None,
 ) -> ModelShape:
-    """The shape that a configuration and a list of weights describe.
+    """The shape described by a configuration and a list of weights.
 
     Args:
         name: the model's name.
         config: the content of `config.json`.
         tensors: all weights.
-        longest_input: the limit that sentence-transformers sets, if there is one.
-        tokenizer_limit: the limit that the tokenizer's configuration sets, if there is one.
+        longest_input: the maximum input length of sentence-transformers, if any.
+        tokenizer_limit: the maximum length in the tokenizer's configuration, if any.
 
     Raises:
-        UnknownShapeError: something needed is missing, or the model is of a kind that the plan does not know.
+        UnknownShapeError: required values are missing, or the planner does not support the model.
     """
     config = {**config, **config.get("text_config", {})} if "text_config" in config else config
-    unplanned = next((what for key, what in UNPLANNED.items() if config.get(key)), None)
+    unsupported = next((what for key, what in UNSUPPORTED.items() if config.get(key)), None)
     kinds = set(config.get("layer_types") or []) - KNOWN_LAYERS
-    if unplanned or kinds:
+    if unsupported or kinds:
         raise UnknownShapeError(
-            f"'{name}' has {unplanned or ', '.join(sorted(kinds))}, which no plan is made for yet."
+            f"'{name}' has {unsupported or ', '.join(sorted(kinds))}, which the planner does not support yet."
         )
     if not tensors:
-        raise UnknownShapeError(f"'{name}' has no weights in safetensors files whose sizes could be read.")
+        raise UnknownShapeError(f"'{name}' has no weights in readable safetensors files.")
     try:
         return _shape(name, config, tensors, longest_input, tokenizer_limit)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, msgspec.ValidationError) as error:
         raise UnknownShapeError(
-            f"The config.json of '{name}' does not say how large it is in a way that is known here ({error!r})."
+            f"The config.json of '{name}' does not describe its size in a known format ({error!r})."
         ) from error
 
 
@@ -163,12 +165,14 @@ def _shape(
     key_dim = int(config.get("qk_nope_head_dim") or 0) + rope_dim
     is_encoder = config.get("model_type") in ENCODERS or config.get("is_causal") is False
     is_tied = bool(config.get("tie_word_embeddings", False))
-    floats, others, head = _sorted_weights(tensors, is_tied=is_tied, is_encoder=is_encoder)
-    if latent and any("kv_b_proj" in tensor.name and tensor.dtype not in PLAIN_FLOATS for tensor in tensors):
-        # `vllm.model_executor.layers.attention.mla_attention` keeps two parts of it as floats besides.
+    floats, others, head = _classify_weights(tensors, is_tied=is_tied, is_encoder=is_encoder)
+    if latent and any("kv_b_proj" in tensor.name and tensor.dtype not in FLOAT_DTYPES for tensor in tensors):
+        # `vllm.model_executor.layers.attention.mla_attention` also keeps two parts of it as floats.
         floats += layers * heads * (latent - rope_dim) * (key_dim - rope_dim + int(config["v_head_dim"]))
     window = _window(config)
-    usual, longest = (longest_input, longest_input) if longest_input else _contexts(config, tokenizer_limit)
+    default, longest = (
+        (longest_input, longest_input) if longest_input else _context_lengths(config, tokenizer_limit)
+    )
     return ModelShape(
         name=name,
         architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),
@@ -179,7 +183,7 @@ def _shape(
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=(key_dim if latent else 0) or int(config.get("head_dim") or hidden // heads),
-        max_context=usual,
+        max_context=default,
         longest_context=longest,
         dtype_bytes=_dtype_bytes(config, tensors),
         float_weights=floats,
@@ -198,15 +202,15 @@ def _shape(
     )
 
 
-def _sorted_weights(tensors: list[Tensor], *, is_tied: bool, is_encoder: bool) -> tuple[int, int, int]:
-    """Numbers held as floats, bytes of what is held as stored, and numbers of a separate output layer."""
+def _classify_weights(tensors: list[Tensor], *, is_tied: bool, is_encoder: bool) -> tuple[int, int, int]:
+    """Count of float weights, bytes of weights kept as stored, and count of separate output layer weights."""
     floats = others = head = 0
     for tensor in tensors:
         is_head = tensor.name.endswith("lm_head.weight")
         if (is_head and is_tied) or (is_encoder and "pooler." in tensor.name):
-            # Stored twice, or for another task: not loaded.
+            # Not loaded: a second copy, or for another task.
             continue
-        if tensor.dtype in PLAIN_FLOATS and not tensor.name.endswith(SCALES):
+        if tensor.dtype in FLOAT_DTYPES and not tensor.name.endswith(SCALE_SUFFIXES):
             floats += tensor.numbers
             head += tensor.numbers if is_head else 0
         else:
@@ -215,7 +219,7 @@ def _sorted_weights(tensors: list[Tensor], *, is_tied: bool, is_encoder: bool) -
 
 
 def _window(config: dict[str, Any]) -> int | None:
-    if not config.get("use_sliding_window", not str(config.get("model_type")).startswith(SILENT_WINDOWS)):
+    if not config.get("use_sliding_window", not str(config.get("model_type")).startswith(OPTIONAL_WINDOWS)):
         return None
     return int(config["sliding_window"]) if config.get("sliding_window") else None
 
@@ -229,38 +233,38 @@ def _sliding_layers(config: dict[str, Any], layers: int) -> int:
     return layers - layers // int(pattern) if pattern else layers
 
 
-def _contexts(config: dict[str, Any], tokenizer_limit: int | None) -> tuple[int, int]:
-    """The usual context and the longest allowed one, as `vllm.config.model._get_and_verify_max_len` has them."""
-    # Cohere's models say by the second name what they can.
+def _context_lengths(config: dict[str, Any], tokenizer_limit: int | None) -> tuple[int, int]:
+    """The default and the longest allowed context, as in `vllm.config.model._get_and_verify_max_len`."""
+    # Cohere's models state their context length in `model_max_length`.
     longest = int(config.get("model_max_length") or config["max_position_embeddings"])
     if tokenizer_limit and config.get("position_embedding_type") == "absolute":
         longest = min(longest, tokenizer_limit)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type")
-    # What Gemma 3 states is scaled already.
+    # Gemma 3's value is already scaled.
     if kind in ("linear", "dynamic") and "gemma3" not in str(config.get("model_type")):
         longest = int(longest * float(rope.get("factor") or 1))
-    usual = longest
+    default = longest
     if kind in ("longrope", "su"):
-        usual = int(config.get("original_max_position_embeddings") or longest)
+        default = int(config.get("original_max_position_embeddings") or longest)
     elif config.get("model_type") in PADDED_POSITIONS:
-        # vLLM would take two tokens more, and find no position for them.
-        usual = min(longest, int(config["max_position_embeddings"]) - 2)
-    return usual, longest
+        # vLLM would accept two more tokens, for which there are no positions.
+        default = min(longest, int(config["max_position_embeddings"]) - 2)
+    return default, longest
 
 
 def _cache_dtype(quantization: dict[str, Any]) -> str:
-    """What `vllm.utils.torch_utils.resolve_kv_cache_dtype_string` makes of "auto"."""
+    """The dtype to which `vllm.utils.torch_utils.resolve_kv_cache_dtype_string` resolves "auto"."""
     if not str(quantization.get("quant_method")).startswith("modelopt"):
         return "auto"
     places = (quantization.get("quantization", quantization), quantization)
     keys = ("kv_cache_scheme", "kv_cache_quant_algo")
-    said = next(filter(None, (place.get(key) for key in keys for place in places)), None)
-    if isinstance(said, dict):
-        kind = (said.get("type"), said.get("num_bits"))
-        is_fixed = said.get("dynamic") is False
-        said = "nvfp4" if kind == ("float", 4) else "fp8" if kind == ("float", 8) and is_fixed else None
-    return {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}.get(str(said).lower(), "auto")
+    value = next(filter(None, (place.get(key) for key in keys for place in places)), None)
+    if isinstance(value, dict):
+        kind = (value.get("type"), value.get("num_bits"))
+        is_fixed = value.get("dynamic") is False
+        value = "nvfp4" if kind == ("float", 4) else "fp8" if kind == ("float", 8) and is_fixed else None
+    return {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}.get(str(value).lower(), "auto")
 
 
 def _dtype_bytes(config: dict[str, Any], tensors: list[Tensor]) -> int:
@@ -269,8 +273,8 @@ def _dtype_bytes(config: dict[str, Any], tensors: list[Tensor]) -> int:
 
 
 def _longest_input(folder: Path) -> int | None:
-    """`vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config`."""
-    found = (_json(folder / name) for name in SENTENCE_FILES if (folder / name).is_file())
+    """See `vllm.transformers_utils.config.get_sentence_transformer_tokenizer_config`."""
+    found = (_json(folder / name) for name in SENTENCE_TRANSFORMERS_FILES if (folder / name).is_file())
     longest = next(filter(None, found), {}).get("max_seq_length")
     return int(longest) if longest else None
 

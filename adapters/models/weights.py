@@ -1,7 +1,7 @@
-"""The headers of safetensors files: which weights there are, of what type and size, without reading one.
+"""Reads the headers of safetensors files: name, type and size of each weight, without its data.
 
 The format (safetensors documentation, "Format"): eight bytes with the header's length, then the header, a JSON
-object from names to type, shape and place.
+object that maps names to type, shape and offsets.
 """
 
 import math
@@ -17,18 +17,18 @@ LARGEST_HEADER = 100_000_000
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """One weight."""
+    """A weight."""
 
     name: str
     dtype: str
-    """As safetensors writes it: BF16, F8_E4M3, …"""
+    """In safetensors' notation: BF16, F8_E4M3, …"""
     numbers: int
     bytes: int
 
 
 def local_tensors(folder: Path) -> list[Tensor]:
-    """All weights of a model in a folder; none if it has no safetensors files, or not all of them."""
-    files = _files(folder) or _whole(sorted(folder.glob("consolidated*.safetensors")))
+    """All weights of a model in a folder; empty if safetensors files are missing."""
+    files = _files(folder) or _complete(sorted(folder.glob("consolidated*.safetensors")))
     return [tensor for file in files for tensor in header(file)]
 
 
@@ -38,17 +38,17 @@ def _files(folder: Path) -> list[Path]:
         weight_map: dict[str, str] = msgspec.json.decode(index.read_bytes()).get("weight_map", {})
         files = [folder / name for name in sorted(set(weight_map.values()))]
         return files if all(file.is_file() for file in files) else []
-    return _whole(sorted(folder.glob("model*.safetensors")))
+    return _complete(sorted(folder.glob("model*.safetensors")))
 
 
-def _whole(files: list[Path]) -> list[Path]:
-    """Files, or none if their names say that there are more: after a download that was interrupted."""
+def _complete(files: list[Path]) -> list[Path]:
+    """The files, or none if their names show that some are missing, as after an interrupted download."""
     counts = [int(found[1]) for file in files if (found := re.search(r"-of-(\d+)", file.name))]
     return [] if counts and len(counts) < max(counts) else files
 
 
 def header(file: Path) -> list[Tensor]:
-    """The weights of one file; none if it is not in the format."""
+    """The weights in one file; empty if the file is invalid."""
     with file.open("rb") as stream:
         start = stream.read(8)
         (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)

@@ -1,1 +1,1 @@
-"""vLLM, in this process or behind HTTP."""
+"""Adapters for vLLM, in this process or over HTTP."""

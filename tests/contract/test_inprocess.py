@@ -77,19 +77,19 @@ def fail(progress: Any, *, has_output: bool) -> None:
 
 
 def test_an_engine_error_before_the_first_output_is_a_rejection(running: Any) -> None:
-    with pytest.raises(InvalidRequestError), running.translated("prompt") as progress:
+    with pytest.raises(InvalidRequestError), running.translate_errors("prompt") as progress:
         fail(progress, has_output=False)
 
 
 def test_an_engine_error_after_the_first_output_is_not_a_rejection(running: Any) -> None:
-    with pytest.raises(ValueError), running.translated("prompt") as progress:
+    with pytest.raises(ValueError), running.translate_errors("prompt") as progress:
         fail(progress, has_output=True)
 
 
 def test_an_error_of_the_adapter_is_not_a_rejection(running: Any) -> None:
     from adapters.vllm.inprocess.translate import prompt_logprobs
 
-    with pytest.raises(ValueError, match="zip"), running.translated("prompt"):
+    with pytest.raises(ValueError, match="zip"), running.translate_errors("prompt"):
         prompt_logprobs(output((0, "x"), prompt="ab", with_prompt_logprobs=False), 0, Letters())
 
 
@@ -162,7 +162,7 @@ async def test_a_failed_embedding_aborts_its_other_inputs(
         engine=engine,
         trace_headers=lambda _context: None,
         request_id=lambda context: context.request_id,
-        progressed=lambda: None,
+        record_progress=lambda: None,
     )
     # A rejection stays one; an unexpected error becomes an engine failure, as the port requires.
     expected = ValueError if isinstance(failure, ValueError) else EngineGenerateError

@@ -291,7 +291,7 @@ def test_memory_flags_has_all_names_of_its_flags():
         set(action.option_strings)
         for action in resolve("vllm.engine.arg_utils.AsyncEngineArgs").add_cli_args(parser)._actions
     ]
-    first = {*vllm_flags.UNPLANNED, *vllm_flags.SAID}
+    first = {*vllm_flags.UNSUPPORTED, *vllm_flags.MEMORY_FLAGS}
     # The parser itself handles --config.
     assert {*first, *vllm_flags.ALIASES} - {"--config"} <= set().union(*names)
     for same in names:
@@ -305,8 +305,8 @@ def test_memory_flags_has_all_names_of_its_flags():
     assert not taken, "complete names that vllm_flags takes for a prefix of another one"
     short = {name for same in names for name in same if re.fullmatch("-[a-z]", name)}
     begin = [name for same in names for name in same if name[:2] in short and len(name) > 2]
-    assert not begin, "vllm_flags.LETTER takes them for a single-letter flag"
-    assert all(vllm_flags.LETTER.match(f"{name}x") for name in short & set(vllm_flags.ALIASES))
+    assert not begin, "vllm_flags.SHORT_FLAG takes them for a single-letter flag"
+    assert all(vllm_flags.SHORT_FLAG.match(f"{name}x") for name in short & set(vllm_flags.ALIASES))
 
 
 def parse_flags(words: list[str]) -> Any:

@@ -1,6 +1,6 @@
-"""One of several processes with one set of metrics: does what it is told, a line at a time.
+"""A process that shares its metrics with others, controlled by commands on standard input.
 
-Started by a test with the name of the process, the shared folder and where metrics are sent, if they are.
+A test starts it with the process's name, the shared folder and the OTLP endpoint, which may be empty.
 """
 
 import asyncio

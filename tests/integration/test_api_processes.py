@@ -1,4 +1,4 @@
-"""A gateway of several processes behind one port."""
+"""A gateway with several processes on one port."""
 
 import contextlib
 import re
@@ -17,9 +17,9 @@ from tests.processes import ProcessFailedError, ServiceProcess
 pytestmark = pytest.mark.integration
 
 PROCESSES = 3
-PATIENCE_S = 120
-# Long, because other engines of the same test run use the processor too.
-# More than could all land at one process by chance: the kernel deals them out by a hash.
+# Long, because other engines of the same test run use the CPU too.
+TIMEOUT_S = 120
+# So many that each process gets some: the kernel distributes them by a hash.
 CONNECTIONS = 90
 
 
@@ -32,7 +32,7 @@ def service(vllm_servers: dict[Role, str]) -> Generator[ServiceProcess, None, No
             "GEN_BACKEND": "vllm-http",
             "VLLM_EMBED_URL": vllm_servers[Role.EMBED],
             "VLLM_GEN_URL": vllm_servers[Role.GENERATE],
-            # Whoever sets it has the name of Python's helper in the command line of every process.
+            # Puts the name of Python's resource tracker into the command line of every process.
             "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
         }
     )
@@ -47,12 +47,12 @@ def service(vllm_servers: dict[Role, str]) -> Generator[ServiceProcess, None, No
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         if condition():
             return
         time.sleep(0.1)
-    raise ProcessFailedError("it never came true")
+    raise ProcessFailedError("the condition was not met in time")
 
 
 def _port(service: ServiceProcess) -> int:
@@ -61,8 +61,8 @@ def _port(service: ServiceProcess) -> int:
 
 def _connections(process: psutil.Process, service: ServiceProcess, status: str) -> int:
     with contextlib.suppress(psutil.Error):
-        all_of_it = process.net_connections("tcp")
-        return sum(each.laddr.port == _port(service) and each.status == status for each in all_of_it)
+        connections = process.net_connections("tcp")
+        return sum(each.laddr.port == _port(service) and each.status == status for each in connections)
     return 0
 
 
@@ -79,7 +79,7 @@ def _works(service: ServiceProcess) -> bool:
         return len(client.embeddings.create(model="tiny-embed", input="x").data) == 1
 
 
-def test_connections_are_dealt_out_and_all_are_answered(service: ServiceProcess) -> None:
+def test_connections_are_distributed_and_all_are_served(service: ServiceProcess) -> None:
     with contextlib.ExitStack() as opened:
         for _ in range(CONNECTIONS):
             opened.enter_context(socket.create_connection(("127.0.0.1", _port(service))))
@@ -88,10 +88,10 @@ def test_connections_are_dealt_out_and_all_are_answered(service: ServiceProcess)
         assert len(counts) == PROCESSES
         assert min(counts) > 0
     assert all(_works(service) for _ in range(20))
-    assert len(re.findall("embed +ready", service.output)) == 1, "one process tells it for all"
+    assert len(re.findall("embed +ready", service.output)) == 1, "one process logs it for all"
 
 
-def test_one_that_dies_is_replaced(service: ServiceProcess) -> None:
+def test_a_killed_process_is_replaced(service: ServiceProcess) -> None:
     before = {process.pid for process in service.engine_processes()}
     lost = min(before)
     psutil.Process(lost).kill()
@@ -102,7 +102,7 @@ def test_one_that_dies_is_replaced(service: ServiceProcess) -> None:
     assert all(_works(service) for _ in range(20))
 
 
-def test_it_drains_and_ends_with_all_its_processes(service: ServiceProcess) -> None:
+def test_a_drain_ends_all_processes(service: ServiceProcess) -> None:
     processes = service.engine_processes()
     with _client(service) as client:
         stream = client.completions.create(
@@ -112,12 +112,12 @@ def test_it_drains_and_ends_with_all_its_processes(service: ServiceProcess) -> N
         service.signal(signal.SIGTERM)
         rest = list(stream)
     assert first.choices[0].finish_reason is None
-    assert rest[-1].choices[0].finish_reason == "length", "what is under way is answered whole"
+    assert rest[-1].choices[0].finish_reason == "length", "running requests are completed"
     assert service.wait() == 0
-    assert psutil.wait_procs(processes, timeout=PATIENCE_S)[1] == []
+    assert psutil.wait_procs(processes, timeout=TIMEOUT_S)[1] == []
 
 
-def test_nothing_is_left_when_it_is_killed(service: ServiceProcess) -> None:
+def test_no_process_survives_a_killed_service(service: ServiceProcess) -> None:
     processes = service.engine_processes()
     service.signal(signal.SIGKILL)
-    assert psutil.wait_procs(processes, timeout=PATIENCE_S)[1] == []
+    assert psutil.wait_procs(processes, timeout=TIMEOUT_S)[1] == []

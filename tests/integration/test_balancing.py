@@ -1,4 +1,4 @@
-"""Two embedding servers behind one role, one of which is stopped, killed and started again under load."""
+"""Two embedding servers for one role, one of which is stopped, killed and restarted under load."""
 
 import array
 import asyncio
@@ -24,27 +24,27 @@ pytestmark = pytest.mark.integration
 READ_TIMEOUT_S = 5
 CLIENTS = 8
 TEXTS = [f"text number {number}" for number in range(50)]
-PATIENCE_S = 120
+TIMEOUT_S = 120
 
 
 class Pair:
-    """A service before two servers: one that stays well, and one that the tests are hard on."""
+    """A service with two servers: a stable one, and one that the tests stop and kill."""
 
-    def __init__(self, service: ServiceProcess, well: str, start: Callable[[], VLLMServerProcess]) -> None:
+    def __init__(self, service: ServiceProcess, stable: str, start: Callable[[], VLLMServerProcess]) -> None:
         self.service = service
-        self.well = well
+        self.stable = stable
         self._start = start
         self.server = start()
 
     def kill(self) -> None:
-        """End the server and its engine as the kernel does it when memory is short."""
+        """Kill the server and its engine, as the kernel does when memory runs out."""
         processes = [*psutil.Process(self.server.pid).children(recursive=True), psutil.Process(self.server.pid)]
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.server.wait()
 
-    def start_again(self) -> None:
+    def restart(self) -> None:
         self.server = self._start()
 
 
@@ -84,34 +84,34 @@ async def client(pair: Pair) -> AsyncGenerator[httpx.AsyncClient, None]:
 
 
 class Load:
-    """Clients that ask again and again, and look at every answer."""
+    """Clients that send requests continuously and check each response."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
-        self._right: dict[str, list[float]] = {}
-        self._goes_on = True
+        self._expected: dict[str, list[float]] = {}
+        self._is_running = True
         self.answered = self.wrong = 0
         self.refused: list[int] = []
         self.longest_s = 0.0
 
     async def __aenter__(self) -> "Load":
         for text in TEXTS:
-            self._right[text] = _vector(await self._ask(text))
+            self._expected[text] = _vector(await self._ask(text))
         self._tasks = [asyncio.create_task(self._client_at(number)) for number in range(CLIENTS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._goes_on = False
+        self._is_running = False
         await asyncio.gather(*self._tasks)
 
-    async def more(self, count: int) -> None:
-        """Until so many more have been answered."""
+    async def wait_for_responses(self, count: int) -> None:
+        """Wait until this many further requests have been answered."""
         wanted = self.answered + count
         await _until(lambda: self.answered >= wanted)
 
     async def _client_at(self, start: int) -> None:
         number = start
-        while self._goes_on:
+        while self._is_running:
             text = TEXTS[number % len(TEXTS)]
             number += CLIENTS + 1
             began = time.monotonic()
@@ -120,7 +120,7 @@ class Load:
             if response.status_code != 200:
                 self.refused.append(response.status_code)
                 continue
-            nearness = sum(a * b for a, b in zip(_vector(response), self._right[text], strict=True))
+            nearness = sum(a * b for a, b in zip(_vector(response), self._expected[text], strict=True))
             self.wrong += abs(nearness - 1) > 1e-3
             self.answered += 1
 
@@ -134,9 +134,9 @@ def _vector(response: httpx.Response) -> list[float]:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         await asyncio.sleep(0.02)
 
 
@@ -145,7 +145,7 @@ async def _members(client: httpx.AsyncClient) -> list[dict[str, Any]]:
 
 
 async def _until_second_is(client: httpx.AsyncClient, state: str) -> dict[str, Any]:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         first, second = await _members(client)
         assert first["state"] == "ready"
@@ -155,65 +155,63 @@ async def _until_second_is(client: httpx.AsyncClient, state: str) -> dict[str, A
         await asyncio.sleep(0.1)
 
 
-async def _answers_of(url: str) -> int:
-    """Requests that a server says it has answered."""
+async def _completed_requests(url: str) -> int:
+    """Number of requests that a server reports as completed."""
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         metrics = (await client.get(f"{url}/metrics")).text
     return int(sum(map(float, re.findall(r"^vllm:request_success_total\{[^}]*\} ([\d.e+]+)$", metrics, re.M))))
 
 
-async def test_a_server_that_comes_later_shares_the_work(pair: Pair, client: httpx.AsyncClient) -> None:
+async def test_a_server_that_starts_later_shares_the_load(pair: Pair, client: httpx.AsyncClient) -> None:
     await _until_second_is(client, "ready")
     async with Load(client) as load:
-        before = [await _answers_of(pair.well), await _answers_of(pair.server.url)]
-        await load.more(200)
-        after = [await _answers_of(pair.well), await _answers_of(pair.server.url)]
+        before = [await _completed_requests(pair.stable), await _completed_requests(pair.server.url)]
+        await load.wait_for_responses(200)
+        after = [await _completed_requests(pair.stable), await _completed_requests(pair.server.url)]
     assert load.refused == []
     assert load.wrong == 0
-    # Requests that wait travel together, so that servers see fewer of them.
+    # Waiting requests are batched, so that servers get fewer of them.
     assert all(now - then >= 20 for then, now in zip(before, after, strict=True))
 
 
-async def test_a_server_that_stands_still_costs_a_read_timeout_and_is_ejected(
-    pair: Pair, client: httpx.AsyncClient
-) -> None:
+async def test_a_stopped_server_costs_a_read_timeout_and_is_ejected(pair: Pair, client: httpx.AsyncClient) -> None:
     await _until_second_is(client, "ready")
     async with Load(client) as load:
-        await load.more(50)
+        await load.wait_for_responses(50)
         pair.server.signal(signal.SIGSTOP)
         try:
             second = await _until_second_is(client, "unavailable")
             refused = list(load.refused)
-            await load.more(100)
+            await load.wait_for_responses(100)
         finally:
             pair.server.signal(signal.SIGCONT)
         await _until_second_is(client, "ready")
-        await load.more(50)
+        await load.wait_for_responses(50)
     assert "did not answer in time" in second["last_error"]
     assert set(refused) <= {504}
-    assert refused, "what it had taken on is lost, and told"
-    assert load.refused == refused, "and nothing more after it was ejected"
+    assert refused, "its running requests fail with an error"
+    assert load.refused == refused, "no further failures after it was ejected"
     assert load.wrong == 0
     assert load.longest_s < 2 * READ_TIMEOUT_S
 
 
-async def test_a_server_that_is_killed_is_missed_by_no_client_and_used_again_when_it_is_back(
+async def test_a_killed_server_is_invisible_to_clients_and_used_again_after_its_restart(
     pair: Pair, client: httpx.AsyncClient
 ) -> None:
     await _until_second_is(client, "ready")
     async with Load(client) as load:
-        await load.more(50)
+        await load.wait_for_responses(50)
         pair.kill()
         second = await _until_second_is(client, "unavailable")
         assert second["address"] == pair.server.url.removeprefix("http://")
         assert second["ejections"] >= 1
-        await load.more(200)
+        await load.wait_for_responses(200)
         assert (await client.get("/health/ready")).status_code == 200
 
-        pair.start_again()
+        pair.restart()
         await _until_second_is(client, "ready")
-        before = await _answers_of(pair.server.url)
-        await load.more(200)
-        assert await _answers_of(pair.server.url) - before >= 20
+        before = await _completed_requests(pair.server.url)
+        await load.wait_for_responses(200)
+        assert await _completed_requests(pair.server.url) - before >= 20
     assert load.refused == []
     assert load.wrong == 0

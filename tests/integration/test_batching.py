@@ -1,4 +1,4 @@
-"""Requests of several clients, joined before a real vLLM server: each gets what it would have got alone."""
+"""Batching of several clients' requests for a real vLLM server: each gets the result that it would get alone."""
 
 import array
 import asyncio
@@ -17,7 +17,7 @@ from domain.roles import Role
 
 pytestmark = pytest.mark.integration
 
-CONTEXT = RequestContext(request_id="joining")
+CONTEXT = RequestContext(request_id="batching")
 
 
 def cosine(one: EmbeddingResult, other: EmbeddingResult) -> float:
@@ -27,14 +27,14 @@ def cosine(one: EmbeddingResult, other: EmbeddingResult) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / rows
 
 
-async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
+async def test_batched_requests_get_their_own_vectors_tokens_and_errors(
     vllm_servers: dict[Role, str], tiny_models: dict[str, Path]
 ) -> None:
     plain = VLLMHTTPBackend(role=Role.EMBED, base_url=vllm_servers[Role.EMBED])
     card = await plain.start()
-    assert card.reports_tokens_per_input, "the model of the server is on this machine, and so is its tokenizer"
-    joining = BatchingBackend(plain)
-    await joining.start()
+    assert card.reports_tokens_per_input, "the server's model is on this machine, and so is its tokenizer"
+    batching = BatchingBackend(plain)
+    await batching.start()
     words = " ".join(CORPUS).split()
     inputs = [[" ".join(words[start : start + count]) for start in range(count)] for count in range(1, 40)]
     too_long = len(inputs) // 2
@@ -46,8 +46,8 @@ async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
         except ContextLengthError as error:
             return error
 
-    together = await asyncio.gather(*(ask(joining, position) for position in range(len(inputs))))
-    assert joining.batched >= len(inputs) - 2
+    together = await asyncio.gather(*(ask(batching, position) for position in range(len(inputs))))
+    assert batching.batched >= len(inputs) - 2
     alone = [await ask(plain, position) for position in range(len(inputs))]
     for position, (found, expected) in enumerate(zip(together, alone, strict=True)):
         if position == too_long:
@@ -56,10 +56,10 @@ async def test_joined_requests_get_their_own_vectors_tokens_and_errors(
         assert found.prompt_tokens == expected.prompt_tokens
         assert found.input_tokens == expected.input_tokens
         assert cosine(found, expected) > 0.9999
-    await joining.stop()
+    await batching.stop()
 
 
-async def test_a_tokenizer_that_is_not_the_servers_is_not_used(
+async def test_a_tokenizer_that_differs_from_the_servers_is_not_used(
     vllm_servers: dict[Role, str], tmp_path: Path
 ) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("method", OLDEST_CARD_FOR)
-def test_the_oldest_card_for_a_quantisation_is_vllms(method: str) -> None:
+def test_the_oldest_gpu_for_a_quantization_matches_vllm(method: str) -> None:
     from vllm.model_executor.layers.quantization import get_quantization_config
 
     major, minor = OLDEST_CARD_FOR[method]
@@ -21,7 +21,7 @@ def test_the_oldest_card_for_a_quantisation_is_vllms(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", OLDEST_CARD_FOR)
-def test_what_is_computed_with_in_float32_is_vllms(method: str) -> None:
+def test_float32_support_of_quantizations_matches_vllm(method: str) -> None:
     import inspect
 
     import torch
@@ -34,7 +34,7 @@ def test_what_is_computed_with_in_float32_is_vllms(method: str) -> None:
     assert (torch.float32 in dtypes) == (method in FLOAT32)
 
 
-def test_what_an_architecture_does_is_decided_as_vllm_does() -> None:
+def test_the_task_of_an_architecture_matches_vllm() -> None:
     from vllm.config.model import iter_architecture_defaults
 
     kinds = {"generate": "generate", "pooling": "embed"}
@@ -45,7 +45,7 @@ def test_what_an_architecture_does_is_decided_as_vllm_does() -> None:
     assert list(KINDS) == wanted
 
 
-def test_shared_memory_for_an_engine_is_what_its_largest_queue_takes() -> None:
+def test_shared_memory_of_an_engine_matches_its_largest_queue() -> None:
     import inspect
 
     from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
@@ -54,7 +54,7 @@ def test_shared_memory_for_an_engine_is_what_its_largest_queue_takes() -> None:
     assert defaults["max_chunk_bytes"].default * defaults["max_chunks"].default == SHM_NEEDED
 
 
-def test_fp8_and_bf16_begin_where_vllm_says() -> None:
+def test_fp8_and_bf16_capabilities_match_vllm() -> None:
     import vllm.platforms
 
     # Read and not loaded, which only works where there is a GPU.

@@ -1,4 +1,4 @@
-"""The real command, in a process of its own, on the machine that runs the tests."""
+"""`memoria doctor` in a process of its own, on the machine that runs the tests."""
 
 import json
 import os
@@ -39,7 +39,7 @@ HUB = {
 
 @pytest.fixture
 def doctor(tmp_path):
-    """Run it in an empty folder, with no setting and no hub of whoever runs the tests."""
+    """Run it in an empty folder, without the user's settings and hub cache."""
     ours = {variable.name for variable in VARIABLES}
     inherited = {
         name: value for name, value in os.environ.items() if name not in ours and not name.startswith("HF_")
@@ -48,7 +48,7 @@ def doctor(tmp_path):
 
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         root = str(Path(__file__).parents[2])
-        answer = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "app.cli", "doctor", *arguments],
             capture_output=True,
             text=True,
@@ -57,16 +57,16 @@ def doctor(tmp_path):
             env={**inherited, **closed, "PYTHONPATH": root, "PORT": "0", **environ},
             check=False,
         )
-        assert "Traceback" not in answer.stderr
-        return answer
+        assert "Traceback" not in result.stderr
+        return result
 
     return run
 
 
-def lines(answer):
-    """By what was looked at: the verdicts."""
+def verdicts(result):
+    """The verdicts by check."""
     found: dict[str, list[str]] = {}
-    for finding in json.loads(answer.stdout)["findings"]:
+    for finding in json.loads(result.stdout)["findings"]:
         found.setdefault(finding["check"], []).append(finding["verdict"])
     return found
 
@@ -81,101 +81,101 @@ def folder(path: Path, architecture: str, **files: str) -> str:
 
 
 def test_this_machine(doctor):
-    answer = doctor()
-    assert answer.stderr == ""
+    result = doctor()
+    assert result.stderr == ""
     for check in ("python", "packages", "settings", "access", "port", "gpu", "embed model", "generate model",
                   "chat template", "memory", "/dev/shm", "disk"):  # fmt: skip
-        assert re.search(rf"^(ok|warning|failure) +{check} ", answer.stdout, re.M), check
-    assert "\x1b" not in answer.stdout, "plain where there is no terminal"
-    has_failed = bool(re.search("^failure", answer.stdout, re.M))
-    assert answer.returncode == has_failed
+        assert re.search(rf"^(ok|warning|failure) +{check} ", result.stdout, re.M), check
+    assert "\x1b" not in result.stdout, "no colors without a terminal"
+    has_failed = bool(re.search("^failure", result.stdout, re.M))
+    assert result.returncode == has_failed
 
 
-def test_a_gateway_before_servers_that_serve_is_well(doctor):
+def test_a_gateway_with_working_servers_passes(doctor):
     with answering(MODELS) as one, answering(MODELS) as two:
-        answer = doctor(
+        result = doctor(
             "--json", EMBED_BACKEND="vllm-http", GEN_BACKEND="vllm-http", VLLM_EMBED_URL=one, VLLM_GEN_URL=two
         )
-    found = lines(answer)
+    found = verdicts(result)
     assert (found["embed server"], found["generate server"]) == (["ok"], ["ok"])
     assert "memory" not in found
-    assert answer.returncode == 0
+    assert result.returncode == 0
 
 
-def test_a_role_that_is_off_is_not_looked_at(doctor):
+def test_a_disabled_role_is_not_checked(doctor):
     with answering(MODELS) as one:
-        answer = doctor("--json", EMBED_BACKEND="vllm-http", VLLM_EMBED_URL=one, GEN_BACKEND="off")
-    found = lines(answer)
+        result = doctor("--json", EMBED_BACKEND="vllm-http", VLLM_EMBED_URL=one, GEN_BACKEND="off")
+    found = verdicts(result)
     assert found["embed server"] == ["ok"]
     assert not [check for check in found if check.startswith("generat") or check == "chat template"]
-    assert answer.returncode == 0
+    assert result.returncode == 0
 
 
-def test_the_only_engine_is_looked_at_alone(doctor, tmp_path):
+def test_a_single_engine_is_checked_alone(doctor, tmp_path):
     model = folder(tmp_path / "model", "BertModel", tokenizer__json="{}")
-    found = lines(doctor("--json", MODEL_EMBED_NAME=model, GEN_BACKEND="off"))
+    found = verdicts(doctor("--json", MODEL_EMBED_NAME=model, GEN_BACKEND="off"))
     assert "embed model" in found
     assert "memory" in found or "gpu memory" in found
     assert not [check for check in found if check.startswith("generat")]
 
 
-def test_a_warning_is_no_failure(doctor, tmp_path):
-    answer = doctor("--json", HOST="0.0.0.0", **gateway_of(tmp_path))
-    assert lines(answer)["access"] == ["warning"]
-    assert json.loads(answer.stdout)["verdict"] == "warning"
-    assert answer.returncode == 0
+def test_a_warning_is_not_a_failure(doctor, tmp_path):
+    result = doctor("--json", HOST="0.0.0.0", **gateway_of(tmp_path))
+    assert verdicts(result)["access"] == ["warning"]
+    assert json.loads(result.stdout)["verdict"] == "warning"
+    assert result.returncode == 0
 
 
 def gateway_of(tmp_path: Path) -> dict[str, str]:
-    """Models that are there, for both roles."""
+    """Settings with existing models for both roles."""
     return {
         "MODEL_EMBED_NAME": folder(tmp_path / "embed", "BertModel"),
         "MODEL_GEN_NAME": folder(tmp_path / "gen", "LlamaForCausalLM", chat_template__jinja="{{ messages }}"),
     }
 
 
-def test_all_mistakes_of_settings_are_told_at_once(doctor):
-    answer = doctor(PORT="x", LOG_LEVEL="loud")
-    assert len(re.findall(r"^failure +settings +(PORT|LOG_LEVEL) is", answer.stdout, re.M)) == 2
-    assert answer.returncode == 1
+def test_all_invalid_settings_are_reported_at_once(doctor):
+    result = doctor(PORT="x", LOG_LEVEL="loud")
+    assert len(re.findall(r"^failure +settings +(PORT|LOG_LEVEL) is", result.stdout, re.M)) == 2
+    assert result.returncode == 1
 
 
-def test_what_does_not_go_together_is_told_at_once(doctor):
-    answer = doctor("--json", API_PROCESSES="2", TLS_CERT_FILE="none", KEY_TOKENS_PER_MINUTE="5")
-    assert lines(answer)["settings"] == 3 * ["failure"]
+def test_all_conflicting_settings_are_reported_at_once(doctor):
+    result = doctor("--json", API_PROCESSES="2", TLS_CERT_FILE="none", KEY_TOKENS_PER_MINUTE="5")
+    assert verdicts(result)["settings"] == 3 * ["failure"]
 
 
-def test_a_port_in_use_is_told(doctor):
+def test_a_port_in_use_is_reported(doctor):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        answer = doctor("--json", PORT=str(taken.getsockname()[1]))
-    assert lines(answer)["port"] == ["failure"]
-    assert answer.returncode == 1
+        result = doctor("--json", PORT=str(taken.getsockname()[1]))
+    assert verdicts(result)["port"] == ["failure"]
+    assert result.returncode == 1
 
 
-def test_models_of_the_wrong_kind_are_told(doctor, tmp_path):
-    answer = doctor(
+def test_models_of_the_wrong_kind_are_reported(doctor, tmp_path):
+    result = doctor(
         "--json",
         MODEL_EMBED_NAME=folder(tmp_path / "one", "LlamaForCausalLM"),
         MODEL_GEN_NAME=folder(tmp_path / "two", "BertModel"),
     )
-    found = lines(answer)
+    found = verdicts(result)
     assert (found["embed role"], found["generate role"]) == (["warning"], ["failure"])
     assert found["chat template"] == ["warning"]
 
 
-def test_a_hub_that_answers_tells_how_much_will_be_fetched(doctor):
+def test_the_download_size_is_reported(doctor):
     with answering(HUB) as url:
-        answer = doctor(MODEL_GEN_NAME="some/model", HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
-    assert re.search(r"ok +generate model +some/model will be fetched from the hub: 3\.0 GiB", answer.stdout)
-    assert re.search(r"ok +generate role +Qwen3ForCausalLM", answer.stdout)
-    assert re.search(r"ok +chat template +some/model has one", answer.stdout)
-    assert re.search(r"disk +.* to fetch and unpack", answer.stdout)
+        result = doctor(MODEL_GEN_NAME="some/model", HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
+    assert re.search(r"ok +generate model +some/model will be fetched from the hub: 3\.0 GiB", result.stdout)
+    assert re.search(r"ok +generate role +Qwen3ForCausalLM", result.stdout)
+    assert re.search(r"ok +chat template +some/model has one", result.stdout)
+    assert re.search(r"disk +.* to fetch and unpack", result.stdout)
 
 
-def test_a_model_that_the_hub_does_not_have_is_told(doctor):
+def test_a_model_missing_on_the_hub_is_reported(doctor):
     with answering(HUB) as url:
-        answer = doctor(MODEL_GEN_NAME="some/other", HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
-    assert re.search(r"^failure +generate model +.*the hub has no model 'some/other'", answer.stdout, re.M)
+        result = doctor(MODEL_GEN_NAME="some/other", HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
+    assert re.search(r"^failure +generate model +.*the hub has no model 'some/other'", result.stdout, re.M)
 
 
 def test_a_cached_model_needs_no_hub_and_a_partial_one_does(doctor, tmp_path):
@@ -191,19 +191,19 @@ def test_a_cached_model_needs_no_hub_and_a_partial_one_does(doctor, tmp_path):
     assert re.search("^ok +generate model +some/model is in the cache", whole.stdout, re.M)
 
 
-def test_without_the_hub_nothing_is_waited_for(doctor):
-    answer = doctor(MODEL_GEN_NAME="some/model", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
-    assert re.search("^failure +generate model +.*the hub can't be reached", answer.stdout, re.M)
-    assert answer.stderr == ""
+def test_an_unreachable_hub_does_not_delay(doctor):
+    result = doctor(MODEL_GEN_NAME="some/model", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
+    assert re.search("^failure +generate model +.*the hub can't be reached", result.stdout, re.M)
+    assert result.stderr == ""
 
 
-def test_a_name_that_no_model_can_have_is_a_line(doctor):
-    answer = doctor("--json", MODEL_GEN_NAME="a\\0/b")
-    assert answer.returncode == 1
-    assert lines(answer)["generate model"] == ["failure"]
+def test_an_invalid_model_name_is_a_finding(doctor):
+    result = doctor("--json", MODEL_GEN_NAME="a\\0/b")
+    assert result.returncode == 1
+    assert verdicts(result)["generate model"] == ["failure"]
 
 
-def test_a_check_that_fails_itself_is_a_line_after_what_it_found():
+def test_a_crashing_check_is_a_warning_after_its_findings():
     def breaks() -> Iterator[Finding]:
         yield ok("thing", "is there")
         raise ZeroDivisionError("no such number")

@@ -1,4 +1,4 @@
-"""The end of a service that is at work: what is under way is answered, unless it is told to hurry."""
+"""Draining: a service that shuts down completes running requests, unless it gets a second signal."""
 
 import signal
 import socket
@@ -16,10 +16,10 @@ from tests.processes import ServiceProcess, tiny_environment
 
 pytestmark = pytest.mark.integration
 
-# Long enough that a signal comes in the middle: some seconds for the tiny model.
+# Long enough that the signal arrives in the middle: some seconds for the tiny model.
 LONG = {"model": "tiny-gen", "prompt": "x", "max_tokens": 490, "n": 16}
 ENDLESS = {"ignore_eos": True}
-PATIENCE_S = 20
+TIMEOUT_S = 20
 
 
 @pytest.fixture
@@ -30,45 +30,45 @@ def service(tiny_models: dict[str, Path]) -> Generator[ServiceProcess, None, Non
     service.end()
 
 
-def _begun_stream(service: ServiceProcess) -> Stream[Completion]:
+def _start_stream(service: ServiceProcess) -> Stream[Completion]:
     client = OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0, timeout=60)
     stream = client.completions.create(**LONG, stream=True, extra_body=ENDLESS)
     next(stream)
     return stream
 
 
-def _until_nobody_listens(service: ServiceProcess) -> None:
+def _wait_until_port_is_closed(service: ServiceProcess) -> None:
     address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         try:
             socket.create_connection(address).close()
         except ConnectionRefusedError:
             return
         time.sleep(0.02)
-    raise AssertionError("it goes on listening")
+    raise AssertionError("the port is still open")
 
 
-def test_what_is_under_way_is_answered_whole(service: ServiceProcess) -> None:
+def test_running_requests_are_completed(service: ServiceProcess) -> None:
     engines = service.engine_processes()
-    stream = _begun_stream(service)
+    stream = _start_stream(service)
     service.signal(signal.SIGTERM)
-    _until_nobody_listens(service)
+    _wait_until_port_is_closed(service)
     reasons = [choice.finish_reason for chunk in stream for choice in chunk.choices if choice.finish_reason]
     assert reasons == ["length"] * LONG["n"]
     assert service.wait() == 0
-    assert psutil.wait_procs(engines, timeout=PATIENCE_S)[1] == []
+    assert psutil.wait_procs(engines, timeout=TIMEOUT_S)[1] == []
     assert "draining" in service.output
 
 
-def test_a_second_signal_does_not_wait_for_clients(service: ServiceProcess) -> None:
+def test_a_second_signal_does_not_wait_for_requests(service: ServiceProcess) -> None:
     engines = service.engine_processes()
-    stream = _begun_stream(service)
+    stream = _start_stream(service)
     service.signal(signal.SIGTERM)
-    _until_nobody_listens(service)
+    _wait_until_port_is_closed(service)
     service.signal(signal.SIGTERM)
     with pytest.raises((APIError, httpx.HTTPError)):
         list(stream)
     assert service.wait() == 0
-    assert psutil.wait_procs(engines, timeout=PATIENCE_S)[1] == []
+    assert psutil.wait_procs(engines, timeout=TIMEOUT_S)[1] == []
     assert "Traceback" not in service.output

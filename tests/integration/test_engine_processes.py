@@ -1,4 +1,4 @@
-"""Which processes an engine has: real ones, spawned by its thread."""
+"""The processes of an engine, with real processes spawned by its thread."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ NAMED = "-Wignore::UserWarning:multiprocessing.resource_tracker"
 TRACKER = "import sys; main = sys.stdin.read  # from multiprocessing.resource_tracker import main\nmain()"
 
 
-def test_an_engine_is_seen_whatever_warnings_are_filtered_and_pythons_helper_is_not() -> None:
-    # What it imports takes seconds, and only here.
+def test_engine_processes_exclude_only_pythons_resource_tracker() -> None:
+    # Importing it takes seconds, so only this test does.
     from adapters.vllm.inprocess.engine import EngineThread
 
     thread = EngineThread.__new__(EngineThread)

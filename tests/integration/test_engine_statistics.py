@@ -1,4 +1,4 @@
-"""vLLM's own metrics of both engines on one page: they move, and agree with what was asked."""
+"""vLLM's metrics of both engines on one page: they match the requests."""
 
 import json
 from collections.abc import Generator, Iterable
@@ -42,7 +42,7 @@ def page(url: str) -> dict[str, Metric]:
 
 
 def number(families: dict[str, Metric], sample: str, **labels: str) -> float:
-    """The one value that has some labels."""
+    """The single sample with these labels."""
     (found,) = [
         each.value
         for family in families.values()
@@ -62,7 +62,7 @@ def embed(url: str, count: int) -> None:
     httpx.post(f"{url}/v1/embeddings", json=body, trust_env=False).raise_for_status()
 
 
-def test_both_engines_have_their_families_on_one_page(url: str) -> None:
+def test_both_engines_have_metrics_on_one_page(url: str) -> None:
     complete(url, 2)
     embed(url, 1)
     families = page(url)
@@ -77,7 +77,7 @@ def test_both_engines_have_their_families_on_one_page(url: str) -> None:
     assert {family.type for family in ours.values()} == {"counter", "gauge", "histogram"}
 
 
-def test_what_dashboards_read_of_vllm_is_there(url: str) -> None:
+def test_metrics_in_the_dashboard_exist(url: str) -> None:
     complete(url, 2)
     samples = {sample.name for family in page(url).values() for sample in family.samples}
     dashboard = json.loads((ROOT / "deploy/observability/grafana/dashboard.json").read_text())
@@ -87,25 +87,25 @@ def test_what_dashboards_read_of_vllm_is_there(url: str) -> None:
     assert not wanted - samples
 
 
-def test_what_was_asked_is_what_is_counted(url: str) -> None:
+def test_metrics_match_the_requests(url: str) -> None:
     before = page(url)
     complete(url, 7)
     complete(url, 7)
     embed(url, 3)
     after = page(url)
 
-    def grown(sample: str, model: str, **labels: str) -> float:
+    def increase(sample: str, model: str, **labels: str) -> float:
         of = {"model_name": model} | labels
         return number(after, sample, **of) - number(before, sample, **of)
 
-    assert grown("vllm:generation_tokens_total", "tiny-gen") == 14
-    assert grown("vllm:prompt_tokens_total", "tiny-gen") == 2 * len(PROMPT)
-    assert grown("vllm:request_success_total", "tiny-gen", finished_reason="length") == 2
-    assert grown("vllm:time_to_first_token_seconds_count", "tiny-gen") == 2
-    assert grown("vllm:inter_token_latency_seconds_count", "tiny-gen") == 12
-    assert grown("vllm:request_generation_tokens_sum", "tiny-gen") == 14
-    assert grown("vllm:e2e_request_latency_seconds_count", "tiny-embed") == 3
-    assert grown("vllm:request_prompt_tokens_count", "tiny-embed") == 3
+    assert increase("vllm:generation_tokens_total", "tiny-gen") == 14
+    assert increase("vllm:prompt_tokens_total", "tiny-gen") == 2 * len(PROMPT)
+    assert increase("vllm:request_success_total", "tiny-gen", finished_reason="length") == 2
+    assert increase("vllm:time_to_first_token_seconds_count", "tiny-gen") == 2
+    assert increase("vllm:inter_token_latency_seconds_count", "tiny-gen") == 12
+    assert increase("vllm:request_generation_tokens_sum", "tiny-gen") == 14
+    assert increase("vllm:e2e_request_latency_seconds_count", "tiny-embed") == 3
+    assert increase("vllm:request_prompt_tokens_count", "tiny-embed") == 3
     assert number(after, "vllm:num_requests_running", model_name="tiny-gen") == 0
 
 
@@ -115,7 +115,7 @@ def test_the_memory_of_each_engine_is_measured(url: str) -> None:
         assert number(families, "memoria_process_memory_bytes", process=process) > 50 * 2**20
 
 
-def test_an_engine_that_counts_nothing_has_no_families(tiny_models: dict[str, Path]) -> None:
+def test_without_engine_metrics_there_are_no_families(tiny_models: dict[str, Path]) -> None:
     service = ServiceProcess(tiny_environment(tiny_models) | {"ENGINE_METRICS": "false"})
     try:
         url = service.wait_until_ready()
@@ -127,7 +127,7 @@ def test_an_engine_that_counts_nothing_has_no_families(tiny_models: dict[str, Pa
         service.end()
 
 
-def test_an_engine_that_is_started_again_goes_on_counting() -> None:
+def test_counters_survive_a_restart() -> None:
     statistics = EngineStatistics("model")
     for _start in range(2):
         counter = statistics.instrument("counter", "vllm:tokens", "Tokens.", ["engine"]).labels("0")
@@ -137,14 +137,14 @@ def test_an_engine_that_is_started_again_goes_on_counting() -> None:
         gauge.set(5)
         histogram.observe(2)
         histogram.observe(9)
-        statistics.forget_state()
+        statistics.clear_gauges()
     families = {family.name: family for family in statistics.families()}
-    # What it worked on is no longer so; what it has done stays.
+    # Gauges are cleared; counters and histograms are kept.
     assert set(families) == {"vllm:tokens", "vllm:latency"}
     (tokens,) = families["vllm:tokens"].samples
     assert (tokens.suffix, tokens.value, tokens.labels) == ("_total", 6, {"model_name": "model", "engine": "0"})
-    told = [(each.suffix, each.labels.get("le"), each.value) for each in families["vllm:latency"].samples]
-    assert told == [
+    collected = [(each.suffix, each.labels.get("le"), each.value) for each in families["vllm:latency"].samples]
+    assert collected == [
         ("_bucket", "1.0", 0),
         ("_bucket", "2.0", 2),
         ("_bucket", "+Inf", 4),
@@ -154,16 +154,16 @@ def test_an_engine_that_is_started_again_goes_on_counting() -> None:
 
 
 class Config(SimpleNamespace):
-    """As much of vLLM's configuration as its logger reads; what is not set is None."""
+    """The part of vLLM's configuration that its logger reads; other attributes are None."""
 
     def __getattr__(self, name: str) -> Any:
         return None
 
 
 def steps() -> list[tuple[SchedulerStats, IterationStats]]:
-    """What engines tell: mostly tokens and nothing else, sometimes all the rest, and not in the last step."""
+    """Statistics of engine steps: mostly tokens only, sometimes more, but not in the last step."""
     random = Random(1)
-    told = []
+    collected = []
     for number in range(201):
         step = IterationStats()
         step.num_generation_tokens = random.randrange(20)
@@ -181,21 +181,21 @@ def steps() -> list[tuple[SchedulerStats, IterationStats]]:
             step.finished_requests = [finished]
         if number % 13 == 6:
             step.num_preempted_reqs = 1
-        told.append((scheduled, step))
-    return told
+        collected.append((scheduled, step))
+    return collected
 
 
-def test_it_counts_what_vllms_own_logger_counts() -> None:
+def test_metrics_match_those_of_vllms_logger() -> None:
     model = Config(served_model_name="model", max_model_len=512, is_diffusion=False)
     config = Config(model_config=model, observability_config=Config())
     statistics = EngineStatistics("model")
     ours = statistics.logger()(config, [0])
-    # Last, because each new one takes the others' instruments out of the registry.
+    # Created last, because each new logger unregisters the instruments of the others.
     own = PrometheusStatLogger(config, [0])
     for scheduled, step in steps():
         own.record(scheduled, step)
         ours.record(scheduled, step)
-    assert ours._latest is not None, "of the last step all is told already"
+    assert ours._latest is not None, "the last step is already recorded"
 
     def rows(name: str, samples: Iterable[Any]) -> dict[tuple[str, ...], float]:
         return {
@@ -210,9 +210,9 @@ def test_it_counts_what_vllms_own_logger_counts() -> None:
                 if not sample.name.endswith("_created"):
                     expected |= rows(sample.name, [sample])
     counted: dict[tuple[str, ...], float] = {}
-    for told in statistics.families():
-        for each in told.samples:
-            counted |= rows(told.name + each.suffix, [each])
+    for collected in statistics.families():
+        for each in collected.samples:
+            counted |= rows(collected.name + each.suffix, [each])
     assert counted == pytest.approx(expected)
     assert len(counted) > 200
     unregister_vllm_metrics()

@@ -1,4 +1,4 @@
-"""The service in front of vLLM servers that others run."""
+"""The service as a gateway to external vLLM servers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.processes import ServiceProcess, VLLMServerProcess
 pytestmark = pytest.mark.integration
 
 
-def test_it_serves_the_models_of_the_servers(gateway_service: ServiceProcess) -> None:
+def test_a_gateway_serves_the_servers_models(gateway_service: ServiceProcess) -> None:
     client = OpenAI(base_url=f"{gateway_service.url}/v1", api_key="unused")
     assert [model.id for model in client.models.list()] == ["tiny-embed", "tiny-gen"]
     assert len(client.embeddings.create(model="tiny-embed", input="x").data[0].embedding) == 64
@@ -22,11 +22,11 @@ def test_it_serves_the_models_of_the_servers(gateway_service: ServiceProcess) ->
     assert answer.usage.completion_tokens == 4
 
 
-def test_it_starts_no_process_and_loads_no_vllm(gateway_service: ServiceProcess) -> None:
+def test_a_gateway_starts_no_process(gateway_service: ServiceProcess) -> None:
     assert gateway_service.engine_processes() == []
 
 
-def test_it_outlives_a_server_and_uses_the_next(
+def test_a_gateway_reconnects_to_a_restarted_server(
     tiny_models: dict[str, Path], vllm_servers: dict[Role, str]
 ) -> None:
     port = free_port()
@@ -58,7 +58,7 @@ def test_it_outlives_a_server_and_uses_the_next(
         assert caught.value.status_code == 503
         service.wait_for_line("embed +unavailable")
         answer = client.completions.create(model="tiny-gen", prompt="x", max_tokens=2)
-        assert answer.choices[0].finish_reason == "length", "the other role goes on"
+        assert answer.choices[0].finish_reason == "length", "the other role keeps working"
     finally:
         service.end()
         if server is not None:

@@ -1,6 +1,6 @@
-"""Metrics of a gateway as it runs: what it costs in memory, and several processes that have one set of them.
+"""Metrics of a running gateway: its memory, and several processes with one set of metrics.
 
-No engine is needed: what is counted here is what happens while none can be reached.
+No engine is needed: the metrics are those of a gateway without reachable servers.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ GATEWAY = {
     "EMBED_MAX_RUNNING": "10",
 }
 PROCESSES = 3
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def receiver() -> Generator[OtlpReceiver, None, None]:
 
 
 def values(url: str, sample: str, **labels: str) -> list[float]:
-    # A connection of its own each time, so that any of the processes may answer.
+    # A new connection each time, so that any of the processes may respond.
     text = httpx.get(f"{url}/metrics", trust_env=False).text
     return [
         each.value
@@ -51,7 +51,7 @@ def values(url: str, sample: str, **labels: str) -> list[float]:
     ]
 
 
-def test_a_gateway_that_counts_is_small():
+def test_a_gateway_with_metrics_is_small():
     service = ServiceProcess(GATEWAY)
     try:
         url = service.wait_until_listening()
@@ -76,7 +76,7 @@ def test_several_processes_have_one_set_of_metrics(receiver: OtlpReceiver, tempo
     try:
         url = service.wait_until_listening()
         service.wait_for_status(f"{url}/health/live")
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while values(url, "memoria_requests_running_limit", role="embed") != [10 * PROCESSES]:
             assert time.monotonic() < deadline, service.output[-2000:]
             time.sleep(0.1)

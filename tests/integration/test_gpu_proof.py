@@ -1,4 +1,4 @@
-"""The script that proves the memory plan on a GPU, as far as a CPU allows."""
+"""The script that verifies the memory plan on a GPU, as far as it runs on a CPU."""
 
 import json
 import os
@@ -32,11 +32,11 @@ def start(output: Path, *arguments: str, temporary: Path | None = None) -> subpr
     )
 
 
-def test_the_whole_way_with_tiny_models(tmp_path: Path) -> None:
+def test_all_steps_with_tiny_models(tmp_path: Path) -> None:
     short = ("--seconds", "0.3", "--rounds", "1", "--clients", "1,8", "--minutes", "9")
     process = start(tmp_path, *short, "--steps", "whole,refusal,compare")
-    said, complained = process.communicate(timeout=600)
-    assert process.returncode == 0, said + complained
+    output_text, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, output_text + errors
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"]
     assert report["doctor"]["findings"]
@@ -54,7 +54,7 @@ def test_the_whole_way_with_tiny_models(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md"}, "only reports"
 
 
-def test_what_the_proof_reads_in_vllms_log_is_what_vllm_says() -> None:
+def test_the_log_lines_that_the_proof_parses_are_vllms() -> None:
     spec = find_spec("vllm")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -68,32 +68,32 @@ def test_what_the_proof_reads_in_vllms_log_is_what_vllm_says() -> None:
     assert 'f"GiB, reserved {format_gib(kv_cache_memory_bytes)} GiB memory for "' in source
 
 
-def test_a_proof_that_takes_too_long_ends_by_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_proof_that_times_out_ends_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = start(tmp_path, "--minutes", "0.1")
-    said, complained = process.communicate(timeout=120)
-    assert process.returncode == 1, said + complained
+    output_text, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, output_text + errors
     assert "not ready in time" in (tmp_path / "report.md").read_text()
 
 
-def test_who_ends_the_script_ends_its_engines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    # A short name: vLLM has sockets in it, whose paths may have 107 characters.
+def test_ending_the_script_ends_its_engines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # A short name: vLLM creates sockets in it, whose paths are limited to 107 characters.
     temporary = tmp_path_factory.mktemp("t")
     process = start(tmp_path, temporary=temporary)
-    below: list[psutil.Process] = []
+    children: list[psutil.Process] = []
     deadline = time.monotonic() + 120
     # The service, both engines and their workers.
-    while len(below) < 3 and time.monotonic() < deadline:
-        below = psutil.Process(process.pid).children(recursive=True)
+    while len(children) < 3 and time.monotonic() < deadline:
+        children = psutil.Process(process.pid).children(recursive=True)
         time.sleep(0.2)
-    assert len(below) >= 3
+    assert len(children) >= 3
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert psutil.wait_procs(below, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert not list(temporary.glob("gpu-proof-*"))
 
 
-def test_vllm_takes_the_real_shapes_for_what_they_are(tmp_path: Path) -> None:
+def test_vllm_reads_the_real_shapes_correctly(tmp_path: Path) -> None:
     prepare_environment(log_level="error", offline=True)
     for role, folder in make_real_shapes(tmp_path).items():
         config = engine_setup(
@@ -101,7 +101,7 @@ def test_vllm_takes_the_real_shapes_for_what_they_are(tmp_path: Path) -> None:
             model=str(folder),
             served_name=folder.name,
             defaults=default_flags(on_gpu=False),
-            # In float32, the service's own default on the CPU, vLLM has no FP8.
+            # vLLM does not support FP8 with float32, the service's default on the CPU.
             flags="--load-format dummy --dtype bfloat16",
             setting="ARGS",
         ).config
@@ -109,4 +109,4 @@ def test_vllm_takes_the_real_shapes_for_what_they_are(tmp_path: Path) -> None:
         assert config.model_config.get_vocab_size() == CONFIGS[role]["vocab_size"]
         assert config.model_config.quantization == ("fp8" if role is Role.GENERATE else None)
         on_disk = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-        assert on_disk < 20 * 2**20, "weights are holes"
+        assert on_disk < 20 * 2**20, "weights are sparse files"

@@ -1,4 +1,4 @@
-"""The steps of the plain image, out of its Dockerfile, run without Docker: the nearest thing to a build."""
+"""The build steps of the gateway image, from its Dockerfile, run without Docker."""
 
 import re
 import shutil
@@ -19,19 +19,19 @@ UNREACHABLE = ("name resolution", "NewConnectionError", "Connection refused", "t
 
 
 def commands(stage: str) -> list[str]:
-    """What a stage runs and copies, in its order."""
+    """The RUN and COPY steps of a stage, in order."""
     text = STAGES[stage].replace("\\\n", " ")
     return re.findall(r"^((?:RUN|COPY) .+)$", text, re.MULTILINE)
 
 
 def environment(stage: str) -> dict[str, str]:
-    """What a stage sets."""
+    """The environment variables of a stage."""
     text = STAGES[stage].replace("\\\n", " ")
     return dict(re.findall(r"(\w+)=(\S+)", " ".join(re.findall(r"^ENV (.+)$", text, re.MULTILINE))))
 
 
 def sent(context: Path) -> Path:
-    """The files that .dockerignore lets through, in a folder of their own."""
+    """Copy the files that .dockerignore includes to the context folder."""
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     for name in (rule[1:] for rule in rules if rule.startswith("!")):
         source, target = ROOT / name, context / name
@@ -66,10 +66,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[LoggedProcess, str]]:
-    """What the image starts, with what it sets, in front of servers that are not there."""
+    """The service as the image starts it, with servers that do not exist."""
     port = free_port()
     settings = environment("runtime") | environment("gateway")
-    # The address is this machine's own: a test opens nothing to the network.
+    # On loopback: a test must not open a port to the network.
     settings |= {"PORT": str(port), "HOST": "127.0.0.1", "HOME": "/nonexistent", "PYTHONPATH": ""}
     settings |= {"VLLM_EMBED_URL": "http://embed.invalid:8100", "VLLM_GEN_URL": f"http://127.0.0.1:{free_port()}"}
     settings["PATH"] = f"{image}/bin:/usr/bin:/bin"
@@ -89,7 +89,7 @@ def checked(url: str) -> int:
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
 
 
-def test_the_image_holds_the_pinned_packages_and_no_engine(image):
+def test_the_image_contains_the_pinned_packages_and_no_engine(image):
     listed = [tool("python"), "-m", "pip", "--python", str(image / "bin" / "python"), "list", "--format=freeze"]
     result = subprocess.run(listed, capture_output=True, text=True, timeout=120, check=True)
     there = dict(line.lower().replace("_", "-").split("==") for line in result.stdout.splitlines() if "==" in line)
@@ -101,19 +101,19 @@ def test_the_image_holds_the_pinned_packages_and_no_engine(image):
     assert not {"vllm", "torch", "pytest"} & set(there)
 
 
-def test_the_image_says_what_it_is(image):
+def test_the_image_reports_its_version(image):
     command = [str(image / "bin" / "memoria"), "--version"]
     result = subprocess.run(command, env={}, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout.strip().endswith("0.1.0")) == (0, True)
 
 
-def test_it_is_alive_and_not_ready_without_its_servers(service):
+def test_without_servers_it_is_live_but_not_ready(service):
     _, url = service
     assert checked(f"{url}/health/live") == 0
     assert checked(f"{url}/health/ready") == 1
 
 
-def test_it_ends_in_good_order(service):
+def test_it_shuts_down_cleanly(service):
     process, _ = service
     process.signal(15)
     assert process.wait() == 0, process.output

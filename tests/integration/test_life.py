@@ -1,4 +1,4 @@
-"""From start to end: health tells the truth on the way, and no engine process is left at the end of any."""
+"""Start and end of the service: health is correct in each phase, and no engine process survives."""
 
 import os
 import shutil
@@ -16,12 +16,12 @@ from tests.processes import ServiceProcess, tiny_environment
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_S = 20
+TIMEOUT_S = 20
 
 
 @pytest.fixture
 def temporary() -> Generator[Path, None, None]:
-    """Where the service has its temporary files; short, because names of sockets are."""
+    """Folder for the service's temporary files; its path is short because socket paths are limited."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -34,7 +34,7 @@ def service(tiny_models: dict[str, Path], temporary: Path) -> Generator[ServiceP
 
 
 def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; one that only waits for its parent to notice its end does not."""
+    """The processes that still run; zombies do not count."""
     alive = []
     for process in processes:
         try:
@@ -46,7 +46,7 @@ def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _assert_all_end(processes: list[psutil.Process]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while (left := _alive(processes)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, f"engine processes outlive the service: {left}"
@@ -65,7 +65,7 @@ def _wait_for_engines(service: ServiceProcess, count: int) -> list[psutil.Proces
     [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)],
     ids=["ctrl-c", "sigterm", "kill-9"],
 )
-def test_nothing_is_left_of_a_service_that_ends(
+def test_no_process_survives_the_service(
     service: ServiceProcess, temporary: Path, number: signal.Signals, code: int
 ) -> None:
     url = service.wait_until_listening()
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_a_service_that_ends(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "kill-9"])
 @pytest.mark.parametrize("moment", ["early", "late"])
-def test_nothing_is_left_of_a_service_that_ends_while_it_starts(
+def test_no_process_survives_a_service_that_ends_while_starting(
     service: ServiceProcess, number: signal.Signals, moment: str
 ) -> None:
     processes = _wait_for_engines(service, 1 if moment == "early" else 2)
@@ -103,11 +103,11 @@ def test_nothing_is_left_of_a_service_that_ends_while_it_starts(
     service.signal(number)
     service.wait()
     _assert_all_end(processes)
-    # A process that is being spawned in the moment of a kill -9 finds half of what it was to be told, and says so.
+    # A process that is being spawned during a kill -9 may read incomplete data and print a traceback.
     assert number == signal.SIGKILL or "Traceback" not in service.output
 
 
-def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(
+def test_a_failed_engine_reports_the_reason_and_the_other_works(
     tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = shutil.copytree(tiny_models["tiny-gen"], tmp_path / "tiny-gen")
@@ -116,8 +116,8 @@ def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(
     service = ServiceProcess(tiny_environment(tiny_models) | {"MODEL_GEN_NAME": str(broken)})
     try:
         url = service.wait_until_listening()
-        told = service.wait_for_line(r"generate +failed +tiny-gen +(.*)")[1]
-        assert "file not fully covered" in told
+        reason = service.wait_for_line(r"generate +failed +tiny-gen +(.*)")[1]
+        assert "file not fully covered" in reason
         service.wait_for_status(f"{url}/v1/models")
         deadline = time.monotonic() + 60
         ask = {"model": "tiny-embed", "input": "x"}
@@ -125,7 +125,7 @@ def test_an_engine_that_can_not_start_says_why_and_leaves_the_other_at_work(
             assert time.monotonic() < deadline, answer.text
             time.sleep(0.1)
         generate = httpx.get(f"{url}/health", trust_env=False).json()["backends"]["generate"]
-        assert (generate["state"], generate["reason"]) == ("failed", told)
+        assert (generate["state"], generate["reason"]) == ("failed", reason)
         assert "Traceback" not in service.output
     finally:
         service.end()

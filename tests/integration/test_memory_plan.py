@@ -1,4 +1,4 @@
-"""The plan against real engines: what they hold by their own account, and what the service tells of it."""
+"""The memory plan compared with real engines: their own measurements, and the service's report."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 CACHE_BYTES = 512 * 2**20
 FLAGS = f"--dtype float32 --enforce-eager --kv-cache-memory-bytes {CACHE_BYTES}"
-WITHIN = 0.02
+TOLERANCE = 0.02
 
 
 def planned(role: Role, folder: Path) -> EnginePlan:
@@ -32,8 +32,8 @@ def planned(role: Role, folder: Path) -> EnginePlan:
     return plan_engines(ram(), {role: model}, {role: EngineOptions(flags=FLAGS)}).engines[0]
 
 
-def weighed(role: Role, folder: Path) -> dict[str, int]:
-    """What vLLM says of an engine with this model."""
+def measured(role: Role, folder: Path) -> dict[str, int]:
+    """vLLM's measurements of an engine with this model."""
     command = [
         sys.executable,
         "-m",
@@ -59,38 +59,38 @@ def engine(request, tiny_models) -> tuple[EnginePlan, dict[str, int]]:
         role = model.role
     else:
         folder, role = tiny_models[name], Role.EMBED if name == "tiny-embed" else Role.GENERATE
-    return planned(role, folder), weighed(role, folder)
+    return planned(role, folder), measured(role, folder)
 
 
 def part(plan: EnginePlan, name: str) -> int:
     return next((part.bytes for part in plan.parts if part.name == name), 0)
 
 
-def test_weights_are_those_that_vllm_holds(engine):
+def test_planned_weights_match_vllm(engine):
     plan, found = engine
-    assert part(plan, "weights") == pytest.approx(found["weights"], rel=WITHIN)
+    assert part(plan, "weights") == pytest.approx(found["weights"], rel=TOLERANCE)
 
 
-def test_the_cache_is_the_one_that_vllm_has(engine):
+def test_the_planned_cache_matches_vllm(engine):
     plan, found = engine
-    assert part(plan, "kv_cache") == pytest.approx(found["kv_cache"], rel=WITHIN)
-    # BERT has none, whatever it is given.
+    assert part(plan, "kv_cache") == pytest.approx(found["kv_cache"], rel=TOLERANCE)
+    # BERT has none, whatever size is set.
     assert bool(plan.kv_block_bytes) == bool(found["kv_cache"])
 
 
-def test_a_block_has_the_size_that_vllm_cuts_the_cache_into(engine):
+def test_the_planned_block_size_matches_vllm(engine):
     plan, found = engine
     if plan.kv_block_bytes:
-        assert found["blocks"] * plan.kv_block_bytes == pytest.approx(CACHE_BYTES, rel=WITHIN)
+        assert found["blocks"] * plan.kv_block_bytes == pytest.approx(CACHE_BYTES, rel=TOLERANCE)
         assert found["block_tokens"] * plan.kv_bytes_per_token == plan.kv_block_bytes
 
 
-def test_the_context_is_the_one_that_vllm_finds(engine):
+def test_the_planned_context_matches_vllm(engine):
     plan, found = engine
     assert plan.max_model_len == found["context"]
 
 
-def test_the_service_tells_plan_and_reality(real_service: ServiceProcess):
+def test_health_reports_planned_and_measured_memory(real_service: ServiceProcess):
     def memory() -> dict[str, dict]:
         health = httpx.get(f"{real_service.url}/health", trust_env=False).json()["backends"]
         return {role: health[role]["memory"] for role in ("embed", "generate")}
@@ -98,14 +98,14 @@ def test_the_service_tells_plan_and_reality(real_service: ServiceProcess):
     def is_measured(role: dict) -> bool:
         return role["measured_bytes"] is not None and role["kv_cache_bytes"] is not None
 
-    # Looked at every few seconds: the last look may have been before the engines were there.
+    # Measured every few seconds: the last measurement may be from before the engines started.
     until(lambda: all(map(is_measured, memory().values())))
     for role in memory().values():
         planned_bytes = {part["name"]: part["bytes"] for part in role["planned"]}
         assert {"weights", "activations", "processes"} <= planned_bytes.keys()
         assert planned_bytes["weights"] < role["measured_bytes"] < sum(planned_bytes.values())
         assert role["kv_cache_planned_bytes"] == planned_bytes.get("kv_cache", 0)
-        assert role["kv_cache_bytes"] == pytest.approx(role["kv_cache_planned_bytes"], rel=WITHIN)
+        assert role["kv_cache_bytes"] == pytest.approx(role["kv_cache_planned_bytes"], rel=TOLERANCE)
     held = sum(process.memory_info().rss for process in real_service.engine_processes())
     assert sum(role["measured_bytes"] for role in memory().values()) < held < psutil.virtual_memory().total
 
@@ -113,5 +113,5 @@ def test_the_service_tells_plan_and_reality(real_service: ServiceProcess):
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.25)

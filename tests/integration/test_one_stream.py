@@ -1,4 +1,4 @@
-"""What a whole service says: every line of it, from its start to its end, in processes of their own."""
+"""The complete output of a service, from start to end, in its own process."""
 
 import ast
 import contextlib
@@ -16,20 +16,20 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 GATEWAY = {
     "EMBED_BACKEND": "vllm-http",
     "GEN_BACKEND": "vllm-http",
-    # Nobody listens on the port for discarding.
+    # No server listens on the discard port.
     "VLLM_EMBED_URL": "http://127.0.0.1:9",
     "VLLM_GEN_URL": "http://127.0.0.1:9",
     "PORT": "0",
     "PYTHONPATH": str(ROOT),
 }
 SECRET = "a very secret sentence"
-OUR_OWN = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
-# What is loaded when everything has been made, and what follows from a mistake of .env then.
-LOOK = """
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+# Lists the loaded modules after the service has been built, and the error of an invalid setting.
+LIST_MODULES = """
 import os, sys
 from app import bootstrap, cli
 from app.telemetry import setup
@@ -50,38 +50,38 @@ def look(app, listener, settings, *, on_drain):
 server.serve = look
 cli.main(["serve"])
 """
-OF_LITESTAR = {"opentelemetry", "opentelemetry.instrumentation", "opentelemetry.semconv"}
-"""Litestar looks whether its own plugin can be had: names of attributes, and nothing that does anything."""
+LOADED_BY_LITESTAR = {"opentelemetry", "opentelemetry.instrumentation", "opentelemetry.semconv"}
+"""Litestar checks whether its plugin is available, which loads only attribute names."""
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Nothing of whoever runs the tests."""
-    return {name: os.environ[name] for name in OUR_OWN if name in os.environ} | GATEWAY | more
+    """An environment without the user's settings."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ} | GATEWAY | more
 
 
 class Running:
-    """A service, and all that it has written to standard error."""
+    """A service, and its output on standard error."""
 
     def __init__(self, process: subprocess.Popen, read: Callable[[], str]) -> None:
         self._process = process
         self._read = read
-        self.said = ""
+        self.output = ""
 
     def wait_for(self, pattern: str) -> str:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := re.search(pattern, self.said)):
-            assert time.monotonic() < deadline, self.said
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := re.search(pattern, self.output)):
+            assert time.monotonic() < deadline, self.output
             part = self._read()
-            assert part, self.said
-            self.said += part
+            assert part, self.output
+            self.output += part
         return found[1]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self._process.send_signal(number)
-        # The end of what it says is the end of it.
+        # Its output ends when it exits.
         while part := self._read():
-            self.said += part
-        return self._process.wait(PATIENCE_S)
+            self.output += part
+        return self._process.wait(TIMEOUT_S)
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def service(folder: Path, *, on_terminal: bool = False, **more: str) -> Generato
 
     def read() -> str:
         with contextlib.suppress(OSError):
-            # A terminal that nobody writes to any more is an error.
+            # Reading a terminal without a writer raises an error.
             return os.read(reading, 65536).decode()
         return ""
 
@@ -112,10 +112,10 @@ def until_it_answers(url: str) -> None:
             httpx.get(f"{url}/health/live", trust_env=False)
             return
         time.sleep(0.02)
-    raise AssertionError("it does not answer")
+    raise AssertionError("the service does not respond")
 
 
-ASKED_ODDLY = [
+ODD_REQUESTS = [
     ("GET", "/none%0d%0aforged", {}),
     ("POST", "/v1/completions", {"model": "x\n", "prompt": SECRET}),
     ("POST", "/v1/embeddings", None),
@@ -125,18 +125,18 @@ HEADERS = {"baggage": f"{SECRET}, =,;", "tracestate": f"{SECRET}", "x-request-id
 
 def ask(url: str) -> None:
     traceparent = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    for method, path, body in ASKED_ODDLY:
+    for method, path, body in ODD_REQUESTS:
         httpx.request(method, url + path, json=body, headers=HEADERS | traceparent, trust_env=False)
 
 
-def parsed(said: str) -> list[dict]:
-    lines = [json.loads(line) for line in said.splitlines()]
+def parsed(output: str) -> list[dict]:
+    lines = [json.loads(line) for line in output.splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     return lines
 
 
-def test_every_line_is_json_from_the_start_to_the_end(tmp_path):
-    # The receiver is not there, which its exporter says, too. What is no terminal gets JSON.
+def test_every_log_line_is_json(tmp_path):
+    # There is no receiver, so the exporter logs errors too. The log is JSON unless it goes to a terminal.
     (tmp_path / ".env").write_text(
         "MODEL_EMBD_NAME=x\nOTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9\nOTEL_EXPORTER_OTLP_TIMEOUT=0.2\n"
         "OTEL_BSP_SCHEDULE_DELAY=100\n"
@@ -148,7 +148,7 @@ def test_every_line_is_json_from_the_start_to_the_end(tmp_path):
         ask(url)
         running.wait_for(r"(POST /v1/embeddings)")
         assert running.end() == 0
-    lines = parsed(running.said)
+    lines = parsed(running.output)
     messages = [line["message"] for line in lines]
     assert any("Did you mean MODEL_EMBED_NAME?" in message for message in messages)
     requests = [line for line in lines if line["logger"] == "memoria.request"]
@@ -160,11 +160,11 @@ def test_every_line_is_json_from_the_start_to_the_end(tmp_path):
     assert {line["request_id"] for line in requests} == {"req/1"}
     assert {line["trace_id"] for line in requests} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
     assert {line["role"] for line in lines if line.get("state") == "stopped"} == {"embed", "generate"}
-    assert SECRET not in running.said
+    assert SECRET not in running.output
     assert any(line["logger"].startswith("opentelemetry.exporter") for line in lines)
 
 
-def test_on_a_terminal_it_is_text(tmp_path):
+def test_the_log_is_text_on_a_terminal(tmp_path):
     with service(tmp_path, on_terminal=True) as running:
         url = running.wait_for(r"Listening on (http://[0-9.:]+)")
         running.wait_for(r"(generate +.*starting)")
@@ -172,18 +172,18 @@ def test_on_a_terminal_it_is_text(tmp_path):
         ask(url)
         running.wait_for(r"(POST /v1/embeddings 400)")
         assert running.end(signal.SIGINT) == 0
-    assert '{"' not in running.said
-    assert "GET unmatched 404" in running.said
-    assert re.search(r"embed +.*stopped", running.said)
-    assert SECRET not in running.said
+    assert '{"' not in running.output
+    assert "GET unmatched 404" in running.output
+    assert re.search(r"embed +.*stopped", running.output)
+    assert SECRET not in running.output
 
 
-def test_what_exports_nothing_loads_nothing_for_it_and_a_mistake_is_a_sentence(tmp_path):
-    command = [sys.executable, "-c", LOOK]
+def test_without_export_no_exporter_is_loaded_and_mistakes_are_reported(tmp_path):
+    command = [sys.executable, "-c", LIST_MODULES]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     loaded, variables, mistake = done.stdout.splitlines()
-    assert {".".join(name.split(".")[:2]) for name in ast.literal_eval(loaded)} <= OF_LITESTAR
+    assert {".".join(name.split(".")[:2]) for name in ast.literal_eval(loaded)} <= LOADED_BY_LITESTAR
     assert variables == "[]"
     assert mistake.startswith("OTEL_PROPAGATORS is 'nobody': ")
     assert "Traceback" not in done.stderr

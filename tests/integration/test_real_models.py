@@ -1,4 +1,4 @@
-"""The models are real, so what they say can be true or false."""
+"""Results of real models are correct."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_vectors_equal_the_reference_implementation(client: OpenAI) -> None:
     for text, served in zip(SENTENCES, embed(client, SENTENCES), strict=True):
         tokens = tokenizer(text, return_tensors="pt")
         with torch.no_grad():
-            # The model's own recipe: the mean over all tokens.
+            # The model's pooling: the mean over all tokens.
             reference = model(**tokens).last_hidden_state.mean(dim=1)[0].tolist()
         assert cosine(served, reference) >= 0.9999
 
@@ -60,7 +60,7 @@ def test_the_capital_of_france_is_paris(client: OpenAI) -> None:
     assert answer.choices[0].text.startswith(" Paris")
 
 
-def test_streamed_text_joined_is_the_unstreamed_answer(client: OpenAI) -> None:
+def test_streamed_text_equals_the_unstreamed_text(client: OpenAI) -> None:
     question = {"model": GENERATE, "prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}
     chunks = list(client.completions.create(**question, stream=True))
     assert len(chunks) > 10
@@ -69,17 +69,17 @@ def test_streamed_text_joined_is_the_unstreamed_answer(client: OpenAI) -> None:
 
 
 def test_the_same_seed_gives_the_same_text(client: OpenAI) -> None:
-    def tell(seed: int) -> str:
+    def complete(seed: int) -> str:
         answer = client.completions.create(
             model=GENERATE, prompt="My favourite animal is", max_tokens=16, temperature=1, seed=seed
         )
         return answer.choices[0].text
 
-    assert tell(1) == tell(1)
-    assert len({tell(seed) for seed in range(4)}) > 1
+    assert complete(1) == complete(1)
+    assert len({complete(seed) for seed in range(4)}) > 1
 
 
-def test_both_models_answer_at_the_same_time(client: OpenAI) -> None:
+def test_both_models_serve_concurrently(client: OpenAI) -> None:
     stream = client.completions.create(
         model=GENERATE, prompt="Count: 1, 2, 3,", max_tokens=32, temperature=0, stream=True
     )

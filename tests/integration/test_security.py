@@ -1,4 +1,4 @@
-"""The service as a user starts it, with keys, on real engines: what is open, and to whom."""
+"""The service with API keys and real engines: open ports and access."""
 
 import ipaddress
 from collections.abc import Generator
@@ -18,8 +18,8 @@ KEY = "sk-integration-0123456789"
 
 @pytest.fixture(scope="module")
 def service(tiny_models: dict[str, Path]) -> Generator[ServiceProcess, None, None]:
-    guarded = {"API_KEYS": KEY, "KEY_TOKENS_PER_MINUTE": "100000"}
-    service = ServiceProcess(tiny_environment(tiny_models) | guarded)
+    protected = {"API_KEYS": KEY, "KEY_TOKENS_PER_MINUTE": "100000"}
+    service = ServiceProcess(tiny_environment(tiny_models) | protected)
     yield service
     service.end()
 
@@ -42,7 +42,7 @@ def test_no_process_listens_beyond_loopback(service: ServiceProcess, url: str) -
     assert all(ipaddress.ip_address(ip).is_loopback for ip in listening), listening
 
 
-def test_a_key_opens_and_is_told_what_is_left(url: str) -> None:
+def test_a_key_gives_access_and_reports_its_quota(url: str) -> None:
     client = OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
     model = next(model.id for model in client.models.list() if "gen" in model.id)
     raw = client.completions.with_raw_response.create(model=model, prompt="hello", max_tokens=8)
@@ -54,7 +54,7 @@ def test_a_key_opens_and_is_told_what_is_left(url: str) -> None:
         OpenAI(base_url=f"{url}/v1", api_key="sk-wrong-0123456789", max_retries=0).models.list()
 
 
-def test_the_key_is_nowhere_in_what_the_service_says(service: ServiceProcess, url: str) -> None:
+def test_the_key_is_in_no_response_and_no_log_line(service: ServiceProcess, url: str) -> None:
     for headers in ({}, {"authorization": f"Bearer {KEY}x"}, {"authorization": KEY}):
         assert KEY not in httpx.get(f"{url}/v1/models", headers=headers, trust_env=False).text
     assert KEY not in service.output

@@ -1,4 +1,4 @@
-"""Metrics of several real processes: one sum, whoever is asked, and one of them sends it."""
+"""Metrics of several real processes: each reports the sum, and one exports it."""
 
 import os
 import signal
@@ -24,8 +24,8 @@ class CountingProcess:
         )
         assert self._line() == "started"
 
-    def told(self, what: str) -> list[float]:
-        """Running requests and counted calls, as this process shows them."""
+    def send(self, what: str) -> list[float]:
+        """Send a command; returns running requests and counted calls as this process reports them."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
@@ -58,7 +58,7 @@ def folder() -> Generator[Path, None, None]:
         yield folder
 
 
-def test_the_folder_is_there_as_long_as_it_is_needed():
+def test_the_folder_exists_while_it_is_needed():
     before = os.environ.get(VARIABLE)
     with shared_folder() as folder:
         assert os.environ[VARIABLE] == str(folder)
@@ -67,28 +67,28 @@ def test_the_folder_is_there_as_long_as_it_is_needed():
     assert os.environ.get(VARIABLE) == before
 
 
-def test_each_shows_the_sum_of_all_that_live_and_of_all_that_was_counted(folder: Path):
+def test_each_process_reports_the_sum_of_all(folder: Path):
     first, second = CountingProcess("first", folder), CountingProcess("second", folder)
-    first.told("count")
-    first.told("count")
-    assert second.told("count") == [2, 3]
-    assert first.told("show") == [2, 3]
+    first.send("count")
+    first.send("count")
+    assert second.send("count") == [2, 3]
+    assert first.send("show") == [2, 3]
     second.kill()
-    # What it worked on is gone, what it has counted is not.
-    assert first.told("show") == [1, 3]
+    # Its running requests are gone; its counters are not.
+    assert first.send("show") == [1, 3]
     third = CountingProcess("third", folder)
-    assert third.told("count") == [2, 4]
+    assert third.send("count") == [2, 4]
     first.end()
     third.end()
 
 
-def test_one_sends_the_sum_and_another_when_it_is_gone(folder: Path):
+def test_one_process_exports_the_sum_and_another_takes_over(folder: Path):
     with otlp_receiver() as receiver:
         first = CountingProcess("first", folder, receiver.http_url)
         receiver.wait_for(lambda: len(receiver.headers) >= 2)
         second = CountingProcess("second", folder, receiver.http_url)
-        first.told("count")
-        second.told("count")
+        first.send("count")
+        second.send("count")
         since = len(receiver.metrics)
         receiver.wait_for(lambda: len(receiver.headers) >= since + 4)
         assert {headers["x-process"] for headers in receiver.headers} == {"first"}

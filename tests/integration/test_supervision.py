@@ -1,4 +1,4 @@
-"""Engines that die or hang while they work: noticed, told, replaced; the other model does not notice."""
+"""Engines that die or hang under load are detected, reported and replaced; the other model is not affected."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ from tests.processes import ServiceProcess, tiny_environment
 pytestmark = pytest.mark.integration
 
 ENDLESS = {"ignore_eos": True}
-NOTICED_S = 15
-BACK_S = 120
+DETECTION_TIMEOUT_S = 15
+RESTART_TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def _client(service: ServiceProcess) -> OpenAI:
 
 
 def _generating_engine(service: ServiceProcess) -> psutil.Process:
-    """The process of the generation engine: the one that works when something is generated."""
+    """The process of the generation engine: the one that uses CPU time while text is generated."""
     processes = service.engine_processes()
     assert len(processes) == 2
     before = [sum(process.cpu_times()[:2]) for process in processes]
@@ -56,8 +56,8 @@ def _wait_for(service: ServiceProcess, name: str, state: str, timeout_s: float) 
     return health
 
 
-class Embedding:
-    """Somebody who embeds all the time."""
+class EmbeddingClient:
+    """A client that sends embedding requests continuously."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.vectors: list[list[float]] = []
@@ -66,7 +66,7 @@ class Embedding:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Embedding":
+    def __enter__(self) -> "EmbeddingClient":
         self._thread.start()
         return self
 
@@ -83,7 +83,7 @@ class Embedding:
                 self.failures.append(error)
 
 
-def test_engines_give_way_to_the_service(service: ServiceProcess) -> None:
+def test_engines_have_a_lower_priority_than_the_service(service: ServiceProcess) -> None:
     own = psutil.Process(service.pid).nice()
     assert [process.nice() for process in service.engine_processes()] == [min(own + 5, 19)] * 2
 
@@ -91,14 +91,14 @@ def test_engines_give_way_to_the_service(service: ServiceProcess) -> None:
 @pytest.mark.parametrize(
     ("number", "state"), [(signal.SIGKILL, "dead"), (signal.SIGSTOP, "hung")], ids=["kill-9", "stopped"]
 )
-def test_a_lost_engine_is_replaced_and_the_other_goes_on(
+def test_a_lost_engine_is_replaced_and_the_other_keeps_working(
     service: ServiceProcess, number: signal.Signals, state: str
 ) -> None:
     client = _client(service)
     lost = _generating_engine(service)
     before = client.completions.create(model="tiny-gen", prompt="The quick", max_tokens=20, temperature=0)
     restarts = _health(service, "generate")["restarts"]
-    with Embedding(service) as embedding:
+    with EmbeddingClient(service) as embedding:
         stream = client.completions.create(
             model="tiny-gen", prompt="x", max_tokens=480, n=8, stream=True, extra_body=ENDLESS
         )
@@ -106,10 +106,10 @@ def test_a_lost_engine_is_replaced_and_the_other_goes_on(
         os.kill(lost.pid, number)
         with pytest.raises(APIError) as broken:
             list(stream)
-        _wait_for(service, "generate", state, NOTICED_S) if number is signal.SIGSTOP else None
+        _wait_for(service, "generate", state, DETECTION_TIMEOUT_S) if number is signal.SIGSTOP else None
         with pytest.raises(APIStatusError) as refused:
             client.completions.create(model="tiny-gen", prompt="x", max_tokens=2)
-        health = _wait_for(service, "generate", "ready", BACK_S)
+        health = _wait_for(service, "generate", "ready", RESTART_TIMEOUT_S)
     assert broken.value.code in ("engine_died", "engine_hung")
     assert refused.value.status_code == 503
     assert int(refused.value.response.headers["retry-after"]) >= 1
@@ -118,7 +118,7 @@ def test_a_lost_engine_is_replaced_and_the_other_goes_on(
     assert embedding.failures == []
     assert len(embedding.vectors) > 10
     assert all(vector == embedding.vectors[0] for vector in embedding.vectors)
-    assert not psutil.pid_exists(lost.pid), "nothing is left of the old one"
+    assert not psutil.pid_exists(lost.pid), "the old process has ended"
     after = client.completions.create(model="tiny-gen", prompt="The quick", max_tokens=20, temperature=0)
     assert after.choices[0].text == before.choices[0].text
     assert len(service.engine_processes()) == 2

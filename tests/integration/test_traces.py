@@ -1,6 +1,6 @@
-"""One trace from the client to the engine, received by a real receiver.
+"""Traces from the client to the engine, received by a real OTLP receiver.
 
-Over HTTP from engines in process, and over gRPC from a gateway and the vLLM servers behind it.
+They are exported over HTTP by in-process engines, and over gRPC by a gateway and its vLLM servers.
 """
 
 import concurrent.futures
@@ -23,25 +23,25 @@ from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess, tiny_
 pytestmark = pytest.mark.integration
 
 CLIENT_SPAN = "00f067aa0ba902b7"
-SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_TRACES_EXPORTER": "otlp"}
-SECRET = "a-word-that-nobody-else-says"
-# vLLM takes the moment of arrival from another clock than that of its spans' ends, and rounds.
+EXPORT_SETTINGS = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_TRACES_EXPORTER": "otlp"}
+SECRET = "a-unique-secret-word"
+# vLLM takes the arrival time from another clock than the end of its spans, and rounds.
 CLOCK_NS = 5_000_000
 _trace_numbers = iter(range(1, 1000))
 
 
 class Traced:
-    """A service whose spans arrive at a receiver."""
+    """A service that exports its spans to a receiver."""
 
     def __init__(self, service: ServiceProcess, receiver: OtlpReceiver, kind: int) -> None:
         self.url = service.url
         self.receiver = receiver
         self.client = OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
         self.kind = kind
-        """Of the spans of calls of an engine."""
+        """Kind of the spans for engine calls."""
 
     def trace(self, trace_id: str, *names: str) -> dict[str, Span]:
-        """The spans of a trace by name, once those of these names are there. None comes twice."""
+        """Wait for spans with these names; returns all spans of the trace by name, which must be unique."""
 
         def found() -> list[Span]:
             return [span for span in self.receiver.spans() if span.trace_id.hex() == trace_id]
@@ -53,7 +53,7 @@ class Traced:
 
 
 def new_trace(*, sampled: bool = True) -> tuple[str, dict[str, str]]:
-    """A trace that a client has begun: its id, and the headers that tell it."""
+    """A trace started by a client: its id and its headers."""
     trace_id = f"{next(_trace_numbers):032x}"
     return trace_id, {"traceparent": f"00-{trace_id}-{CLIENT_SPAN}-0{int(sampled)}", "tracestate": "vendor=value"}
 
@@ -64,7 +64,7 @@ def in_process(tiny_models: dict[str, Path]) -> Generator[Traced, None, None]:
         service = ServiceProcess(
             {
                 **tiny_environment(tiny_models),
-                **SOON,
+                **EXPORT_SETTINGS,
                 "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_url,
                 "OTEL_METRICS_EXPORTER": "none",
                 "GEN_MAX_RUNNING": "2",
@@ -97,7 +97,7 @@ def over_http(tiny_models: dict[str, Path]) -> Generator[Traced, None, None]:
                 "GEN_BACKEND": "vllm-http",
                 "VLLM_EMBED_URL": servers[Role.EMBED].wait_until_ready(),
                 "VLLM_GEN_URL": servers[Role.GENERATE].wait_until_ready(),
-                **SOON,
+                **EXPORT_SETTINGS,
                 "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": receiver.grpc_url,
                 "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
                 "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true",
@@ -115,7 +115,7 @@ def traced(request: pytest.FixtureRequest) -> Traced:
 
 
 def is_below(child: Span, parent: Span) -> bool:
-    """Whether it is a child, and was under way only while its parent was."""
+    """Whether a span is a child of another and lies within its time."""
     return (
         child.parent_span_id == parent.span_id
         and child.start_time_unix_nano >= parent.start_time_unix_nano - CLOCK_NS
@@ -128,7 +128,7 @@ def seconds(span: Span) -> float:
 
 
 def check_way_to_engine(traced: Traced, spans: dict[str, Span], operation: str) -> None:
-    """From the call of the engine to vLLM's own span."""
+    """Check the spans from the engine call to vLLM's span."""
     caller = spans[operation]
     if traced.kind == Span.SPAN_KIND_CLIENT:
         caller = spans["POST"]
@@ -163,18 +163,21 @@ def test_a_streamed_chat_is_one_trace_to_the_last_token(traced: Traced) -> None:
     assert (server.kind, chat.kind) == (Span.SPAN_KIND_SERVER, traced.kind)
     assert is_below(chat, server)
     check_way_to_engine(traced, spans, "chat tiny-gen")
-    told = attributes(chat.attributes)
-    assert told["gen_ai.operation.name"] == "chat"
-    assert told["gen_ai.provider.name"] == "vllm"
-    assert (told["gen_ai.request.model"], told["gen_ai.response.model"]) == ("tiny-gen", "tiny-gen")
-    assert (told["gen_ai.request.max_tokens"], told["gen_ai.request.stream"]) == (12, True)
-    assert told["gen_ai.usage.input_tokens"] == usage.prompt_tokens
-    assert told["gen_ai.usage.output_tokens"] == usage.completion_tokens == 12
-    assert told["gen_ai.response.finish_reasons"] == ["length"]
-    first = told["gen_ai.response.time_to_first_chunk"]
+    span_attributes = attributes(chat.attributes)
+    assert span_attributes["gen_ai.operation.name"] == "chat"
+    assert span_attributes["gen_ai.provider.name"] == "vllm"
+    assert (span_attributes["gen_ai.request.model"], span_attributes["gen_ai.response.model"]) == (
+        "tiny-gen",
+        "tiny-gen",
+    )
+    assert (span_attributes["gen_ai.request.max_tokens"], span_attributes["gen_ai.request.stream"]) == (12, True)
+    assert span_attributes["gen_ai.usage.input_tokens"] == usage.prompt_tokens
+    assert span_attributes["gen_ai.usage.output_tokens"] == usage.completion_tokens == 12
+    assert span_attributes["gen_ai.response.finish_reasons"] == ["length"]
+    first = span_attributes["gen_ai.response.time_to_first_chunk"]
     assert isinstance(first, float)
     assert 0 < first < seconds(chat)
-    # The engine's own time is within the call's.
+    # The engine's latency is within that of the call.
     assert attributes(spans["llm_request"].attributes)["gen_ai.latency.e2e"] <= seconds(chat) + CLOCK_NS / 1e9
     http = attributes(server.attributes)
     assert http["http.route"] == http["url.path"] == "/v1/chat/completions"
@@ -195,12 +198,12 @@ def test_other_endpoints_are_traced_to_the_engine_too(traced: Traced, operation:
     spans = traced.trace(trace_id, *wanted(traced, f"POST {route}", operation))
     assert is_below(spans[operation], spans[f"POST {route}"])
     check_way_to_engine(traced, spans, operation)
-    told = attributes(spans[operation].attributes)
-    assert told["gen_ai.operation.name"] == operation.split()[0]
-    assert told["gen_ai.usage.input_tokens"] > 0
+    span_attributes = attributes(spans[operation].attributes)
+    assert span_attributes["gen_ai.operation.name"] == operation.split()[0]
+    assert span_attributes["gen_ai.usage.input_tokens"] > 0
 
 
-def test_content_is_told_only_where_it_was_asked_for(in_process: Traced, over_http: Traced) -> None:
+def test_content_is_captured_only_if_enabled(in_process: Traced, over_http: Traced) -> None:
     for traced in (in_process, over_http):
         trace_id, headers = new_trace()
         answer = traced.client.chat.completions.create(
@@ -214,27 +217,27 @@ def test_content_is_told_only_where_it_was_asked_for(in_process: Traced, over_ht
         if traced is in_process:
             assert SECRET not in everything
             continue
-        told = attributes(spans["chat tiny-gen"].attributes)
-        (asked,) = json.loads(str(told["gen_ai.input.messages"]))
+        span_attributes = attributes(spans["chat tiny-gen"].attributes)
+        (asked,) = json.loads(str(span_attributes["gen_ai.input.messages"]))
         assert asked == {"role": "user", "parts": [{"type": "text", "content": SECRET}]}
-        (answered,) = json.loads(str(told["gen_ai.output.messages"]))
+        (answered,) = json.loads(str(span_attributes["gen_ai.output.messages"]))
         message = answer.choices[0].message
         parts = {part["type"]: part["content"] for part in answered["parts"]}
         assert parts.get("text", "") == (message.content or "")
         assert answered["finish_reason"] == answer.choices[0].finish_reason
 
 
-def test_a_request_that_is_refused_is_the_clients_error(traced: Traced) -> None:
+def test_a_rejected_request_is_the_clients_error(traced: Traced) -> None:
     trace_id, headers = new_trace()
     with pytest.raises(NotFoundError):
-        traced.client.completions.create(model="nobody", prompt="x", extra_headers=headers)
+        traced.client.completions.create(model="no-such-model", prompt="x", extra_headers=headers)
     spans = traced.trace(trace_id, "POST /v1/completions")
     (server,) = spans.values()
     assert attributes(server.attributes)["http.response.status_code"] == 404
     assert server.status.code == Status.STATUS_CODE_UNSET
 
 
-def test_a_client_that_leaves_is_marked_and_is_no_error(traced: Traced) -> None:
+def test_a_client_disconnect_is_marked_and_no_error(traced: Traced) -> None:
     trace_id, headers = new_trace()
     stream = traced.client.completions.create(
         model="tiny-gen",
@@ -272,7 +275,7 @@ def test_a_request_that_takes_too_long_is_an_error(traced: Traced) -> None:
     assert attributes(spans["POST /v1/completions"].attributes)["http.response.status_code"] == 504
 
 
-def test_a_trace_that_its_client_does_not_keep_is_not_sent(in_process: Traced) -> None:
+def test_an_unsampled_trace_is_not_exported(in_process: Traced) -> None:
     trace_id, headers = new_trace(sampled=False)
     in_process.client.completions.create(model="tiny-gen", prompt="x", max_tokens=2, extra_headers=headers)
     later, headers = new_trace()
@@ -289,12 +292,12 @@ def test_probes_and_the_services_own_requests_leave_no_spans(in_process: Traced)
     in_process.trace(trace_id, "POST /v1/completions", "llm_request")
     spans = in_process.receiver.spans()
     assert not [span for span in spans if "/health" in span.name]
-    # Warming up is a request of the service itself; without a trace it has no span.
+    # The warm-up is a request of the service itself; without a trace it has no span.
     ours = {span.span_id for span in spans}
     assert all(span.parent_span_id in ours for span in spans if span.name == "llm_request")
 
 
-def test_waiting_for_a_place_is_a_span_of_its_own(in_process: Traced) -> None:
+def test_queueing_has_its_own_span(in_process: Traced) -> None:
     traces = [new_trace() for _ in range(6)]
 
     def complete(headers: dict[str, str]) -> None:
@@ -302,8 +305,8 @@ def test_waiting_for_a_place_is_a_span_of_its_own(in_process: Traced) -> None:
             model="tiny-gen", prompt="x", max_tokens=100, extra_body={"ignore_eos": True}, extra_headers=headers
         )
 
-    with concurrent.futures.ThreadPoolExecutor(6) as crowd:
-        list(crowd.map(complete, [headers for _, headers in traces]))
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(complete, [headers for _, headers in traces]))
     waited = 0
     for trace_id, _ in traces:
         spans = in_process.trace(trace_id, "POST /v1/completions", "text_completion tiny-gen", "llm_request")
@@ -311,15 +314,15 @@ def test_waiting_for_a_place_is_a_span_of_its_own(in_process: Traced) -> None:
         if "queue" in spans:
             waited += 1
             assert is_below(spans["queue"], operation)
-            # The engine has it only afterwards, and both together take no longer than the call.
+            # The engine gets the request after the queue, and both together take no longer than the call.
             assert spans["llm_request"].start_time_unix_nano >= spans["queue"].end_time_unix_nano - CLOCK_NS
             engine_s = attributes(spans["llm_request"].attributes)["gen_ai.latency.e2e"]
             assert seconds(spans["queue"]) + engine_s <= seconds(operation) + CLOCK_NS / 1e9
-    # Two at a time: of six that come together four wait.
+    # Two run at a time, so four of six concurrent requests wait.
     assert waited == 4
 
 
-def test_requests_that_travel_together_link_to_the_call_that_carried_them(over_http: Traced) -> None:
+def test_batched_requests_link_to_the_joint_call(over_http: Traced) -> None:
     traces = [new_trace() for _ in range(24)]
     start = threading.Barrier(len(traces))
 
@@ -327,26 +330,26 @@ def test_requests_that_travel_together_link_to_the_call_that_carried_them(over_h
         start.wait()
         over_http.client.embeddings.create(model="tiny-embed", input="a text", extra_headers=headers)
 
-    with concurrent.futures.ThreadPoolExecutor(len(traces)) as crowd:
-        list(crowd.map(embed, [headers for _, headers in traces]))
+    with concurrent.futures.ThreadPoolExecutor(len(traces)) as pool:
+        list(pool.map(embed, [headers for _, headers in traces]))
     by_id = {}
-    joined = []
+    batched = []
     for trace_id, _ in traces:
         spans = over_http.trace(trace_id, "POST /v1/embeddings", "embeddings tiny-embed")
         by_id |= {span.span_id: span for span in spans.values()}
         if "joined call" in spans:
-            joined.append(spans)
-    assert joined
-    for spans in joined:
+            batched.append(spans)
+    assert batched
+    for spans in batched:
         assert is_below(spans["join"], spans["embeddings tiny-embed"])
         assert is_below(spans["joined call"], spans["embeddings tiny-embed"])
         assert spans["joined call"].start_time_unix_nano >= spans["join"].end_time_unix_nano - CLOCK_NS
         assert attributes(spans["joined call"].attributes)["memoria.joined.requests"] >= 2
         links = list(spans["joined call"].links)
         if links:
-            # To the request in whose name all of them travelled.
+            # To the request whose call carried the batch.
             (link,) = links
             assert by_id[link.span_id].name == "embeddings tiny-embed"
         else:
             assert "POST" in spans
-    assert any(spans["joined call"].links for spans in joined)
+    assert any(spans["joined call"].links for spans in batched)

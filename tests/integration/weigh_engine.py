@@ -1,7 +1,7 @@
-"""What vLLM itself says an engine holds: `python -m tests.integration.weigh_engine FOLDER RUNNER FLAGS…`.
+"""Measures an engine's memory in vLLM: `python -m tests.integration.weigh_engine FOLDER RUNNER FLAGS…`.
 
-Prints JSON: the bytes of the model's parameters and of its cache, as they lie in the worker, and the blocks that
-the scheduler hands out.
+Prints JSON with the bytes of the model's parameters and of its KV cache in the worker, and the scheduler's number
+of blocks.
 """
 
 import json
@@ -13,7 +13,7 @@ def weigh(worker: Any) -> dict[str, int]:
     """Runs in the worker."""
     runner = worker.model_runner
     parameters = {id(parameter): parameter for parameter in runner.model.parameters()}
-    # On the CPU the matrix of a linear layer is packed for its kernel and taken out of the parameters.
+    # On the CPU the matrix of a linear layer is packed for its kernel and removed from the parameters.
     packed = sum(
         module.input_size_per_partition * module.output_size_per_partition * module.weight.element_size()
         for module in runner.model.modules()
@@ -43,7 +43,7 @@ def main(folder: str, runner: str, flags: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # By its own name, under which the worker can import it; what is pickled of __main__ it could not.
+    # Imported by name, so that the worker can unpickle the function; it could not import it from __main__.
     from tests.integration.weigh_engine import main as run
 
     run(sys.argv[1], sys.argv[2], sys.argv[3:])

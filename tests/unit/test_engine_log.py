@@ -26,7 +26,7 @@ RuntimeError: A worker failed."""
 
 @pytest.fixture
 def make_log(monkeypatch, capsys) -> Iterator[Callable[..., EngineLog]]:
-    # So that the address is taken back at the end of the test.
+    # So that monkeypatch restores the address after the test.
     monkeypatch.setenv(ADDRESS, "")
     service_log = logging.getLogger(SERVICE_LOG)
     set_up("warning", TEXT)
@@ -42,37 +42,37 @@ def run(text: str) -> subprocess.CompletedProcess:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """What was sent arrives in a thread of the log's own."""
+    """Output arrives in a thread of the log."""
     for _ in range(1000):
         if condition():
             return
         threading.Event().wait(0.005)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition was not met in time")
 
 
-def test_what_an_engine_prints_is_told_under_its_name(make_log, capsys):
+def test_engine_output_is_logged_with_the_engines_name(make_log, capsys):
     make_log("small", echo=True)
     process = run("loading\nhalf\rwhole")
-    told: list[str] = []
-    eventually(lambda: told.append(capsys.readouterr().err) or "the end" in "".join(told))
-    assert "".join(told) == "[small] loading\n[small] whole\n[small] the end\n"
+    output: list[str] = []
+    eventually(lambda: output.append(capsys.readouterr().err) or "the end" in "".join(output))
+    assert "".join(output) == "[small] loading\n[small] whole\n[small] the end\n"
     assert (process.stdout, process.stderr) == ("", "")
 
 
-def test_for_machines_a_line_says_whose_it_is_and_how_bad(make_log, capsys):
+def test_json_lines_have_engine_and_level(make_log, capsys):
     make_log("small", echo=True)
     set_up("error", JSON)
     run(TRACEBACK.splitlines()[0] + "\n(EngineCore pid=7) DEBUG 11-23 17:51:59 [core.py:1] odd: %s {}")
-    told: list[str] = []
-    eventually(lambda: told.append(capsys.readouterr().err) or "the end" in "".join(told))
-    lines = [json.loads(line) for line in "".join(told).splitlines()]
+    output: list[str] = []
+    eventually(lambda: output.append(capsys.readouterr().err) or "the end" in "".join(output))
+    lines = [json.loads(line) for line in "".join(output).splitlines()]
     assert [(line["level"], line["engine"], line["logger"]) for line in lines] == [
         (level, "small", "memoria.engine") for level in ("error", "debug", "info")
     ]
     assert lines[1]["message"].endswith("odd: %s {}")
 
 
-def test_nothing_is_told_unless_asked_for(make_log, capsys):
+def test_without_echo_nothing_is_logged(make_log, capsys):
     log = make_log("small")
     run("ValueError: wrong")
     eventually(lambda: log.reason("small"))
@@ -86,7 +86,7 @@ def test_the_first_exception_is_the_reason(make_log):
     assert log.reason("small") == "No memory is left."
 
 
-def test_the_end_has_not_come_while_an_engine_can_still_speak(make_log, capsys):
+def test_waiting_for_the_end_takes_until_the_engine_disconnects(make_log, capsys):
     log = make_log("small", echo=True)
     script = PRINTS.format(text="ready") + f"sys.stdin.readline()\nprint({TRACEBACK!r})\n"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, text=True) as process:
@@ -101,11 +101,11 @@ def test_the_end_has_not_come_while_an_engine_can_still_speak(make_log, capsys):
     assert log.reason("small") == "No memory is left."
 
 
-def test_an_engine_that_never_spoke_is_not_waited_for(make_log):
+def test_an_engine_that_never_connected_is_not_waited_for(make_log):
     make_log("small").wait_for_end("another", timeout_s=10)
 
 
-def test_a_new_start_has_no_reason_yet(make_log):
+def test_a_discarded_output_has_no_reason(make_log):
     log = make_log("small")
     run(TRACEBACK)
     eventually(lambda: log.reason("small"))
@@ -117,14 +117,14 @@ def test_an_engine_without_exception_has_no_reason(make_log):
     assert make_log("small").reason("small") is None
 
 
-def test_a_process_that_ended_before_its_engine_was_found_is_heard_all_the_same(make_log):
+def test_output_of_an_unknown_process_is_kept(make_log):
     log = make_log(None)
     run(TRACEBACK)
     eventually(lambda: log.reason("engine"))
 
 
-@pytest.mark.parametrize("address", [None, "nobody-listens-here"])
-def test_without_a_log_output_stays_where_it_goes(monkeypatch, address):
+@pytest.mark.parametrize("address", [None, "no-listener"])
+def test_without_a_log_output_is_not_redirected(monkeypatch, address):
     monkeypatch.delenv(ADDRESS, raising=False)
     if address is not None:
         monkeypatch.setenv(ADDRESS, address)

@@ -19,11 +19,11 @@ FAMILIES = {
     "<fim-prefix>": "<fim-prefix>before<fim-suffix>after<fim-middle>",
     "<｜fim▁begin｜>": "<｜fim▁begin｜>before<｜fim▁hole｜>after<｜fim▁end｜>",
 }
-"""By the first marker of a family: the prompt that its makers' cards show."""
+"""The prompts that the model cards show, by the first marker of each family."""
 
 
 class Server:
-    """A vLLM server whose vocabulary has some markers."""
+    """A vLLM server with some markers in its vocabulary."""
 
     def __init__(self, *markers: str) -> None:
         self.markers = markers
@@ -61,25 +61,25 @@ def test_every_family_is_known():
 
 
 @pytest.mark.parametrize("markers", KNOWN, ids=lambda markers: markers.prefix)
-def test_prefix_and_suffix_are_set_apart_and_the_middle_is_asked_for(markers):
+def test_a_prompt_is_rendered_with_the_markers(markers):
     assert markers.render("before", "after") == FAMILIES[markers.prefix]
 
 
 @pytest.mark.parametrize("markers", KNOWN, ids=lambda markers: markers.prefix)
-async def test_a_models_family_is_seen_from_its_vocabulary(markers):
+async def test_the_markers_are_found_in_the_vocabulary(markers):
     server = Server(*markers)
     await completed(server, request())
     assert server.completed[0]["prompt"] == FAMILIES[markers.prefix]
     assert "suffix" not in server.completed[0]
 
 
-async def test_markers_are_looked_up_as_they_are():
+async def test_markers_are_tokenized_without_special_tokens():
     server = Server(*KNOWN[0])
     await completed(server, request())
     assert all(body["add_special_tokens"] is False for body in server.tokenized)
 
 
-async def test_what_is_known_of_a_vocabulary_is_not_asked_again():
+async def test_the_vocabulary_is_checked_once():
     server = Server(*KNOWN[1])
     await completed(server, request(), request("other"))
     assert server.completed[1]["prompt"] == "<fim_prefix>before<fim_suffix>other<fim_middle>"
@@ -89,7 +89,7 @@ async def test_what_is_known_of_a_vocabulary_is_not_asked_again():
 
 
 @pytest.mark.parametrize("markers", [(), ("<fim_prefix>",), ("<fim_prefix>", "<fim_suffix>")], ids=str)
-async def test_a_model_that_was_not_trained_for_it_is_told(markers):
+async def test_a_model_without_markers_is_reported(markers):
     server = Server(*markers)
     with pytest.raises(InvalidRequestError) as caught:
         await completed(server, request())
@@ -98,19 +98,19 @@ async def test_a_model_that_was_not_trained_for_it_is_told(markers):
     assert server.completed == []
 
 
-async def test_without_a_suffix_the_vocabulary_is_left_alone():
+async def test_without_a_suffix_the_vocabulary_is_not_checked():
     server = Server(*KNOWN[0])
     await completed(server, request(None), request(None, prompt=[1, 2]))
     assert server.tokenized == []
     assert [body["prompt"] for body in server.completed] == ["before", [1, 2]]
 
 
-async def test_a_server_that_can_not_tell_its_vocabulary_is_a_failure_and_no_refusal():
+async def test_a_tokenizer_failure_is_no_client_error():
     server = Server(*KNOWN[0])
     server.tokenize_status = 500
     with pytest.raises(BackendFailedError):
         await completed(server, request())
 
 
-def test_the_refusal_names_the_model():
+def test_the_error_names_the_model():
     assert "'the-model'" in not_supported("the-model").message

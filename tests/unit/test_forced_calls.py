@@ -1,11 +1,11 @@
-"""Calls that must be made are read from their own grammar, in one piece or in any parts."""
+"""Forced calls are parsed by their grammar, complete or incrementally."""
 
 import json
 from itertools import count
 
 import pytest
 
-from adapters.vllm.dialect.forced_calls import CallReader, hermes_shapes, shapes_of_tag, whole_calls
+from adapters.vllm.dialect.forced_calls import CallReader, hermes_shapes, parse_calls, shapes_from_tag
 
 SHAPES = hermes_shapes(["f", "ff"])
 
@@ -16,7 +16,7 @@ def ids():
 
 
 def read(text: str, size: int) -> tuple[list[tuple[str, str, str]], bool]:
-    """Id, name and arguments of each call, read in parts of a size."""
+    """Id, name and arguments of each call, parsed in parts of the given size."""
     reader = CallReader(SHAPES, ids())
     calls: dict[int, list[str]] = {}
     for start in range(0, len(text), size):
@@ -25,7 +25,7 @@ def read(text: str, size: int) -> tuple[list[tuple[str, str, str]], bool]:
                 assert delta.index == len(calls)
                 calls[delta.index] = [delta.id, delta.name, ""]
             calls[delta.index][2] += delta.arguments
-    return [tuple(call) for call in calls.values()], reader.is_lost
+    return [tuple(call) for call in calls.values()], reader.has_failed
 
 
 def written(name: str, arguments: str, line_end: str = "\n") -> str:
@@ -41,7 +41,7 @@ CASES = [
     (written("f", r'{"a": "\"}\\"}'), [("id0", "f", r'{"a": "\"}\\"}')]),
     (written("f", "true"), [("id0", "f", "true")]),
     (written("f", '"}"'), [("id0", "f", '"}"')]),
-    # Cut off.
+    # Truncated.
     ("", []),
     ("<tool", []),
     ('<tool_call>\n{"name":', []),
@@ -57,13 +57,13 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "calls"), CASES)
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_a_text_of_calls_is_read(text, calls, size):
+def test_calls_are_parsed_incrementally(text, calls, size):
     assert read(text, size) == (calls, False)
 
 
 @pytest.mark.parametrize(("text", "calls"), CASES)
-def test_a_whole_text_gives_the_same_calls(text, calls):
-    found = whole_calls(text, SHAPES, ids())
+def test_calls_are_parsed_from_a_complete_text(text, calls):
+    found = parse_calls(text, SHAPES, ids())
     assert [(call.id, call.name, call.arguments) for call in found] == [
         (call_id, name, arguments.replace('{"a":[{"b":"}"}]}', '{"a": [{"b": "}"}]}').replace("{ }", "{}"))
         for call_id, name, arguments in calls
@@ -71,8 +71,8 @@ def test_a_whole_text_gives_the_same_calls(text, calls):
 
 
 @pytest.mark.parametrize("text", ["hello", '<tool_call>\n{"name": "g"', "[TOOL_CALLS]"])
-def test_what_is_no_call_is_none(text):
-    assert whole_calls(text, SHAPES, ids()) is None
+def test_other_text_is_rejected(text):
+    assert parse_calls(text, SHAPES, ids()) is None
     assert read(text, 1) == ([], True)
 
 
@@ -81,9 +81,9 @@ def tag(**changes) -> dict:
     return {"type": "tag", "begin": '<c>{"name": "f", "args": ', "content": content, "end": "}</c>"} | changes
 
 
-def test_shapes_are_those_of_the_grammar():
+def test_shapes_are_read_from_the_grammar():
     form = {"type": "tags_with_separator", "tags": [tag()], "separator": ""}
-    (shape,) = shapes_of_tag(json.dumps({"format": form}))
+    (shape,) = shapes_from_tag(json.dumps({"format": form}))
     assert shape == ("f", '<c>{"name": "f"', ', "args": ', "}</c>")
 
 
@@ -98,6 +98,6 @@ def test_shapes_are_those_of_the_grammar():
         {"type": "any_text"},
     ],
 )
-def test_other_grammars_have_no_such_shapes(form):
-    assert shapes_of_tag(json.dumps({"format": form})) == []
-    assert shapes_of_tag(None) == []
+def test_other_grammars_have_no_shapes(form):
+    assert shapes_from_tag(json.dumps({"format": form})) == []
+    assert shapes_from_tag(None) == []

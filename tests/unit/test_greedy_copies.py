@@ -1,4 +1,4 @@
-"""Several greedy choices: generated once and copied, whole or in parts."""
+"""Several greedy choices are generated once and copied, streamed or not."""
 
 import contextlib
 
@@ -31,7 +31,7 @@ def request(prompt: str = "a", **sampling) -> GenerationRequest:
 
 
 async def copied(engine: FakeBackend, asked: GenerationRequest, *, streams: bool) -> list:
-    """All events of a request whose one choice is copied."""
+    """All events of a request, with its single choice copied."""
     copies = greedy_copies(asked)
     if not streams:
         result = copied_result(await engine.call(single_choice(asked), CONTEXT), copies)
@@ -65,11 +65,11 @@ async def test_copied_choices_count_as_completion_tokens_and_the_prompt_counts_o
 
 
 @pytest.mark.parametrize("temperature", [None, 0.7])
-def test_choices_that_are_sampled_are_left_to_the_engine(temperature):
+def test_sampled_choices_are_not_copied(temperature):
     assert greedy_copies(request(n=COPIES, temperature=temperature, seed=1)) == 1
 
 
-def test_one_greedy_choice_is_left_to_the_engine():
+def test_one_greedy_choice_is_not_copied():
     assert greedy_copies(request(n=1)) == 1
 
 
@@ -78,7 +78,7 @@ def test_only_the_number_of_choices_is_changed():
     assert single_choice(asked) == request("abc", n=1, max_tokens=7, stop=["x"])
 
 
-def test_each_copy_of_a_call_has_an_id_of_its_own():
+def test_each_copy_of_a_tool_call_has_a_unique_id():
     calls = [ToolCallDelta(index=0, id="call", name="f", arguments="{"), ToolCallDelta(index=0, arguments="}")]
     result = GenerationResult(
         choices=[GenerationDelta(index=0, text="", tool_calls=calls, finish_reason=FinishReason.STOP)],
@@ -86,13 +86,13 @@ def test_each_copy_of_a_call_has_an_id_of_its_own():
     )
     choices = copied_result(result, COPIES).choices
     assert [choice.index for choice in choices] == list(range(COPIES))
-    named, gained = zip(*(choice.tool_calls for choice in choices), strict=True)
+    named, deltas = zip(*(choice.tool_calls for choice in choices), strict=True)
     assert [call.id for call in named] == ["call", "call-1", "call-2"]
     assert {(call.name, call.arguments) for call in named} == {("f", "{")}
-    assert set(gained) == {calls[1]}
+    assert set(deltas) == {calls[1]}
 
 
-def test_reasoning_tokens_are_copied_as_completion_tokens_are():
+def test_reasoning_tokens_are_multiplied_too():
     usage = GenerationUsage(prompt_tokens=3, completion_tokens=5, reasoning_tokens=2)
     copy = copied_result(GenerationResult(choices=[], usage=usage), COPIES).usage
     assert copy == GenerationUsage(prompt_tokens=3, completion_tokens=15, reasoning_tokens=6)

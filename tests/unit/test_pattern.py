@@ -1,4 +1,4 @@
-"""Expressions that the engine would not follow are refused; the others lose what JSON escapes."""
+"""Unsupported patterns are rejected; others are rewritten without characters that JSON escapes."""
 
 import pytest
 
@@ -11,16 +11,16 @@ from adapters.vllm.dialect.pattern import PatternError, length_pattern, rewrite_
         ("^a\tb$", "control"), (r"^a\tb$", "control"), ('^"$', "control"), (r"^C:\\", "control"),
         (r"^(a|\n)$", "control"),
         (r"^[\t\n]$", "control"), (r"^\cJ$", "control"), (r"^[\b]$", "control"), ("[]", "control"),
-        ("^(?=a)a$", "ahead"), ("^(?!b)a$", "ahead"), ("(?<=a)b", "ahead"), ("(?i:a)", "flag"),
+        ("^(?=a)a$", "lookaround"), ("^(?!b)a$", "lookaround"), ("(?<=a)b", "lookaround"), ("(?i:a)", "flag"),
         (r"\bword\b", r"\\b"),
         (r"^(a)\1$", r"\\1"), (r"^\p{L}+$", r"\\p"), ("a^b", r"'\^' in the middle"),
         ("a$b", r"'\$' in the middle"),
         ("(a$)b", r"'\$' in the middle"), ("(a$)*", r"'\$' in the middle"), ("[a", "not closed"),
-        ("a)", "too many"),
+        ("a)", "unmatched"),
         ("[z-a]", "wrong order"), ("a\\", "backslash"),
     ],
 )  # fmt: skip
-def test_what_the_engine_would_not_follow_is_refused(pattern: str, what: str) -> None:
+def test_unsupported_patterns_are_rejected(pattern: str, what: str) -> None:
     with pytest.raises(PatternError, match=what):
         rewrite_pattern(pattern)
 
@@ -34,6 +34,6 @@ def test_what_the_engine_would_not_follow_is_refused(pattern: str, what: str) ->
         (length_pattern(1, 2), length_pattern(1, 2)),
     ],
 )  # fmt: skip
-def test_classes_lose_what_json_escapes(pattern: str, wanted: str) -> None:
+def test_characters_that_json_escapes_are_removed_from_classes(pattern: str, wanted: str) -> None:
     assert rewrite_pattern(pattern) == wanted
     assert rewrite_pattern(wanted) == wanted

@@ -1,4 +1,4 @@
-"""What vLLM can't follow is refused before anything reaches it, and schemas are normalized once."""
+"""Preparation of requests: unsupported ones are rejected, and schemas are normalized once."""
 
 import contextlib
 import copy
@@ -24,8 +24,9 @@ BODIES = {
     "chat": (BodyDecoder(ChatBody), {"model": "m", "messages": [{"role": "user", "content": "x"}]}),
 }
 SHORT, SHORT_PATTERN = {"type": "string", "maxLength": 3}, {"type": "string", "pattern": length_pattern(0, 3)}
-ODD = {"type": "object", "not": {}}
-LONG_ROW = "a?" * (MAX_OPTIONAL_PARTS + 1)
+UNSUPPORTED = {"type": "object", "not": {}}
+UNSUPPORTED_TAG = json.dumps({"type": "json_schema", "json_schema": UNSUPPORTED})
+MANY_OPTIONAL_PARTS = "a?" * (MAX_OPTIONAL_PARTS + 1)
 TALK = [UserMessage(content="hi")]
 
 
@@ -65,7 +66,7 @@ def endpoint(request):
 @pytest.mark.parametrize(
     "fields", [{}, {"bad_words": ["x"]}, {"stream": True}, {"stop": ["x"], "logit_bias": {"5": 1}}], ids=str
 )
-def test_a_request_without_schemas_is_returned_as_it_is(endpoint, fields):
+def test_a_request_without_schemas_is_returned_unchanged(endpoint, fields):
     request = request_of(endpoint, **fields)
     assert prepare(request) is request
 
@@ -73,7 +74,7 @@ def test_a_request_without_schemas_is_returned_as_it_is(endpoint, fields):
 @pytest.mark.parametrize(
     "form", [{"regex": "a+"}, {"choice": ["a"]}, {"grammar": 'root ::= "a"'}, {"json_object": True}], ids=str
 )
-def test_a_form_without_a_schema_stays_as_it_is(endpoint, form):
+def test_structured_outputs_without_a_schema_are_unchanged(endpoint, form):
     request = request_of(endpoint, structured_outputs=form)
     assert prepare(request) == request
 
@@ -113,12 +114,12 @@ def test_the_schema_of_a_response_format_is_normalized():
 
 
 @pytest.mark.parametrize("value", ['{"type": "object"}', {}, {"type": "object"}, "{not json", "null", "true"])
-def test_a_schema_that_needs_no_change_stays_as_it_is(endpoint, value):
+def test_a_normalized_schema_is_unchanged(endpoint, value):
     request = request_of(endpoint, guided_json=value)
     assert prepare(request) == request
 
 
-def test_how_to_follow_a_form_is_kept(endpoint):
+def test_whitespace_options_are_kept(endpoint):
     more = {"disable_any_whitespace": True, "whitespace_pattern": " ?"}
     form = prepare(request_of(endpoint, structured_outputs={"json": SHORT, **more})).sampling.structured_outputs
     assert form == StructuredOutputs(json=SHORT_PATTERN, **more)
@@ -135,39 +136,41 @@ def test_schemas_in_a_structural_tag_are_normalized(endpoint):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"guided_json": ODD}, "guided_json"),
-        ({"guided_json": json.dumps(ODD)}, "guided_json"),
-        ({"structured_outputs": {"json": ODD}}, "structured_outputs"),
-        ({"structured_outputs": {"structural_tag": json.dumps({"type": "json_schema", "json_schema": ODD})}},
-         "structured_outputs"),
+        ({"guided_json": UNSUPPORTED}, "guided_json"),
+        ({"guided_json": json.dumps(UNSUPPORTED)}, "guided_json"),
+        ({"structured_outputs": {"json": UNSUPPORTED}}, "structured_outputs"),
+        ({"structured_outputs": {"structural_tag": UNSUPPORTED_TAG}}, "structured_outputs"),
     ],
     ids=str,
 )  # fmt: skip
-def test_a_schema_that_the_engine_would_not_follow_is_refused_by_its_field(endpoint, fields, param):
+def test_an_unsupported_schema_is_rejected_for_its_field(endpoint, fields, param):
     error = refusal(request_of(endpoint, **fields))
     assert (error.param, error.code) == (param, "invalid_value")
-    assert error.message == f"The schema in '{param}' uses 'not', which the engine can't follow."
+    assert error.message == f"The schema in '{param}' uses 'not', which the engine does not support."
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"guided_regex": LONG_ROW}, "guided_regex"),
-        ({"guided_json": {"properties": {"a": {"pattern": LONG_ROW}}}}, "guided_json"),
+        ({"guided_regex": MANY_OPTIONAL_PARTS}, "guided_regex"),
+        ({"guided_json": {"properties": {"a": {"pattern": MANY_OPTIONAL_PARTS}}}}, "guided_json"),
         ({"guided_choice": ["a" * (MAX_CHOICE_LENGTH + 1)]}, "guided_choice"),
         ({"guided_grammar": 'root ::= "a"' + "?" * (MAX_OPTIONAL_PARTS + 1)}, "guided_grammar"),
-        ({"structured_outputs": {"structural_tag": json.dumps({"pattern": LONG_ROW})}}, "structured_outputs"),
+        (
+            {"structured_outputs": {"structural_tag": json.dumps({"pattern": MANY_OPTIONAL_PARTS})}},
+            "structured_outputs",
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_form_that_takes_long_to_compile_is_refused_by_its_field(endpoint, fields, param):
+def test_a_grammar_that_takes_long_to_compile_is_rejected_for_its_field(endpoint, fields, param):
     error = refusal(request_of(endpoint, **fields))
     assert (error.param, error.code) == (param, "invalid_value")
     assert error.message.startswith(f"'{param}' ")
-    assert error.message.endswith("of which the engine would not have a grammar in time. Please simplify it.")
+    assert error.message.endswith("which would take too long to compile into a grammar. Please simplify it.")
 
 
-def test_a_form_that_would_keep_the_engine_busy_is_refused(endpoint):
+def test_too_large_structured_outputs_are_rejected(endpoint):
     room = MAX_FORM_BYTES - len('{"regex":""}')
     request = request_of(endpoint, guided_regex="a" * room)
     assert prepare(request).sampling.structured_outputs.regex == "a" * room
@@ -176,8 +179,8 @@ def test_a_form_that_would_keep_the_engine_busy_is_refused(endpoint):
 
 
 @pytest.mark.parametrize("form", ["json", "structural_tag"])
-def test_no_depth_of_a_text_is_a_failure_of_the_service(form):
-    # From some depth on it can't be decoded, and the engine refuses it.
+def test_no_nesting_depth_of_a_json_text_breaks_the_service(form):
+    # Beyond some depth it can't be decoded, and the engine rejects it.
     for depth in (*range(60, 90), *range(300, 1200)):
         text = '{"a":' * depth + "1" + "}" * depth
         outputs = StructuredOutputs(**{form: text})
@@ -186,7 +189,7 @@ def test_no_depth_of_a_text_is_a_failure_of_the_service(form):
             prepare(request)
 
 
-def test_a_text_is_as_limited_as_an_object(endpoint):
+def test_a_schema_as_text_has_the_limits_of_an_object(endpoint):
     error = refusal(request_of(endpoint, guided_json='{"maximum": ' + str(2**64) + "}"))
     assert (error.param, error.code) == ("guided_json", "invalid_value")
     error = refusal(request_of(endpoint, guided_json='{"a":' * 65 + "{}" + "}" * 65))
@@ -201,43 +204,47 @@ def test_a_text_is_as_limited_as_an_object(endpoint):
     [("auto", None, False), ("auto", True, True), ("required", None, True), ("required", False, False),
      ("none", True, False)],
 )  # fmt: skip
-def test_schemas_of_tools_are_refused_where_calls_must_follow_them(choice, strict, is_refused):
+def test_unsupported_tool_schemas_are_rejected_if_calls_are_constrained(choice, strict, is_refused):
     more = {} if strict is None else {"strict": strict}
-    request = request_of("chat", tools=[tool(parameters=ODD, **more)], tool_choice=choice)
+    request = request_of("chat", tools=[tool(parameters=UNSUPPORTED, **more)], tool_choice=choice)
     if not is_refused:
         assert prepare(request) == request
         return
     error = refusal(request)
     assert (error.param, error.code) == ("tools[0].function.parameters", "invalid_value")
     assert error.message == (
-        "The schema in 'tools[0].function.parameters' uses 'not', which the engine can't follow."
+        "The schema in 'tools[0].function.parameters' uses 'not', which the engine does not support."
     )
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "f"}}])
 @pytest.mark.parametrize("strict", [True, False, None])
-def test_a_tool_whose_grammar_takes_long_to_compile_is_refused_strict_or_not(choice, strict):
-    odd = tool(parameters={"properties": {"a": {"pattern": LONG_ROW}}}, strict=strict)
-    error = refusal(request_of("chat", tools=[tool("g"), odd], tool_choice=choice))
+def test_a_tool_that_takes_long_to_compile_is_rejected_strict_or_not(choice, strict):
+    expensive = tool(parameters={"properties": {"a": {"pattern": MANY_OPTIONAL_PARTS}}}, strict=strict)
+    error = refusal(request_of("chat", tools=[tool("g"), expensive], tool_choice=choice))
     assert (error.param, error.code) == ("tools[1].function.parameters", "invalid_value")
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-def test_an_allowed_tool_is_named_by_its_place_among_all_tools(mode):
-    tools = [tool("a", parameters=ODD, strict=True), tool("b"), tool("c", parameters=ODD, strict=True)]
+def test_an_allowed_tool_is_reported_by_its_index_in_tools(mode):
+    tools = [
+        tool("a", parameters=UNSUPPORTED, strict=True),
+        tool("b"),
+        tool("c", parameters=UNSUPPORTED, strict=True),
+    ]
     choice = allowed("b", "c", mode=mode)
     assert refusal(request_of("chat", tools=tools, tool_choice=choice)).param == "tools[2].function.parameters"
     assert prepare(request_of("chat", tools=tools, tool_choice=allowed("b", mode=mode)))
 
 
-def test_tools_without_fields_are_named_by_their_own_place():
-    tools = [Function(name="a"), Function(name="b", parameters=ODD, strict=True)]
+def test_tools_without_param_names_are_reported_by_their_index():
+    tools = [Function(name="a"), Function(name="b", parameters=UNSUPPORTED, strict=True)]
     talk = Conversation(messages=TALK, tools=tools, tool_choice=ToolChoice.AUTO)
     error = refusal(GenerationRequest(prompt=talk, sampling=SamplingParameters()))
     assert error.param == "tools[1].function.parameters"
 
 
-def test_strict_tools_are_normalized_and_the_clients_own_are_kept():
+def test_strict_tools_are_normalized_in_a_copy():
     parameters = {"type": "object", "properties": {"a": SHORT}}
     tools = [tool("f", parameters=parameters, strict=True), tool("g", parameters=parameters)]
     request = request_of("chat", tools=tools)
@@ -248,7 +255,7 @@ def test_strict_tools_are_normalized_and_the_clients_own_are_kept():
     assert request == before
 
 
-def test_nothing_else_of_a_conversation_changes():
+def test_the_rest_of_a_conversation_is_unchanged():
     request = request_of("chat", tools=[tool(parameters={"properties": {"a": SHORT}}, strict=True)], seed=5)
     prepared = prepare(request)
     assert prepared != request
@@ -256,7 +263,7 @@ def test_nothing_else_of_a_conversation_changes():
     assert msgspec.structs.replace(prepared, prompt=request.prompt) == request
 
 
-def test_tools_and_a_form_of_the_text_are_prepared_together():
+def test_tools_and_structured_outputs_are_both_prepared():
     tools = [tool(parameters={"type": "object", "properties": {"a": SHORT}}, strict=True)]
     prepared = prepare(request_of("chat", tools=tools, guided_json=SHORT))
     assert prepared.prompt.tools[0].parameters["properties"]["a"] == SHORT_PATTERN

@@ -1,4 +1,4 @@
-"""What the provider of engines in this process says and refuses before anything starts."""
+"""The provider of in-process engines before anything starts: models, plans and errors."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CONFIGS = {Role.EMBED: BERT, Role.GENERATE: QWEN3}
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """A machine without a GPU; call it with other memory."""
+    """Simulates a machine without a GPU; call it with a card for other hardware."""
 
     def has(card: Card) -> None:
         monkeypatch.setattr("adapters.vllm.inprocess.provider.engine_card", lambda: card)
@@ -34,7 +34,7 @@ def memory(monkeypatch):
 
 @pytest.fixture
 def provider(tmp_path):
-    """A provider for some roles, whose models are small and there."""
+    """Creates a provider for roles, with small models that exist."""
 
     def make(*roles: Role) -> InProcessProvider:
         for role in roles:
@@ -48,7 +48,7 @@ def provider(tmp_path):
 
 
 @pytest.mark.parametrize("roles", [[Role.EMBED], [Role.GENERATE], list(Role)])
-def test_engines_are_planned_for_the_roles_that_are_asked_for(provider, memory, roles):
+def test_engines_are_planned_for_the_configured_roles(provider, memory, roles):
     memory(Card(name="a card", total_bytes=24 * GIB))
     here = provider(*roles)
     models = here.locate(ignore_progress)
@@ -66,13 +66,13 @@ def test_inspecting_and_locating_find_the_same_models(provider):
 
 
 @pytest.mark.parametrize(("is_gpu", "default"), [(True, "gpu_default_model"), (False, "cpu_default_model")])
-def test_the_machine_decides_a_model_that_is_not_set(tmp_path, memory, is_gpu, default):
+def test_an_unset_model_is_chosen_for_the_machine(tmp_path, memory, is_gpu, default):
     memory(Card(name="memory", total_bytes=24 * GIB, is_gpu=is_gpu))
     here = InProcessProvider(InProcessOptions(engines={Role.EMBED: EngineOptions()}, cache_dir=tmp_path))
     assert here.model_name(Role.EMBED) == getattr(ROLES[Role.EMBED], default)
 
 
-def test_without_vllm_it_says_what_to_install(provider, monkeypatch):
+def test_without_vllm_the_error_says_what_to_install(provider, monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setitem(sys.modules, "adapters.vllm.inprocess.backend", None)
     with pytest.raises(ConfigurationError) as caught:
@@ -88,7 +88,7 @@ def test_memory_is_read_again_after_models_were_prepared(provider, memory):
         here.build(ignore_progress)
 
 
-def test_nothing_of_vllm_is_imported_to_ask():
+def test_the_provider_does_not_import_vllm():
     code = (
         "import sys; import app.engines, app.commands.doctor.composition;"
         "sys.exit(any(name in sys.modules for name in ('vllm', 'torch', 'transformers')))"

@@ -1,4 +1,4 @@
-"""Python's own process is told from those that do the work."""
+"""Python's resource tracker is distinguished from engines and workers."""
 
 import sys
 from multiprocessing import resource_tracker
@@ -18,17 +18,17 @@ from adapters.resource_tracker import is_resource_tracker
         ([], False),
     ],
 )
-def test_it_is_told_by_what_it_runs(command, is_it):
+def test_it_is_recognized_by_its_code(command, is_it):
     assert is_resource_tracker(SimpleNamespace(cmdline=lambda: command)) is is_it
 
 
-def test_pythons_own_is_told():
+def test_pythons_resource_tracker_is_recognized():
     resource_tracker.ensure_running()
     (tracker,) = [child for child in psutil.Process().children() if is_resource_tracker(child)]
     assert tracker.pid == resource_tracker._resource_tracker._pid
 
 
-def test_one_that_is_gone_is_told_as_such():
+def test_an_ended_process_raises():
     gone = psutil.Popen([sys.executable, "-c", ""])
     gone.wait()
     with pytest.raises(psutil.Error):

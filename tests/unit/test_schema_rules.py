@@ -1,4 +1,4 @@
-"""Schemas that the engine would not follow are refused; what it makes of the others: contract/test_json_forms."""
+"""Unsupported schemas are rejected; contract/test_json_forms tests the engine's output for the others."""
 
 import contextlib
 import json
@@ -70,7 +70,7 @@ def obj(**properties) -> dict:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_the_engine_would_pass_over_is_refused(schema: dict) -> None:
+def test_unsupported_schemas_are_rejected(schema: dict) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         normalize_schema(schema, "response_format")
     assert (caught.value.param, caught.value.code) == ("response_format", "invalid_value")
@@ -87,7 +87,7 @@ def test_what_the_engine_would_pass_over_is_refused(schema: dict) -> None:
     ],
     ids=["new", "old"],
 )  # fmt: skip
-def test_schemas_in_structural_tags_are_followed_too(tag: dict) -> None:
+def test_schemas_in_structural_tags_are_normalized(tag: dict) -> None:
     text = json.dumps(tag)
     normalize_tag(tag, "structured_outputs")
     changed = json.dumps(tag)
@@ -108,7 +108,7 @@ def test_schemas_in_structural_tags_are_followed_too(tag: dict) -> None:
     ],
     ids=["dots", "groups", "class", "branches", "references"],
 )  # fmt: skip
-def test_it_takes_no_long_time(schema: dict) -> None:
+def test_normalizing_is_fast(schema: dict) -> None:
     began = time.process_time()
     with contextlib.suppress(InvalidRequestError):
         normalize_schema(schema, "response_format")
@@ -125,7 +125,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-def test_a_schema_is_normalized_wherever_it_stands(place: dict) -> None:
+def test_a_schema_is_normalized_under_every_keyword(place: dict) -> None:
     def put(schema: dict) -> dict:
         return json.loads(json.dumps(place).replace('"HERE"', json.dumps(schema)))
 
@@ -135,7 +135,7 @@ def test_a_schema_is_normalized_wherever_it_stands(place: dict) -> None:
         normalize_schema(put({"type": "integer", "multipleOf": 3}), "x")
 
 
-def test_a_schema_that_only_a_reference_leads_to_is_normalized() -> None:
+def test_a_schema_reached_only_by_reference_is_normalized() -> None:
     schema = {"$ref": "#/components/short", "components": {"short": {"type": "string", "maxLength": 3}}}
     short = normalize_schema(schema, "x")["components"]["short"]
     assert short == {"type": "string", "pattern": length_pattern(0, 3)}

@@ -1,4 +1,4 @@
-"""The stack that is built for the servers of a role."""
+"""The layers that are built for the servers of a role."""
 
 import pytest
 
@@ -26,13 +26,13 @@ def test_one_server_needs_no_balancer():
     assert layer(stack, VLLMHTTPBackend) is not None
 
 
-def test_several_are_balanced():
+def test_several_servers_are_balanced():
     stack = built("http://a:1", "http://b:2")
     assert isinstance(stack, RetryingBackend)
     assert isinstance(layer(stack, BalancingBackend), BalancingBackend)
 
 
-def test_without_retries_there_is_no_layer_for_them():
+def test_without_retries_there_is_no_retrying_layer():
     assert isinstance(built("http://a:1", retries=0), LoneMember)
     assert isinstance(built("http://a:1", "http://b:2", retries=0), BalancingBackend)
 

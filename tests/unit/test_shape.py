@@ -1,4 +1,4 @@
-"""A model's shape, from configurations as they are published and safetensors files as they are written."""
+"""Model shapes, from published configurations and generated safetensors files."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def shape(config: dict[str, Any], tensors: list[Tensor] = WEIGHTS, **what: Any):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path) -> Path:
-    """A hub with one model; its files are those in the folder "there", and come to the folder "here"."""
+    """A hub with one model, whose files are in the folder "there" and are downloaded to "here"."""
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
     here.mkdir()
@@ -55,18 +55,18 @@ def hub(monkeypatch, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
-def test_a_model_that_is_not_here_yet_tells_its_limit_too(hub, kind):
+def test_the_input_limit_of_a_hub_model_is_read(hub, kind):
     (hub / f"sentence_{kind}_config.json").write_text('{"max_seq_length": 384}')
     found = read_shape("org/model", "org/model")
     assert (found.max_context, found.float_weights) == (384, 100)
 
 
-def test_a_model_that_is_not_here_yet_and_has_no_limit(hub):
+def test_a_hub_model_without_an_input_limit(hub):
     assert read_shape("org/model", "org/model").max_context == 40960
 
 
 def write(file: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
-    """A file as safetensors has it: names to type, shape and bytes."""
+    """Write a safetensors file, from names to type, shape and size."""
     header, place = {"__metadata__": {"format": "pt"}}, 0
     for name, (dtype, dimensions, size) in tensors.items():
         header[name] = {"dtype": dtype, "shape": dimensions, "data_offsets": [place, place + size]}
@@ -75,7 +75,7 @@ def write(file: Path, tensors: dict[str, tuple[str, list[int], int]]) -> None:
     start = struct.pack("<Q", len(written)) + written
     with file.open("wb") as out:
         out.write(start)
-        # Zeros that take no room on the disk: some tests write files of 100 MB.
+        # A sparse file: some tests write files of 100 MB.
         out.truncate(len(start) + place)
 
 
@@ -92,7 +92,7 @@ def test_a_folder(folder):
     assert (found.float_weights, found.quantized_bytes, found.dtype_bytes) == (32, 10, 2)
 
 
-def test_weights_in_several_files_are_those_of_the_index(folder):
+def test_weights_in_several_files_are_found_by_the_index(folder):
     (folder / "model.safetensors").unlink()
     write(folder / "model-1-of-2.safetensors", {"a.weight": ("BF16", [3], 6)})
     write(folder / "model-2-of-2.safetensors", {"b.weight": ("F16", [5], 10)})
@@ -107,13 +107,13 @@ def test_weights_in_several_files_are_those_of_the_index(folder):
     [b"", b"\x02", struct.pack("<Q", 10**12), struct.pack("<Q", 4) + b"nope", struct.pack("<Q", 2) + b"[]",
      struct.pack("<Q", 9) + b'{"a": {}}'],
 )  # fmt: skip
-def test_a_broken_file_of_weights_is_named(folder, content):
+def test_an_invalid_weight_file_is_reported(folder, content):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UnknownShapeError, match="'mine' has no weights"):
         read_shape("mine", str(folder))
 
 
-def test_half_a_download_is_no_model(folder):
+def test_an_incomplete_download_has_no_weights(folder):
     (folder / "model.safetensors").unlink()
     for number in (1, 2):
         assert local_tensors(folder) == []
@@ -121,20 +121,20 @@ def test_half_a_download_is_no_model(folder):
     assert len(local_tensors(folder)) == 2
 
 
-def test_mistrals_own_files_will_do(folder):
+def test_mistrals_consolidated_files_are_read(folder):
     (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
-    # Of the files that this lists none is here.
+    # None of the files in this index exists.
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1-of-1.safetensors"}}')
     assert len(local_tensors(folder)) == 2
 
 
-def test_an_index_tells_what_is_missing(folder):
+def test_missing_files_of_the_index_are_noticed(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
     assert local_tensors(folder) == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{"])
-def test_a_broken_configuration_is_named(folder, content):
+def test_an_invalid_configuration_is_reported(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(UnknownShapeError, match=r"config\.json can't be read"):
         read_shape("mine", str(folder))
@@ -143,7 +143,7 @@ def test_a_broken_configuration_is_named(folder, content):
 def test_the_limit_of_sentence_transformers_counts(folder):
     (folder / "sentence_xlnet_config.json").write_text('{"max_seq_length": 128}')
     assert read_shape("mine", str(folder)).max_context == 128
-    # The first that says anything counts.
+    # The first file with a limit wins.
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
     assert read_shape("mine", str(folder)).max_context == 256
     assert read_shape("mine", str(folder)).allowed_context == 256
@@ -158,30 +158,30 @@ def test_a_tokenizers_limit_counts_for_absolute_positions(folder):
     assert read_shape("mine", str(folder)).max_context == 512
 
 
-def test_the_pair_needs_no_hub():
+def test_the_default_models_need_no_hub():
     for name, known in KNOWN_SHAPES.items():
         assert read_shape(name, name) is known
 
 
-def test_no_hub_is_one_clear_sentence(monkeypatch, tmp_path):
+def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnknownShapeError) as caught:
         read_shape("org/model", "org/model")
     said = str(caught.value)
     assert said.startswith("The shape of 'org/model' could not be read from the hub or its cache on this machine")
-    assert said.endswith("Connect the machine, or name a local folder.")
+    assert said.endswith("Connect the machine to the network, or use a local folder.")
     assert "\n" not in said
 
 
-def test_an_output_layer_of_its_own_is_told_apart_and_a_second_copy_left_out():
+def test_a_tied_output_layer_is_not_counted_twice():
     both = [*WEIGHTS, Tensor(name="lm_head.weight", dtype="BF16", numbers=1000, bytes=2000)]
     assert shape(QWEN3, both).float_weights == 1000
     untied = shape(QWEN3, both, tie_word_embeddings=False)
     assert (untied.float_weights, untied.output_head_weights) == (2000, 1000)
 
 
-def test_what_is_quantised_keeps_its_size_scales_included():
+def test_quantized_weights_keep_their_size_with_scales():
     tensors = [
         *WEIGHTS,
         Tensor(name="q.weight", dtype="F8_E4M3", numbers=500, bytes=500),
@@ -192,7 +192,7 @@ def test_what_is_quantised_keeps_its_size_scales_included():
     assert (found.float_weights, found.quantized_bytes, found.quantization) == (1000, 556, "fp8")
 
 
-def test_bert_keeps_nothing_and_its_pooler_is_not_loaded():
+def test_bert_is_an_encoder_without_pooler():
     tensors = [
         Tensor(name="embeddings.weight", dtype="F32", numbers=1000, bytes=4000),
         Tensor(name="pooler.dense.weight", dtype="F32", numbers=500, bytes=2000),
@@ -201,11 +201,11 @@ def test_bert_keeps_nothing_and_its_pooler_is_not_loaded():
     assert (found.is_encoder, found.float_weights, found.dtype_bytes) == (True, 1000, 4)
     assert (found.head_dim, found.kv_heads, found.max_context) == (32, 12, 512)
     padded = shape(BERT, tensors, model_type="xlm-roberta", max_position_embeddings=514)
-    # vLLM takes 514 tokens, but there are positions for 512.
+    # vLLM accepts 514 tokens, but there are positions for only 512.
     assert (padded.max_context, padded.allowed_context) == (512, 514)
 
 
-def test_a_decoder_made_to_see_both_ways_is_an_encoder():
+def test_a_bidirectional_decoder_is_an_encoder():
     assert shape(QWEN3, is_causal=False).is_encoder
 
 
@@ -214,15 +214,15 @@ def test_latent_attention():
     assert (found.latent_dim, found.head_dim) == (576, 192)
 
 
-def test_latent_attention_keeps_a_quantised_matrix_as_floats_too():
+def test_latent_attention_also_keeps_a_quantized_matrix_as_floats():
     config = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 96}
     name = "model.layers.0.self_attn.kv_b_proj.weight"
-    plain, quantised = (
+    plain, quantized = (
         shape(QWEN3, [*WEIGHTS, Tensor(name=name, dtype=dtype, numbers=10, bytes=10)], **config)
         for dtype in ("BF16", "F8_E4M3")
     )
     assert plain.float_weights == 1010
-    assert (quantised.float_weights, quantised.quantized_bytes) == (1000 + 28 * 512 * 16 * (128 + 96), 10)
+    assert (quantized.float_weights, quantized.quantized_bytes) == (1000 + 28 * 512 * 16 * (128 + 96), 10)
 
 
 def modelopt(**scheme: Any) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def modelopt(**scheme: Any) -> dict[str, Any]:
         (modelopt(type="int", num_bits=4), "auto"),
     ],
 )
-def test_the_cache_that_a_model_was_quantised_for(says, expected):
+def test_the_cache_dtype_of_a_quantized_model(says, expected):
     assert shape(QWEN3, quantization_config=says).cache_dtype == expected
 
 
@@ -275,7 +275,7 @@ def test_layers_with_a_window(config, layers):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 81920),
         ({"rope_scaling": {"type": "linear", "factor": 8.0}, "model_type": "gemma3_text"}, 40960),
         ({"model_max_length": 131072}, 131072),
-        # What is stated is scaled already.
+        # The value is already scaled.
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 40960),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 40960),
         ({"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
@@ -283,11 +283,11 @@ def test_layers_with_a_window(config, layers):
         ({"rope_scaling": None}, 40960),
     ],
 )
-def test_the_usual_context(config, context):
+def test_the_default_context(config, context):
     assert shape(QWEN3, **config).max_context == context
 
 
-def test_a_model_that_can_do_more_than_is_usual():
+def test_a_longer_context_than_the_default_is_allowed():
     for kind in ("longrope", "su"):
         found = shape(QWEN3, rope_scaling={"type": kind}, original_max_position_embeddings=4096)
         assert (found.max_context, found.allowed_context) == (4096, 40960)
@@ -307,13 +307,13 @@ def test_experts():
         ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
     ],
 )
-def test_models_that_no_plan_is_made_for_are_told(config, what):
-    with pytest.raises(UnknownShapeError, match=f"'a model' has {what}, which no plan"):
+def test_unsupported_models_are_reported(config, what):
+    with pytest.raises(UnknownShapeError, match=f"'a model' has {what}, which the planner"):
         shape(QWEN3, **config)
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
 @pytest.mark.parametrize("value", [None, "many", [1, 2]])
-def test_a_configuration_that_says_too_little_is_told(key, value):
-    with pytest.raises(UnknownShapeError, match=r"config\.json of 'a model' does not say how large it is"):
+def test_an_incomplete_configuration_is_reported(key, value):
+    with pytest.raises(UnknownShapeError, match=r"config\.json of 'a model' does not describe its size"):
         shape(QWEN3, **{key: value})

@@ -14,7 +14,7 @@ events = st.lists(data_lines, min_size=1, max_size=3)
 
 def written(all_events: list[list[str]], end: bytes) -> bytes:
     blocks = [b"".join(b"data: " + line.encode() + end for line in lines) + end for lines in all_events]
-    # A comment last: a CR at the very end has to wait for what may follow it.
+    # End with a comment: a CR at the very end would not be processed yet.
     return b"".join(blocks) + b": end"
 
 
@@ -27,7 +27,7 @@ def read(*portions: bytes) -> list[bytes]:
 @given(all_events=st.lists(events, max_size=3))
 @settings(max_examples=20, deadline=None)
 @example(all_events=[["a\u2028b"], ["c\u0085", ""], [""]])
-def test_events_are_the_same_wherever_the_bytes_are_cut(end, all_events):
+def test_events_are_the_same_however_the_bytes_are_split(end, all_events):
     text = written(all_events, end)
     expected = ["\n".join(lines).encode() for lines in all_events]
     assert read(text) == expected
@@ -40,13 +40,13 @@ def test_line_ends_may_differ_within_one_stream():
     assert read(b"data: 1\n\r\ndata: 2\r\rdata: 3\r\n\ndata: 4\n\n") == [b"1", b"2", b"3", b"4"]
 
 
-def test_an_event_comes_as_soon_as_its_empty_line_is_there():
+def test_an_event_is_complete_at_its_empty_line():
     reader = EventReader()
     assert reader.feed(b"data: 1\n") == []
     assert reader.feed(b"\n") == [b"1"]
 
 
-def test_an_event_without_its_empty_line_does_not_come():
+def test_an_event_without_its_empty_line_is_incomplete():
     assert read(b"data: whole\n\ndata: cut\n") == [b"whole"]
 
 
@@ -65,17 +65,17 @@ def test_lines_of_one_event_are_joined():
         (b"data", b""),
     ],
 )
-def test_one_space_after_the_colon_belongs_to_the_format(line, data):
+def test_one_space_after_the_colon_is_removed(line, data):
     assert read(line + b"\n\n") == [data]
 
 
 @pytest.mark.parametrize(
     "line", [b": comment", b"event: ping", b"id: 1", b"retry: 10", b"database: x", b"DATA: x"]
 )
-def test_comments_and_other_fields_make_no_event(line):
+def test_comments_and_other_fields_are_ignored(line):
     assert read(line + b"\n\n") == []
     assert read(line + b"\ndata: x\n\n") == [b"x"]
 
 
-def test_empty_lines_make_no_event():
+def test_empty_lines_are_no_events():
     assert read(b"\n\n\r\n\r\r\n") == []

@@ -1,4 +1,4 @@
-"""The span of a request to a server, over a real connection to a real one on this machine."""
+"""Spans of requests, over a real connection to a server on this machine."""
 
 import asyncio
 import os
@@ -19,8 +19,8 @@ CARRIER = {"traceparent": TRACEPARENT, "tracestate": "vendor=value", "baggage": 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _names_of_today() -> Iterator[None]:
-    # As the service sets it; read when the first transport is made.
+def _stable_attribute_names() -> Iterator[None]:
+    # As the service sets it; read when the first transport is created.
     before = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN")
     os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http"
     yield
@@ -42,8 +42,8 @@ async def client(spans) -> AsyncGenerator[httpx.AsyncClient, None]:
         yield client
 
 
-class Listening:
-    """A server that keeps the heads of requests, and answers one after the other."""
+class RecordingServer:
+    """A server that records request headers."""
 
     def __init__(self, answer: bytes = OK) -> None:
         self.heads: list[dict[str, str]] = []
@@ -56,8 +56,8 @@ class Listening:
             writer.write(self._answer)
 
 
-async def test_a_request_of_a_trace_is_a_span_and_its_server_hears_of_it(client, spans):
-    script = Listening()
+async def test_a_traced_request_is_a_span_and_is_propagated(client, spans):
+    script = RecordingServer()
     async with serving(script) as (_, url):
         response = await client.get(f"{url}/v1/models", extensions={TRACE: CARRIER})
     assert response.text == "ok"
@@ -72,16 +72,16 @@ async def test_a_request_of_a_trace_is_a_span_and_its_server_hears_of_it(client,
     assert (head["tracestate"], head["baggage"]) == ("vendor=value", "user=alice")
 
 
-async def test_a_request_of_no_trace_passes_through(client, spans):
-    script = Listening()
+async def test_a_request_without_a_trace_passes_through(client, spans):
+    script = RecordingServer()
     async with serving(script) as (_, url):
         assert (await client.get(url)).text == "ok"
     assert spans.all() == []
     assert not {"traceparent", "tracestate", "baggage"} & script.heads[0].keys()
 
 
-async def test_requests_at_the_same_time_keep_to_their_own_traces(client, spans):
-    script = Listening()
+async def test_concurrent_requests_keep_their_traces(client, spans):
+    script = RecordingServer()
     traces = [f"{number:032x}" for number in range(1, 9)]
     async with serving(script) as (_, url):
 
@@ -93,7 +93,7 @@ async def test_requests_at_the_same_time_keep_to_their_own_traces(client, spans)
     assert {head["traceparent"].split("-")[1]: head["x-trace"] for head in script.heads} == {t: t for t in traces}
 
 
-async def test_the_running_tasks_own_context_is_as_before(client):
+async def test_the_tasks_context_is_restored(client):
     before = otel_context.get_current()
     async with serving(always(OK)) as (_, url):
         await client.get(url, extensions={TRACE: CARRIER})
@@ -105,11 +105,11 @@ async def test_the_running_tasks_own_context_is_as_before(client):
     assert otel_context.get_current() == before
 
 
-@pytest.mark.parametrize("flags", ["00", "02"], ids=["not kept", "not kept, of a random id"])
-async def test_what_nobody_keeps_is_handed_on_as_it_is_and_makes_no_work(client, spans, monkeypatch, flags):
+@pytest.mark.parametrize("flags", ["00", "02"], ids=["not sampled", "not sampled, random trace id"])
+async def test_unsampled_traces_are_propagated_without_a_span(client, spans, monkeypatch, flags):
     monkeypatch.setattr(client._transport, "_traced", None)
     carrier = CARRIER | {"traceparent": f"{TRACEPARENT[:-2]}{flags}"}
-    script = Listening()
+    script = RecordingServer()
     async with serving(script) as (_, url):
         await client.get(url, extensions={TRACE: carrier})
     assert spans.all() == []
@@ -117,14 +117,14 @@ async def test_what_nobody_keeps_is_handed_on_as_it_is_and_makes_no_work(client,
 
 
 @pytest.mark.parametrize("flags", ["01", "03"])
-async def test_what_is_kept_is_a_span(client, spans, flags):
+async def test_sampled_traces_have_a_span(client, spans, flags):
     async with serving(always(OK)) as (_, url):
         await client.get(url, extensions={TRACE: {"traceparent": f"{TRACEPARENT[:-2]}{flags}"}})
     assert len(spans.all()) == 1
 
 
-async def test_other_propagators_than_the_usual_name_no_parent_there(client):
-    script = Listening()
+async def test_a_trace_without_traceparent_is_propagated(client):
+    script = RecordingServer()
     async with serving(script) as (_, url):
         assert (await client.get(url, extensions={TRACE: {"baggage": "user=alice"}})).text == "ok"
     assert script.heads[0]["baggage"] == "user=alice"
@@ -140,7 +140,7 @@ async def test_a_server_error_is_an_error(client, spans):
     assert span.status.status_code is StatusCode.ERROR
 
 
-async def test_a_server_that_is_not_there_is_an_error_as_without_traces(client, spans):
+async def test_an_unreachable_server_is_an_error(client, spans):
     async with serving(always(OK)) as (_, url):
         pass
     with pytest.raises(httpx.ConnectError):
@@ -150,18 +150,18 @@ async def test_a_server_that_is_not_there_is_an_error_as_without_traces(client, 
     assert span.status.status_code is StatusCode.ERROR
 
 
-async def test_a_stream_comes_as_it_is(client, spans):
+async def test_streams_are_unchanged(client, spans):
     parts = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     async with (
         serving(always(parts)) as (_, url),
         client.stream("POST", url, content=b"", extensions={TRACE: CARRIER}) as response,
     ):
-        # The span is of the request until the head; the call around it is as long as the stream.
+        # The span ends with the response headers; the span of the operation lasts as long as the stream.
         assert len(spans.all()) == 1
         assert b"".join([part async for part in response.aiter_bytes()]) == b"abcde"
 
 
-async def test_what_is_inside_is_closed_too(spans):
+async def test_the_wrapped_transport_is_closed(spans):
     class Inner(httpx.AsyncBaseTransport):
         closed = 0
 

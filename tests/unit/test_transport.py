@@ -1,4 +1,4 @@
-"""The transport against servers on the loopback address that speak HTTP byte by byte."""
+"""The transport with servers on loopback whose responses are scripted byte by byte."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import httpx
 import pytest
 
-from adapters.vllm.http.transport import READ_AHEAD_BYTES, NoAnswerError, PooledTransport
+from adapters.vllm.http.transport import MAX_BUFFERED_BYTES, NoResponseError, PooledTransport
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -19,17 +19,17 @@ class Server:
     def __init__(self, script: Script) -> None:
         self._script = script
         self.connections = 0
-        self.gone = 0
-        """Connections that the client has ended."""
+        self.closed = 0
+        """Connections that the client has closed."""
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             await self._script(reader, writer)
             if await reader.read() == b"":
-                self.gone += 1
+                self.closed += 1
         except (ConnectionError, asyncio.IncompleteReadError):
-            self.gone += 1
+            self.closed += 1
         finally:
             writer.close()
 
@@ -65,7 +65,7 @@ async def client() -> AsyncGenerator[httpx.AsyncClient, None]:
         yield client
 
 
-async def test_a_request_arrives_as_it_was_made(client):
+async def test_a_request_is_sent_completely(client):
     seen = b""
 
     async def script(reader, writer):
@@ -84,7 +84,7 @@ async def test_a_request_arrives_as_it_was_made(client):
     assert body == b"body"
 
 
-async def test_a_connection_is_used_again(client):
+async def test_connections_are_reused(client):
     async with serving(always(OK)) as (server, url):
         for _ in range(5):
             assert (await client.get(url)).text == "ok"
@@ -100,15 +100,15 @@ async def test_a_connection_is_used_again(client):
         b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
     ],
 )
-@pytest.mark.parametrize("requests", [1, 100], ids=["and does", "and does not yet"])
-async def test_a_connection_that_the_server_will_end_is_not_used_again(client, answer, requests):
+@pytest.mark.parametrize("requests", [1, 100], ids=["closed", "not closed yet"])
+async def test_a_connection_that_the_server_closes_is_not_reused(client, answer, requests):
     async with serving(always(answer, requests=requests)) as (server, url):
         for _ in range(2):
             assert (await client.get(url)).text == "ok"
         assert server.connections == 2
 
 
-async def test_a_connection_that_ended_meanwhile_costs_no_request(client):
+async def test_a_request_on_a_closed_idle_connection_is_repeated(client):
     async with serving(always(OK, requests=1)) as (server, url):
         for _ in range(3):
             assert (await client.get(url)).text == "ok"
@@ -124,7 +124,7 @@ async def test_a_connection_that_ended_meanwhile_costs_no_request(client):
     ],
 )
 @pytest.mark.parametrize("step", [1, 7, 1000])
-async def test_a_body_comes_whole_however_it_is_cut(client, body, step):
+async def test_a_body_is_complete_however_it_is_split(client, body, step):
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n" + body
 
     async def script(reader, writer):
@@ -141,7 +141,7 @@ async def test_a_body_comes_whole_however_it_is_cut(client, body, step):
     assert response.content == b"abcdefgh"
 
 
-async def test_parts_are_there_as_soon_as_they_are_sent(client):
+async def test_chunks_arrive_as_soon_as_they_are_sent(client):
     go_on = asyncio.Event()
 
     async def script(reader, writer):
@@ -157,7 +157,7 @@ async def test_parts_are_there_as_soon_as_they_are_sent(client):
         assert [part async for part in parts] == [b"two"]
 
 
-async def test_a_stream_that_is_left_ends_its_connection(client):
+async def test_an_abandoned_stream_closes_its_connection(client):
     async def script(reader, writer):
         await head_of(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
@@ -166,10 +166,10 @@ async def test_a_stream_that_is_left_ends_its_connection(client):
         async with client.stream("GET", url) as response:
             async for _ in response.aiter_raw():
                 break
-        await _until(lambda: server.gone == 1)
+        await _until(lambda: server.closed == 1)
 
 
-async def test_a_request_that_is_cancelled_ends_its_connection(client):
+async def test_a_cancelled_request_closes_its_connection(client):
     async def script(reader, writer):
         await head_of(reader)
 
@@ -179,10 +179,10 @@ async def test_a_request_that_is_cancelled_ends_its_connection(client):
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await _until(lambda: server.gone == 1)
+        await _until(lambda: server.closed == 1)
 
 
-async def test_a_reader_that_is_behind_holds_the_server_back(client):
+async def test_a_slow_reader_slows_the_server_down(client):
     part = b"x" * 65536
     sent = 0
 
@@ -200,13 +200,13 @@ async def test_a_reader_that_is_behind_holds_the_server_back(client):
         while before < sent:
             before = sent
             await asyncio.sleep(0.1)
-        # The rest waits in the kernel's buffers.
-        assert READ_AHEAD_BYTES <= sent < len(part) * 400
+        # The rest is in the kernel's buffers.
+        assert MAX_BUFFERED_BYTES <= sent < len(part) * 400
         total = sum([len(part) async for part in response.aiter_raw()])
     assert total == len(part) * 400
 
 
-async def test_interim_answers_are_passed_over(client):
+async def test_interim_responses_are_ignored(client):
     answer = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK
     async with serving(always(answer)) as (_, url):
         response = await client.get(url)
@@ -217,16 +217,16 @@ async def test_interim_answers_are_passed_over(client):
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (b"", NoAnswerError),
-        (b"HTTP/1.1 200 OK\r\ncontent-le", NoAnswerError),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", NoAnswerError),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n", NoAnswerError),
+        (b"", NoResponseError),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", NoResponseError),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", NoResponseError),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n", NoResponseError),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab", httpx.RemoteProtocolError),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", httpx.RemoteProtocolError),
         (b"hello\r\n\r\n", httpx.RemoteProtocolError),
     ],
 )
-async def test_a_broken_answer_is_an_error(client, answer, error):
+async def test_an_invalid_response_is_an_error(client, answer, error):
     async with serving(always(answer, requests=1)) as (_, url):
         with pytest.raises(error) as caught:
             await client.get(url)
@@ -241,21 +241,21 @@ async def test_silence_is_a_timeout():
     async with impatient as client, serving(script) as (server, url):
         with pytest.raises(httpx.ReadTimeout):
             await client.get(url)
-        await _until(lambda: server.gone == 1)
+        await _until(lambda: server.closed == 1)
 
 
-async def test_nobody_there_is_an_error(client):
+async def test_connection_refused_is_an_error(client):
     with pytest.raises(httpx.ConnectError):
         await client.get("http://127.0.0.1:9/")
 
 
-async def test_closing_ends_all_connections():
+async def test_closing_the_transport_closes_all_connections():
     transport = PooledTransport()
     async with serving(always(OK)) as (server, url):
         async with httpx.AsyncClient(transport=transport) as client:
             await client.get(url)
-            assert server.gone == 0
-        await _until(lambda: server.gone == 1)
+            assert server.closed == 0
+        await _until(lambda: server.closed == 1)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

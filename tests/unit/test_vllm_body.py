@@ -1,4 +1,4 @@
-"""Conversations and sampling under vLLM's names. They are sent as JSON, so that is what is looked at."""
+"""Conversations and sampling parameters as vLLM's request fields, compared as JSON."""
 
 from typing import Any
 
@@ -28,23 +28,23 @@ def as_json(value: Any) -> Any:
     return msgspec.json.decode(encode(value))
 
 
-def sampled(**fields: Any) -> dict:
+def sampling_json(**fields: Any) -> dict:
     return as_json(sampling_fields(SamplingParameters(**fields)))
 
 
-def talked(**fields: Any) -> dict:
+def conversation_json(**fields: Any) -> dict:
     return as_json(conversation_fields(Conversation(**{"messages": [UserMessage(content="hi")], **fields})))
 
 
-def said(**fields: Any) -> dict:
+def message_json(**fields: Any) -> dict:
     return as_json(message_fields(AssistantMessage(**fields)))
 
 
 # Sampling
 
 
-def test_what_a_request_leaves_open_is_left_to_the_model():
-    assert sampled(max_tokens=None) == {"n": 1, "stop": []}
+def test_unset_parameters_are_omitted():
+    assert sampling_json(max_tokens=None) == {"n": 1, "stop": []}
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_what_a_request_leaves_open_is_left_to_the_model():
         ("spaces_between_special_tokens", False),
     ],
 )
-def test_what_a_request_says_is_sent_even_if_it_is_zero(name, value):
-    assert sampled(**{name: value})[name] == value
+def test_set_parameters_are_sent_even_if_zero(name, value):
+    assert sampling_json(**{name: value})[name] == value
 
 
-def test_a_nucleus_of_zero_is_the_likeliest_token_alone():
-    assert 0 < sampled(top_p=0.0)["top_p"] < 1e-6
+def test_top_p_zero_becomes_a_tiny_value():
+    assert 0 < sampling_json(top_p=0.0)["top_p"] < 1e-6
 
 
-def test_every_parameter_has_a_place():
-    # Log probabilities are asked for in each endpoint's own way; which field asked for a form is ours alone.
+def test_every_parameter_is_sent():
+    # The fields for log probabilities differ by endpoint, and `structured_outputs_param` is not sent.
     elsewhere = {"logprobs", "structured_outputs_param"}
     everything = {
         "logit_bias": {1: 1.0},
@@ -94,12 +94,12 @@ def test_every_parameter_has_a_place():
     for name in SamplingParameters.__struct_fields__:
         everything.setdefault(name, 1)
     everything["structured_outputs_param"] = "response_format"
-    assert set(sampled(**everything)) == set(SamplingParameters.__struct_fields__) - elsewhere
+    assert set(sampling_json(**everything)) == set(SamplingParameters.__struct_fields__) - elsewhere
 
 
-def test_the_keys_of_biases_become_texts():
-    assert sampled(logit_bias={7: -1.5})["logit_bias"] == {"7": -1.5}
-    assert "logit_bias" not in sampled(logit_bias={})
+def test_logit_bias_keys_become_strings():
+    assert sampling_json(logit_bias={7: -1.5})["logit_bias"] == {"7": -1.5}
+    assert "logit_bias" not in sampling_json(logit_bias={})
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_the_keys_of_biases_become_texts():
     ],
     ids=str,
 )
-def test_a_form_is_sent_with_nothing_but_what_is_set(form, sent):
-    assert sampled(structured_outputs=form)["structured_outputs"] == sent
+def test_structured_outputs_are_sent_without_unset_fields(form, sent):
+    assert sampling_json(structured_outputs=form)["structured_outputs"] == sent
 
 
 # Messages
@@ -141,24 +141,26 @@ def test_a_form_is_sent_with_nothing_but_what_is_set(form, sent):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_message_is_sent_as_it_came(message, sent):
+def test_a_message_is_sent_unchanged(message, sent):
     assert as_json(message_fields(message)) == sent
 
 
 def test_an_answer_is_sent_as_text():
-    assert said(content="Hi") == {"role": "assistant", "content": "Hi"}
-    assert said(content="") == {"role": "assistant", "content": ""}
-    assert said(content="Hi", name="bot")["name"] == "bot"
+    assert message_json(content="Hi") == {"role": "assistant", "content": "Hi"}
+    assert message_json(content="") == {"role": "assistant", "content": ""}
+    assert message_json(content="Hi", name="bot")["name"] == "bot"
 
 
-def test_what_an_answer_carries_for_clients_is_left_out():
-    message = said(content="Hi", annotations=[{}], audio={"id": "x"}, parsed={"a": 1}, refusal=None, tool_calls=[])
+def test_fields_for_clients_are_omitted():
+    message = message_json(
+        content="Hi", annotations=[{}], audio={"id": "x"}, parsed={"a": 1}, refusal=None, tool_calls=[]
+    )
     assert message == {"role": "assistant", "content": "Hi"}
 
 
-def test_a_call_is_sent_whole():
+def test_a_tool_call_is_sent_completely():
     call = ToolCall(id="c", function=FunctionCall(name="f", arguments="{}"))
-    message = said(content=None, tool_calls=[call])
+    message = message_json(content=None, tool_calls=[call])
     assert message["content"] is None
     assert message["tool_calls"] == [
         {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},
@@ -166,16 +168,19 @@ def test_a_call_is_sent_whole():
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_what_was_thought_is_sent_under_vllms_name(name):
-    message = said(content="Hi", **{name: "Hm."})
+def test_reasoning_is_sent_under_vllms_name(name):
+    message = message_json(content="Hi", **{name: "Hm."})
     assert message["reasoning"] == "Hm."
     assert "reasoning_content" not in message
 
 
 def test_a_refusal_is_text_to_the_model():
-    assert said(content=None, refusal="No.")["content"] == "No."
+    assert message_json(content=None, refusal="No.")["content"] == "No."
     parts = [TextPart(text="Well."), RefusalPart(refusal="No.")]
-    assert said(content=parts)["content"] == [{"type": "text", "text": "Well."}, {"type": "text", "text": "No."}]
+    assert message_json(content=parts)["content"] == [
+        {"type": "text", "text": "Well."},
+        {"type": "text", "text": "No."},
+    ]
 
 
 # Conversations
@@ -187,15 +192,15 @@ TOOLS = [
 
 
 def test_a_plain_conversation_is_its_messages():
-    assert talked() == {
+    assert conversation_json() == {
         "messages": [{"role": "user", "content": "hi"}],
         "add_generation_prompt": True,
         "continue_final_message": False,
     }
 
 
-def test_tools_are_sent_with_what_is_known_of_them():
-    assert talked(tools=TOOLS, tool_choice=ToolChoice.AUTO)["tools"] == [
+def test_tools_are_sent_without_unset_fields():
+    assert conversation_json(tools=TOOLS, tool_choice=ToolChoice.AUTO)["tools"] == [
         {
             "type": "function",
             "function": {
@@ -217,19 +222,19 @@ def test_tools_are_sent_with_what_is_known_of_them():
         (ToolChoice.NAMED, "f", {"type": "function", "function": {"name": "f"}}),
     ],
 )
-def test_the_choice_is_sent_in_openais_words(choice, name, sent):
-    assert talked(tools=TOOLS, tool_choice=choice, tool_name=name)["tool_choice"] == sent
+def test_tool_choice_is_sent_in_openais_format(choice, name, sent):
+    assert conversation_json(tools=TOOLS, tool_choice=choice, tool_name=name)["tool_choice"] == sent
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_whether_calls_may_be_several_is_sent_with_tools(parallel):
-    fields = talked(tools=TOOLS, tool_choice=ToolChoice.AUTO, parallel_tool_calls=parallel)
+def test_parallel_tool_calls_is_sent_with_tools(parallel):
+    fields = conversation_json(tools=TOOLS, tool_choice=ToolChoice.AUTO, parallel_tool_calls=parallel)
     assert fields["parallel_tool_calls"] is parallel
 
 
-def test_without_tools_nothing_is_said_of_them():
-    # vLLM refuses a choice without tools.
-    assert {"tools", "tool_choice", "parallel_tool_calls"}.isdisjoint(talked(parallel_tool_calls=False))
+def test_without_tools_no_tool_fields_are_sent():
+    # vLLM rejects a tool choice without tools.
+    assert {"tools", "tool_choice", "parallel_tool_calls"}.isdisjoint(conversation_json(parallel_tool_calls=False))
 
 
 @pytest.mark.parametrize(
@@ -243,12 +248,12 @@ def test_without_tools_nothing_is_said_of_them():
         ("documents", [], "documents"),
     ],
 )
-def test_what_goes_into_the_template_is_sent_if_it_is_said(field, value, name):
-    assert talked(**{field: value})[name] == value
-    assert name not in talked()
+def test_template_variables_are_sent_if_set(field, value, name):
+    assert conversation_json(**{field: value})[name] == value
+    assert name not in conversation_json()
 
 
 @pytest.mark.parametrize("message", [SystemMessage, UserMessage, AssistantMessage])
-def test_a_breakpoint_of_openais_cache_is_nothing_to_a_template(message):
+def test_cache_breakpoints_are_not_sent(message):
     part = TextPart(text="a", prompt_cache_breakpoint={"mode": "explicit"})
     assert as_json(message_fields(message(content=[part])))["content"] == [{"type": "text", "text": "a"}]

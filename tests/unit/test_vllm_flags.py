@@ -1,7 +1,7 @@
 import pytest
 
 from adapters.vllm.dialect.memory_flags import MemoryFlags, memory_arguments, memory_flags, other_arguments
-from adapters.vllm.inprocess.engine_args import _without
+from adapters.vllm.inprocess.engine_args import _drop_overridden
 from domain.memory_plan import Card, EngineRequirements, make_plan
 from domain.roles import Role
 from domain.units import GIB
@@ -27,33 +27,33 @@ from tests.unit.memory_plan.shapes import GENERATOR, MINILM, changed
         ("--gpu-memory-utilization lots", {}),
         ("--enforce-eager", {"eager": True}),
         ("--enforce-eager --no-enforce-eager", {}),
-        # Of two the last one counts.
+        # The last one wins.
         ("--max-model-len 8192 --max-model-len 4096", {"context": 4096}),
-        ("-tp 2", {"unplanned": "--tensor-parallel-size"}),
+        ("-tp 2", {"unsupported": "--tensor-parallel-size"}),
         ("-tp=1", {}),
-        ("-sc '{}'", {"unplanned": "--speculative-config"}),
-        ("--spec-method ngram", {"unplanned": "--spec-method"}),
-        ("-dcp 2", {"unplanned": "--decode-context-parallel-size"}),
-        ("-q fp8", {"unplanned": "--quantization"}),
-        ("-qfp8", {"unplanned": "--quantization"}),
+        ("-sc '{}'", {"unsupported": "--speculative-config"}),
+        ("--spec-method ngram", {"unsupported": "--spec-method"}),
+        ("-dcp 2", {"unsupported": "--decode-context-parallel-size"}),
+        ("-q fp8", {"unsupported": "--quantization"}),
+        ("-qfp8", {"unsupported": "--quantization"}),
         ("-n1", {}),
-        ("--block_size 256", {"unplanned": "--block-size"}),
-        ("--no-enable-chunked-prefill", {"unplanned": "--no-enable-chunked-prefill"}),
-        # What follows a point is a part of the value.
-        ("--speculative_config.method ngram", {"unplanned": "--speculative-config"}),
+        ("--block_size 256", {"unsupported": "--block-size"}),
+        ("--no-enable-chunked-prefill", {"unsupported": "--no-enable-chunked-prefill"}),
+        # Text after a dot is part of the value.
+        ("--speculative_config.method ngram", {"unsupported": "--speculative-config"}),
         ("--device-memory-utilization 0.5", {"share": 0.5}),
-        # The beginning of a name will do where only one begins so.
-        ("--tensor-parallel 2", {"unplanned": "--tensor-parallel-size"}),
+        # An unambiguous prefix of a name is accepted.
+        ("--tensor-parallel 2", {"unsupported": "--tensor-parallel-size"}),
         ("--max-model 4096 --device-mem 0.5", {"context": 4096, "share": 0.5}),
         ("--spec ngram", {}),
         ("--tensor-parallel-size=1", {}),
-        ("--quantization fp8", {"unplanned": "--quantization"}),
+        ("--quantization fp8", {"unsupported": "--quantization"}),
         ("--load-format dummy", {}),
-        ("--enable-lora --seed 1", {"unplanned": "--enable-lora"}),
+        ("--enable-lora --seed 1", {"unsupported": "--enable-lora"}),
         ("--max-model-len 'oops", {}),
     ],
 )
-def test_what_flags_say_of_memory(flags, found):
+def test_memory_flags_are_read(flags, found):
     assert memory_flags(flags) == MemoryFlags(**found)
 
 
@@ -70,11 +70,11 @@ def test_what_flags_say_of_memory(flags, found):
         ("'oops", "'oops"),
     ],
 )
-def test_what_they_say_besides(flags, rest):
+def test_other_flags_are_kept(flags, rest):
     assert other_arguments(flags) == rest
 
 
-def test_a_plans_flags_say_what_the_plan_was_made_with():
+def test_a_plans_flags_match_the_plan():
     engine = EngineRequirements(role=Role.GENERATE, shape=GENERATOR, context=8192, cache_dtype="fp8", eager=True)
     plan = make_plan(Card(name="a card", total_bytes=24 * GIB), [engine])
     written = memory_flags(memory_arguments(plan.engines[0]))
@@ -91,13 +91,13 @@ def test_a_plans_flags_say_what_the_plan_was_made_with():
 
 
 @pytest.mark.parametrize("is_gpu", [True, False])
-def test_the_models_own_context_is_said_on_a_gpu(is_gpu):
+def test_the_models_context_is_set_on_a_gpu(is_gpu):
     engine = EngineRequirements(role=Role.EMBED, shape=MINILM)
     plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=is_gpu), [engine])
     assert ("--max-model-len 256" in memory_arguments(plan.engines[0])) is is_gpu
 
 
-def test_a_context_is_said_that_vllm_would_not_take_by_itself():
+def test_a_context_that_differs_from_vllms_default_is_set():
     engine = EngineRequirements(role=Role.EMBED, shape=changed(MINILM, longest_context=258))
     plan = make_plan(Card(name="memory", total_bytes=80 * GIB, is_gpu=False), [engine])
     assert "--max-model-len 256" in memory_arguments(plan.engines[0])
@@ -111,5 +111,5 @@ def test_a_context_is_said_that_vllm_would_not_take_by_itself():
         ("--seed 1", ["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"]),
     ],
 )
-def test_what_the_user_says_under_another_name_is_not_said_twice(given, left):
-    assert _without(["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"], given.split()) == left
+def test_overridden_defaults_are_dropped_under_any_name(given, left):
+    assert _drop_overridden(["--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"], given.split()) == left

@@ -1,8 +1,8 @@
 import pytest
 
 from adapters.vllm.dialect.refusals import (
-    form_param,
-    given_up,
+    constrained_param,
+    generation_aborted,
     no_such_dimensions,
     not_a_chat_model,
     refusal,
@@ -26,7 +26,7 @@ TOO_LONG = [
     "The decoder prompt (length 256) plus the number of requested output tokens (at least 1) is longer than "
     "the maximum model length of 256. Make sure that `max_model_len` is no smaller than the number of text "
     "tokens (prompt + requested output tokens).",
-    # Said of a prompt that fills the context: nothing is left for an answer.
+    # For a prompt that fills the context, so that no room is left for an answer.
     "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
 ]
 BIAS = "token_id(s) [999999] in logit_bias contain out-of-vocab token ids. Vocabulary size: 49152"
@@ -37,58 +37,58 @@ DIMENSIONS = [
 ]
 
 
-def heard(
+def refused(
     message: str, *, param: str = "prompt", max_model_len: int | None = 256, form: str | None = None
 ) -> InvalidRequestError:
-    return refusal(message, param=param, model="the-model", max_model_len=max_model_len, form_param=form)
+    return refusal(message, param=param, model="the-model", max_model_len=max_model_len, constrained_param=form)
 
 
 @pytest.mark.parametrize("message", TOO_LONG)
 @pytest.mark.parametrize("param", ["prompt", "input"])
-def test_a_prompt_that_is_too_long_is_told_in_openais_words(message, param):
-    error = heard(message, param=param)
+def test_too_long_a_prompt_has_openais_error(message, param):
+    error = refused(message, param=param)
     assert isinstance(error, ContextLengthError)
     assert (error.param, error.code) == (param, "context_length_exceeded")
     assert "maximum context length is 256 tokens" in error.message
 
 
-def test_the_context_length_is_the_services_own_knowledge():
-    assert "None" not in heard(TOO_LONG[0], max_model_len=None).message
+def test_an_unknown_context_length_is_omitted():
+    assert "None" not in refused(TOO_LONG[0], max_model_len=None).message
 
 
 @pytest.mark.parametrize("token", ["49152", "-1"])
-def test_a_token_outside_the_vocabulary_is_the_prompts_fault(token):
-    error = heard(f"Token id {token} is out of vocabulary", param="input")
+def test_a_token_outside_the_vocabulary_is_reported_for_the_prompt(token):
+    error = refused(f"Token id {token} is out of vocabulary", param="input")
     assert (error.param, error.code) == ("input", "invalid_value")
     assert "'the-model'" in error.message
 
 
-def test_a_bias_outside_the_vocabulary_is_the_biases_fault():
-    error = heard(BIAS)
+def test_a_bias_outside_the_vocabulary_is_reported_for_logit_bias():
+    error = refused(BIAS)
     assert (error.param, error.code) == ("logit_bias", "invalid_value")
 
 
 @pytest.mark.parametrize("message", DIMENSIONS)
-def test_other_dimensions_than_the_models_own_are_told_as_unsupported(message):
-    error = heard(message, param="input")
+def test_unsupported_dimensions_are_reported(message):
+    error = refused(message, param="input")
     assert (error.param, error.code) == ("dimensions", "unsupported_value")
 
 
-def test_any_other_refusal_keeps_vllms_sentence():
-    error = heard("best_of is not supported.")
+def test_unknown_rejections_keep_vllms_message():
+    error = refused("best_of is not supported.")
     assert type(error) is InvalidRequestError
     assert (error.message, error.param, error.code) == ("best_of is not supported.", None, None)
 
 
-def test_vllms_bookkeeping_is_left_out():
-    # It may hold the whole prompt.
-    error = heard("Something is wrong. (parameter=prompt, value=a secret\ntext)")
+def test_vllms_parameter_note_is_removed():
+    # It may contain the whole prompt.
+    error = refused("Something is wrong. (parameter=prompt, value=a secret\ntext)")
     assert error.message == "Something is wrong."
 
 
 @pytest.mark.parametrize("message", ["Wrong (and odd) value.", "Wrong value (and odd)"])
-def test_brackets_that_belong_to_a_sentence_stay(message):
-    assert heard(message).message == message
+def test_other_parentheses_are_kept(message):
+    assert refused(message).message == message
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_brackets_that_belong_to_a_sentence_stay(message):
         ("allowed_token_ids contains out-of-vocab token id!", "allowed_token_ids"),
     ],
 )
-def test_other_lists_of_tokens_are_told_by_their_names(message, param):
-    error = heard(message)
+def test_token_lists_are_reported_by_name(message, param):
+    error = refused(message)
     assert (error.param, error.code) == (param, "invalid_value")
     assert "'the-model'" in error.message
 
@@ -115,24 +115,24 @@ def test_other_lists_of_tokens_are_told_by_their_names(message, param):
         "should be integers satisfying: 0 <= token_id <= 8. (parameter=bad_words, value=['a'])",
     ],
 )
-def test_bad_words_are_told_by_their_name(message):
-    error = heard(message, form="response_format")
+def test_bad_words_are_reported_by_name(message):
+    error = refused(message, form="response_format")
     assert (error.param, error.code) == ("bad_words", "invalid_value")
 
 
-def test_more_tokens_than_there_is_room_for_are_told_with_the_context():
-    error = heard("min_tokens must be less than or equal to max_tokens=250, got 9000. (parameter=min_tokens)")
+def test_too_large_min_tokens_is_reported_with_the_context_length():
+    error = refused("min_tokens must be less than or equal to max_tokens=250, got 9000. (parameter=min_tokens)")
     assert (error.param, error.code) == ("min_tokens", "invalid_value")
     assert "256 tokens" in error.message
 
 
-def test_a_prompt_of_no_tokens_is_told_by_its_name():
-    error = heard("The decoder prompt cannot be empty", param="messages")
+def test_an_empty_prompt_is_reported_by_name():
+    error = refused("The decoder prompt cannot be empty", param="messages")
     assert (error.param, error.code) == ("messages", "empty_input")
 
 
 def test_a_model_without_a_template_is_no_chat_model():
-    error = heard(
+    error = refused(
         "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
         "template if the tokenizer does not define one.",
         param="messages",
@@ -150,8 +150,8 @@ def test_a_model_without_a_template_is_no_chat_model():
         'tool_choice="required" requires --tool-call-parser to be set',
     ],
 )
-def test_a_server_that_can_not_read_calls_says_how_it_could(message):
-    error = heard(message, param="messages", form="tools")
+def test_a_server_without_tool_parser_is_reported_with_a_remedy(message):
+    error = refused(message, param="messages", form="tools")
     assert (error.param, error.code) == ("tools", "unsupported_parameter")
     assert "--tool-call-parser" in error.message
 
@@ -167,36 +167,36 @@ GRAMMAR = [
 
 @pytest.mark.parametrize("message", GRAMMAR)
 @pytest.mark.parametrize("form", ["response_format", "guided_json", "structured_outputs", "tools"])
-def test_a_form_that_can_not_be_followed_is_told_by_the_field_that_asked_for_it(message, form):
-    error = heard(message, form=form)
+def test_grammar_errors_are_reported_for_the_requests_field(message, form):
+    error = refused(message, form=form)
     assert (error.param, error.code) == (form, "invalid_value")
     assert message in error.message
 
 
 @pytest.mark.parametrize("message", GRAMMAR)
-def test_the_same_sentence_without_a_form_is_kept_as_it_is(message):
-    error = heard(message)
+def test_without_structured_outputs_the_same_message_is_kept(message):
+    error = refused(message)
     assert (error.message, error.param) == (message, None)
 
 
-def test_what_is_said_of_a_form_is_cut():
-    assert len(heard("Grammar error: " + "x" * 5000, form="guided_regex").message) < 1000
+def test_long_grammar_errors_are_truncated():
+    assert len(refused("Grammar error: " + "x" * 5000, form="guided_regex").message) < 1000
 
 
-def test_a_prompt_that_is_too_long_is_told_as_such_though_there_is_a_form():
-    assert isinstance(heard(TOO_LONG[0], form="response_format"), ContextLengthError)
+def test_too_long_a_prompt_is_reported_despite_structured_outputs():
+    assert isinstance(refused(TOO_LONG[0], form="response_format"), ContextLengthError)
 
 
 @pytest.mark.parametrize("word", ["dimensions", "logit_bias", "stop_token_ids"])
 def test_a_schema_may_have_properties_named_like_parameters(word):
-    error = heard(f"Grammar error: invalid JSON schema for the property '{word}'", form="response_format")
+    error = refused(f"Grammar error: invalid JSON schema for the property '{word}'", form="response_format")
     assert error.param == "response_format"
 
 
-# Which field a grammar would be made of
+# Which field the grammar is compiled from
 
 
-def asking(form: str | None = None, **conversation) -> GenerationRequest:
+def request_of(form: str | None = None, **conversation) -> GenerationRequest:
     sampling = SamplingParameters()
     if form is not None:
         sampling = SamplingParameters(structured_outputs=StructuredOutputs(json={}), structured_outputs_param=form)
@@ -211,36 +211,36 @@ FREE, STRICT = [Function(name="f")], [Function(name="f"), Function(name="g", str
     ("request_", "param"),
     [
         (None, None),
-        (asking(), None),
-        (asking("guided_json"), "guided_json"),
-        (asking("response_format", tools=[]), "response_format"),
-        (asking(tools=FREE, tool_choice=ToolChoice.AUTO), None),
-        (asking(tools=STRICT, tool_choice=ToolChoice.AUTO), "tools"),
-        (asking(tools=FREE, tool_choice=ToolChoice.REQUIRED), "tools"),
-        (asking(tools=FREE, tool_choice=ToolChoice.NAMED, tool_name="f"), "tools"),
-        (asking("response_format", tools=FREE, tool_choice=ToolChoice.AUTO), "response_format"),
+        (request_of(), None),
+        (request_of("guided_json"), "guided_json"),
+        (request_of("response_format", tools=[]), "response_format"),
+        (request_of(tools=FREE, tool_choice=ToolChoice.AUTO), None),
+        (request_of(tools=STRICT, tool_choice=ToolChoice.AUTO), "tools"),
+        (request_of(tools=FREE, tool_choice=ToolChoice.REQUIRED), "tools"),
+        (request_of(tools=FREE, tool_choice=ToolChoice.NAMED, tool_name="f"), "tools"),
+        (request_of("response_format", tools=FREE, tool_choice=ToolChoice.AUTO), "response_format"),
     ],
 )
-def test_a_grammar_is_made_of_the_form_or_of_the_tools(request_, param):
-    assert form_param(request_) == param
+def test_form_param_is_the_field_of_the_grammar(request_, param):
+    assert constrained_param(request_) == param
 
 
-def test_a_generation_that_was_given_up_for_its_form_is_the_forms_fault():
-    error = given_up(asking("guided_json"))
+def test_an_abort_with_structured_outputs_is_reported_for_their_field():
+    error = generation_aborted(request_of("guided_json"))
     assert type(error) is InvalidRequestError
     assert (error.param, error.code) == ("guided_json", "invalid_value")
 
 
-def test_a_form_that_a_model_does_not_reach_after_its_thinking_is_not_the_forms_fault():
-    error = given_up(asking("response_format"), has_thought=True)
+def test_an_abort_after_reasoning_is_retryable():
+    error = generation_aborted(request_of("response_format"), has_reasoned=True)
     assert type(error) is BackendFailedError
     assert "try again" in error.message
 
 
-def test_a_generation_that_was_given_up_without_a_form_is_the_engines_fault():
-    assert type(given_up(asking())) is BackendFailedError
+def test_an_abort_without_structured_outputs_is_the_engines_error():
+    assert type(generation_aborted(request_of())) is BackendFailedError
 
 
-def test_the_sentences_name_the_model():
+def test_messages_name_the_model():
     for error in (no_such_dimensions("the-model"), unknown_tokens("prompt", "the-model")):
         assert "'the-model'" in error.message

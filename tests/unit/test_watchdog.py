@@ -1,4 +1,4 @@
-"""Busy engines and hung ones."""
+"""Detection of hung engines."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ HANG_S = 10.0
 
 
 class Engine:
-    """An engine process, and a clock that stands still until it is told to go on."""
+    """An engine process with a simulated clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -25,64 +25,67 @@ class Engine:
     def cpu_times(self) -> SimpleNamespace:
         return SimpleNamespace(user=self.cpu_s, system=0.0)
 
-    def look(
+    def watch(
         self, seconds: float, *, has_work: bool = True, works: bool = False, answers: bool = False
     ) -> str | None:
-        """The verdict after some seconds of looking once a second; the first that is not well ends it."""
+        """Check once per second; returns the first reason for a hang, if any."""
         for _ in range(int(seconds)):
             self.now += 1
             self.cpu_s += 0.5 if works else 0.0
             if answers:
                 self.watchdog.progress()
-            if verdict := self.watchdog.hangs(has_work=has_work):
-                return verdict
+            if reason := self.watchdog.hangs(has_work=has_work):
+                return reason
         return None
 
 
-def test_an_engine_without_work_may_do_nothing():
-    assert Engine().look(1000, has_work=False) is None
+def test_an_idle_engine_is_not_hung():
+    assert Engine().watch(1000, has_work=False) is None
 
 
-def test_an_engine_that_answers_is_well():
-    assert Engine().look(1000, answers=True) is None
+def test_an_engine_with_output_is_not_hung():
+    assert Engine().watch(1000, answers=True) is None
 
 
-def test_an_engine_with_work_that_does_nothing_hangs():
+def test_an_engine_without_output_or_cpu_time_is_hung():
     engine = Engine()
-    assert engine.look(HANG_S) is None
-    assert engine.look(2) == "it has work and has done nothing for 11 seconds"
+    assert engine.watch(HANG_S) is None
+    assert engine.watch(2) == "it has unfinished requests and has been idle for 11 seconds"
 
 
-def test_time_without_work_does_not_count():
+def test_idle_time_does_not_count():
     engine = Engine()
-    engine.look(1000, has_work=False)
-    assert engine.look(HANG_S) is None
+    engine.watch(1000, has_work=False)
+    assert engine.watch(HANG_S) is None
 
 
-def test_an_engine_that_computes_is_left_alone_but_not_for_ever():
+def test_a_busy_engine_is_hung_only_after_a_long_time():
     engine = Engine()
-    assert engine.look(9 * HANG_S, works=True) is None
-    assert engine.look(2 * HANG_S, works=True) == "it has work and has answered nothing for 101 seconds"
+    assert engine.watch(9 * HANG_S, works=True) is None
+    assert (
+        engine.watch(2 * HANG_S, works=True)
+        == "it has unfinished requests and has produced no output for 101 seconds"
+    )
 
 
-def test_an_engine_that_stops_computing_in_the_middle_hangs():
+def test_an_engine_that_stops_computing_is_hung():
     engine = Engine()
-    assert engine.look(3 * HANG_S, works=True) is None
-    assert engine.look(HANG_S) is None
-    assert "has done nothing" in str(engine.look(1))
+    assert engine.watch(3 * HANG_S, works=True) is None
+    assert engine.watch(HANG_S) is None
+    assert "has been idle" in str(engine.watch(1))
 
 
 @pytest.mark.parametrize("has_work", [True, False])
-def test_a_stopped_process_is_noticed_at_once(has_work):
+def test_a_stopped_process_is_detected_immediately(has_work):
     engine = Engine()
     engine.state = psutil.STATUS_STOPPED
-    assert engine.look(1, has_work=has_work) == "its process has been stopped"
+    assert engine.watch(1, has_work=has_work) == "its process has been stopped"
 
 
-def test_processes_that_are_gone_do_not_hang():
+def test_ended_processes_are_not_hung():
     def gone(*_: object) -> None:
         raise psutil.NoSuchProcess(1)
 
     engine = Engine()
     engine.status = engine.cpu_times = gone  # type: ignore[method-assign,assignment]
-    assert engine.look(1, has_work=False) is None
+    assert engine.watch(1, has_work=False) is None

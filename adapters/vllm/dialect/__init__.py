@@ -1,1 +1,1 @@
-"""What both adapters know of vLLM: names, flags, sentences and limits."""
+"""Knowledge of vLLM that both adapters share: field names, flags, error messages and limits."""

@@ -1,7 +1,7 @@
-"""`suffix`: prompts for models that were trained to fill in the middle.
+"""Renders fill-in-the-middle prompts for requests with a `suffix`.
 
-Such a model has three special tokens in its vocabulary, and was trained on prefix and suffix set apart by them.
-Which ones they are can be seen from the vocabulary; their order is the same for all of these families.
+Models that were trained for it have three special tokens that separate prefix, suffix and middle. The vocabulary
+shows which ones; their order is the same for all these families.
 
 Source: the models' own tokenizers (Qwen2.5-Coder, StarCoder and SmolLM, CodeGemma, DeepSeek-Coder, Granite).
 """
@@ -12,14 +12,14 @@ from domain.errors import InvalidRequestError
 
 
 class Markers(NamedTuple):
-    """Special tokens of one family."""
+    """The special tokens of one family of models."""
 
     prefix: str
     suffix: str
     middle: str
 
     def render(self, prompt: str, suffix: str) -> str:
-        """The prompt that asks for what stands between."""
+        """The prompt for the text between prefix and suffix."""
         return f"{self.prefix}{prompt}{self.suffix}{suffix}{self.middle}"
 
 
@@ -32,7 +32,7 @@ KNOWN = (
 
 
 def not_supported(model: str) -> InvalidRequestError:
-    """The refusal for a model that has no such tokens."""
+    """The error for a model without such tokens."""
     return InvalidRequestError(
         f"The model '{model}' was not trained to fill in the middle. Leave 'suffix' out.",
         param="suffix",

@@ -1,9 +1,9 @@
-"""Limits of structured outputs, above which the engine would compile a grammar for minutes.
+"""Rejects structured outputs whose grammar would take minutes to compile.
 
-The engine compiles few grammars at a time, and a compilation that has begun can't be stopped: every other request
-with structured outputs or tools waits behind it. Time and memory grow at least with the square of the optional
-parts in a row, and with the square of the prefix that two long strings share. Each limit, used up once, took
-xgrammar 0.2.8 ten seconds at most, on two CPU cores and with a vocabulary of 49,152 tokens.
+The engine compiles few grammars at a time and can't cancel a compilation: all other requests with structured
+outputs or tools wait for it. Time and memory grow at least quadratically with the number of consecutive optional
+parts, and with the common prefix of two long strings. A request that reaches one of these limits took xgrammar
+0.2.8 at most ten seconds, on two CPU cores and with a vocabulary of 49,152 tokens.
 """
 
 import re
@@ -18,10 +18,10 @@ MAX_FORM_BYTES = 100_000
 MAX_OPTIONAL_PARTS = 32
 MAX_CHOICE_LENGTH = 1000
 MAX_PROPERTIES = 500
-MAX_COUNTED_PROPERTIES = 40
+MAX_PROPERTIES_WITH_COUNT = 40
 
-# Operators inside a class, or written as an escape, are literal characters.
-# The quantifiers are possessive, so that matching takes time linear in the length of the text.
+# Operators in a class or in an escape are literal characters.
+# The quantifiers are possessive, so that matching takes linear time.
 _LITERAL = re.compile(r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|\\?\Z)", re.S)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)', re.S)
 _OPTIONAL = re.compile(r'(?<!\()[?*]|\{\s*+0*+\s*+,|\(\s*\||\|\s*[|)]|\|\s*$|""')
@@ -29,18 +29,18 @@ _RULE = re.compile(r"::=|\n(?=[^\S\n]*+\w++[^\S\n]*+:)")
 
 
 def check_form(form: StructuredOutputs, param: str) -> None:
-    """Check everything about structured outputs but their schemas, which are checked as they are walked.
+    """Check structured outputs, except their schemas, which `normalize_schema` checks.
 
     Args:
-        form: what the client asks for.
-        param: the request field that has it.
+        form: the structured outputs.
+        param: the request field that contains them.
 
     Raises:
-        InvalidRequestError: it is above a limit.
+        InvalidRequestError: a limit is exceeded.
     """
     if len(msgspec.json.encode(form)) > MAX_FORM_BYTES:
         raise InvalidRequestError(
-            f"'{param}' is too large: at most {MAX_FORM_BYTES} bytes are allowed.",
+            f"'{param}' is too large. The maximum is {MAX_FORM_BYTES} bytes.",
             param=param,
             code="string_above_max_length",
         )
@@ -52,10 +52,10 @@ def check_form(form: StructuredOutputs, param: str) -> None:
 
 
 def check_schema(schema: Any, param: str) -> None:
-    """Check all parts of a schema that is not normalized, whatever keyword they stand behind.
+    """Check all parts of a schema that is not normalized, under any keyword.
 
     Raises:
-        InvalidRequestError: a part is above a limit.
+        InvalidRequestError: a limit is exceeded.
     """
     parts = [schema]
     while parts:
@@ -68,10 +68,10 @@ def check_schema(schema: Any, param: str) -> None:
 
 
 def check_part(part: dict[str, Any], param: str) -> None:
-    """Check one object of a JSON schema or of a structural tag, without the objects inside it.
+    """Check one object of a JSON schema or of a structural tag, without nested objects.
 
     Raises:
-        InvalidRequestError: it is above a limit.
+        InvalidRequestError: a limit is exceeded.
     """
     for regex in (part.get("pattern"), *_keys(part.get("patternProperties"))):
         if isinstance(regex, str):
@@ -80,11 +80,11 @@ def check_part(part: dict[str, Any], param: str) -> None:
         _check_grammar(grammar, param)
     if isinstance(choices := part.get("enum"), list):
         _check_lengths(choices, param)
-    counted = "minProperties" in part or "maxProperties" in part
-    limit = MAX_COUNTED_PROPERTIES if counted else MAX_PROPERTIES
+    has_count = "minProperties" in part or "maxProperties" in part
+    limit = MAX_PROPERTIES_WITH_COUNT if has_count else MAX_PROPERTIES
     if len(_keys(part.get("properties"))) > limit:
-        beside = " beside 'minProperties' or 'maxProperties'" if counted else ""
-        raise _refusal(f"has an object with more than {limit} properties{beside}", param)
+        count = " and 'minProperties' or 'maxProperties'" if has_count else ""
+        raise _limit_error(f"has an object with more than {limit} properties{count}", param)
 
 
 def _keys(value: Any) -> list[str]:
@@ -103,17 +103,17 @@ def _check_grammar(grammar: str, param: str) -> None:
 
 def _check_optional_parts(text: str, of: str, param: str) -> None:
     if len(_OPTIONAL.findall(text)) > MAX_OPTIONAL_PARTS:
-        raise _refusal(f"has {of} with more than {MAX_OPTIONAL_PARTS} parts that may be left out", param)
+        raise _limit_error(f"has {of} with more than {MAX_OPTIONAL_PARTS} optional parts", param)
 
 
 def _check_lengths(choices: list[Any], param: str) -> None:
     if any(isinstance(choice, str) and len(choice) > MAX_CHOICE_LENGTH for choice in choices):
-        raise _refusal(f"offers a choice of more than {MAX_CHOICE_LENGTH} characters", param)
+        raise _limit_error(f"has a choice of more than {MAX_CHOICE_LENGTH} characters", param)
 
 
-def _refusal(what: str, param: str) -> InvalidRequestError:
+def _limit_error(what: str, param: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"'{param}' {what}, of which the engine would not have a grammar in time. Please simplify it.",
+        f"'{param}' {what}, which would take too long to compile into a grammar. Please simplify it.",
         param=param,
         code="invalid_value",
     )

@@ -1,7 +1,7 @@
-"""Several greedy choices, which can't differ: generated once and copied.
+"""Serves several greedy choices, which are identical, by generating one and copying it.
 
-vLLM refuses `n` above 1 at temperature 0 (`vllm.sampling_params.SamplingParams._verify_greedy_sampling`, 0.32.0);
-OpenAI serves it.
+vLLM rejects `n` above 1 at temperature 0 (`vllm.sampling_params.SamplingParams._verify_greedy_sampling`, 0.32.0);
+OpenAI accepts it.
 """
 
 from collections.abc import AsyncGenerator, Iterator
@@ -13,7 +13,7 @@ from domain.results import GenerationDelta, GenerationEvent, GenerationResult, G
 
 
 def greedy_copies(request: GenerationRequest) -> int:
-    """How often the one choice of a greedy request is needed; 1 for all requests that vLLM takes as they are."""
+    """How many copies of one choice a greedy request needs; 1 for requests that vLLM accepts unchanged."""
     return request.sampling.n if request.sampling.temperature == 0 else 1
 
 
@@ -25,24 +25,24 @@ def single_choice(request: GenerationRequest) -> GenerationRequest:
 async def copied_events(
     events: AsyncGenerator[GenerationEvent, None], copies: int
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """Events of one choice, as those of so many equal choices. The caller closes `events`."""
+    """Turn the events of one choice into those of several equal choices. The caller closes `events`."""
     async for event in events:
         if isinstance(event, GenerationUsage):
-            yield _copied_usage(event, copies)
+            yield _copy_usage(event, copies)
         else:
-            for copy in _copied_delta(event, copies):
+            for copy in _copy_delta(event, copies):
                 yield copy
 
 
 def copied_result(result: GenerationResult, copies: int) -> GenerationResult:
-    """The result with one choice, as one with so many equal choices."""
+    """Turn a result with one choice into one with several equal choices."""
     return GenerationResult(
-        choices=[copy for choice in result.choices for copy in _copied_delta(choice, copies)],
-        usage=_copied_usage(result.usage, copies),
+        choices=[copy for choice in result.choices for copy in _copy_delta(choice, copies)],
+        usage=_copy_usage(result.usage, copies),
     )
 
 
-def _copied_usage(usage: GenerationUsage, copies: int) -> GenerationUsage:
+def _copy_usage(usage: GenerationUsage, copies: int) -> GenerationUsage:
     reasoning = usage.reasoning_tokens
     return msgspec.structs.replace(
         usage,
@@ -51,12 +51,12 @@ def _copied_usage(usage: GenerationUsage, copies: int) -> GenerationUsage:
     )
 
 
-def _copied_delta(delta: GenerationDelta, copies: int) -> Iterator[GenerationDelta]:
+def _copy_delta(delta: GenerationDelta, copies: int) -> Iterator[GenerationDelta]:
     for index in range(copies):
-        calls = [_with_own_id(call, index) for call in delta.tool_calls]
+        calls = [_with_unique_id(call, index) for call in delta.tool_calls]
         yield msgspec.structs.replace(delta, index=index, tool_calls=calls)
 
 
-def _with_own_id(call: ToolCallDelta, copy: int) -> ToolCallDelta:
-    """The call in a copy, whose id is its own so that results can be told apart."""
+def _with_unique_id(call: ToolCallDelta, copy: int) -> ToolCallDelta:
+    """The call with an id that is unique among the copies, so that tool results can refer to it."""
     return call if call.id is None or copy == 0 else msgspec.structs.replace(call, id=f"{call.id}-{copy}")

@@ -1,6 +1,6 @@
-"""Engine flags and memory: what the user's own say about it, and those that follow from a plan.
+"""Reads the memory-related vLLM flags of the user, and writes the flags of a memory plan.
 
-vLLM's parser judges the user's flags later; here only those are picked out that a plan has to respect.
+vLLM's parser validates the user's flags later; this module reads only those that a plan has to respect.
 """
 
 import re
@@ -12,8 +12,8 @@ import msgspec
 from domain.memory_plan import EnginePlan
 from domain.memory_plan.kv_cache import PLAIN
 
-# Flags with which an engine holds more, or less, than the plan can tell, and the value that changes nothing.
-UNPLANNED = {
+# Flags that change memory use in ways that the planner does not model, and the value without effect.
+UNSUPPORTED = {
     "--block-size": None, "--config": None, "--cpu-offload-gb": "0", "--cudagraph-capture-sizes": None,
     "--data-parallel-size": "1", "--decode-context-parallel-size": "1", "--device-ids": None,
     "--disable-hybrid-kv-cache-manager": None, "--disable-sliding-window": None, "--enable-lora": None,
@@ -30,23 +30,25 @@ ALIASES = {
     "-pcp": "--prefill-context-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization",
     "-sc": "--speculative-config", "-tp": "--tensor-parallel-size",
 }  # fmt: skip
-"""Other names of the flags here; a test holds them against vLLM's own parser."""
-LETTER = re.compile(r"-[nq](?=[^.=])")
-"""A flag of one letter, with its value behind it in one word. No longer flag begins with these two."""
-DUMMY = ("--load-format", "dummy")
-"""Weights that are made up take as much memory as real ones."""
-NUMBERS = {
+"""Other names of these flags; a test compares them with vLLM's parser."""
+SHORT_FLAG = re.compile(r"-[nq](?=[^.=])")
+"""A one-letter flag followed by its value without a space. No longer flag starts with either letter."""
+DUMMY_WEIGHTS = ("--load-format", "dummy")
+"""Dummy weights take as much memory as real ones."""
+NUMBER_FIELDS = {
     "--max-model-len": "context",
     "--max-num-batched-tokens": "batched_tokens",
     "--max-num-seqs": "sequences",
     "--kv-cache-memory-bytes": "cache_bytes",
 }
-SAID = {*NUMBERS, "--gpu-memory-utilization", "--kv-cache-dtype", "--enforce-eager", "--no-enforce-eager"}
-SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+MEMORY_FLAGS = {
+    *NUMBER_FIELDS, "--gpu-memory-utilization", "--kv-cache-dtype", "--enforce-eager", "--no-enforce-eager",
+}  # fmt: skip
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class MemoryFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """What flags say; None and False for what they don't."""
+    """Values of memory-related flags; None or False if a flag is not set."""
 
     context: int | None = None
     batched_tokens: int | None = None
@@ -55,17 +57,17 @@ class MemoryFlags(msgspec.Struct, frozen=True, kw_only=True):
     cache_dtype: str | None = None
     element_bytes: int | None = None
     share: float | None = None
-    """Of the card."""
+    """Share of the GPU's memory, 0 … 1."""
     eager: bool = False
-    unplanned: str | None = None
-    """A flag that the plan knows nothing of."""
+    unsupported: str | None = None
+    """A flag that the planner does not support."""
 
 
 def memory_flags(flags: str) -> MemoryFlags:
-    """Pick out what a plan has to know. Flags that make no sense are left to vLLM's own parser.
+    """Read the flags that affect memory. Invalid flags are left to vLLM's parser.
 
     Args:
-        flags: in the spelling of `vllm serve`, as one string.
+        flags: flags of `vllm serve`, as one string.
     """
     try:
         words = shlex.split(flags)
@@ -73,10 +75,10 @@ def memory_flags(flags: str) -> MemoryFlags:
         return MemoryFlags()
     found: dict[str, Any] = {}
     for flag, value in _pairs(words):
-        if flag in UNPLANNED and value != UNPLANNED[flag] and (flag, value) != DUMMY:
-            found["unplanned"] = flag
-        elif flag in NUMBERS:
-            found[NUMBERS[flag]] = _number(value)
+        if flag in UNSUPPORTED and value != UNSUPPORTED[flag] and (flag, value) != DUMMY_WEIGHTS:
+            found["unsupported"] = flag
+        elif flag in NUMBER_FIELDS:
+            found[NUMBER_FIELDS[flag]] = _number(value)
         elif flag == "--kv-cache-dtype":
             found["cache_dtype"] = value
         elif flag == "--dtype":
@@ -89,11 +91,11 @@ def memory_flags(flags: str) -> MemoryFlags:
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    """Flags with their values, "" for none."""
+    """Pairs of flag and value; the value is "" if there is none."""
     pairs: list[tuple[str, str]] = []
     for word in words:
         if _is_flag(word):
-            letter = LETTER.match(word)
+            letter = SHORT_FLAG.match(word)
             value = word[letter.end() :] if letter else word.partition("=")[2]
             pairs.append((flag_name(word), value))
         elif pairs and not pairs[-1][1]:
@@ -102,17 +104,17 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 
 
 def flag_name(word: str) -> str:
-    """The first name of the flag that a word is, or begins with.
+    """The primary name of the flag in a word, which may also contain its value.
 
-    To vLLM underscores in a name are dashes, and what follows a point is a part of the flag's value.
+    vLLM treats underscores in a name as dashes, and text after a dot as part of the flag's value.
     """
-    letter = LETTER.match(word)
+    letter = SHORT_FLAG.match(word)
     name = letter[0] if letter else re.split(r"[=.]", word, maxsplit=1)[0].replace("_", "-")
-    known = {*UNPLANNED, *SAID, *ALIASES}
+    known = {*UNSUPPORTED, *MEMORY_FLAGS, *ALIASES}
     if name not in known and name.startswith("--"):
-        # vLLM's parser takes the beginning of a name for all of it where only one begins so.
-        whole = [each for each in known if each.startswith(name)]
-        name = whole[0] if len(whole) == 1 else name
+        # vLLM's parser accepts an unambiguous prefix of a name.
+        matches = [each for each in known if each.startswith(name)]
+        name = matches[0] if len(matches) == 1 else name
     return ALIASES.get(name, name)
 
 
@@ -121,17 +123,17 @@ def _is_flag(word: str) -> bool:
 
 
 def _number(value: str) -> int | None:
-    """A number as vLLM writes them, 8k and 1G included; None for auto and for what is none."""
+    """Parse a number as vLLM does, such as 8k or 1G; None for `auto` and for anything invalid."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", value)
-    amount = int(float(found[1]) * SUFFIXES.get(found[2], 1)) if found else 0
+    amount = int(float(found[1]) * UNITS.get(found[2], 1)) if found else 0
     return amount or None
 
 
 def plan_flags(plan: EnginePlan) -> dict[str, object]:
-    """The flags that make an engine what its plan says.
+    """The flags that configure an engine as planned.
 
-    On the CPU vLLM's own batches are planned with, and only the cache is said, and the context if it is shorter
-    than the model can. On a GPU the context is always said: what a model's own is vLLM reads in its own way.
+    On the CPU the plan uses vLLM's default batch sizes, so the flags set only the cache, and the context if it is
+    shorter than the model's. On a GPU they always set the context: vLLM may derive another one from the model.
     """
     flags: dict[str, object] = {}
     if plan.gpu_memory_utilization is not None:
@@ -147,7 +149,7 @@ def plan_flags(plan: EnginePlan) -> dict[str, object]:
 
 
 def memory_arguments(plan: EnginePlan) -> str:
-    """All flags that fix an engine's memory, as one string: for an engine that somebody else starts."""
+    """All flags that determine an engine's memory, as one string, for an engine started outside this service."""
     flags = plan_flags(plan)
     if plan.kv_cache_dtype != "auto":
         flags["--kv-cache-dtype"] = plan.kv_cache_dtype
@@ -156,7 +158,7 @@ def memory_arguments(plan: EnginePlan) -> str:
 
 
 def other_arguments(flags: str) -> str:
-    """The user's flags without those that `memory_arguments` says."""
+    """The user's flags without those that `memory_arguments` sets."""
     try:
         words = shlex.split(flags)
     except ValueError:
@@ -165,7 +167,7 @@ def other_arguments(flags: str) -> str:
     keep = True
     for word in words:
         if _is_flag(word):
-            keep = flag_name(word) not in SAID
+            keep = flag_name(word) not in MEMORY_FLAGS
         if keep:
             kept.append(word)
     return shlex.join(kept)

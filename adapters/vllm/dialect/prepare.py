@@ -1,6 +1,6 @@
-"""Turns a generation request into one that vLLM can follow, or refuses it before anything reaches the engine.
+"""Validates generation requests against vLLM's limits and normalizes their schemas.
 
-Both adapters call `prepare` first, so nothing behind it checks or normalizes a schema again.
+Both adapters call `prepare` first, so no later step checks or normalizes a schema again.
 """
 
 from typing import Any
@@ -20,21 +20,21 @@ MAX_BAD_WORDS = 128
 
 
 def prepare(request: GenerationRequest) -> GenerationRequest:
-    """The request with its schemas in the keywords that the engine follows.
+    """Return the request with its schemas rewritten to keywords that the engine supports.
 
     Those are the schemas of structured outputs and the parameters of strict tools. Tools that are not strict keep
-    theirs and are checked for size only. The request itself stays as it is; without schemas it is returned.
+    their schemas, which are checked for size only. The argument is not modified; without schemas it is returned.
 
     Raises:
-        InvalidRequestError: the engine can't follow a part of the request, or would compile a grammar of it for
-            too long. `param` is the client's field, from `sampling.structured_outputs_param` or
+        InvalidRequestError: the engine does not support a part of the request, or would take too long to compile a
+            grammar of it. `param` is the client's field, from `sampling.structured_outputs_param` or
             `Conversation.tool_params`.
     """
     sampling, prompt = request.sampling, request.prompt
     if isinstance(prompt, Conversation) and prompt.tools:
-        request = msgspec.structs.replace(request, prompt=_prepared_tools(prompt))
+        request = msgspec.structs.replace(request, prompt=_prepare_tools(prompt))
     if sampling.structured_outputs is not None:
-        form = _prepared_form(sampling.structured_outputs, sampling.structured_outputs_param)
+        form = _prepare_structured_outputs(sampling.structured_outputs, sampling.structured_outputs_param)
         request = msgspec.structs.replace(
             request, sampling=msgspec.structs.replace(sampling, structured_outputs=form)
         )
@@ -43,46 +43,46 @@ def prepare(request: GenerationRequest) -> GenerationRequest:
     return request
 
 
-def _prepared_tools(conversation: Conversation) -> Conversation:
+def _prepare_tools(conversation: Conversation) -> Conversation:
     params = conversation.tool_params or [
         f"tools[{position}].function.parameters" for position in range(len(conversation.tools))
     ]
-    tools = [_prepared_tool(tool, param) for tool, param in zip(conversation.tools, params, strict=True)]
+    tools = [_prepare_tool(tool, param) for tool, param in zip(conversation.tools, params, strict=True)]
     return msgspec.structs.replace(conversation, tools=tools)
 
 
-def _prepared_tool(tool: Function, param: str) -> Function:
+def _prepare_tool(tool: Function, param: str) -> Function:
     if not tool.strict:
         check_schema(tool.parameters, param)
         return tool
     return msgspec.structs.replace(tool, parameters=normalize_schema(tool.parameters, param))
 
 
-def _prepared_form(form: StructuredOutputs, param: str) -> StructuredOutputs:
+def _prepare_structured_outputs(form: StructuredOutputs, param: str) -> StructuredOutputs:
     check_form(form, param)
     if form.json is not None:
-        return _prepared_json(form, param)
-    if form.structural_tag is not None and (tag := _decoded(form.structural_tag)) is not None:
+        return _prepare_json(form, param)
+    if form.structural_tag is not None and (tag := _decode_json(form.structural_tag)) is not None:
         normalize_tag(tag, param)
         return msgspec.structs.replace(form, structural_tag=msgspec.json.encode(tag).decode())
     return form
 
 
-def _prepared_json(form: StructuredOutputs, param: str) -> StructuredOutputs:
+def _prepare_json(form: StructuredOutputs, param: str) -> StructuredOutputs:
     schema: Any = form.json
     if isinstance(schema, str):
-        schema = _decoded(schema)
-        # A schema that is not sent as text was checked with the request's body.
+        schema = _decode_json(schema)
+        # Schemas that are not sent as text were checked with the request body.
         check_json(schema, param)
     if schema is None:
         return form
     normalized = normalize_schema(schema, param)
-    # A schema that was sent as text stays text unless it has to change.
+    # A schema that was sent as text stays text unless normalization changes it.
     return form if normalized == schema else msgspec.structs.replace(form, json=normalized)
 
 
-def _decoded(text: str) -> Any:
-    """The JSON value of a text, or None where it has none: then the engine says what is wrong."""
+def _decode_json(text: str) -> Any:
+    """Decode JSON; None if it is invalid, which the engine then reports."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):

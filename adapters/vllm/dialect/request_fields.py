@@ -1,6 +1,6 @@
-"""The domain's conversations and sampling parameters under vLLM's own names.
+"""Converts conversations and sampling parameters to vLLM's request fields.
 
-Both adapters need them: one sends them to a server as JSON, one hands them to vLLM's request classes.
+One adapter sends them to a server as JSON, the other passes them to vLLM's request classes.
 
 Source: vllm.entrypoints.openai.{chat_completion,completion}.protocol (0.32.0).
 """
@@ -14,7 +14,7 @@ from domain.conversation import AssistantMessage, Conversation, Message, Refusal
 from domain.requests import GenerationRequest
 from domain.sampling import SamplingParameters
 
-# The same under both names, on all endpoints, and left out where the request leaves them open.
+# Same names in the domain and in vLLM, on all endpoints; omitted if the request does not set them.
 _OPTIONAL = (
     "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "top_k", "min_p",
     "repetition_penalty", "min_tokens", "stop_token_ids", "allowed_token_ids", "bad_words", "ignore_eos",
@@ -22,14 +22,14 @@ _OPTIONAL = (
 )  # fmt: skip
 
 
-SMALLEST_TOP_P = 1e-9
-"""Stands for OpenAI's 0, the likeliest token alone: vLLM accepts only values above 0."""
+MIN_TOP_P = 1e-9
+"""Replaces 0, which OpenAI accepts for greedy choice: vLLM accepts only values above 0."""
 
 
 def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
-    """Everything of the sampling but its log probabilities, which each endpoint asks for in its own way.
+    """All sampling parameters except log probabilities, whose fields differ by endpoint.
 
-    `structured_outputs` is a dict of vLLM's `StructuredOutputsParams`.
+    `structured_outputs` is a dict with the fields of vLLM's `StructuredOutputsParams`.
     """
     fields: dict[str, Any] = {"n": sampling.n, "stop": sampling.stop}
     for name in _OPTIONAL:
@@ -37,7 +37,7 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
         if value is not None:
             fields[name] = value
     if sampling.top_p == 0:
-        fields["top_p"] = SMALLEST_TOP_P
+        fields["top_p"] = MIN_TOP_P
     if sampling.max_tokens is not None:
         fields["max_tokens"] = sampling.max_tokens
     if sampling.logit_bias:
@@ -47,25 +47,25 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
     return fields
 
 
-def is_cut(request: GenerationRequest, prompt_tokens: int, max_model_len: int | None) -> bool:
-    """Whether a prompt of so many tokens may be what is left of a longer one, which vLLM echoes all the same.
+def may_be_truncated(request: GenerationRequest, prompt_tokens: int, max_model_len: int | None) -> bool:
+    """Whether a prompt may have been truncated; vLLM would echo the whole text nevertheless.
 
     Args:
         request: the request.
-        prompt_tokens: tokens of the prompt that the model saw.
+        prompt_tokens: number of prompt tokens that the model saw.
         max_model_len: context length in tokens, if known.
     """
-    most = request.truncate_prompt_tokens
-    if most is None:
+    limit = request.truncate_prompt_tokens
+    if limit is None:
         return False
-    if most < 0:
-        # A generator keeps a token's room for its answer.
-        most = (max_model_len or 1) - 1
-    return prompt_tokens >= most
+    if limit < 0:
+        # vLLM reserves one token for the output.
+        limit = (max_model_len or 1) - 1
+    return prompt_tokens >= limit
 
 
 def conversation_fields(conversation: Conversation) -> dict[str, Any]:
-    """Messages, tools and what else goes into the chat template."""
+    """Messages, tools and other variables of the chat template."""
     fields: dict[str, Any] = {
         "messages": [message_fields(message) for message in conversation.messages],
         "add_generation_prompt": conversation.add_generation_prompt,
@@ -89,7 +89,7 @@ def conversation_fields(conversation: Conversation) -> dict[str, Any]:
 
 
 def message_fields(message: Message) -> dict[str, Any]:
-    """One message as templates know it: what an answer carries for clients alone is left out."""
+    """A message with the fields that chat templates use; fields for clients only are omitted."""
     if not isinstance(message, AssistantMessage):
         fields: dict[str, Any] = msgspec.to_builtins(message)
         return fields | {"content": _content(message.content)}
@@ -112,12 +112,12 @@ def message_fields(message: Message) -> dict[str, Any]:
 
 
 def _assistant_content(message: AssistantMessage) -> Any:
-    """Text, text parts, or None; a refusal is what the model said, so it is text to the model."""
+    """Text, text parts, or None; a refusal is passed to the model as text."""
     return message.refusal if message.content is None else _content(message.content)
 
 
 def _content(content: str | Sequence[TextPart | RefusalPart]) -> Any:
-    """Text, or text parts without what is meant for OpenAI's cache."""
+    """Text, or text parts without OpenAI's cache breakpoints."""
     if isinstance(content, str):
         return content
     return [

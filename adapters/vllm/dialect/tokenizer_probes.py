@@ -1,4 +1,4 @@
-"""Texts by which one tokenizer is told from another."""
+"""Defines texts that distinguish one tokenizer from another."""
 
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -7,4 +7,4 @@ PROBES = (
     "<s></s>[CLS][SEP]<|endoftext|><|im_start|>",
     "x" * 300,
 )
-"""In these tokenizers differ: case, white space, digits, scripts, marks, long words."""
+"""They cover what tokenizers differ in: case, whitespace, digits, scripts, combining marks and long words."""

@@ -1,1 +1,1 @@
-"""vLLM servers reached over HTTP."""
+"""Adapters for vLLM servers over HTTP."""

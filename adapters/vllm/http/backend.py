@@ -1,4 +1,4 @@
-"""`InferenceBackend` over a vLLM server and its OpenAI endpoints: connecting, and which request goes where."""
+"""Implements `InferenceBackend` on the OpenAI endpoints of one vLLM server."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from typing import Any, cast
 import httpx
 
 from adapters.vllm.http.embedding import Embedding
-from adapters.vllm.http.errors import translated
+from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.generation import Generation, events
 from adapters.vllm.http.server import RequestInfo, Timeouts, VLLMServer
 from adapters.vllm.http.tokenizer import InputTokenizer, matching_tokenizer
@@ -28,7 +28,7 @@ from domain.results import EmbeddingResult, GenerationResult, Tokenization
 from domain.roles import ROLES, Role
 from domain.streams import open_stream
 
-CHECK = RequestContext(request_id="tokenizer-check")
+TOKENIZER_CHECK = RequestContext(request_id="tokenizer-check")
 
 
 class VLLMHTTPBackend:
@@ -45,16 +45,16 @@ class VLLMHTTPBackend:
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - immutable
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Make the backend; nothing is sent yet.
+        """Create the backend without connecting.
 
         Args:
-            role: what the model is for.
-            base_url: the server's address, with or without `/v1`.
-            model: the model's name, there and for clients; None takes the first one that the server has.
+            role: the model's role.
+            base_url: the server's URL, with or without `/v1`.
+            model: the model's name, on the server and for clients; None selects the first one listed.
             api_key: sent to the server as a bearer token.
-            tokenizer: folder, file or hub name of an embedding model's tokenizer; None looks where the server
-                says its model is.
-            timeouts: what is waited for.
+            tokenizer: folder, file or hub name of an embedding model's tokenizer; None uses the
+                location that the server reports for its model.
+            timeouts: timeouts of connecting and of reading.
             transport: replaces `PooledTransport`.
         """
         self._role = role
@@ -62,7 +62,7 @@ class VLLMHTTPBackend:
         self._server = VLLMServer(
             ROLES[role].noun, base_url, api_key=api_key, timeouts=timeouts, transport=transport
         )
-        self._wanted_model = model
+        self._requested_model = model
         self._model: ServerModel | None = None
         self._embedding: Embedding | None = None
         self._generation: Generation | None = None
@@ -72,13 +72,13 @@ class VLLMHTTPBackend:
         } | ({EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate})
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
-        """See the port: one look at `GET /v1/models`."""
+        """See the port. Reads `GET /v1/models`."""
         response = await self._server.get("/v1/models")
         if response.status_code != httpx.codes.OK:
-            raise self._server.refused(response, response.content, RequestInfo("model"))
-        with translated(self._server.name):
+            raise self._server.response_error(response, response.content, RequestInfo("model"))
+        with translate_errors(self._server.name):
             served = models_decoder.decode(response.content).data
-        model = self._model = self._pick(served)
+        model = self._model = self._select_model(served)
         self._server.model, self._server.max_model_len = model.id, model.max_model_len
         tokenizer = None
         if self._role is Role.EMBED:
@@ -95,88 +95,89 @@ class VLLMHTTPBackend:
         )
 
     async def stop(self) -> None:
-        """See the port: closes the connections; the server is not ours to stop."""
+        """See the port. Closes the connections; the server keeps running."""
         await self._server.close()
 
     async def probe(self) -> None:
-        """See the port: vLLM's own `GET /health`."""
-        self._require_open()
+        """See the port. Calls vLLM's `GET /health`."""
+        self._require_not_closed()
         response = await self._server.get("/health")
         if response.status_code != httpx.codes.OK:
-            raise BackendUnavailableError(f"The {self._server.name} server says that it is not healthy.")
+            raise BackendUnavailableError(f"The {self._server.name} server reports that it is unhealthy.")
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
         operation = self._operations.get(type(request))
         if operation is None:
-            raise self._no_such_operation(request)
+            raise self._unsupported(request)
         return cast(ResultT, await operation(request, context))
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
         if GenerationRequest not in self._operations:
-            raise self._no_such_operation(request)
-        self._serving()
+            raise self._unsupported(request)
+        self._require_model()
         assert self._generation is not None
         async with open_stream(events(self._generation, request, context)) as found:
             yield found
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        self._serving()
+        self._require_model()
         assert self._embedding is not None
         return await self._embedding.embed(request, context)
 
     async def _generate(self, request: GenerationRequest, context: RequestContext) -> GenerationResult:
-        self._serving()
+        self._require_model()
         assert self._generation is not None
-        return await self._generation.whole(request, context)
+        return await self._generation.generate(request, context)
 
     async def _tokenize(self, request: TokenizeRequest, context: RequestContext) -> Tokenization:
-        return await tokenize(self._server, self._serving(), request, context)
+        return await tokenize(self._server, self._require_model(), request, context)
 
     async def _detokenize(self, request: DetokenizeRequest, context: RequestContext) -> str:
-        return await detokenize(self._server, self._serving(), request, context)
+        return await detokenize(self._server, self._require_model(), request, context)
 
     async def _find_tokenizer(self, model: ServerModel) -> InputTokenizer | None:
-        """The model's tokenizer, if it is on this machine and agrees with the server."""
+        """The model's tokenizer, if it is on this machine and gives the same tokens as the server."""
 
-        async def asked(text: str) -> list[int]:
-            found = await tokenize(self._server, model, TokenizeRequest(prompt=text), CHECK)
+        async def server_tokens(text: str) -> list[int]:
+            found = await tokenize(self._server, model, TokenizeRequest(prompt=text), TOKENIZER_CHECK)
             return found.token_ids
 
         names = [self._tokenizer_name] if self._tokenizer_name else [model.root or "", model.id]
         try:
-            with translated(self._server.name):
-                return await matching_tokenizer([name for name in names if name], asked)
+            with translate_errors(self._server.name):
+                return await matching_tokenizer([name for name in names if name], server_tokens)
         except InferenceError:
-            # A server that does not tokenize for others still embeds.
+            # A server without `/tokenize` can still embed.
             return None
 
     @property
     def _name(self) -> str:
-        return self._model.id if self._model is not None else (self._wanted_model or self._server.name)
+        return self._model.id if self._model is not None else (self._requested_model or self._server.name)
 
-    def _serving(self) -> ServerModel:
-        self._require_open()
+    def _require_model(self) -> ServerModel:
+        self._require_not_closed()
         if self._model is None:
-            raise BackendUnavailableError(f"The {self._server.name} server has not been reached yet.")
+            raise BackendUnavailableError(f"Not connected to the {self._server.name} server yet.")
         return self._model
 
-    def _require_open(self) -> None:
+    def _require_not_closed(self) -> None:
         if self._server.is_closed:
             raise BackendUnavailableError(f"The connection to the {self._server.name} server has been closed.")
 
-    def _no_such_operation(self, request: Request[Any]) -> WrongEndpointError:
+    def _unsupported(self, request: Request[Any]) -> WrongEndpointError:
         return WrongEndpointError(f"The model '{self._name}' can't {request.operation}.", param="model")
 
-    def _pick(self, served: list[ServerModel]) -> ServerModel:
+    def _select_model(self, served: list[ServerModel]) -> ServerModel:
         names = [model.id for model in served]
         for model in served:
-            if self._wanted_model in (None, model.id):
+            if self._requested_model in (None, model.id):
                 return model
         if not served:
-            raise BackendUnavailableError(f"The {self._server.name} server serves no model.")
+            raise BackendUnavailableError(f"The {self._server.name} server does not serve any model.")
         raise BackendUnavailableError(
-            f"The {self._server.name} server does not serve '{self._wanted_model}'. It serves: {', '.join(names)}."
+            f"The {self._server.name} server does not serve '{self._requested_model}'. "
+            f"Available: {', '.join(names)}."
         )

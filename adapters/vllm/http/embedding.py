@@ -1,10 +1,10 @@
-"""Embeddings of a vLLM server."""
+"""Computes embeddings on a vLLM server."""
 
 import asyncio
 from typing import cast
 
 from adapters.vllm.dialect.refusals import no_such_dimensions
-from adapters.vllm.http.errors import translated
+from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.server import RequestInfo, VLLMServer
 from adapters.vllm.http.tokenizer import InputTokenizer
 from adapters.vllm.http.translate import embedding_body, embedding_result
@@ -16,24 +16,23 @@ from domain.port import RequestContext
 from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest, Prompt
 from domain.results import EmbeddingResult
 
-# Inputs of one request to the server, and requests at a time: small enough that no request is huge, and enough
-# of them to keep the engine busy.
-BATCH = 256
+# Inputs per request to the server, and concurrent requests: enough to keep the engine busy without huge requests.
+BATCH_SIZE = 256
 PARALLEL_BATCHES = 4
 INLINE_CHARACTERS = 8192
-"""Texts up to this length together are counted on the event loop, in some 2 ms at the most."""
+"""Texts of up to this total length are tokenized on the event loop, which takes about 2 ms at most."""
 
 
 class Embedding:
-    """Asks a server with an embedding model; remembers what it has found out about that server."""
+    """Embeds on one server; caches what it learns about the server's model."""
 
     def __init__(self, server: VLLMServer, model: ServerModel, tokenizer: InputTokenizer | None) -> None:
-        """Make it.
+        """Create the client.
 
         Args:
-            server: with an embedding model.
-            model: its model.
-            tokenizer: the model's own, to count tokens by; None if it is not on this machine.
+            server: serves an embedding model.
+            model: the server's model.
+            tokenizer: the model's tokenizer, to count tokens; None if it is not on this machine.
         """
         self._server = server
         self._model = model
@@ -41,13 +40,13 @@ class Embedding:
         self._native_dimensions: int | None = None
 
     async def embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        """Vectors for all inputs. Many inputs go to the server in several requests, a few at a time.
+        """Embed all inputs. Many inputs are split into several requests, of which a few run concurrently.
 
         Raises:
-            TooManyTokensError: more than MAX_EMBEDDING_TOKENS.
-            InferenceError: the server refused, failed or can't be reached.
+            TooManyTokensError: the inputs have more than MAX_EMBEDDING_TOKENS tokens.
+            InferenceError: the server returned an error or can't be reached.
         """
-        _require_few_tokens(sum(len(item) for item in request.inputs if isinstance(item, list)))
+        _check_token_limit(sum(len(item) for item in request.inputs if isinstance(item, list)))
         shorten_to, dimensions = self._lengths(request.dimensions)
         counts = await self._input_tokens(request)
         tokens = 0
@@ -64,14 +63,17 @@ class Embedding:
             )
             async with slots:
                 content = await self._server.post("/v1/embeddings", body, context, RequestInfo("input"))
-            with translated(self._server.name):
+            with translate_errors(self._server.name):
                 result = embedding_result(embeddings_decoder.decode(content), expected=len(inputs))
             tokens += result.prompt_tokens
-            _require_few_tokens(tokens)
+            _check_token_limit(tokens)
             return result
 
         parts = await gather_all(
-            [embed_batch(request.inputs[start : start + BATCH]) for start in range(0, len(request.inputs), BATCH)]
+            [
+                embed_batch(request.inputs[start : start + BATCH_SIZE])
+                for start in range(0, len(request.inputs), BATCH_SIZE)
+            ]
         )
         whole = EmbeddingResult(
             vectors=b"".join(part.vectors for part in parts),
@@ -88,7 +90,7 @@ class Embedding:
         return shorten(whole, shorten_to)
 
     async def _input_tokens(self, request: EmbeddingRequest) -> list[int] | None:
-        """Tokens of each input, or None where they can't be known here. Long inputs are counted in a thread."""
+        """Number of tokens of each input, or None if unknown. Long inputs are tokenized in a thread."""
         inputs = request.inputs
         if request.truncate_prompt_tokens is not None:
             return None
@@ -102,14 +104,14 @@ class Embedding:
         return await asyncio.to_thread(self._tokenizer.count, texts)
 
     def _lengths(self, wanted: int | None) -> tuple[int | None, int | None]:
-        """The length to shorten vectors to here, and the length to ask the server for; None for its own."""
+        """Dimensions to shorten to here, and dimensions to request from the server; None for the model's own."""
         if wanted is None or wanted == self._native_dimensions:
             return None, None
-        # The server may not know of such a model that it can do this, and refuse.
+        # The server may not know that the model supports this, and reject the parameter.
         can_shorten = is_matryoshka(self._model.id, self._model.root)
         return (wanted, None) if can_shorten else (None, wanted)
 
 
-def _require_few_tokens(tokens: int) -> None:
+def _check_token_limit(tokens: int) -> None:
     if tokens > MAX_EMBEDDING_TOKENS:
         raise TooManyTokensError(tokens, MAX_EMBEDDING_TOKENS)

@@ -1,4 +1,4 @@
-"""From httpx's exceptions and a server's statuses to the domain's errors."""
+"""Translates httpx exceptions and HTTP statuses of a server into domain errors."""
 
 import contextlib
 import email.utils
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import httpx
 import msgspec
 
-from adapters.vllm.dialect.refusals import form_param, given_up, refusal
-from adapters.vllm.http.transport import NoAnswerError
+from adapters.vllm.dialect.refusals import constrained_param, generation_aborted, refusal
+from adapters.vllm.http.transport import NoResponseError
 from adapters.vllm.http.wire import ServerErrorBody, error_decoder
 from domain.errors import (
     BackendBusyError,
@@ -25,35 +25,33 @@ from domain.requests import GenerationRequest
 
 
 @contextlib.contextmanager
-def translated(server: str) -> Iterator[None]:
-    """Let only the domain's errors out.
+def translate_errors(server: str) -> Iterator[None]:
+    """Translate exceptions of httpx and of decoding into domain errors.
 
     Args:
-        server: how to call the server in a message: its role, never its address.
+        server: the server's name in messages: its role, never its address.
     """
     try:
         yield
     except httpx.TimeoutException as error:
         if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
             raise BackendUnreachableError(
-                f"The {server} server can't be reached in time.", retry_after_s=1
+                f"Timed out while connecting to the {server} server.", retry_after_s=1
             ) from error
         raise BackendTimeoutError(f"The {server} server did not answer in time.") from error
     except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
         raise BackendUnreachableError(f"The {server} server can't be reached.", retry_after_s=1) from error
-    except NoAnswerError as error:
+    except NoResponseError as error:
         raise BackendUnreachableError(
-            f"The {server} server closed the connection without an answer.", retry_after_s=1
+            f"The {server} server closed the connection without a response.", retry_after_s=1
         ) from error
     except httpx.HTTPError as error:
         raise BackendUnavailableError(
-            f"The connection to the {server} server broke off.", retry_after_s=1
+            f"The connection to the {server} server was lost.", retry_after_s=1
         ) from error
     except ValueError as error:
-        # Not JSON, not these fields, not base64, or lists that do not fit each other.
-        raise BackendFailedError(
-            f"The {server} server answered with something that is not vLLM's format."
-        ) from error
+        # Invalid JSON, fields or base64, or parallel lists of different lengths.
+        raise BackendFailedError(f"The {server} server's response is not in vLLM's format.") from error
 
 
 def from_status(
@@ -67,41 +65,47 @@ def from_status(
     request: GenerationRequest | None = None,
     retry_after_s: int | None = None,
 ) -> InferenceError:
-    """The domain's error for a server's refusal.
+    """The domain's error for a server's error response.
 
     Args:
         status: the server's HTTP status, or the code inside an error event; not 2xx.
-        message: what the server said.
-        server: how to call the server in a message.
+        message: the server's error message.
+        server: the server's name in messages.
         param: the request parameter that carries the prompt or the inputs.
         model: the model's name for clients.
         max_model_len: context length in tokens, if known.
-        request: the generation that was asked for, if it was one.
-        retry_after_s: when the server wants to be asked again, if it said so.
+        request: the generation request, if it was one.
+        retry_after_s: the server's `Retry-After` in seconds, if it sent one.
     """
     if status in (400, 413, 422):
         return refusal(
-            message, param=param, form_param=form_param(request), model=model, max_model_len=max_model_len
+            message,
+            param=param,
+            constrained_param=constrained_param(request),
+            model=model,
+            max_model_len=max_model_len,
         )
-    if status == 500 and request is not None and form_param(request) is not None:
-        return given_up(request)
+    if status == 500 and request is not None and constrained_param(request) is not None:
+        return generation_aborted(request)
     if status in (401, 403):
-        return BackendFailedError(f"The {server} server refuses the service's key.")
+        return BackendFailedError(f"The {server} server rejected the service's API key.")
     if status == 404:
-        return BackendFailedError(f"The {server} server does not serve '{model}' any more, or is no vLLM server.")
+        return BackendFailedError(f"The {server} server no longer serves '{model}', or is not a vLLM server.")
     if status in (429, 503) and retry_after_s is not None:
         return BackendBusyError(
-            f"The {server} server has enough to do. Please try again later.", retry_after_s=retry_after_s
+            f"The {server} server is busy. Please try again later.", retry_after_s=retry_after_s
         )
     if status in (429, 503):
         return BackendUnavailableError(f"The {server} server is overloaded. Please try again.", retry_after_s=1)
     if status in (502, 504):
-        return BackendUnavailableError(f"The proxy before the {server} server can't reach it.", retry_after_s=1)
+        return BackendUnavailableError(
+            f"The proxy in front of the {server} server can't reach it.", retry_after_s=1
+        )
     return BackendFailedError(f"The {server} server failed on this request. Please try again.")
 
 
-def retry_after_of(headers: httpx.Headers) -> int | None:
-    """Whole seconds in a Retry-After header, which may also be a date; None where there is none to understand."""
+def parse_retry_after(headers: httpx.Headers) -> int | None:
+    """Seconds in a `Retry-After` header, which may also be a date; None if it is missing or invalid."""
     written = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", written, re.ASCII):
         return int(written)
@@ -112,12 +116,12 @@ def retry_after_of(headers: httpx.Headers) -> int | None:
     return max(0, math.ceil(until.timestamp() - time.time()))
 
 
-def message_of(body: bytes) -> str:
-    """What the server said in the body of a refusal, or that it refused, where the body is not vLLM's."""
+def error_message(body: bytes) -> str:
+    """The message in an error body, or a generic one if the body is not in vLLM's format."""
     try:
-        said: ServerErrorBody = error_decoder.decode(body)
+        parsed: ServerErrorBody = error_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "The request was refused by the engine."
-    if said.error is None:
+    if parsed.error is None:
         return "The request was refused by the engine."
-    return said.error if isinstance(said.error, str) else said.error.message
+    return parsed.error if isinstance(parsed.error, str) else parsed.error.message

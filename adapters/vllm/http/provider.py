@@ -1,6 +1,6 @@
-"""Builds the backend of a role whose engine runs elsewhere, behind one or several vLLM servers.
+"""Builds the backend of a role that one or more vLLM servers serve.
 
-Each server has its circuit breaker; several are balanced; around them are retries.
+Each server has a circuit breaker, several servers are load balanced, and retries wrap them all.
 """
 
 import time
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The servers of a role, and what holds for all of them."""
+    """The servers of a role, and their common options."""
 
     urls: Sequence[str]
-    """One address for each server."""
+    """The base URL of each server."""
     model: str | None = None
     api_key: str | None = None
     tokenizer: str | None = None
     fault_tolerance: FaultTolerance = FaultTolerance()
     tracer_provider: "TracerProvider | None" = None
-    """Where spans of requests go; None for no spans."""
+    """Receives the spans of requests; None disables tracing."""
 
 
 def build_servers(role: Role, options: ServerOptions) -> InferenceBackend:
-    """The servers of a role as one backend; nothing is sent yet."""
+    """Build one backend for the servers of a role, without connecting."""
     urls = options.urls
     kind = LoneMember if len(urls) == 1 else Member
     members = [_member(kind, role, url, options) for url in urls]
@@ -77,12 +77,12 @@ def _member(kind: type[Member], role: Role, url: str, options: ServerOptions) ->
 
 
 def _transport(tracer_provider: "TracerProvider | None") -> httpx.AsyncBaseTransport | None:
-    """The transport of a server whose requests are traced; None for the usual one."""
+    """A transport that traces requests; None for the default one."""
     return None if tracer_provider is None else TracedTransport(PooledTransport(), tracer_provider)
 
 
 def _address(url: str) -> str:
-    """Host and port, without what else an address may hold, such as a password."""
+    """Host and port of a URL, without other parts such as a password."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"

@@ -1,4 +1,4 @@
-"""One vLLM server: requests to it, its answers whole and in parts, and its refusals as the domain's errors."""
+"""HTTP client for one vLLM server: sends requests, reads whole or streamed responses, raises domain errors."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import httpx
 import msgspec
 
-from adapters.vllm.http.errors import from_status, message_of, retry_after_of, translated
+from adapters.vllm.http.errors import error_message, from_status, parse_retry_after, translate_errors
 from adapters.vllm.http.sse import EventReader
 from adapters.vllm.http.tracing import TRACE
 from adapters.vllm.http.transport import PooledTransport
@@ -16,27 +16,26 @@ from domain.errors import BackendFailedError, InferenceError
 from domain.port import RequestContext
 from domain.requests import GenerationRequest
 
-LOOK_TIMEOUT_S = 10.0
-"""Longest silence of a server that is asked for nothing but a sign of life or what it serves."""
+CHECK_TIMEOUT_S = 10.0
+"""Read timeout of health checks and of the model list."""
 DONE = b"[DONE]"
 
-ServerPart = ServerCompletion | ServerChatCompletion
+ServerChunk = ServerCompletion | ServerChatCompletion
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Timeouts(NamedTuple):
-    """What is waited for, in seconds."""
+    """Timeouts in seconds."""
 
     connect_s: float = 5.0
-    """For a connection."""
+    """For connecting."""
     read_s: float = 600.0
-    """For a sign of life of a server at work: long answers arrive in many parts, so this is about silence, and
-    not about the whole."""
+    """For receiving data. It limits the silence between two chunks and not the whole response."""
 
 
 class RequestInfo(NamedTuple):
-    """What a refusal would be about."""
+    """What an error message about a request refers to."""
 
     param: str
     """The request parameter that carries the prompt or the inputs."""
@@ -44,7 +43,7 @@ class RequestInfo(NamedTuple):
 
 
 class VLLMServer:
-    """Speaks HTTP; raises only the domain's errors, save from a stream that is being read."""
+    """Client of one server. Raises only domain errors, except while a stream is read."""
 
     def __init__(
         self,
@@ -55,82 +54,82 @@ class VLLMServer:
         timeouts: Timeouts,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
-        """Make the client; nothing is sent yet.
+        """Create the client without connecting.
 
         Args:
-            name: how to call the server in a message: its role, never its address.
+            name: the server's name in messages: its role, never its address.
             base_url: its address, with or without `/v1`.
             api_key: sent as a bearer token.
-            timeouts: what is waited for.
-            transport: replaces httpx's own; a request's trace is in its extension TRACE.
+            timeouts: timeouts of connecting and of reading.
+            transport: replaces `PooledTransport`; a request carries its trace in the extension TRACE.
         """
         self.name = name
         self.model: str = name
-        """The model's name for clients, once it is known."""
+        """The model's name for clients; the server's name until `start` has read it."""
         self.max_model_len: int | None = None
-        # Streams are read as they come off the wire, so nothing may be compressed.
+        # Streams are read raw, so responses must not be compressed.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
         self._base = httpx.URL(base_url.rstrip("/").removesuffix("/v1"))
-        # As bytes, which httpx need not convert for every request.
+        # As bytes, so that httpx does not convert them for every request.
         self._headers = [
             (b"host", self._base.netloc),
             *((name.encode(), value.encode()) for name, value in headers.items()),
         ]
         self._urls: dict[str, httpx.URL] = {}
         self._transport = transport if transport is not None else PooledTransport()
-        self._at_work = _extensions(timeouts.connect_s, timeouts.read_s)
-        self._at_a_look = _extensions(timeouts.connect_s, min(timeouts.read_s, LOOK_TIMEOUT_S))
+        self._request_extensions = _extensions(timeouts.connect_s, timeouts.read_s)
+        self._check_extensions = _extensions(timeouts.connect_s, min(timeouts.read_s, CHECK_TIMEOUT_S))
         self.is_closed = False
-        """Whether no request can be sent any more."""
+        """Whether the client is closed."""
 
     async def close(self) -> None:
-        """Close the connections; the server is somebody else's."""
+        """Close the connections; the server keeps running."""
         self.is_closed = True
         await self._transport.aclose()
 
     async def get(self, path: str) -> httpx.Response:
-        """The server's answer, whatever its status."""
-        with translated(self.name):
-            async with self._sent("GET", path) as response:
+        """Send a GET request; returns the response with any status."""
+        with translate_errors(self.name):
+            async with self._send("GET", path) as response:
                 await response.aread()
                 return response
 
     async def post(self, path: str, body: dict[str, Any], context: RequestContext, info: RequestInfo) -> bytes:
-        """The body of the server's answer.
+        """Send a POST request; returns the body of the response.
 
         Raises:
-            InferenceError: the server refused or can't be reached.
+            InferenceError: the server returned an error or can't be reached.
         """
-        with translated(self.name):
-            async with self._sent("POST", path, body, context) as response:
+        with translate_errors(self.name):
+            async with self._send("POST", path, body, context) as response:
                 content = await _content(response)
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response, content, info)
+                raise self.response_error(response, content, info)
             return content
 
     @contextlib.asynccontextmanager
-    async def answer(
+    async def open_response(
         self, path: str, body: dict[str, Any], context: RequestContext, info: RequestInfo
     ) -> AsyncGenerator[httpx.Response, None]:
-        """The server's answer, whose body is still to be read (`portions`).
+        """Send a POST request; the caller reads the body with `iter_raw`.
 
-        Raises httpx's errors as well: whoever reads translates them.
+        Also raises httpx errors, which the caller translates.
         """
-        async with self._sent("POST", path, body, context) as response:
+        async with self._send("POST", path, body, context) as response:
             if response.status_code != httpx.codes.OK:
-                raise self.refused(response, await _content(response), info)
+                raise self.response_error(response, await _content(response), info)
             yield response
 
     @contextlib.asynccontextmanager
-    async def _sent(
+    async def _send(
         self, method: str, path: str, body: dict[str, Any] | None = None, context: RequestContext | None = None
     ) -> AsyncGenerator[httpx.Response, None]:
-        """A request's response, whose body is still to be read.
+        """Send a request; the body of the response is not read yet.
 
-        The transport is asked without `httpx.AsyncClient` around it, whose redirects, cookies and merging of
-        headers cost as much as the rest of a request and mean nothing to an engine.
+        The transport is called without `httpx.AsyncClient`, whose redirects, cookies and header merging cost as
+        much as the rest of a request and are of no use here.
         """
         url = self._urls.get(path)
         if url is None:
@@ -140,13 +139,13 @@ class VLLMServer:
         if context is not None:
             headers = [*headers, (b"x-request-id", context.request_id.encode())]
         content = b""
-        extensions = self._at_a_look if body is None else self._at_work
+        extensions = self._check_extensions if body is None else self._request_extensions
         if body is not None:
             content = _encode(body)
             headers = [*headers, (b"content-length", b"%d" % len(content))]
         if context is not None and context.trace is not None:
             extensions = {**extensions, TRACE: context.trace}
-        # With a stream of its own httpx adds no headers, which it does slowly.
+        # If a stream is passed, httpx adds no headers, which is slow.
         stream = httpx.ByteStream(content)
         request = httpx.Request(method, url, headers=headers, stream=stream, extensions=extensions)
         response = await self._transport.handle_async_request(request)
@@ -155,18 +154,18 @@ class VLLMServer:
         finally:
             await response.aclose()
 
-    def refused(self, response: httpx.Response, content: bytes, info: RequestInfo) -> InferenceError:
-        """The domain's error for an answer that is not 200."""
-        return self._error(response.status_code, message_of(content), info, retry_after_of(response.headers))
+    def response_error(self, response: httpx.Response, content: bytes, info: RequestInfo) -> InferenceError:
+        """The domain's error for a response that is not 200."""
+        return self._error(response.status_code, error_message(content), info, parse_retry_after(response.headers))
 
-    def failure(self, told: ServerError, info: RequestInfo, *, has_output: bool) -> InferenceError:
-        """The domain's error for an error event inside of a stream."""
-        # vLLM checks some things only after it has said 200: those are refusals all the same. Once it answers it
-        # has refused nothing, whatever it makes of a ValueError of its own.
-        status = told.code if isinstance(told.code, int) else 500
+    def event_error(self, error: ServerError, info: RequestInfo, *, has_output: bool) -> InferenceError:
+        """The domain's error for an error event in a stream."""
+        # vLLM validates some parameters only after it has sent status 200, so an event can be a client error.
+        # After the first output it is a server error, even if vLLM reports its own ValueError as 400.
+        status = error.code if isinstance(error.code, int) else 500
         if has_output:
             status = max(status, 500)
-        return self._error(status, told.message, info)
+        return self._error(status, error.message, info)
 
     def _error(
         self, status: int, message: str, info: RequestInfo, retry_after_s: int | None = None
@@ -183,16 +182,16 @@ class VLLMServer:
         )
 
 
-class PartReader:
-    """Parts of a streamed answer, from its bytes."""
+class ChunkReader:
+    """Decodes the chunks of a streamed response."""
 
     def __init__(self, server: VLLMServer, decoder: Any, info: RequestInfo) -> None:
-        """Make it.
+        """Create the reader.
 
         Args:
-            server: whose answer it is.
+            server: the server that sends the response.
             decoder: decodes the data of one event.
-            info: what a refusal would be about.
+            info: what an error message refers to.
         """
         self._server = server
         self._decoder = decoder
@@ -201,33 +200,33 @@ class PartReader:
         self._is_done = self._has_output = False
         self._failure: InferenceError | None = None
 
-    def feed(self, portion: bytes) -> list[ServerPart]:
-        """The parts that this portion completes; none after the server has reported an error."""
-        parts: list[ServerPart] = []
-        for event in self._reader.feed(portion):
+    def feed(self, data: bytes) -> list[ServerChunk]:
+        """The chunks that this data completes; none after the server has reported an error."""
+        chunks: list[ServerChunk] = []
+        for event in self._reader.feed(data):
             if event == DONE:
                 self._is_done = True
                 continue
-            part: ServerPart = self._decoder.decode(event)
-            if part.error is not None:
-                self._failure = self._failure or self._server.failure(
-                    part.error, self._info, has_output=self._has_output
+            chunk: ServerChunk = self._decoder.decode(event)
+            if chunk.error is not None:
+                self._failure = self._failure or self._server.event_error(
+                    chunk.error, self._info, has_output=self._has_output
                 )
             elif self._failure is None:
                 self._has_output = True
-                parts.append(part)
-        return parts
+                chunks.append(chunk)
+        return chunks
 
     def finish(self) -> None:
-        """The body is at its end.
+        """Check that the response is complete; called at the end of the body.
 
         Raises:
-            InferenceError: the server reported an error, or the stream has no end mark.
+            InferenceError: the server reported an error, or the stream lacks `[DONE]`.
         """
         if self._failure is not None:
             raise self._failure
         if not self._is_done:
-            raise BackendFailedError(f"The {self._server.name} server ended its answer too early.")
+            raise BackendFailedError(f"The {self._server.name} server sent an incomplete response.")
 
 
 def _extensions(connect_s: float, read_s: float) -> dict[str, Any]:
@@ -235,11 +234,11 @@ def _extensions(connect_s: float, read_s: float) -> dict[str, Any]:
 
 
 async def _content(response: httpx.Response) -> bytes:
-    """The whole body. Nothing compresses it, so httpx's decoders need not look at it."""
-    parts = [portion async for portion in portions(response)]
+    """The whole body, without httpx's decoders: it is not compressed."""
+    parts = [data async for data in iter_raw(response)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def portions(response: httpx.Response) -> httpx.AsyncByteStream:
-    """The body as it comes. Nothing compresses it, so httpx's own generators around it are not needed."""
+def iter_raw(response: httpx.Response) -> httpx.AsyncByteStream:
+    """The body as it arrives, without httpx's generators around it: it is not compressed."""
     return cast(httpx.AsyncByteStream, response.stream)

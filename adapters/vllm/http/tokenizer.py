@@ -1,9 +1,9 @@
-"""The embedding server's tokenizer, here, to count the tokens of each input.
+"""Counts the tokens of each input with a local copy of the embedding server's tokenizer.
 
-vLLM's answer has only the sum of all tokens, and requests of several clients can be joined into one only where
-each client's own count is known. A tokenizer is used only after it has given the same tokens as the server itself
-for a few texts, and its counts only where their sum is the server's. Texts are sent as texts: vLLM's server takes
-longer to check lists of token ids than to tokenize.
+vLLM's response has only the total number of tokens, and requests of several clients can be batched into one only
+if each client's count is known. A tokenizer is used only if it gives the same tokens as the server for a few
+texts, and its counts only if they add up to the server's total. Texts are sent as text: vLLM's server takes
+longer to validate lists of token ids than to tokenize.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ FILE = "tokenizer.json"
 
 
 class InputTokenizer:
-    """Texts to token ids, special tokens included, uncut."""
+    """Tokenizes texts with special tokens and without truncation."""
 
     def __init__(self, file: Path) -> None:
         """Load a tokenizer.
@@ -28,12 +28,12 @@ class InputTokenizer:
             file: a `tokenizer.json`.
 
         Raises:
-            Exception: it can't be read (`tokenizers` has no class of its own for that).
+            Exception: the file can't be read (`tokenizers` raises no more specific class).
         """
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(file))
-        # Files carry the settings of some training run; the server decides what is too long.
+        # Files keep the settings of a training run; the server decides what is too long.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -42,18 +42,18 @@ class InputTokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
 
 async def matching_tokenizer(
-    names: list[str], asked: Callable[[str], Awaitable[list[int]]]
+    names: list[str], server_tokens: Callable[[str], Awaitable[list[int]]]
 ) -> InputTokenizer | None:
-    """The first tokenizer that agrees with the server, or None.
+    """The first tokenizer that gives the same tokens as the server, or None.
 
     Args:
-        names: folders, files or hub names, the likeliest first. Nothing is downloaded.
-        asked: the server's own tokens for a text.
+        names: folders, files or hub names, most likely first. Nothing is downloaded.
+        server_tokens: returns the server's tokens of a text.
     """
     for name in names:
         file = find_tokenizer(name)
@@ -62,16 +62,16 @@ async def matching_tokenizer(
         try:
             tokenizer = await asyncio.to_thread(InputTokenizer, file)
         except Exception as error:
-            log.warning("%s of '%s' can't be used: %s", FILE, name, error)
+            log.warning("%s of '%s' can't be loaded: %s", FILE, name, error)
             continue
-        if [await asked(text) for text in PROBES] == tokenizer.encode(PROBES):
+        if [await server_tokens(text) for text in PROBES] == tokenizer.encode(PROBES):
             return tokenizer
-        log.warning("%s of '%s' does not give the server's own tokens.", FILE, name)
+        log.warning("%s of '%s' gives other tokens than the server; not using it.", FILE, name)
     return None
 
 
 def find_tokenizer(name: str) -> Path | None:
-    """The file, in a folder, or in the hub's cache on this machine."""
+    """The tokenizer file in a folder or in the local hub cache."""
     path = Path(name).expanduser()
     for file in (path, path / FILE):
         if file.is_file():

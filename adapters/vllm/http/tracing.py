@@ -1,7 +1,7 @@
-"""The span of a request to a server, and its trace's way there.
+"""Creates client spans for requests to a server and propagates the trace context.
 
-The spans are made by opentelemetry-instrumentation-httpx, around our transport. That takes the parent from the
-context of the running task, which here serves many requests; so it is put there for the call.
+opentelemetry-instrumentation-httpx creates the spans, around our transport. It takes the parent from the context
+of the running task. A task here serves many requests, so the context is attached for each call.
 """
 
 from collections.abc import Mapping
@@ -17,26 +17,26 @@ TRACE = "memoria.trace"
 
 PARENT = "traceparent"
 SAMPLED = 1
-"""The bit of its flags that says that the trace is kept (W3C Trace Context, 3.2.2.5.1)."""
+"""The `sampled` bit of the trace flags (W3C Trace Context, 3.2.2.5.1)."""
 
 
 def is_sampled(trace: Mapping[str, str]) -> bool:
-    """Whether the trace of a carrier is kept, as far as it tells (propagators can be chosen)."""
+    """Whether a carrier's trace is sampled. True without a `traceparent`: propagators are configurable."""
     parent = trace.get(PARENT)
     return parent is None or bool(int(parent[-2:], 16) & SAMPLED)
 
 
 class TracedTransport(httpx.AsyncBaseTransport):
-    """Makes a span of each request that belongs to a trace. Others, which look how a server is, pass through."""
+    """Creates a span for each request that carries a trace. Others, such as health checks, pass through."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, provider: "TracerProvider") -> None:
         """Wrap a transport.
 
         Args:
-            transport: the one that sends.
-            provider: where spans go.
+            transport: sends the requests.
+            provider: receives the spans.
         """
-        # Nothing of it is loaded where nobody traces.
+        # Imported only if tracing is on.
         from opentelemetry.instrumentation.httpx import AsyncOpenTelemetryTransport
 
         self._transport = transport
@@ -48,7 +48,7 @@ class TracedTransport(httpx.AsyncBaseTransport):
         if trace is None:
             return await self._transport.handle_async_request(request)
         if not is_sampled(trace):
-            # The server hears of the trace, and that nobody keeps it; a span would be work for nothing.
+            # Propagate the context without the cost of a span that would be dropped.
             request.headers.update(trace)
             return await self._transport.handle_async_request(request)
         from opentelemetry import context, propagate

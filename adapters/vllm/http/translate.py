@@ -1,10 +1,10 @@
-"""Between the domain's words and the bodies of a vLLM server. Pure."""
+"""Converts between domain requests and results and the JSON bodies of a vLLM server, without I/O."""
 
 import base64
 from typing import Any
 
-from adapters.vllm.dialect.forced_calls import hermes_shapes, whole_calls
-from adapters.vllm.dialect.refusals import given_up
+from adapters.vllm.dialect.forced_calls import hermes_shapes, parse_calls
+from adapters.vllm.dialect.refusals import generation_aborted
 from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
 from adapters.vllm.http.wire import (
     ServerChatChoice,
@@ -28,14 +28,14 @@ from domain.results import (
     ToolCallDelta,
 )
 
-MOST_TOP_LOGPROBS = 20
-"""vLLM's own limit unless its server is told otherwise (`--max-logprobs`)."""
+MAX_TOP_LOGPROBS = 20
+"""vLLM's default limit (`--max-logprobs`)."""
 
 
 def embedding_body(
     inputs: list[Prompt], *, model: str, dimensions: int | None, truncate: int | None, add_special_tokens: bool
 ) -> dict[str, Any]:
-    """Body of `POST /v1/embeddings`, with the vectors asked for as exact bytes."""
+    """Body of `POST /v1/embeddings`; requests the vectors as base64, which is lossless."""
     body: dict[str, Any] = {"model": model, "input": inputs, "encoding_format": "base64"}
     if dimensions is not None:
         body["dimensions"] = dimensions
@@ -47,17 +47,17 @@ def embedding_body(
 
 
 def embedding_result(answer: ServerEmbeddings, *, expected: int) -> EmbeddingResult:
-    """The domain's result for a server's answer.
+    """The domain's result for a server's response.
 
     Raises:
-        BackendFailedError: the answer lacks a vector, or the vectors differ in length.
+        BackendFailedError: the response lacks a vector, or the vectors differ in length.
     """
     items = sorted(answer.data, key=lambda item: item.index)
     rows = [base64.b64decode(item.embedding, validate=True) for item in items]
     lengths = {len(row) for row in rows}
     is_complete = [item.index for item in items] == list(range(expected))
     if not is_complete or len(lengths) != 1 or not rows[0] or len(rows[0]) % 4:
-        raise BackendFailedError("The embedding server answered with an incomplete set of vectors.")
+        raise BackendFailedError("The embedding server returned an incomplete set of vectors.")
     return EmbeddingResult(
         vectors=b"".join(rows), dimensions=len(rows[0]) // 4, prompt_tokens=answer.usage.prompt_tokens
     )
@@ -66,18 +66,18 @@ def embedding_result(answer: ServerEmbeddings, *, expected: int) -> EmbeddingRes
 def completion_body(
     request: GenerationRequest, prompt: Prompt, *, model: str, max_model_len: int | None, streams: bool
 ) -> dict[str, Any]:
-    """Body of `POST /v1/completions`. What the request leaves open is left to the server's model."""
+    """Body of `POST /v1/completions`. Unset parameters are omitted, so that the server uses its defaults."""
     body = _generation_body(request, model=model, max_model_len=max_model_len, streams=streams)
     body |= {"prompt": prompt, "echo": request.echo}
-    if makes_echo(request):
+    if echoes_tokens(request):
         body["return_token_ids"] = True
     if request.sampling.logprobs is not None:
         body["logprobs"] = request.sampling.logprobs
     return body
 
 
-def makes_echo(request: GenerationRequest) -> bool:
-    """Whether the echoed text is made here, of the prompt's tokens: the server echoes what it cuts off as well."""
+def echoes_tokens(request: GenerationRequest) -> bool:
+    """Whether the echo is decoded here from the prompt's tokens: the server would echo truncated text too."""
     return request.echo and request.truncate_prompt_tokens is not None
 
 
@@ -91,16 +91,16 @@ def chat_body(
 ) -> dict[str, Any]:
     """Body of `POST /v1/chat/completions`.
 
-    The server compiles its grammar from the schemas that the template shows to the model, so both are the prepared
-    request's.
+    The server compiles its grammar from the same schemas that the chat template renders, so both come from the
+    prepared request.
     """
     body = _generation_body(request, model=model, max_model_len=max_model_len, streams=streams)
     body |= conversation_fields(conversation)
     logprobs = request.sampling.logprobs
     if logprobs is not None:
         body["logprobs"] = True
-        # The token that was chosen takes one of the places, likely or not.
-        body["top_logprobs"] = min(logprobs + 1, MOST_TOP_LOGPROBS) if logprobs else 0
+        # The chosen token takes one of the places, even if it is not among the most likely.
+        body["top_logprobs"] = min(logprobs + 1, MAX_TOP_LOGPROBS) if logprobs else 0
     return body
 
 
@@ -121,7 +121,7 @@ def _generation_body(
 ) -> dict[str, Any]:
     body = sampling_fields(request.sampling) | {"model": model, "stream": streams}
     if max_model_len is not None and "max_tokens" in body:
-        # More than the context holds is refused; what is left of the context is the same.
+        # vLLM rejects more than the context length; the rest of the context limits the output anyway.
         body["max_tokens"] = min(body["max_tokens"], max_model_len)
     if streams:
         body["stream_options"] = {"include_usage": True}
@@ -136,7 +136,7 @@ def delta(choice: ServerChoice, request: GenerationRequest) -> GenerationDelta:
     """The domain's delta for a choice of a completion.
 
     Raises:
-        InferenceError: the engine behind the server gave the choice up.
+        InferenceError: the engine aborted the choice.
     """
     logprobs = _logprobs(choice.logprobs) if choice.logprobs is not None else None
     return GenerationDelta(
@@ -148,10 +148,10 @@ def delta(choice: ServerChoice, request: GenerationRequest) -> GenerationDelta:
 
 
 def chat_delta(choice: ServerChatChoice, request: GenerationRequest) -> GenerationDelta:
-    """The domain's delta for a choice of a chat completion, whole or in parts.
+    """The domain's delta for a choice of a chat completion or of a chunk.
 
     Raises:
-        InferenceError: the engine behind the server gave the choice up.
+        InferenceError: the engine aborted the choice.
     """
     message = choice.message or choice.delta or ServerChatMessage()
     calls = [
@@ -165,7 +165,7 @@ def chat_delta(choice: ServerChatChoice, request: GenerationRequest) -> Generati
     ]
     text = message.content or ""
     if choice.message is not None and text and not calls:
-        text, calls = _overlooked_calls(text, request)
+        text, calls = _parse_missed_calls(text, request)
     return GenerationDelta(
         index=choice.index,
         text=text,
@@ -176,14 +176,14 @@ def chat_delta(choice: ServerChatChoice, request: GenerationRequest) -> Generati
     )
 
 
-def _overlooked_calls(text: str, request: GenerationRequest) -> tuple[str, list[ToolCallDelta]]:
-    """What a server that found no call in a text of nothing but calls has overlooked, and what text is left."""
+def _parse_missed_calls(text: str, request: GenerationRequest) -> tuple[str, list[ToolCallDelta]]:
+    """Parse forced calls that the server left in the text; returns the remaining text and the calls."""
     conversation = request.prompt
     if not isinstance(conversation, Conversation) or conversation.tool_choice not in FORCED:
         return text, []
     known = [tool.name for tool in conversation.tools]
     names = [conversation.tool_name] if conversation.tool_name is not None else known
-    calls = whole_calls(text, hermes_shapes(names), lambda: f"chatcmpl-tool-{random_hex()}")
+    calls = parse_calls(text, hermes_shapes(names), lambda: f"chatcmpl-tool-{random_hex()}")
     return (text, []) if calls is None else ("", calls)
 
 
@@ -192,20 +192,20 @@ def usage_of(usage: ServerUsage, request: GenerationRequest) -> GenerationUsage:
     details = usage.completion_tokens_details
     return GenerationUsage(
         prompt_tokens=usage.prompt_tokens,
-        # With nothing to generate the engine still takes one step, which is nobody's completion token.
+        # With `max_tokens` 0 the engine still generates one token, which is not part of the completion.
         completion_tokens=0 if request.sampling.max_tokens == 0 else usage.completion_tokens or 0,
         reasoning_tokens=details.reasoning_tokens if details is not None else None,
     )
 
 
-def _finish_reason(told: str | None, request: GenerationRequest) -> FinishReason | None:
-    if told is None:
+def _finish_reason(reason: str | None, request: GenerationRequest) -> FinishReason | None:
+    if reason is None:
         return None
     try:
-        # That tools were called is seen from the calls; the engine itself has stopped.
-        return FinishReason.STOP if told == "tool_calls" else FinishReason(told)
+        # The calls themselves show that tools were called; the engine stopped.
+        return FinishReason.STOP if reason == "tool_calls" else FinishReason(reason)
     except ValueError:
-        raise given_up(request) from None
+        raise generation_aborted(request) from None
 
 
 def _logprobs(lists: ServerLogprobs) -> list[TokenLogprob]:
@@ -215,8 +215,8 @@ def _logprobs(lists: ServerLogprobs) -> list[TokenLogprob]:
     ]
 
 
-def _chat_logprobs(told: ServerChatLogprobs) -> list[TokenLogprob]:
+def _chat_logprobs(logprobs: ServerChatLogprobs) -> list[TokenLogprob]:
     return [
         TokenLogprob(item.token, item.logprob, [(top.token, top.logprob) for top in item.top_logprobs])
-        for item in told.content or []
+        for item in logprobs.content or []
     ]

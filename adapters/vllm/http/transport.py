@@ -1,10 +1,10 @@
-"""httpx's transport on asyncio's protocols and llhttp: the same API, without the price.
+"""Implements an httpx transport on asyncio protocols and llhttp, faster than httpx's default.
 
-httpx's own connection pool (httpcore) looks at every connection for every request under one lock, and with 64
-requests at a time it falls to some hundred a second. Here a free connection is popped from a list, bytes go to
-llhttp (`httptools`) as they arrive, and a streamed body wakes its reader once for all that has come.
+httpx's default connection pool (httpcore) checks every connection for every request under one lock; with 64
+concurrent requests it drops to some hundred requests per second. Here an idle connection is popped from a list,
+bytes go to llhttp (`httptools`) as they arrive, and a streamed body wakes its reader once for all buffered data.
 
-Source: httpx's documentation, "Custom transports"; RFC 9112 for when a connection can be used again.
+Source: httpx's documentation, "Custom transports"; RFC 9112 for when a connection can be reused.
 """
 
 import asyncio
@@ -17,31 +17,31 @@ from typing import Any, cast
 import httptools
 import httpx
 
-READ_AHEAD_BYTES = 256 * 1024
-"""A reader that is so far behind makes the connection stop reading, until it has caught up."""
+MAX_BUFFERED_BYTES = 256 * 1024
+"""Unread bytes at which a connection stops reading until its reader has caught up."""
 NO_BODY = b""
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
 
 
-class NoAnswerError(httpx.RemoteProtocolError):
-    """The connection ended before any of an answer's content came."""
+class NoResponseError(httpx.RemoteProtocolError):
+    """The connection was closed before any content of the response arrived."""
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
-    """Keep-alive connections by origin, last used first.
+    """A pool of keep-alive connections by origin, most recently used first.
 
-    Raises, as httpx's own transport does: ConnectError, ConnectTimeout, ReadError, ReadTimeout,
-    RemoteProtocolError (NoAnswerError if nothing of the answer's content came). There is no wait for a place:
-    connections are opened as they are needed.
+    Raises, like httpx's default transport: ConnectError, ConnectTimeout, ReadError, ReadTimeout,
+    RemoteProtocolError (NoResponseError if no content of the response arrived). The number of connections is not
+    limited: one is opened whenever none is idle.
     """
 
     def __init__(self, *, max_idle: int = 256) -> None:
-        """Make the transport; nothing is opened yet.
+        """Create the transport without connecting.
 
         Args:
-            max_idle: connections to one origin that are kept open while nobody uses them.
+            max_idle: maximum idle connections to one origin that are kept open.
         """
         self._max_idle = max_idle
         self._idle: dict[Origin, deque[_Connection]] = {}
@@ -49,7 +49,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._tls: ssl.SSLContext | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """See httpx: the response's head; its body is read by whoever gets it."""
+        """See httpx. Returns once the headers have arrived; the caller reads the body."""
         origin = _origin(request.url)
         timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
         body = request.stream
@@ -58,15 +58,15 @@ class PooledTransport(httpx.AsyncBaseTransport):
         while True:
             connection, is_fresh = await self._connection(origin, timeouts)
             try:
-                status, headers = await connection.ask(head + content, timeouts.get("read"))
+                status, headers = await connection.send(head + content, timeouts.get("read"))
             except BaseException as error:
                 self._release(origin, connection)
-                # As a rule the server closed it while nobody used it. Inference changes nothing in the server, so
-                # that a request without a byte of an answer may be asked again in any case.
+                # Usually the server closed the connection while it was idle. Inference does not change state on
+                # the server, so a request without any response byte is always safe to repeat.
                 if isinstance(error, _ClosedIdleError) and not is_fresh:
                     continue
                 if isinstance(error, _ClosedIdleError):
-                    raise NoAnswerError("Server disconnected without sending a response.") from error
+                    raise NoResponseError("Server disconnected without sending a response.") from error
                 raise
             return httpx.Response(
                 status,
@@ -114,7 +114,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release(self, origin: Origin, connection: "_Connection") -> None:
-        """Keep a connection whose answer was read to its end; close any other."""
+        """Return a connection to the pool if its response was read completely; close it otherwise."""
         self._busy.discard(connection)
         idle = self._idle.setdefault(origin, deque())
         if connection.is_reusable and len(idle) < self._max_idle:
@@ -124,11 +124,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
 
 class _ClosedIdleError(Exception):
-    """The connection ended before a byte of an answer came."""
+    """The connection was closed before any byte of a response arrived."""
 
 
 class _Body(httpx.AsyncByteStream):
-    """A response's body; closing it gives the connection back."""
+    """A response body; closing it releases the connection."""
 
     def __init__(
         self, transport: PooledTransport, origin: Origin, connection: "_Connection", timeout_s: float | None
@@ -152,14 +152,14 @@ class _Body(httpx.AsyncByteStream):
 
 
 class _Connection(asyncio.Protocol):
-    """One connection with one request at a time."""
+    """A connection that serves one request at a time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._parser: Any = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
-        self._unread = 0
+        self._buffered_bytes = 0
         self._is_paused = False
         self._has_head = False
         self._has_content = False
@@ -175,20 +175,20 @@ class _Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the last answer has come to its end and the server keeps the connection."""
+        """Whether the last response is complete and the server keeps the connection open."""
         return self.is_open and self._is_complete and self._failure is None and self._keeps_alive
 
     def close(self) -> None:
-        """End the connection at once; the server sees its client leave."""
+        """Abort the connection; the server sees the client disconnect."""
         if self._transport is not None:
             self._transport.abort()
 
-    async def ask(self, request: bytes, timeout_s: float | None) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Send a request; status and headers of the answer."""
+    async def send(self, request: bytes, timeout_s: float | None) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Send a request; returns status and headers of the response."""
         if self._transport is None or not self.is_open:
             raise _ClosedIdleError
         self._parser = httptools.HttpResponseParser(self)
-        self._headers, self._parts, self._unread = [], [], 0
+        self._headers, self._parts, self._buffered_bytes = [], [], 0
         self._has_head = self._has_content = self._is_complete = False
         self._transport.write(request)
         while not self._has_head:
@@ -198,14 +198,14 @@ class _Connection(asyncio.Protocol):
         return self._parser.get_status_code(), self._headers
 
     async def read(self, timeout_s: float | None) -> bytes:
-        """All of the body that has come, at least a byte; nothing at its end."""
+        """All buffered data of the body, at least one byte; empty at the end of the body."""
         while not self._parts:
             if self._is_complete:
                 return NO_BODY
             if self._failure is not None:
                 raise self._failure
             await self._wait(timeout_s)
-        parts, self._parts, self._unread = self._parts, [], 0
+        parts, self._parts, self._buffered_bytes = self._parts, [], 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             with contextlib.suppress(RuntimeError):
@@ -215,8 +215,8 @@ class _Connection(asyncio.Protocol):
     async def _wait(self, timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
-        # A timer and no asyncio.timeout, which costs more than all the rest of a token.
-        timer = loop.call_later(timeout_s, self._late, waiter, timeout_s) if timeout_s is not None else None
+        # A timer instead of asyncio.timeout, which costs more than everything else done for a token.
+        timer = loop.call_later(timeout_s, self._on_timeout, waiter, timeout_s) if timeout_s is not None else None
         try:
             await waiter
         finally:
@@ -224,8 +224,8 @@ class _Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
 
-    def _late(self, waiter: asyncio.Future[None], timeout_s: float) -> None:
-        self._fail(httpx.ReadTimeout(f"The server was silent for {timeout_s:g} s."))
+    def _on_timeout(self, waiter: asyncio.Future[None], timeout_s: float) -> None:
+        self._fail(httpx.ReadTimeout(f"No data received for {timeout_s:g} s."))
         if not waiter.done():
             waiter.set_result(None)
 
@@ -238,7 +238,7 @@ class _Connection(asyncio.Protocol):
             self._failure = error
         self._wake()
 
-    # What asyncio calls.
+    # Callbacks of asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -250,7 +250,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(httpx.RemoteProtocolError(f"The server's answer is no HTTP: {error}."))
+            self._fail(httpx.RemoteProtocolError(f"The server's response is not valid HTTP: {error}."))
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -262,16 +262,16 @@ class _Connection(asyncio.Protocol):
             self._is_complete = True
             self._wake()
         elif not self._has_content:
-            self._fail(NoAnswerError("The server closed the connection before the content of its answer."))
+            self._fail(NoResponseError("The server closed the connection before sending any content."))
         else:
-            self._fail(httpx.RemoteProtocolError("The server closed the connection in the middle of its answer."))
+            self._fail(httpx.RemoteProtocolError("The server closed the connection in the middle of a response."))
 
     def _ends_with_connection(self) -> bool:
-        """Whether the body has neither a length nor chunks, so that only the connection's end ends it."""
+        """Whether the body has neither a length nor chunks, so that it ends when the connection closes."""
         names = {name.lower() for name, _ in self._headers}
         return not names & {b"content-length", b"transfer-encoding"}
 
-    # What llhttp calls.
+    # Callbacks of llhttp.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
@@ -286,8 +286,8 @@ class _Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._has_content = True
         self._parts.append(body)
-        self._unread += len(body)
-        if self._unread > READ_AHEAD_BYTES and not self._is_paused and self._transport is not None:
+        self._buffered_bytes += len(body)
+        if self._buffered_bytes > MAX_BUFFERED_BYTES and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
         self._wake()
@@ -295,7 +295,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._has_head:
             self._is_complete = True
-            # Only here does the parser know.
+            # The parser knows this only now.
             self._keeps_alive = self._parser.should_keep_alive()
             self._wake()
 
@@ -305,7 +305,7 @@ def _origin(url: httpx.URL) -> Origin:
 
 
 def _head(request: httpx.Request) -> bytes:
-    """Request line and headers."""
+    """The request line and the headers."""
     lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
     lines += [b"%b: %b" % header for header in request.headers.raw]
     lines += [b"", b""]

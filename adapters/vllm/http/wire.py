@@ -1,4 +1,4 @@
-"""What is read of vLLM's answers, and nothing more. Unknown fields are passed over."""
+"""Defines the fields of vLLM's responses that the adapter reads. Unknown fields are ignored."""
 
 import msgspec
 
@@ -20,13 +20,13 @@ class ServerModels(msgspec.Struct, frozen=True):
 
 
 class ServerUsageDetails(msgspec.Struct, frozen=True):
-    """What completion tokens were spent on."""
+    """Breakdown of the completion tokens."""
 
     reasoning_tokens: int | None = None
 
 
 class ServerUsage(msgspec.Struct, frozen=True):
-    """Token counts of an answer; details come from servers that were told of a reasoning parser."""
+    """Token counts of a response; only servers with a reasoning parser send details."""
 
     prompt_tokens: int
     completion_tokens: int | None = None
@@ -34,7 +34,7 @@ class ServerUsage(msgspec.Struct, frozen=True):
 
 
 class ServerEmbedding(msgspec.Struct, frozen=True):
-    """One vector as base64 of little-endian float32."""
+    """One vector of little-endian float32, base64-encoded."""
 
     index: int
     embedding: str
@@ -48,7 +48,7 @@ class ServerEmbeddings(msgspec.Struct, frozen=True):
 
 
 class ServerLogprobs(msgspec.Struct, frozen=True):
-    """Log probabilities of a completion choice, in parallel lists."""
+    """Log probabilities of a completion choice as parallel lists."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -56,18 +56,18 @@ class ServerLogprobs(msgspec.Struct, frozen=True):
 
 
 class ServerChoice(msgspec.Struct, frozen=True):
-    """One choice of a completion, or its part in a chunk."""
+    """One choice of a completion or of a chunk."""
 
     index: int
     text: str = ""
     logprobs: ServerLogprobs | None = None
     finish_reason: str | None = None
     prompt_token_ids: list[int] | None = None
-    """In a choice's first part; if `return_token_ids` asked for them, an echoed prompt has no text."""
+    """In the first chunk of a choice, if `return_token_ids` is set; an echoed prompt then has no text."""
 
 
 class ServerError(msgspec.Struct, frozen=True):
-    """The inside of vLLM's error body; `code` is its HTTP status, in error events of a stream too."""
+    """The error object of vLLM's error body or error event; `code` is the HTTP status."""
 
     message: str = ""
     code: int | str | None = None
@@ -82,14 +82,14 @@ class ServerCompletion(msgspec.Struct, frozen=True):
 
 
 class ServerFunction(msgspec.Struct, frozen=True):
-    """The function of a tool call, or a part of it."""
+    """The function of a tool call, or a delta of it."""
 
     name: str | None = None
     arguments: str | None = None
 
 
 class ServerToolCall(msgspec.Struct, frozen=True):
-    """A tool call; in a chunk a part of one, with its index."""
+    """A tool call; in a chunk, a delta of one with its index."""
 
     function: ServerFunction = ServerFunction()
     id: str | None = None
@@ -97,7 +97,7 @@ class ServerToolCall(msgspec.Struct, frozen=True):
 
 
 class ServerChatMessage(msgspec.Struct, frozen=True):
-    """The message of a choice, or what it gained. Older servers say `reasoning_content`."""
+    """The message of a choice, or its delta. Older servers send `reasoning_content`."""
 
     content: str | None = None
     reasoning: str | None = None
@@ -106,14 +106,14 @@ class ServerChatMessage(msgspec.Struct, frozen=True):
 
 
 class ServerTopLogprob(msgspec.Struct, frozen=True):
-    """One likely token."""
+    """An alternative token at a position."""
 
     token: str
     logprob: float
 
 
 class ServerChatLogprob(ServerTopLogprob, frozen=True):
-    """The token of a position."""
+    """The chosen token at a position."""
 
     top_logprobs: list[ServerTopLogprob] = []
 
@@ -125,7 +125,7 @@ class ServerChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class ServerChatChoice(msgspec.Struct, frozen=True):
-    """One choice of a chat completion, or its part in a chunk."""
+    """One choice of a chat completion or of a chunk."""
 
     index: int
     message: ServerChatMessage | None = None
@@ -156,7 +156,7 @@ class ServerText(msgspec.Struct, frozen=True):
 
 
 class ServerErrorBody(msgspec.Struct, frozen=True):
-    """The body of a refusal; vLLM's 401 has a bare string inside."""
+    """The body of an error response; in vLLM's 401 `error` is a string."""
 
     error: ServerError | str | None = None
 

@@ -1,1 +1,1 @@
-"""vLLM in this process: AsyncLLM here, its engine core in a child process that can't outlive this one."""
+"""Adapter for vLLM in this process. The engine core runs in a child process that ends with this one."""

@@ -1,6 +1,6 @@
-"""`InferenceBackend` over vLLM's AsyncLLM: the life of one engine, and which request goes where.
+"""Implements `InferenceBackend` on vLLM's AsyncLLM: starts, monitors and stops one engine, and runs requests.
 
-Importing this module imports vLLM: `engine_args.prepare_environment` comes first.
+Importing this module imports vLLM, so call `engine_args.prepare_environment` first.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from domain.streams import open_stream
 
 CANARY = RequestContext(request_id="canary")
 CANARY_AFTER_S = 15.0
-CANARY_PATIENCE_S = 1.0
+CANARY_TIMEOUT_S = 1.0
 
 
 class VLLMInProcessBackend(LocalEngine, MemoryMeter):
@@ -61,17 +61,17 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         counts: bool = False,
         memory_plan: EnginePlan | None = None,
     ) -> None:
-        """Make the backend; nothing starts yet.
+        """Create the backend without starting the engine.
 
         Args:
-            role: what the model is for.
+            role: the model's role.
             name: the model's name for clients.
             setup: vLLM's configuration (`engine_args.engine_setup`).
-            start_lock: shared by engines that must start one after the other, because each measures the
-                free memory of the same card; None lets this one start at any time.
-            hang_s: seconds without a sign of work after which the engine hangs, if it has work.
-            counts: whether the engine counts what it does, for `families`.
-            memory_plan: what the engine is meant to hold; None where nobody could plan it.
+            start_lock: shared by engines that must start one at a time, because each measures the free memory
+                of the same GPU; None allows a start at any time.
+            hang_s: seconds without output or CPU time after which an engine with unfinished requests is hung.
+            counts: whether the engine collects metrics, for `families`.
+            memory_plan: the engine's planned memory; None if it could not be planned.
         """
         self._role = role
         self._name = name
@@ -96,20 +96,20 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         if self._start_lock is not None and self._start_lock.locked():
             on_step("waiting for the other engine")
         async with self._start_lock or contextlib.nullcontext():
-            # vLLM adds to it what the new engine tells.
+            # vLLM adds the new engine's number of blocks to this value.
             self._config.cache_config.num_gpu_blocks = None
-            # A thread of its own for each engine, however often one is lost.
+            # Each engine gets a new thread, also after a crash.
             thread = self._thread = EngineThread(self._config, name=self._name, statistics=self._statistics)
             engine = await thread.start(on_step)
         watchdog = self._watchdog = Watchdog(thread.processes, hang_s=self._hang_s)
         on_step("warming up")
-        # What vLLM reads of the environment no longer changes; looking it up costs something for each token.
+        # vLLM's environment variables no longer change; without the cache it looks them up for every token.
         enable_envs_cache()
         self._engine = RunningEngine(
             engine,
             self._config,
             name=self._name,
-            answer_room=0 if self._role is Role.EMBED else 1,
+            output_reserve=0 if self._role is Role.EMBED else 1,
             on_progress=watchdog.progress,
         )
         if self._role is Role.GENERATE:
@@ -131,13 +131,13 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         if thread is not None:
             await thread.stop()
         if self._statistics is not None:
-            self._statistics.forget_state()
+            self._statistics.clear_gauges()
         if running is not None:
-            # Requests that still wait for an engine that was given up would wait forever.
+            # Otherwise requests that wait for an engine that was stopped would wait forever.
             running.engine.output_processor.propagate_error(EngineDeadError())
 
     def memory(self) -> EngineMemory | None:
-        """What the engine was meant to hold and holds. Blocks for some ten milliseconds."""
+        """The engine's planned and measured memory. Blocks for about ten milliseconds."""
         plan, thread = self._memory_plan, self._thread
         if plan is None:
             return None
@@ -154,31 +154,31 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         )
 
     async def probe(self) -> None:
-        """See the port. An engine that hangs is killed, so that whoever waits for it hears of it.
+        """See the port. Kills a hung engine, so that its requests fail instead of waiting.
 
         Raises:
-            EngineDiedError: its process has ended.
-            EngineHungError: its process is there and does nothing.
+            EngineDiedError: the engine's process has ended.
+            EngineHungError: the engine's process is alive but makes no progress.
         """
-        running, watchdog, thread = self._running(), self._watchdog, self._thread
+        running, watchdog, thread = self._require_engine(), self._watchdog, self._thread
         if watchdog is None or thread is None:
             return
-        with running.translated("input"):
+        with running.translate_errors("input"):
             await running.engine.check_health()
             if time.monotonic() - watchdog.last_progress > CANARY_AFTER_S and not self.unfinished_requests():
-                await self._ask_something()
+                await self._send_canary()
         reason = watchdog.hangs(has_work=self.unfinished_requests() > 0)
         if reason is not None:
             await asyncio.to_thread(thread.kill)
-            raise EngineHungError(f"The engine of '{self._name}' hangs: {reason}.", retry_after_s=RETRY_AFTER_S)
+            raise EngineHungError(f"The engine of '{self._name}' is hung: {reason}.", retry_after_s=RETRY_AFTER_S)
 
-    async def _ask_something(self) -> None:
-        """A canary: one token through an engine that nobody has asked anything for a while."""
+    async def _send_canary(self) -> None:
+        """Send a minimal request to an engine that has been idle for a while."""
         work = asyncio.create_task(self._canary())
         self._canaries.add(work)
         work.add_done_callback(self._canaries.discard)
-        # If it takes longer it is work that is not done, which is the watchdog's to judge.
-        await asyncio.wait([work], timeout=CANARY_PATIENCE_S)
+        # If it takes longer it counts as an unfinished request, which the watchdog handles.
+        await asyncio.wait([work], timeout=CANARY_TIMEOUT_S)
 
     async def _canary(self) -> None:
         with contextlib.suppress(InferenceError):
@@ -194,35 +194,37 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         return self._statistics.families() if self._statistics is not None else ()
 
     def unfinished_requests(self) -> int:
-        """Requests that the engine is working on."""
+        """Number of requests that the engine has not finished."""
         return self._engine.engine.get_num_unfinished_requests() if self._engine is not None else 0
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
         operation = self._operations.get(type(request))
         if operation is None:
-            raise self._no_such_operation(request)
+            raise self._unsupported(request)
         return cast(ResultT, await operation(request, context))
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
         if GenerationRequest not in self._operations:
-            raise self._no_such_operation(request)
-        async with open_stream(generate(self._running(), self._chat, request, context, streams=True)) as events:
+            raise self._unsupported(request)
+        async with open_stream(
+            generate(self._require_engine(), self._chat, request, context, streams=True)
+        ) as events:
             yield events
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
-        return await embed(self._running(), request, context)
+        return await embed(self._require_engine(), request, context)
 
     async def _generate(self, request: GenerationRequest, context: RequestContext) -> GenerationResult:
-        return await collect(generate(self._running(), self._chat, request, context, streams=False))
+        return await collect(generate(self._require_engine(), self._chat, request, context, streams=False))
 
     async def _tokenize(self, request: TokenizeRequest, _context: RequestContext) -> Tokenization:
-        running, prompt = self._running(), request.prompt
-        with running.translated("prompt" if isinstance(prompt, str) else "messages"):
+        running, prompt = self._require_engine(), request.prompt
+        with running.translate_errors("prompt" if isinstance(prompt, str) else "messages"):
             if isinstance(prompt, Conversation):
-                token_ids = await self._running_chat().tokenize(
+                token_ids = await self._require_chat().tokenize(
                     prompt, add_special_tokens=bool(request.add_special_tokens)
                 )
             else:
@@ -233,19 +235,19 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         return Tokenization(token_ids=list(token_ids), strings=strings)
 
     async def _detokenize(self, request: DetokenizeRequest, _context: RequestContext) -> str:
-        running = self._running()
-        with running.translated("tokens"):
+        running = self._require_engine()
+        with running.translate_errors("tokens"):
             return running.detokenize(request.token_ids)
 
-    def _running(self) -> RunningEngine:
+    def _require_engine(self) -> RunningEngine:
         if self._engine is None:
             raise BackendUnavailableError(f"The engine of '{self._name}' is not running.")
         return self._engine
 
-    def _running_chat(self) -> Chat:
+    def _require_chat(self) -> Chat:
         if self._chat is None:
             raise not_a_chat_model(self._name)
         return self._chat
 
-    def _no_such_operation(self, request: Request[Any]) -> WrongEndpointError:
+    def _unsupported(self, request: Request[Any]) -> WrongEndpointError:
         return WrongEndpointError(f"The model '{self._name}' can't {request.operation}.", param="model")

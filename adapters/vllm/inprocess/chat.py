@@ -1,9 +1,9 @@
-"""Chat on vLLM's own parts: its chat templates, tool-call and reasoning parsers, without its web server.
+"""Renders chat prompts and parses chat outputs with vLLM's templates and parsers, without its web server.
 
-vLLM's parts want vLLM's request object, so one is made here; the domain has checked everything in it, so it
-is made without checking once more.
+These components take vLLM's request object. It is constructed here without validation, because the domain has
+validated the request.
 
-Source: vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat (0.32.0), which does the same steps.
+Source: vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat (0.32.0), which performs the same steps.
 """
 
 import json
@@ -25,7 +25,7 @@ from vllm.renderers.chat_utils import load_chat_template, make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-from adapters.vllm.dialect.forced_calls import CallReader, CallShape, shapes_of_tag, whole_calls
+from adapters.vllm.dialect.forced_calls import CallReader, CallShape, parse_calls, shapes_from_tag
 from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
 from adapters.vllm.dialect.schema_rules import normalize_if_possible
 from adapters.vllm.inprocess.chat_options import ChatOptions
@@ -36,15 +36,15 @@ from domain.results import ToolCallDelta
 
 
 class Chat:
-    """Turns conversations into prompts, and outputs into text, reasoning and tool calls."""
+    """Renders conversations to prompts, and parses outputs into text, reasoning and tool calls."""
 
     def __init__(self, model_config: ModelConfig, renderer: BaseRenderer, options: ChatOptions) -> None:
         self._model_config = model_config
         self._renderer = renderer
-        # What a model wrote that can't be parsed is its own business; vLLM logs a traceback for each such text.
+        # Unparsable model output is not an error of the service, but vLLM logs a traceback for each.
         logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
         self._sampling_defaults: Mapping[str, Any] = model_config.get_diff_sampling_param()
-        self._online = OnlineRenderer(
+        self._chat_renderer = OnlineRenderer(
             model_config,
             renderer,
             request_logger=None,
@@ -58,42 +58,46 @@ class Chat:
         )
 
     @property
-    def reasons(self) -> bool:
-        """Whether the model is known to think aloud."""
-        parser = self._online.parser
+    def has_reasoning_parser(self) -> bool:
+        """Whether the model has a reasoning parser."""
+        parser = self._chat_renderer.parser
         return parser is not None and parser.reasoning_parser_cls is not None
 
     def warm_up(self) -> None:
-        """Compile the template. Blocks for a moment."""
-        self._online.warmup()
+        """Compile the chat template. Blocks briefly."""
+        self._chat_renderer.warmup()
 
     async def render(
         self, request: GenerationRequest, conversation: Conversation, *, streams: bool
     ) -> "RenderedChat":
-        """The conversation as a prompt in tokens.
+        """Render the conversation to a tokenized prompt.
 
         Args:
-            request: from `prepare`.
-            conversation: the client's own, which the template shows to the model.
-            streams: whether outputs come in parts.
+            request: the request from `prepare`.
+            conversation: the client's original conversation, for the template.
+            streams: whether outputs are streamed.
 
-        Raises vLLM's own errors for what its template refuses or what is too long.
+        Raises vLLM's errors if the template rejects the conversation or the prompt is too long.
         """
         vllm_request = _chat_request(request, conversation, self._model_config.max_model_len, streams=streams)
-        rendered = await self._online.render_chat(vllm_request)
+        rendered = await self._chat_renderer.render_chat(vllm_request)
         if isinstance(rendered, ErrorResponse):
             raise InvalidRequestError(rendered.error.message, param=rendered.error.param)
-        _mend_grammar(vllm_request, _normalized_schemas(request, conversation))
+        _normalize_grammar(vllm_request, _schema_pairs(request, conversation))
         _, (engine_input,) = rendered
         return RenderedChat(self, vllm_request, engine_input)
 
     async def tokenize(self, conversation: Conversation, *, add_special_tokens: bool) -> list[int]:
-        """The conversation's tokens, however many they are."""
-        request = ChatCompletionRequest.model_construct(**_constructed(conversation_fields(conversation)))
+        """The conversation's tokens, without a length limit."""
+        request = ChatCompletionRequest.model_construct(**_vllm_fields(conversation_fields(conversation)))
         params = request.build_chat_params(
-            self._online.chat_template, self._online.chat_template_content_format
+            self._chat_renderer.chat_template, self._chat_renderer.chat_template_content_format
         ).with_defaults(
-            {**self._online.default_chat_template_kwargs, "tools": _tool_dicts(request.tools), "tokenize": False}
+            {
+                **self._chat_renderer.default_chat_template_kwargs,
+                "tools": _tool_dicts(request.tools),
+                "tokenize": False,
+            }
         )
         unlimited = TokenizeParams(
             max_total_tokens=None, max_output_tokens=0, add_special_tokens=add_special_tokens
@@ -103,14 +107,14 @@ class Chat:
         return ids
 
     def sampling_params(self, request: ChatCompletionRequest, prompt_tokens: int) -> SamplingParams:
-        """vLLM's sampling parameters for a rendered request, which its parsers have added theirs to."""
+        """vLLM's sampling parameters for a rendered request, including what its parsers added."""
         defaults = dict(self._sampling_defaults)
         max_tokens = get_max_tokens(self._model_config.max_model_len, request.max_tokens, prompt_tokens, defaults)
         return request.to_sampling_params(max_tokens, defaults)
 
     def parser(self, request: ChatCompletionRequest) -> Any | None:
-        """A parser for one choice, or None where text passes through as it is."""
-        parser_class = self._online.parser
+        """A parser for one choice, or None if the text needs no parsing."""
+        parser_class = self._chat_renderer.parser
         if parser_class is None:
             return None
         tools = parser_class.tool_parser_cls
@@ -125,13 +129,13 @@ class Chat:
         )
 
     def template_arguments(self, request: ChatCompletionRequest) -> dict[str, Any]:
-        """The variables of the template, the defaults included."""
-        arguments: dict[str, Any] = self._online.effective_chat_template_kwargs(request)
+        """The template's variables, including defaults."""
+        arguments: dict[str, Any] = self._chat_renderer.effective_chat_template_kwargs(request)
         return arguments
 
 
 class Part(NamedTuple):
-    """What an output adds to a choice."""
+    """The parsed content of one output of a choice."""
 
     text: str
     reasoning: str
@@ -139,18 +143,18 @@ class Part(NamedTuple):
 
 
 class RenderedChat:
-    """One conversation on its way through the engine."""
+    """A rendered conversation, and the state of parsing its outputs."""
 
     def __init__(self, chat: Chat, request: ChatCompletionRequest, engine_input: Any) -> None:
         self.engine_input = engine_input
         self.prompt_token_ids: list[int] = engine_input["prompt_token_ids"]
         self._chat = chat
         self._request = request
-        # One for each choice, because they keep state; None where text passes through as it is.
+        # One per choice, because parsers keep state; None if the text needs no parsing.
         self._parsers: dict[int, Any] = {0: chat.parser(request)}
         self._shapes = _forced_shapes(request, self._parsers[0])
         self._readers: dict[int, CallReader] = {}
-        # Where calls are read here, vLLM's parsers tell thinking from text and no more.
+        # If calls are parsed here, vLLM's parsers only separate reasoning from text.
         self._parsed_request = request.model_copy(update={"tool_choice": "none"}) if self._shapes else request
         self._token_ids: dict[int, list[int]] = {}
         self._texts: dict[int, list[str]] = {}
@@ -161,39 +165,43 @@ class RenderedChat:
         return self._chat.sampling_params(self._request, len(self.prompt_token_ids))
 
     def engine_arguments(self) -> dict[str, Any]:
-        """What the engine has to know to constrain only what comes after the thinking."""
+        """Arguments that make the engine apply the constraint only after the reasoning."""
         parser = self._parsers[0]
-        reasons = parser is not None and parser.reasoning_parser is not None
-        kwargs = {"chat_template_kwargs": self._chat.template_arguments(self._request)} if reasons else None
+        has_reasoning_parser = parser is not None and parser.reasoning_parser is not None
+        kwargs = (
+            {"chat_template_kwargs": self._chat.template_arguments(self._request)}
+            if has_reasoning_parser
+            else None
+        )
         self._reasoning_ended = self._request.resolve_reasoning_ended(parser, self.prompt_token_ids)
         return {"reasoning_ended": self._reasoning_ended, "reasoning_parser_kwargs": kwargs}
 
     @property
-    def begins_with_thinking(self) -> bool:
-        """Whether the answer begins with what no grammar constrains."""
-        return self._chat.reasons and not self._reasoning_ended
+    def starts_with_reasoning(self) -> bool:
+        """Whether the answer starts with reasoning, which no grammar constrains."""
+        return self._chat.has_reasoning_parser and not self._reasoning_ended
 
     def part(self, output: CompletionOutput) -> "Part":
-        """What a choice gained by an output: text, reasoning and tool calls, told apart."""
-        parser = self._parser(output.index)
+        """Parse an output into text, reasoning and tool calls."""
+        parser = self._choice_parser(output.index)
         if parser is None:
             return Part(output.text, "", [])
         self._token_ids.setdefault(output.index, []).extend(output.token_ids)
         self._texts.setdefault(output.index, []).append(output.text)
-        return self._in_parts(parser, output) if self._request.stream else self._whole(parser, output)
+        return self._parse_delta(parser, output) if self._request.stream else self._parse_complete(parser, output)
 
     def reasoning_tokens(self) -> int | None:
-        """Tokens that were reasoning, in all choices; None where the model is not known to reason."""
-        if not self._chat.reasons:
+        """Number of reasoning tokens in all choices; None if the model has no reasoning parser."""
+        if not self._chat.has_reasoning_parser:
             return None
-        return sum(self._reasoning_tokens_of(index) for index in self._token_ids)
+        return sum(self._count_reasoning_tokens(index) for index in self._token_ids)
 
-    def _reasoning_tokens_of(self, index: int) -> int:
+    def _count_reasoning_tokens(self, index: int) -> int:
         parser: Any = self._parsers[index]
         token_ids = self._token_ids[index]
         if self._request.stream:
-            # What has read parts passes over tokens that came without text, as most of a character of several
-            # tokens do; so the whole is read once more.
+            # A streaming parser skips tokens without text, such as all but the last of a character that spans
+            # several tokens, so the complete output is parsed again.
             parser = self._chat.parser(self._request)
             parser.set_prompt_token_ids(self.prompt_token_ids)
             parser.parse(
@@ -205,12 +213,12 @@ class RenderedChat:
         count: int = parser.count_reasoning_tokens(token_ids)
         return count
 
-    def _parser(self, index: int) -> Any:
+    def _choice_parser(self, index: int) -> Any:
         if index not in self._parsers:
             self._parsers[index] = self._chat.parser(self._request)
         return self._parsers[index]
 
-    def _in_parts(self, parser: Any, output: CompletionOutput) -> "Part":
+    def _parse_delta(self, parser: Any, output: CompletionOutput) -> "Part":
         part = parser.parse_delta(
             output.text,
             list(output.token_ids),
@@ -238,13 +246,13 @@ class RenderedChat:
             ],
         )
 
-    def _whole(self, parser: Any, output: CompletionOutput) -> "Part":
+    def _parse_complete(self, parser: Any, output: CompletionOutput) -> "Part":
         parser.set_prompt_token_ids(self.prompt_token_ids)
         reasoning, content, calls = parser.parse(
             output.text, self._parsed_request, enable_auto_tools=True, model_output_token_ids=output.token_ids
         )
         if self._shapes:
-            read = whole_calls(content or "", self._shapes, make_tool_call_id)
+            read = parse_calls(content or "", self._shapes, make_tool_call_id)
             return Part("", reasoning or "", read or [])
         return Part(
             content or "",
@@ -264,20 +272,20 @@ def _chat_request(
     sampling = request.sampling
     fields = conversation_fields(conversation) | sampling_fields(sampling)
     if sampling.max_tokens is not None:
-        # More than the context holds is refused; what is left of the context is the same.
+        # vLLM rejects more than the context length; the rest of the context limits the output anyway.
         fields["max_tokens"] = min(sampling.max_tokens, max_model_len)
     if sampling.logprobs is not None:
         fields |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     return ChatCompletionRequest.model_construct(
-        **_constructed(fields),
+        **_vllm_fields(fields),
         stream=streams,
         truncate_prompt_tokens=request.truncate_prompt_tokens,
         add_special_tokens=bool(request.add_special_tokens),
     )
 
 
-def _constructed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields with vLLM's own objects where its code expects them."""
+def _vllm_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert values to vLLM's classes where its code expects them."""
     fields = dict(fields)
     if "tools" in fields:
         fields["tools"] = [ChatCompletionToolsParam.model_validate(tool) for tool in fields["tools"]]
@@ -291,17 +299,17 @@ def _constructed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forced_shapes(request: ChatCompletionRequest, parser: Any) -> list[CallShape]:
-    """The shapes of the calls that the answer is made of, none if it may be anything else."""
+    """The call shapes of an answer that consists of forced calls only; empty if it may contain anything else."""
     form = request.structured_outputs
     is_forced = bool(request.tools) and request.tool_choice not in (None, "none", "auto")
-    # Parsers that are one engine read thinking and calls together, and their calls are no JSON.
+    # Engine-based parsers parse reasoning and calls together, and their calls are not JSON.
     if not is_forced or form is None or parser is None or getattr(parser, "_engine_based", True):
         return []
-    return shapes_of_tag(form.structural_tag)
+    return shapes_from_tag(form.structural_tag)
 
 
-def _normalized_schemas(request: GenerationRequest, conversation: Conversation) -> list[tuple[Any, Any]]:
-    """The schemas that vLLM may have made a grammar from, and beside each what `prepare` has made of it."""
+def _schema_pairs(request: GenerationRequest, conversation: Conversation) -> list[tuple[Any, Any]]:
+    """Pairs of original and normalized schema, for the schemas from which vLLM may have built a grammar."""
     prepared = request.prompt.tools if isinstance(request.prompt, Conversation) else []
     schemas: list[tuple[Any, Any]] = [
         (own.parameters, tool.parameters)
@@ -313,17 +321,16 @@ def _normalized_schemas(request: GenerationRequest, conversation: Conversation) 
     return schemas
 
 
-def _mend_grammar(request: ChatCompletionRequest, schemas: list[tuple[Any, Any]]) -> None:
-    """Put the normalized schemas into the grammar of tool calls, which vLLM has made from the client's own.
+def _normalize_grammar(request: ChatCompletionRequest, schemas: list[tuple[Any, Any]]) -> None:
+    """Replace the client's schemas in vLLM's grammar of tool calls by normalized ones.
 
-    Its JSON also gets at most one character of white space at a time: small models that may write more write
-    nothing else.
+    Also limits JSON to one consecutive whitespace character: otherwise small models generate endless whitespace.
 
     Args:
-        request: vLLM's, after rendering.
-        schemas: from `_normalized_schemas`. Others are normalized here: those of tools that are not strict, which
-            `--tool-strict-level` may constrain, and the one schema of all forced calls that vLLM makes for models
-            whose calls have no tag.
+        request: vLLM's request, after rendering.
+        schemas: from `_schema_pairs`. Other schemas are normalized here: those of tools that are not strict, which
+            `--tool-strict-level` may constrain, and the combined schema of all forced calls that vLLM builds for
+            models whose calls have no tag.
 
     Source: xgrammar.structural_tag.JSONSchemaFormat.max_whitespace_cnt.
     """
@@ -331,17 +338,17 @@ def _mend_grammar(request: ChatCompletionRequest, schemas: list[tuple[Any, Any]]
     if form is None or not request.tools:
         return
     if isinstance(form.json, dict):
-        form.json = _normalized(form.json, schemas)
+        form.json = _normalize(form.json, schemas)
     if form.structural_tag is None:
         return
     tag = json.loads(form.structural_tag)
     for part in _json_schemas(tag):
         part["max_whitespace_cnt"] = 1
-        part["json_schema"] = _normalized(part["json_schema"], schemas)
+        part["json_schema"] = _normalize(part["json_schema"], schemas)
     form.structural_tag = json.dumps(tag)
 
 
-def _normalized(schema: Any, schemas: list[tuple[Any, Any]]) -> Any:
+def _normalize(schema: Any, schemas: list[tuple[Any, Any]]) -> Any:
     for own, normalized in schemas:
         if own == schema:
             return normalized
@@ -349,7 +356,7 @@ def _normalized(schema: Any, schemas: list[tuple[Any, Any]]) -> Any:
 
 
 def _json_schemas(tag: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a structural tag that are JSON of a schema."""
+    """The JSON schema parts of a structural tag."""
     if isinstance(tag, list):
         for item in tag:
             yield from _json_schemas(item)

@@ -1,7 +1,7 @@
-"""How a model's chat is read: its template, and the parsers of its tool calls and of its thinking.
+"""Selects a model's chat template and its parsers for tool calls and reasoning.
 
-`vllm serve` wants to be told; here they follow from the model where it can be known, and vLLM's own flags, in
-`VLLM_GEN_ARGS`, say otherwise.
+`vllm serve` needs flags for them. Here they are derived from the model if possible; vLLM's flags in
+`VLLM_GEN_ARGS` override them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from domain.errors import ConfigurationError
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
-# vLLM's flags of its web server that make sense without it.
+# Flags of vLLM's web server that are useful without it.
 FLAGS = (
     "chat_template",
     "chat_template_content_format",
@@ -26,11 +26,11 @@ FLAGS = (
     "tool_call_parser",
     "tool_parser_plugin",
     "tool_strict_level",
-    # Always so here; accepted, so that a command line can be taken over as it is.
+    # Always on here; accepted so that an existing command line works.
     "enable_auto_tool_choice",
 )
 DEFAULT_TOOL_PARSER = "hermes"
-"""Reads the format that most templates with tools have; what has none is constrained to it on request."""
+"""Parses the format of most templates with tools; forced calls of models without a format use it too."""
 
 # By `model_type` of the model's config.json. Source: vllm.tool_parsers and vllm.reasoning (0.32.0).
 TOOL_PARSERS = {
@@ -81,8 +81,8 @@ REASONING_PARSERS = {
     "seed_oss": "seed_oss",
     "step3_text": "step3",
 }
-# By what stands in the chat template; the first that is found counts.
-TOOL_MARKS = (
+# By markup in the chat template; the first match wins.
+TOOL_MARKUP = (
     ("<function=", "qwen3_coder"),
     ("<tool_call>", "hermes"),
     ("[TOOL_CALLS]", "mistral"),
@@ -92,10 +92,10 @@ TOOL_MARKS = (
 
 
 class ChatOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be said of a model's chat, under vLLM's names."""
+    """Options for a model's chat, under vLLM's names."""
 
     chat_template: str | None = None
-    """A file, or the template itself; None for the model's own."""
+    """A file or a template; None for the model's template."""
     chat_template_content_format: str = "auto"
     default_chat_template_kwargs: dict[str, Any] | None = None
     tool_call_parser: str | None = DEFAULT_TOOL_PARSER
@@ -104,7 +104,7 @@ class ChatOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Let a parser know vLLM's flags for chat, with vLLM's own types and defaults."""
+    """Add vLLM's flags for chat to a parser, with vLLM's types and defaults."""
     from vllm.engine.arg_utils import get_kwargs
     from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs
 
@@ -123,11 +123,11 @@ def tool_parser_for(model_type: str, template: str) -> str:
     """
     if model_type in TOOL_PARSERS:
         return TOOL_PARSERS[model_type]
-    return next((parser for mark, parser in TOOL_MARKS if mark in template), DEFAULT_TOOL_PARSER)
+    return next((parser for mark, parser in TOOL_MARKUP if mark in template), DEFAULT_TOOL_PARSER)
 
 
 def reasoning_parser_for(model_type: str, template: str) -> str | None:
-    """The parser for what a model thinks, or None for a model that is not known to think aloud.
+    """The parser for a model's reasoning, or None for models without known reasoning.
 
     Args:
         model_type: of its config.json.
@@ -141,9 +141,9 @@ def reasoning_parser_for(model_type: str, template: str) -> str | None:
 
 
 def chat_template_of(model: str, revision: str | None = None) -> str:
-    """The chat template that comes with a model, empty if it has none.
+    """The chat template of a model, empty if it has none.
 
-    Reads small files, from the hub's cache if need be, and loads no tokenizer.
+    Reads small files, if necessary from the hub's cache, without loading the tokenizer.
     """
     from transformers.utils import cached_file
 
@@ -157,14 +157,14 @@ def chat_template_of(model: str, revision: str | None = None) -> str:
     config = read("tokenizer_config.json")
     found = msgspec.json.decode(config).get("chat_template") if config else None
     if isinstance(found, list):
-        # Older tokenizers have several under names.
+        # Older tokenizers have several named templates.
         named = {item.get("name"): item.get("template") for item in found}
         found = named.get("tool_use") or named.get("default")
     return found if isinstance(found, str) else ""
 
 
 def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", setting: str) -> ChatOptions:
-    """What the flags say, and for what they leave open what the model says.
+    """The chat options from the flags, with defaults from the model.
 
     Args:
         arguments: parsed flags of `vllm serve`.
@@ -172,38 +172,40 @@ def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", set
         setting: the variable that carries the flags, for error messages.
 
     Raises:
-        ConfigurationError: a flag names a parser or a template that does not exist.
+        ConfigurationError: a flag names an unknown parser or template.
     """
     from vllm.reasoning import ReasoningParserManager
     from vllm.renderers.chat_utils import load_chat_template
     from vllm.tool_parsers import ToolParserManager
 
-    said: Mapping[str, Any] = vars(arguments)
+    flags: Mapping[str, Any] = vars(arguments)
     try:
-        if said["tool_parser_plugin"]:
-            ToolParserManager.import_tool_parser(said["tool_parser_plugin"])
-        template = load_chat_template(said["chat_template"])
+        if flags["tool_parser_plugin"]:
+            ToolParserManager.import_tool_parser(flags["tool_parser_plugin"])
+        template = load_chat_template(flags["chat_template"])
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{setting}: {error}") from error
-    _require_known("--tool-call-parser", said["tool_call_parser"], ToolParserManager.list_registered(), setting)
-    _require_known(
-        "--reasoning-parser", said["reasoning_parser"], ReasoningParserManager.list_registered(), setting
+    _check_parser_name(
+        "--tool-call-parser", flags["tool_call_parser"], ToolParserManager.list_registered(), setting
+    )
+    _check_parser_name(
+        "--reasoning-parser", flags["reasoning_parser"], ReasoningParserManager.list_registered(), setting
     )
     if template is None:
         template = chat_template_of(model_config.tokenizer, model_config.tokenizer_revision)
     model_type = model_config.hf_config.model_type
     return ChatOptions(
-        chat_template=said["chat_template"],
-        chat_template_content_format=said["chat_template_content_format"],
-        default_chat_template_kwargs=said["default_chat_template_kwargs"],
-        tool_call_parser=said["tool_call_parser"] or tool_parser_for(model_type, template),
-        tool_strict_level=said["tool_strict_level"],
-        reasoning_parser=said["reasoning_parser"] or reasoning_parser_for(model_type, template),
+        chat_template=flags["chat_template"],
+        chat_template_content_format=flags["chat_template_content_format"],
+        default_chat_template_kwargs=flags["default_chat_template_kwargs"],
+        tool_call_parser=flags["tool_call_parser"] or tool_parser_for(model_type, template),
+        tool_strict_level=flags["tool_strict_level"],
+        reasoning_parser=flags["reasoning_parser"] or reasoning_parser_for(model_type, template),
     )
 
 
-def _require_known(flag: str, name: str | None, known: Iterable[str], setting: str) -> None:
+def _check_parser_name(flag: str, name: str | None, known: Iterable[str], setting: str) -> None:
     if name and name not in known:
         near = difflib.get_close_matches(name, list(known), n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise ConfigurationError(f"{setting}: {flag} is '{name}', which vLLM does not have.{meant}")
+        raise ConfigurationError(f"{setting}: {flag} is '{name}', which vLLM does not support.{meant}")

@@ -1,4 +1,4 @@
-"""The choices of one completion, from vLLM's outputs to the domain's deltas."""
+"""Converts vLLM's outputs for one completion to the domain's deltas."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from domain.results import GenerationDelta, TokenLogprob
 
 
 class Choices:
-    """Turns the outputs of one vLLM request into deltas, and counts."""
+    """Converts the outputs of one vLLM request to deltas, and counts completion tokens."""
 
     def __init__(self, request: GenerationRequest, *, prompt_text: str, tokenizer: Any) -> None:
         self._request = request
@@ -23,11 +23,11 @@ class Choices:
         self.completion_tokens = 0
 
     def deltas(self, output: RequestOutput) -> list[GenerationDelta]:
-        """One delta for each choice that moved."""
+        """One delta for each choice with new output."""
         deltas: list[GenerationDelta] = []
         if self._logprobs is not None and not self._prompt_logprobs and output.prompt_logprobs:
-            # The first output has them. Later ones need not: vLLM joins those of several choices into one, and
-            # tells what belongs to the prompt with whichever choice came first.
+            # Only the first output is sure to have them: vLLM merges the outputs of several choices, and attaches
+            # the prompt's log probabilities to whichever choice comes first.
             self._prompt_logprobs = prompt_logprobs(output, self._logprobs, self._tokenizer)
         for choice in output.outputs:
             text = "" if self._prompt_only else choice.text

@@ -1,4 +1,4 @@
-"""The life of one AsyncLLM: built, used and ended by a thread of its own."""
+"""Runs one AsyncLLM in a dedicated thread, which starts and stops it."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from vllm.v1.executor import Executor
 
 from adapters.resource_tracker import is_resource_tracker
 from adapters.vllm.inprocess.engine_log import EngineLog
-from adapters.vllm.inprocess.executors import owned
+from adapters.vllm.inprocess.executors import owned_executor
 from adapters.vllm.inprocess.statistics import EngineStatistics, stat_loggers
 from domain.errors import BackendFailedError
 from domain.port import StepListener, ignore_step
@@ -29,21 +29,20 @@ LOG_TIMEOUT_S = 2.0
 
 
 class EngineThread:
-    """Starts an engine without blocking the event loop, and leaves no process of it behind.
+    """Starts an engine without blocking the event loop, and ends all its processes.
 
-    Building an AsyncLLM blocks for the better part of a minute, hence a thread. The same thread stays until
-    the engine has ended: the kernel ties engine processes to the thread that spawned them (`owner.py`), and
-    it lists a thread's children apart, so that a start can be broken off half-way and only the processes of
-    this engine are ended.
+    Constructing an AsyncLLM blocks for up to a minute, hence the thread. The thread lives until the engine has
+    ended: the kernel binds engine processes to the thread that spawned them (`owner.py`), and lists the children
+    of each thread separately, so that a start can be aborted by killing only the processes of this engine.
     """
 
     def __init__(self, config: VllmConfig, *, name: str, statistics: EngineStatistics | None = None) -> None:
-        """Make it; nothing starts yet.
+        """Create the thread without starting it.
 
         Args:
             config: vLLM's configuration.
             name: the model's name for clients.
-            statistics: where the engine counts what it does; None if it shall not.
+            statistics: collects the engine's metrics; None for no metrics.
         """
         self._config = config
         self._name = name
@@ -51,25 +50,25 @@ class EngineThread:
         _threads[name] = self
         self._built: Future[AsyncLLM] = Future()
         self._stop = threading.Event()
-        self._process_is_up: Callable[[], object] = lambda: None
+        self._on_process_started: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
     async def start(self, on_step: StepListener = ignore_step) -> AsyncLLM:
-        """Build the engine; return when it can take requests.
+        """Start the engine; return when it accepts requests.
 
         Args:
-            on_step: told what takes its time.
+            on_step: called with the name of each step of the start.
 
         Raises:
-            BackendFailedError: it could not start.
+            BackendFailedError: the engine could not start.
         """
         loop = asyncio.get_running_loop()
-        self._process_is_up = lambda: loop.call_soon_threadsafe(on_step, "loading the model")
+        self._on_process_started = lambda: loop.call_soon_threadsafe(on_step, "loading the model")
         on_step("starting its process")
         engine_log().forget(self._name)
         self._thread.start()
         try:
-            # Shielded: a cancelled wait must not cancel what the thread is about to report.
+            # Shielded, so that a cancelled wait does not cancel the future that the thread will complete.
             return await asyncio.shield(asyncio.wrap_future(self._built))
         except asyncio.CancelledError:
             self._stop.set()
@@ -77,44 +76,44 @@ class EngineThread:
         except Exception as error:
             raise BackendFailedError(
                 f"The engine of '{self._name}' could not start: {self._reason(error)} "
-                "Set ENGINE_LOG_LEVEL=info to see all that it says."
+                "Set ENGINE_LOG_LEVEL=info to see its full log."
             ) from error
 
     async def stop(self) -> None:
-        """End the engine and all its processes, whatever state they are in."""
-        self._silence_output_handler()
+        """Stop the engine and all its processes, in any state."""
+        self._cancel_output_handler()
         self._stop.set()
         if not self._thread.is_alive():
             return
         if not self._built.done():
-            # The thread is deep inside the constructor, waiting for processes that are still starting:
-            # their end is what ends the wait.
+            # The thread is in the constructor, waiting for processes that are still starting; killing them
+            # ends the wait.
             while self._thread.is_alive() and not self._built.done():
                 await asyncio.to_thread(self.kill)
                 await asyncio.sleep(0.1)
         await asyncio.to_thread(self._thread.join, SHUTDOWN_TIMEOUT_S + 2 * KILL_TIMEOUT_S)
 
     def processes(self) -> list[psutil.Process]:
-        """Engine processes, children before grandchildren; empty once the engine has ended."""
+        """The engine's processes, children before grandchildren; empty once the engine has ended."""
         found: list[psutil.Process] = []
         for pid in self.child_ids():
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
-                # Python's resource tracker is everybody's; it ends by itself when this process does.
+                # Python's resource tracker is shared by all; it ends with this process.
                 if not is_resource_tracker(process):
                     found.append(process)
                     found += process.children(recursive=True)
         return found
 
-    def process_is_up(self) -> None:
-        """Told by the log when an engine process has loaded its libraries, in any thread."""
+    def process_started(self) -> None:
+        """Called by the log, in any thread, when an engine process has loaded its libraries."""
         if not self._built.done():
-            # The event loop may have ended meanwhile, and then nobody wants to know.
+            # The event loop may have been closed meanwhile.
             with contextlib.suppress(RuntimeError):
-                self._process_is_up()
+                self._on_process_started()
 
     def child_ids(self) -> list[int]:
-        """Ids of the processes that this thread has spawned and that have not been waited for."""
+        """Ids of the child processes of this thread that have not been reaped."""
         try:
             children = Path(f"/proc/self/task/{self._thread.native_id}/children").read_text()
         except OSError:
@@ -122,36 +121,36 @@ class EngineThread:
         return [int(pid) for pid in children.split()]
 
     def _reason(self, error: Exception) -> str:
-        told = engine_log().reason(self._name) or str(error) or type(error).__name__
-        return told if told.endswith((".", "!")) else f"{told}."
+        reason = engine_log().reason(self._name) or str(error) or type(error).__name__
+        return reason if reason.endswith((".", "!")) else f"{reason}."
 
-    def _silence_output_handler(self) -> None:
-        """Cancel the task that listens to the engine: it would report the engine's end as a failure."""
+    def _cancel_output_handler(self) -> None:
+        """Cancel vLLM's output handler task, which would report the engine's end as a failure."""
         if self._built.done() and self._built.exception() is None:
             handler = self._built.result().output_handler
             if handler is not None:
                 handler.cancel()
 
     def _run(self) -> None:
-        # Inherited by the engine's processes: Ctrl-C at a terminal reaches the service alone, which then
-        # ends them in order.
+        # Inherited by the engine's processes, so that Ctrl-C in a terminal reaches only the service, which then
+        # stops them cleanly.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             engine = AsyncLLM(
                 vllm_config=self._config,
-                executor_class=owned(
+                executor_class=owned_executor(
                     Executor.get_class(self._config),
                     on_cpu=current_platform.is_cpu(),
                     workers=self._config.parallel_config.world_size,
                 ),
-                # vLLM's own counters cost a sixth of what a token costs here; ours are there all the same.
+                # vLLM's own statistics cost a sixth of the time per token; `stat_loggers` replaces them.
                 log_stats=False,
                 stat_loggers=stat_loggers(self._config, self._statistics),
                 log_requests=False,
             )
         except BaseException as error:
             self.kill()
-            # What it said last, the reason as a rule, may still be on its way.
+            # Its last output, usually the reason, may still be in transit.
             engine_log().wait_for_end(self._name, LOG_TIMEOUT_S)
             self._built.set_exception(error)
             return
@@ -160,13 +159,13 @@ class EngineThread:
         processes = self.processes()
         with contextlib.suppress(Exception):
             engine.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
-        # An AsyncLLM that lives on until the interpreter ends stumbles in its own destructor.
+        # The destructor of an AsyncLLM fails if it runs when the interpreter exits.
         self._built = Future()
         del engine
         _kill(processes)
 
     def kill(self) -> None:
-        """End the engine's processes at once; vLLM then tells everybody who waits for it. Blocks for a moment."""
+        """Kill the engine's processes, which makes vLLM fail all pending requests. Blocks briefly."""
         _kill(self.processes())
 
 
@@ -176,10 +175,10 @@ _threads: dict[str, EngineThread] = {}
 
 @functools.cache
 def engine_log() -> EngineLog:
-    """The log of all engines of this process, opened by the first that starts."""
-    # vLLM's own setting decides what is printed at all; below a warning nobody asked to see the lines.
+    """The log of all engines of this process, created when the first engine starts."""
+    # vLLM's log level decides what engines print; if it is above WARNING, their output is not echoed.
     echo = os.environ.get("VLLM_LOGGING_LEVEL", "INFO") in ("DEBUG", "INFO", "WARNING")
-    return EngineLog(echo=echo, find_name=_engine_of, on_connected=lambda name: _threads[name].process_is_up())
+    return EngineLog(echo=echo, find_name=_engine_of, on_connected=lambda name: _threads[name].process_started())
 
 
 def _engine_of(pid: int) -> str | None:

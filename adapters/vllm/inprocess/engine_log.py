@@ -1,8 +1,8 @@
-"""What engine processes print: one stream, each line under its engine's name, the last lines kept.
+"""Collects the output of engine processes, logs it with the engine's name, and keeps the last lines.
 
-An engine that can't start says why in the middle of a hundred lines of traceback, out of two processes at
-once. So engine processes send their output here instead of to the terminal: it is shown from the level at
-which a person asks for it, and when an engine fails the one line that tells the reason is found.
+An engine that can't start prints the reason somewhere in a hundred lines of tracebacks from two processes. Engine
+processes therefore send their output here instead of to the terminal: it is logged if the log level allows, and if
+an engine fails, the line with the reason is extracted.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 ADDRESS = "MEMORIA_ENGINE_LOG"
-"""Name of the socket that takes the output of the engine processes to come: one of Linux's abstract names,
-which leave no file behind, whatever ends the service."""
+"""Name of the socket that receives the output of new engine processes: a Linux abstract socket, which leaves no
+file behind, however the service ends."""
 
 KEPT_LINES = 500
-LONGEST_REASON = 400
+MAX_REASON_CHARACTERS = 400
 log = logging.getLogger("memoria.engine")
 _PEER = struct.Struct("3i")
-"""Linux's struct ucred: process, user and group at the other end."""
-# "(EngineCore pid=7) ERROR 11-23 17:51:59 [core.py:1510] ValueError: …", or the bare end of a traceback.
+"""Linux's struct ucred: process, user and group of the peer."""
+# "(EngineCore pid=7) ERROR 11-23 17:51:59 [core.py:1510] ValueError: …", or the plain last line of a traceback.
 _LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d ")
 _EXCEPTION = re.compile(r"(?:^|\] )(?:\w+\.)*\w*(?:Error|Exception): (?P<reason>.+)$")
 
 
 def send_output_to_owner() -> None:
-    """Let this engine process, and those that it starts, print to the service's engine log.
+    """Redirect the output of this engine process and its children to the service's engine log.
 
-    Called in the engine process. Without a log, or when it can't be reached, output stays where it goes.
+    Called in the engine process. Does nothing if there is no log or it can't be reached.
     """
     address = os.environ.pop(ADDRESS, None)
     if address is None:
@@ -47,7 +47,7 @@ def send_output_to_owner() -> None:
 
 
 class EngineLog:
-    """Takes the output of all engine processes of this service."""
+    """Receives the output of all engine processes of this service."""
 
     def __init__(
         self,
@@ -59,16 +59,17 @@ class EngineLog:
         """Open the log for engine processes that start from now on.
 
         Args:
-            echo: whether to pass the lines on to the log `memoria.engine`, whose records say which engine.
-            find_name: the engine that a process belongs to, by the process's id.
-            on_connected: told the engine's name when one of its processes begins to speak, in a thread of the log.
+            echo: whether to log the lines to `memoria.engine`, with the engine's name in each record.
+            find_name: returns the name of the engine of a process id.
+            on_connected: called with the engine's name, in a thread of the log, when one of its processes
+                connects.
         """
         self._echo = echo
         self._find_name = find_name
         self._on_connected = on_connected
         self._lines: dict[str, deque[str]] = {}
-        self._heard = threading.Condition()
-        self._speaking: Counter[str] = Counter()
+        self._condition = threading.Condition()
+        self._open_streams: Counter[str] = Counter()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         address = f"memoria-{uuid.uuid4().hex}"
         self._listener.bind(f"\0{address}")
@@ -77,19 +78,19 @@ class EngineLog:
         threading.Thread(target=self._accept, name="engine-log", daemon=True).start()
 
     def reason(self, name: str) -> str | None:
-        """What the first exception in an engine's output says: later ones follow from it."""
+        """The message of the first exception in an engine's output; later ones follow from it."""
         for line in list(self._lines.get(name, ())):
             if found := _EXCEPTION.search(line):
-                return found["reason"].strip()[:LONGEST_REASON]
+                return found["reason"].strip()[:MAX_REASON_CHARACTERS]
         return None
 
     def wait_for_end(self, name: str, timeout_s: float) -> None:
-        """Return when all that an engine's ended processes have printed has arrived, or the time is over."""
-        with self._heard:
-            self._heard.wait_for(lambda: not self._speaking[name], timeout_s)
+        """Wait until all output of an engine's ended processes has arrived, or until the timeout."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._open_streams[name], timeout_s)
 
     def forget(self, name: str) -> None:
-        """Start an engine's output anew."""
+        """Discard an engine's output."""
         self._lines.pop(name, None)
 
     def _accept(self) -> None:
@@ -101,13 +102,13 @@ class EngineLog:
         pid, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         with connection, connection.makefile("r", errors="replace", newline="\n") as lines:
             if user != os.getuid():
-                # Abstract names are open to all users of the machine.
+                # Abstract sockets are accessible to all users of the machine.
                 return
             found = self._find_name(pid)
             if found is not None:
                 self._on_connected(found)
             name = found or "engine"
-            with self._speaker(name):
+            with self._stream_open(name):
                 kept = self._lines.setdefault(name, deque(maxlen=KEPT_LINES))
                 for line in _whole_lines(lines):
                     kept.append(line)
@@ -115,25 +116,25 @@ class EngineLog:
                         log.log(_level(line), "%s", line, extra={"engine": name})
 
     @contextlib.contextmanager
-    def _speaker(self, name: str) -> Iterator[None]:
-        with self._heard:
-            self._speaking[name] += 1
+    def _stream_open(self, name: str) -> Iterator[None]:
+        with self._condition:
+            self._open_streams[name] += 1
         try:
             yield
         finally:
-            with self._heard:
-                self._speaking[name] -= 1
-                self._heard.notify_all()
+            with self._condition:
+                self._open_streams[name] -= 1
+                self._condition.notify_all()
 
 
 def _level(line: str) -> int:
-    """The level that vLLM gave a line; what has none is told as information."""
+    """The log level of a line of vLLM's log; INFO for other lines."""
     found = _LEVEL.search(line)
     return getattr(logging, found[1]) if found else logging.INFO
 
 
 def _whole_lines(lines: Iterator[str]) -> Iterator[str]:
-    """Lines without their ends; of a progress bar, which redraws itself, only the last state."""
+    """Lines without line ends; of a progress bar, which redraws itself, only the last state."""
     for line in lines:
         text = line.rstrip("\n").rpartition("\r")[2].rstrip()
         if text:

@@ -1,6 +1,6 @@
-"""vLLM's executors, owned: unpickling one of these classes in an engine process binds it to its parent.
+"""Defines executor classes that bind an engine process to its parent when they are unpickled there.
 
-This is the first code of ours that runs there, before the engine does anything of its own.
+This is the first code of this service that runs in an engine process, before the engine initializes.
 """
 
 import os
@@ -10,40 +10,47 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from adapters.vllm.inprocess.engine_log import send_output_to_owner
-from adapters.vllm.inprocess.owner import bind_to_owner, give_way, is_owned
+from adapters.vllm.inprocess.owner import bind_to_owner, is_owned, lower_priority
 
 if is_owned():
     bind_to_owner()
-    give_way()
+    lower_priority()
     send_output_to_owner()
 
 
-OWN_BINDING = {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU"}
-"""vLLM's variables for threads on the CPU. Whoever sets one wants vLLM's arrangement, with a worker process."""
+THREAD_BINDING_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU"}
+"""vLLM's variables for CPU threads. If one is set, vLLM's own executor with a worker process is used."""
 
 
 class OwnedMultiprocExecutor(MultiprocExecutor):
-    """Engine core and workers in processes of their own, on several GPUs."""
+    """Runs engine core and workers in separate processes, on several GPUs."""
 
 
 class OwnedUniProcExecutor(UniProcExecutor):
-    """The worker inside the engine core's process: the usual case on one GPU, and here on the CPU too.
+    """Runs the worker in the engine core's process: vLLM's default on one GPU, used here on the CPU too.
 
-    vLLM gives the CPU a worker process of its own because OpenMP has to be told of its threads before it is
-    loaded; so it is, by `engine_args.prepare_environment`, before engine processes start. One process less imports
-    the world at the start, and no process spins for a whole core while it waits for the other.
+    vLLM uses a separate worker process on the CPU because OpenMP's threads must be configured before it is loaded.
+    Here `engine_args.prepare_environment` configures them before engine processes start. That saves one process's
+    imports, and no process occupies a core by spinning while it waits for the other.
     """
 
 
-def owned(executor: type[Executor], *, on_cpu: bool, workers: int) -> type[Executor]:
-    """The owned form of an executor class; any other class as it is, with the plugin as its only tie.
+def owned_executor(executor: type[Executor], *, on_cpu: bool, workers: int) -> type[Executor]:
+    """The variant of an executor class that binds its process; other classes are returned unchanged.
+
+    Unchanged classes are bound by the plugin only.
 
     Args:
-        executor: what vLLM chose.
-        on_cpu: whether the engine computes on the CPU.
-        workers: how many processes or cards share the model.
+        executor: the class that vLLM selected.
+        on_cpu: whether the engine runs on the CPU.
+        workers: number of processes or GPUs that share the model.
     """
-    if on_cpu and workers == 1 and executor is MultiprocExecutor and not os.environ.keys() & OWN_BINDING:
+    if (
+        on_cpu
+        and workers == 1
+        and executor is MultiprocExecutor
+        and not os.environ.keys() & THREAD_BINDING_VARIABLES
+    ):
         return OwnedUniProcExecutor
     return {MultiprocExecutor: OwnedMultiprocExecutor, UniProcExecutor: OwnedUniProcExecutor}.get(
         executor, executor

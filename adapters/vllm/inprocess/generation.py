@@ -1,4 +1,4 @@
-"""Completions and chat answers on an AsyncLLM: the one generator between the engine's outputs and the port."""
+"""Generates completions and chat completions on an AsyncLLM, with one generator between engine and port."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -8,7 +8,7 @@ from adapters.vllm.dialect import fill_in_the_middle
 from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, single_choice
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import not_a_chat_model
-from adapters.vllm.dialect.request_fields import is_cut
+from adapters.vllm.dialect.request_fields import may_be_truncated
 from adapters.vllm.inprocess.chat import Chat
 from adapters.vllm.inprocess.choices import Choices
 from adapters.vllm.inprocess.running_engine import RunningEngine
@@ -28,25 +28,25 @@ def generate(
     *,
     streams: bool,
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """The events of a generation; without `streams` each choice comes as one delta at its end.
+    """Generate and yield events; without `streams`, each choice is one delta at its end.
 
     Raises, when called or while iterating:
-        InvalidRequestError: the engine can't do what is asked.
+        InvalidRequestError: the engine does not support a part of the request.
         InferenceError: the engine has failed.
     """
     copies = greedy_copies(request)
     if copies > 1:
-        return _copied(generate(running, chat, single_choice(request), context, streams=streams), copies)
+        return _copy_events(generate(running, chat, single_choice(request), context, streams=streams), copies)
     prepared = prepare(request)
     if isinstance(request.prompt, Conversation):
         if chat is None:
             raise not_a_chat_model(running.name)
-        # The template shows the model the client's own schemas.
-        return _answer(running, chat, prepared, request.prompt, context, streams=streams)
-    return _continue(running, prepared, request.prompt, context, streams=streams)
+        # The chat template renders the client's original schemas.
+        return _chat(running, chat, prepared, request.prompt, context, streams=streams)
+    return _complete(running, prepared, request.prompt, context, streams=streams)
 
 
-async def _copied(
+async def _copy_events(
     events: AsyncGenerator[GenerationEvent, None], copies: int
 ) -> AsyncGenerator[GenerationEvent, None]:
     async with contextlib.aclosing(events):
@@ -54,13 +54,13 @@ async def _copied(
             yield event
 
 
-async def _continue(
+async def _complete(
     running: RunningEngine, request: GenerationRequest, prompt: Prompt, context: RequestContext, *, streams: bool
 ) -> AsyncGenerator[GenerationEvent, None]:
     """A completion."""
-    with running.translated("prompt", request) as progress:
+    with running.translate_errors("prompt", request) as progress:
         (rendered,) = await running.render(
-            [_filled_in(running, prompt, request.suffix)],
+            [_with_suffix(running, prompt, request.suffix)],
             detokenize=request.echo,
             truncate=request.truncate_prompt_tokens,
             add_special_tokens=request.add_special_tokens is not False,
@@ -70,25 +70,25 @@ async def _continue(
         if room < 1:
             raise ContextLengthError(running.max_model_len, param="prompt")
         params = sampling_params(request, model_defaults=running.sampling_defaults, room=room, streams=streams)
-        choices = Choices(request, prompt_text=_echoed(running, request, rendered), tokenizer=running.tokenizer)
+        choices = Choices(request, prompt_text=_echo_text(running, request, rendered), tokenizer=running.tokenizer)
         outputs = running.engine.generate(
             rendered,
             params,
             running.request_id(context),
-            # Nothing is parsed as thinking here, so a form holds from the first token on.
+            # Completions have no reasoning, so structured outputs apply from the first token on.
             reasoning_ended=True,
             trace_headers=running.trace_headers(context),
         )
         async with contextlib.aclosing(outputs):
             async for output in outputs:
                 progress.has_output = True
-                running.progressed()
+                running.record_progress()
                 for delta in choices.deltas(output):
                     yield delta
         yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
 
 
-async def _answer(
+async def _chat(
     running: RunningEngine,
     chat: Chat,
     request: GenerationRequest,
@@ -97,8 +97,8 @@ async def _answer(
     *,
     streams: bool,
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """A chat completion: a prepared request, and the client's own conversation for the template."""
-    with running.translated("messages", request) as progress:
+    """A chat completion, from the prepared request and the client's original conversation for the template."""
+    with running.translate_errors("messages", request) as progress:
         rendered = await chat.render(request, conversation, streams=streams)
         prompt_tokens = len(rendered.prompt_token_ids)
         if prompt_tokens >= running.max_model_len:
@@ -115,10 +115,10 @@ async def _answer(
         async with contextlib.aclosing(outputs):
             async for output in outputs:
                 progress.has_output = True
-                running.progressed()
+                running.record_progress()
                 for choice in output.outputs:
                     completion_tokens += len(choice.token_ids)
-                    has_thought = rendered.begins_with_thinking and completion_tokens > 0
+                    has_reasoned = rendered.starts_with_reasoning and completion_tokens > 0
                     part = rendered.part(choice)
                     delta = GenerationDelta(
                         index=choice.index,
@@ -126,7 +126,7 @@ async def _answer(
                         reasoning=part.reasoning,
                         tool_calls=part.tool_calls,
                         logprobs=output_logprobs(choice, count, running.tokenizer) if count is not None else None,
-                        finish_reason=finish_reason(choice, request, has_thought=has_thought),
+                        finish_reason=finish_reason(choice, request, has_reasoned=has_reasoned),
                     )
                     if delta.has_content:
                         yield delta
@@ -137,8 +137,8 @@ async def _answer(
         )
 
 
-def _filled_in(running: RunningEngine, prompt: Prompt, suffix: str | None) -> Prompt:
-    """The prompt, or the one that asks for what stands before a suffix."""
+def _with_suffix(running: RunningEngine, prompt: Prompt, suffix: str | None) -> Prompt:
+    """The prompt, as a fill-in-the-middle prompt if the request has a suffix."""
     if suffix is None or not isinstance(prompt, str):
         return prompt
     tokenizer = running.tokenizer
@@ -148,9 +148,9 @@ def _filled_in(running: RunningEngine, prompt: Prompt, suffix: str | None) -> Pr
     raise fill_in_the_middle.not_supported(running.name)
 
 
-def _echoed(running: RunningEngine, request: GenerationRequest, rendered: Any) -> str:
-    """The text of the prompt as the model saw it; empty if it is not asked for."""
+def _echo_text(running: RunningEngine, request: GenerationRequest, rendered: Any) -> str:
+    """The prompt's text as the model saw it; empty if `echo` is off."""
     token_ids = rendered["prompt_token_ids"]
-    if request.echo and is_cut(request, len(token_ids), running.max_model_len):
+    if request.echo and may_be_truncated(request, len(token_ids), running.max_model_len):
         return str(running.tokenizer.decode(token_ids))
     return rendered.get("prompt") or ""

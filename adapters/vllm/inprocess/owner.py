@@ -1,10 +1,9 @@
-"""An engine process must not outlive the service that started it, however the service ends.
+"""Binds engine processes to the service, so that they end whenever it ends, and lowers their priority.
 
-vLLM's engine processes notice a parent that stops in good order, but not one that is killed: they live on as
-orphans and keep their memory. So each of them asks the kernel to be killed when its parent ends. It does so
-twice over: as soon as its executor class is unpickled (`executors.py`; before the hand-shake, which would
-wait for minutes), and as a vLLM plugin (entry point `memoria_owner` in pyproject.toml), which reaches the
-workers too.
+vLLM's engine processes notice when their parent shuts down, but not when it is killed: they become orphans and
+keep their memory. Each engine process therefore asks the kernel to kill it when its parent ends. It does so twice:
+when its executor class is unpickled (`executors.py`; before the handshake, which would wait for minutes), and as a
+vLLM plugin (entry point `memoria_owner` in pyproject.toml), which reaches the workers too.
 """
 
 import ctypes
@@ -12,36 +11,37 @@ import os
 import signal
 
 OWNER = "MEMORIA_OWNER_PID"
-"""The process id of whoever starts the engine processes to come: the service, then each engine process for
-those below it. Without it binding does nothing, so that a plain vLLM in this environment is left alone."""
+"""Process id of the parent of new engine processes: the service, or an engine process for its children. If unset,
+binding does nothing, so that a standalone vLLM in this environment is not affected."""
 
 NICENESS = "MEMORIA_ENGINE_NICENESS"
-"""The niceness (setpriority(2)) of engine processes to come, where they are to give way."""
+"""Niceness (setpriority(2)) of new engine processes, if their priority is lowered."""
 
 _PR_SET_PDEATHSIG = 1
-_GIVES_WAY_BY = 5
-_NICEST = 19
+_NICENESS_INCREMENT = 5
+_MAX_NICENESS = 19
 
 
 def own_engines() -> None:
-    """Make this process the owner of all engine processes that it starts from now on."""
+    """Make this process the owner of the engine processes that it starts from now on."""
     os.environ[OWNER] = str(os.getpid())
 
 
-def let_engines_give_way() -> None:
-    """Have engine processes to come give way to this one on the processor.
+def lower_engine_priority() -> None:
+    """Give new engine processes a lower CPU priority than this process.
 
-    On the CPU they keep all cores busy, and each wakes in the middle of what the service does for a hundred other
-    clients. The service needs little, and whoever asks for its health shall not wait for a turn.
+    Engines on the CPU keep all cores busy and would delay the service, which needs little CPU time but serves all
+    clients, health checks included.
     """
-    niceness = os.getpriority(os.PRIO_PROCESS, 0) + _GIVES_WAY_BY
-    os.environ[NICENESS] = str(min(niceness, _NICEST))
+    niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS_INCREMENT
+    os.environ[NICENESS] = str(min(niceness, _MAX_NICENESS))
 
 
-def give_way() -> None:
-    """Take the niceness that the service wants of this engine process, and of the threads that it will have.
+def lower_priority() -> None:
+    """Set the niceness of this engine process and its future threads to the value from the service.
 
-    Never a smaller one than it has, which few may take: the service may have been made nicer since it began.
+    It is never decreased, which needs privileges: the niceness of the service may have been raised after its
+    start.
     """
     if NICENESS in os.environ:
         niceness = max(os.getpriority(os.PRIO_PROCESS, 0), int(os.environ[NICENESS]))
@@ -49,21 +49,21 @@ def give_way() -> None:
 
 
 def is_owned() -> bool:
-    """Whether this is an engine process that is not bound yet."""
+    """Whether this is an engine process that has not been bound yet."""
     owner = os.environ.get(OWNER)
     return owner is not None and int(owner) != os.getpid()
 
 
 def bind_to_owner() -> None:
-    """Have the kernel kill this process when the process that started it ends; harmless when repeated.
+    """Make the kernel kill this process when its parent ends. Idempotent.
 
-    Does nothing in the service itself, nor outside of it. The kernel watches the parent's *thread* that did
-    the spawning (prctl(2), PR_SET_PDEATHSIG); `EngineThread` therefore lives as long as its engine.
+    Does nothing in the service itself and in unrelated processes. The kernel watches the parent's *thread* that
+    spawned the process (prctl(2), PR_SET_PDEATHSIG); `EngineThread` therefore lives as long as its engine.
     """
     if not is_owned():
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[OWNER]):
-        # The owner ended before the kernel knew of our wish.
+        # The owner ended before prctl was called.
         os._exit(1)
     own_engines()

@@ -1,7 +1,7 @@
-"""Builds engines that run in this process, and says beforehand what it would build.
+"""Builds the engines that run in this process, and reports in advance what it would build.
 
-`memoria serve` builds the engines; the doctor and `memoria models` ask the same provider for the models that it
-finds, the memory plan and the shares without a plan. vLLM is imported only when engines are built.
+`memoria serve` builds the engines. The doctor and `memoria models` query the same provider for its models, the
+memory plan and the shares without a plan. vLLM is imported only when engines are built.
 """
 
 import asyncio
@@ -28,51 +28,51 @@ from domain.units import GIB
 logger = logging.getLogger("memoria")
 
 CPU_ENGINE_GIB = 2.0
-"""Least memory of an engine on the CPU, where no plan can be made."""
+"""Minimum memory of an engine on the CPU if no plan can be made."""
 
 
 class InProcessOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What was set for the engines of this process."""
+    """Settings of the engines in this process."""
 
     engines: Mapping[Role, EngineOptions]
     cache_dir: Path
-    """Folder of prepared models."""
-    leaves_room: bool = False
-    """Whether engines of this service also run elsewhere: they may use the same GPU."""
+    """Folder for prepared models."""
+    shares_gpu: bool = False
+    """Whether engines of this service outside this process may use the same GPU."""
     log_level: str = "error"
-    """Of vLLM's own log."""
+    """Level of vLLM's log."""
     hang_s: float = 30.0
-    """Seconds without a sign of work after which a busy engine is taken to hang."""
+    """Seconds without output or CPU time after which an engine with unfinished requests is considered hung."""
     counts: bool = False
-    """Whether engines count what they do, for metrics."""
+    """Whether engines collect metrics."""
     trace_endpoint: str | None = None
-    """Where engines send their spans; None for no spans."""
+    """OTLP endpoint for the engines' spans; None disables tracing."""
 
 
 class InProcessProvider:
-    """The engines of this process, by what was set for them and what the machine has."""
+    """Plans and builds the engines of this process, from their settings and the machine's hardware."""
 
     def __init__(self, options: InProcessOptions) -> None:
         self.options = options
         self.card = engine_card()
-        """The memory that the engines share."""
+        """The GPU or RAM that the engines share."""
 
     def model_name(self, role: Role) -> str:
-        """The model that was set, or else the default for this machine."""
+        """The configured model, or else the default for this machine."""
         return self.options.engines[role].model or default_model(role, self.card)
 
     def inspect(self, role: Role) -> ModelFacts:
-        """What is known of a role's model without fetching it.
+        """What can be known of a role's model without downloading it.
 
         Raises:
-            ConfigurationError: there is no such model.
+            ConfigurationError: the model does not exist.
         """
         return inspect_model(
             self.model_name(role), setting=_setting("MODEL_{}_NAME", role), cache=self.options.cache_dir
         )
 
     def locate(self, progress: Progress) -> dict[Role, LocatedModel]:
-        """All models, found and prepared.
+        """Find and prepare all models.
 
         Raises:
             ConfigurationError: a model does not exist.
@@ -88,20 +88,20 @@ class InProcessProvider:
         }
 
     def plan(self, models: Mapping[Role, LocatedModel]) -> MemoryPlan:
-        """The memory of all engines. It may not fit; then the plan says what is missing and what to change.
+        """Plan the memory of all engines. If they do not fit, the plan says what is missing and what to change.
 
         Raises:
-            ConfigurationError: more was set than a card, or this card, has.
-            UnknownShapeError: a model, or a flag, is of a kind that no plan can be made for.
+            ConfigurationError: a setting exceeds the memory of any GPU, or of this one.
+            UnknownShapeError: the planner does not support a model or a flag.
         """
-        self._require_budgets()
+        self._check_budgets()
         engines = [requirements(role, models[role], self.options.engines[role], self.card) for role in models]
-        if self.options.leaves_room and len(engines) == 1:
-            engines = [_with_usual_share(engines[0], self.card)]
+        if self.options.shares_gpu and len(engines) == 1:
+            engines = [_with_default_share(engines[0], self.card)]
         return plan_requirements(self.card, engines)
 
     def fitting_plan(self, models: Mapping[Role, LocatedModel]) -> MemoryPlan | None:
-        """The plan that engines are started with; None, and a warning in the log, if no plan can be made.
+        """The plan to start engines with; None, with a logged warning, if no plan can be made.
 
         Raises:
             ConfigurationError: the engines do not fit; the message says what to change.
@@ -116,31 +116,31 @@ class InProcessProvider:
         return plan
 
     def shares_without_plan(self) -> dict[Role, float]:
-        """The share of the GPU that each engine asks for where no plan can be made; none on the CPU.
+        """Each engine's share of the GPU if no plan can be made; empty on the CPU.
 
         Raises:
-            ConfigurationError: more was set for an engine than the GPU has, or engines on the CPU need more memory
-                than is free.
+            ConfigurationError: an engine's setting exceeds the GPU's memory, or engines on the CPU need more
+                memory than is free.
         """
         if self.card.is_gpu:
             return {role: self._share_without_plan(role) for role in self.options.engines}
-        _require_memory(self.card, self.options.engines)
+        _check_memory(self.card, self.options.engines)
         return {}
 
     def build(
         self, progress: Progress, *, on_import: Callable[[], None] = lambda: None
     ) -> dict[Role, tuple[str, InferenceBackend]]:
-        """A backend for each engine, and its model's name for clients. Nothing starts yet.
+        """Build a backend for each engine, without starting it; returns it with its model's name for clients.
 
         Args:
-            progress: called while models are prepared and engines configured.
+            progress: called while models are prepared and engines are configured.
             on_import: called when vLLM has been imported, before any engine is configured.
 
         Raises:
-            ConfigurationError: a model, a flag or vLLM itself is missing or can't be used here.
+            ConfigurationError: a model or vLLM is missing, or a flag is invalid here.
         """
         models = self.locate(progress)
-        # Preparing models can take minutes, in which other programs take memory or free it.
+        # Read again: preparing models can take minutes, in which other programs allocate or free memory.
         self.card = engine_card()
         plan = self.fitting_plan(models)
         shares = {} if plan is not None else self.shares_without_plan()
@@ -150,10 +150,10 @@ class InProcessProvider:
             on_gpu=self.card.is_gpu,
         )
         progress("loading vLLM", None)
-        self._require_vllm()
+        self._check_vllm()
         on_import()
-        # One after the other on one card: without a plan each measures what is free, and with one little is left
-        # for several that reach their peaks at once.
+        # Engines on one GPU start one at a time: without a plan each measures the free memory, and with a plan
+        # their peaks during startup would not fit at the same time.
         start_lock = asyncio.Lock() if self.card.is_gpu else None
         built: dict[Role, tuple[str, InferenceBackend]] = {}
         for role, model in models.items():
@@ -162,17 +162,17 @@ class InProcessProvider:
             built[role] = (model.name, backend)
         return built
 
-    def _require_budgets(self) -> None:
-        """Raise if the settings give engines more memory of the GPU than is free."""
+    def _check_budgets(self) -> None:
+        """Raise if the settings give engines more GPU memory than is free."""
         card = self.card
         if not card.is_gpu:
             return
-        set_ = {role: own.budget.bytes_on(card) for role, own in self.options.engines.items() if own.budget}
-        total = sum(set_.values())
+        budgets = {role: own.budget.bytes_on(card) for role, own in self.options.engines.items() if own.budget}
+        total = sum(budgets.values())
         if total <= card.free_bytes:
             return
-        names = " and ".join(_setting("VLLM_{}_GPU_MEMORY", role) for role in set_)
-        verb = "together ask" if len(set_) > 1 else "asks"
+        names = " and ".join(_setting("VLLM_{}_GPU_MEMORY", role) for role in budgets)
+        verb = "together ask" if len(budgets) > 1 else "asks"
         raise ConfigurationError(
             f"{names} {verb} for {total / GIB:.1f} GiB, and the card has {card.total_bytes / GIB:.1f} GiB, of "
             f"which {card.free_bytes / GIB:.1f} GiB are free."
@@ -190,7 +190,7 @@ class InProcessProvider:
             )
         return round(share, 4)
 
-    def _require_vllm(self) -> None:
+    def _check_vllm(self) -> None:
         try:
             import adapters.vllm.inprocess.backend  # noqa: F401
         except ImportError as error:
@@ -233,25 +233,25 @@ class InProcessProvider:
 
 
 def _setting(name: str, role: Role) -> str:
-    """A role's variable; `{}` stands for the role's prefix."""
+    """The name of a role's setting; `{}` stands for the role's prefix."""
     return name.format(ROLES[role].prefix)
 
 
-def _with_usual_share(engine: EngineRequirements, card: Card) -> EngineRequirements:
-    """An engine whose neighbors run elsewhere gets its role's share of the GPU, if no setting says otherwise."""
+def _with_default_share(engine: EngineRequirements, card: Card) -> EngineRequirements:
+    """Limit an engine to its role's default share of the GPU, unless a setting specifies its memory."""
     if not card.is_gpu or engine.budget_bytes is not None:
         return engine
     advice = f"Give it more with {_setting('VLLM_{}_GPU_MEMORY', engine.role)}."
     return msgspec.structs.replace(
         engine,
         budget_bytes=int(ROLES[engine.role].gpu_share * card.total_bytes),
-        # A cache that was set is what would have to be changed.
+        # If the cache size is set, that is the setting to change.
         budget_change=advice if engine.cache_bytes is None else None,
     )
 
 
-def _require_memory(memory: Card, roles: Iterable[Role]) -> None:
-    """Raise if engines of which no plan can be made have too little memory on the CPU."""
+def _check_memory(memory: Card, roles: Iterable[Role]) -> None:
+    """Raise if engines on the CPU that can't be planned have too little memory."""
     prefixes = [ROLES[role].prefix for role in roles]
     needed = CPU_ENGINE_GIB * len(prefixes)
     available = memory.free_bytes / GIB

@@ -1,8 +1,8 @@
-"""The model's own tokenizer without what transformers does around it, which takes several times as long.
+"""Tokenizes with the model's `tokenizers` tokenizer directly, several times faster than through transformers.
 
-transformers builds, checks and unpacks a `BatchEncoding` for each text. Underneath is a tokenizer of the library
-`tokenizers`; a copy of that one is asked instead, but only after it has given the same tokens as vLLM's way for
-a few texts, and only for prompts that are neither cut nor echoed.
+transformers builds, checks and unpacks a `BatchEncoding` for each text, around a tokenizer of the library
+`tokenizers`. A copy of that tokenizer is used instead, but only if it gives the same tokens as vLLM's renderer for
+a few texts, and only for prompts that are neither truncated nor echoed.
 """
 
 import copy
@@ -18,21 +18,21 @@ from domain.requests import Prompt
 
 
 class QuickTokenizer:
-    """Texts to token ids, uncut."""
+    """Tokenizes texts without truncation."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a copy of a tokenizer.
+        """Copy a tokenizer.
 
         Args:
             tokenizer: a `tokenizers.Tokenizer`.
         """
         self._tokenizer = copy.deepcopy(tokenizer)
-        # Files carry the settings of some training run.
+        # Files keep the settings of a training run.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
     def encode(self, prompts: list[Prompt], *, add_special_tokens: bool) -> list[Prompt]:
-        """Token ids of each prompt; those that are ids stay as they are."""
+        """Token ids of each prompt; prompts of token ids are returned unchanged."""
         encode = self._tokenizer.encode
         return [
             encode(prompt, add_special_tokens=add_special_tokens).ids if isinstance(prompt, str) else prompt
@@ -41,7 +41,7 @@ class QuickTokenizer:
 
 
 def quick_tokenizer(renderer: BaseRenderer, model_config: ModelConfig) -> QuickTokenizer | None:
-    """The renderer's tokenizer made quick, or None where there is none that gives the same tokens."""
+    """A quick tokenizer for a renderer, or None if it would not give the same tokens."""
     backend = getattr(renderer.get_tokenizer(), "backend_tokenizer", None)
     if backend is None:
         return None

@@ -1,8 +1,8 @@
-"""What vLLM counts, under vLLM's own names, at a fraction of what its own logger costs.
+"""Collects vLLM's metrics under their original names, at a fraction of the cost of vLLM's logger.
 
-vLLM's Prometheus logger takes the classes of its instruments as attributes. Ours are plain numbers: no lock each,
-nothing global, so that two engines of one process do not take each other's away. They become families when
-somebody looks.
+vLLM's Prometheus logger takes its instrument classes from attributes. The instruments here are plain numbers,
+without locks of their own and without a global registry, so that two engines in one process do not unregister each
+other's. They are converted to metric families when they are read.
 """
 
 import threading
@@ -24,27 +24,27 @@ from domain.statistics import Family, Sample
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 MODEL = "model_name"
-"""vLLM's label for the model; some of its families go without, and get it, because there is a second engine."""
+"""vLLM's label for the model; added to families without it, because there may be a second engine."""
 
 
 class EngineStatistics:
-    """The numbers of one engine, through all its restarts: counters go on where they were."""
+    """The metrics of one engine. Counters survive its restarts."""
 
     def __init__(self, model: str) -> None:
-        """Make it, empty.
+        """Create it without any metrics.
 
         Args:
-            model: its name for clients.
+            model: the model's name for clients.
         """
         self._model = model
         self._instruments: dict[str, _Instrument] = {}
-        # The event loop records, and a thread reads.
+        # The event loop writes, and a thread reads.
         self._lock = threading.Lock()
-        self.on_look: Callable[[], None] = lambda: None
-        """Called, under the lock, before the numbers are read."""
+        self.before_read: Callable[[], None] = lambda: None
+        """Called with the lock held, before metrics are read."""
 
     def logger(self) -> type[PrometheusStatLogger]:
-        """A class of loggers for vLLM to make one of; it wants a class."""
+        """A logger class for vLLM, which expects a class and instantiates it."""
         return _logger(self, self._lock)
 
     def instrument(
@@ -54,10 +54,10 @@ class EngineStatistics:
         documentation: str = "",
         labelnames: Sequence[str] = (),
         buckets: Sequence[float] = (),
-        **_of_no_use_here: object,
+        **_ignored: object,
     ) -> "_Instrument":
-        """What vLLM takes for one of prometheus_client's; the same again after a restart."""
-        # prometheus_client takes a counter's suffix for given, and puts it back.
+        """A replacement for an instrument of prometheus_client; the same one again after a restart."""
+        # As prometheus_client does, store a counter's name without the suffix and add it on output.
         name = name.removesuffix("_total") if kind == COUNTER else name
         made = self._instruments.get(name)
         if made is None:
@@ -66,27 +66,27 @@ class EngineStatistics:
             )
         return made
 
-    def forget_state(self) -> None:
-        """The engine has ended: what was so a moment ago is so no more. What was counted stays."""
+    def clear_gauges(self) -> None:
+        """Clear the gauges after the engine has ended; counters keep their values."""
         with self._lock:
-            self.on_look = lambda: None
+            self.before_read = lambda: None
             for instrument in self._instruments.values():
                 if instrument.kind == GAUGE:
                     instrument.children.clear()
 
     def families(self) -> list[Family]:
-        """All of it now; in any thread."""
+        """All metric families now; thread-safe."""
         with self._lock:
-            self.on_look()
+            self.before_read()
             return [
                 instrument.family(self._model) for instrument in self._instruments.values() if instrument.children
             ]
 
 
 class NoStatistics(PrometheusStatLogger):  # type: ignore[misc]
-    """Counts nothing. That there is one lets vLLM note the moments of each request, which its spans tell.
+    """Collects nothing. With a logger, vLLM records the timestamps of each request, which its spans contain.
 
-    Being one of its kind, it stands in for vLLM's usual logger.
+    As a subclass, it replaces vLLM's default logger.
     """
 
     def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
@@ -108,11 +108,11 @@ class NoStatistics(PrometheusStatLogger):  # type: ignore[misc]
 def stat_loggers(
     config: VllmConfig, statistics: EngineStatistics | None
 ) -> list[type[PrometheusStatLogger]] | None:
-    """What counts for an engine; None where nobody wants to know.
+    """The logger classes for an engine; None if it collects neither metrics nor traces.
 
     Args:
-        config: the engine's.
-        statistics: where it counts, if it shall.
+        config: the engine's configuration.
+        statistics: collects the metrics; None for no metrics.
     """
     if statistics is not None:
         return [statistics.logger()]
@@ -120,7 +120,7 @@ def stat_loggers(
 
 
 class _Instrument:
-    """One name, with a child for each set of labels."""
+    """A metric with one child for each set of label values."""
 
     def __init__(
         self, kind: str, name: str, about: str, labels: tuple[str, ...], buckets: tuple[float, ...]
@@ -133,14 +133,14 @@ class _Instrument:
         self._buckets = buckets
 
     def labels(self, *values: object, **named: object) -> Any:
-        """The child of some labels."""
+        """The child for a set of label values."""
         key = tuple(map(str, values)) if values else tuple(str(named[name]) for name in self._labels)
         child = self.children.get(key)
         if child is None:
             child = self.children[key] = _Histogram(self._buckets) if self.kind == HISTOGRAM else _Number()
         return child
 
-    # Without labels an instrument is its own only child.
+    # An instrument without labels has a single child.
 
     def set(self, value: float) -> None:
         self.labels().set(value)
@@ -163,7 +163,7 @@ class _Instrument:
 
 
 class _Number:
-    """A counter or a gauge."""
+    """The value of a counter or a gauge."""
 
     __slots__ = ("value",)
 
@@ -207,25 +207,25 @@ def _logger(statistics: EngineStatistics, lock: threading.Lock) -> type[Promethe
         "_histogram_cls": staticmethod(partial(statistics.instrument, HISTOGRAM)),
     }
 
-    def plain(kind: type) -> type:
-        """vLLM's class, on our instruments."""
+    def with_instruments(kind: type) -> type:
+        """A subclass of vLLM's class that uses these instruments."""
         return type(kind.__name__, (kind,), kinds)
 
-    class Logger(plain(PrometheusStatLogger)):  # type: ignore[misc]
-        """vLLM's own logger, on our instruments; being one of its kind, it stands in for the usual one."""
+    class Logger(with_instruments(PrometheusStatLogger)):  # type: ignore[misc]
+        """vLLM's logger with these instruments; as a subclass, it replaces vLLM's default logger."""
 
-        _spec_decoding_cls = plain(SpecDecodingProm)
-        _kv_connector_cls = plain(KVConnectorProm)
-        _ec_connector_cls = plain(ECConnectorProm)
-        _perf_metrics_cls = plain(PerfMetricsProm)
+        _spec_decoding_cls = with_instruments(SpecDecodingProm)
+        _kv_connector_cls = with_instruments(KVConnectorProm)
+        _ec_connector_cls = with_instruments(ECConnectorProm)
+        _perf_metrics_cls = with_instruments(PerfMetricsProm)
 
         def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int] | None = None) -> None:
             """See vLLM."""
             with lock:
                 super().__init__(vllm_config, engine_indexes)
-                self._is_alone = len(self.engine_indexes) == 1 and self.gauge_lora_info is None
+                self._is_single = len(self.engine_indexes) == 1 and self.gauge_lora_info is None
                 self._latest: SchedulerStats | None = None
-                statistics.on_look = self._catch_up
+                statistics.before_read = self._record_latest
 
         def record(
             self,
@@ -234,9 +234,13 @@ def _logger(statistics: EngineStatistics, lock: threading.Lock) -> type[Promethe
             mm_cache_stats: Any = None,
             engine_idx: int = 0,
         ) -> None:
-            """See vLLM. Of most steps there is nothing to tell but how many tokens came, and after what time."""
+            """See vLLM. Has a fast path for steps that only generate tokens, which most do."""
             with lock:
-                if self._is_alone and mm_cache_stats is None and _is_usual(scheduler_stats, iteration_stats):
+                if (
+                    self._is_single
+                    and mm_cache_stats is None
+                    and _has_only_tokens(scheduler_stats, iteration_stats)
+                ):
                     assert iteration_stats is not None
                     self._latest = scheduler_stats
                     tokens = iteration_stats.num_generation_tokens
@@ -249,8 +253,8 @@ def _logger(statistics: EngineStatistics, lock: threading.Lock) -> type[Promethe
                 self._latest = None
                 super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
 
-        def _catch_up(self) -> None:
-            """Somebody looks, and wants to see what runs now."""
+        def _record_latest(self) -> None:
+            """Record the current scheduler state before metrics are read."""
             if self._latest is not None:
                 super().record(self._latest, None, None, self.engine_indexes[0])
                 self._latest = None
@@ -258,8 +262,8 @@ def _logger(statistics: EngineStatistics, lock: threading.Lock) -> type[Promethe
     return Logger
 
 
-def _is_usual(scheduled: SchedulerStats | None, step: IterationStats | None) -> bool:
-    """Whether a step gave tokens to requests at work, and nothing else that vLLM's logger would tell happened."""
+def _has_only_tokens(scheduled: SchedulerStats | None, step: IterationStats | None) -> bool:
+    """Whether a step only generated tokens, so that vLLM's logger would record nothing else."""
     return (
         scheduled is not None
         and step is not None

@@ -1,4 +1,4 @@
-"""Between the domain's words and vLLM's. Pure: no engine is touched here."""
+"""Converts domain requests to vLLM's sampling parameters and vLLM's outputs to domain results."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from adapters.vllm.dialect.refusals import given_up
+from adapters.vllm.dialect.refusals import generation_aborted
 from adapters.vllm.dialect.request_fields import sampling_fields
 from domain.requests import GenerationRequest
 from domain.results import FinishReason, TokenLogprob
 
-# JSON has no infinity; vLLM's server and OpenAI show this instead.
-LOWEST_LOGPROB = -9999.0
+# JSON has no infinity; vLLM's server and OpenAI return this value instead.
+MIN_LOGPROB = -9999.0
 
 
 def sampling_params(
@@ -22,10 +22,10 @@ def sampling_params(
 
     Args:
         request: the domain's request.
-        model_defaults: the model's generation configuration, for what the request leaves open
+        model_defaults: the model's generation configuration, for parameters that the request does not set
             (`ModelConfig.get_diff_sampling_param`).
-        room: tokens that the context still has for the completion; `max_tokens` is cut to it.
-        streams: whether outputs are wanted as they come, and not only each choice at its end.
+        room: tokens that are left in the context for the completion; the maximum of `max_tokens`.
+        streams: whether to return outputs incrementally instead of each choice at its end.
 
     Source: vllm.entrypoints.openai.completion.protocol.CompletionRequest.to_sampling_params (0.32.0).
     """
@@ -36,7 +36,7 @@ def sampling_params(
     if "stop_token_ids" in model_defaults and "stop_token_ids" in fields:
         fields["stop_token_ids"] = [*model_defaults["stop_token_ids"], *fields["stop_token_ids"]]
     values = dict(model_defaults) | fields
-    # To tell of the prompt alone, the engine still has to take one step.
+    # The engine has to generate at least one token, even if only the prompt is echoed.
     values["max_tokens"] = room if sampling.max_tokens is None else min(sampling.max_tokens, room) or 1
     return SamplingParams.from_optional(
         **values,
@@ -48,34 +48,34 @@ def sampling_params(
 
 
 def finish_reason(
-    output: CompletionOutput, request: GenerationRequest, *, has_thought: bool = False
+    output: CompletionOutput, request: GenerationRequest, *, has_reasoned: bool = False
 ) -> FinishReason | None:
-    """Why a choice ended, or None while it goes on.
+    """Why a choice ended, or None if it has not.
 
     Args:
-        output: vLLM's, of one choice.
-        request: what was asked for.
-        has_thought: whether tokens came that no grammar constrained.
+        output: vLLM's output for one choice.
+        request: the request.
+        has_reasoned: whether the engine has output tokens that no grammar constrains.
 
     Raises:
-        InvalidRequestError: the engine can't follow the form that the request asks for.
-        BackendFailedError: the engine gave the choice up.
+        InvalidRequestError: the engine can't satisfy the request's output constraint.
+        BackendFailedError: the engine aborted the choice.
     """
     if output.finish_reason is None:
         return None
     try:
         return FinishReason(output.finish_reason)
     except ValueError:
-        raise given_up(request, has_thought=has_thought) from None
+        raise generation_aborted(request, has_reasoned=has_reasoned) from None
 
 
 def output_logprobs(output: CompletionOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
-    """Log probabilities of a delta's tokens, with at most `count` + 1 likeliest for each."""
+    """Log probabilities of a delta's tokens, with at most `count` + 1 alternatives each."""
     return _token_logprobs(output.token_ids, output.logprobs or [], count, tokenizer)
 
 
 def prompt_logprobs(output: RequestOutput, count: int, tokenizer: Any) -> list[TokenLogprob]:
-    """Log probabilities of the prompt's tokens; the first has none."""
+    """Log probabilities of the prompt's tokens; None for the first."""
     return _token_logprobs(output.prompt_token_ids or [], output.prompt_logprobs or [], count, tokenizer)
 
 
@@ -87,13 +87,13 @@ def _token_logprobs(
         if candidates is None:
             tokens.append(TokenLogprob(tokenizer.decode(token_id), None, None))
             continue
-        # vLLM puts the chosen token first, then the likeliest ones in order.
+        # vLLM lists the chosen token first, then the most likely ones in order.
         top = [
-            (_text(candidate_id, candidate, tokenizer), max(candidate.logprob, LOWEST_LOGPROB))
+            (_text(candidate_id, candidate, tokenizer), max(candidate.logprob, MIN_LOGPROB))
             for candidate_id, candidate in list(candidates.items())[: count + 1]
         ]
         chosen = candidates[token_id]
-        tokens.append(TokenLogprob(_text(token_id, chosen, tokenizer), max(chosen.logprob, LOWEST_LOGPROB), top))
+        tokens.append(TokenLogprob(_text(token_id, chosen, tokenizer), max(chosen.logprob, MIN_LOGPROB), top))
     return tokens
 
 

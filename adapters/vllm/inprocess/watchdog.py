@@ -1,8 +1,8 @@
-"""Whether an engine that should work does: a heartbeat of what it answers, and of what its processes do.
+"""Detects hung engines, from their outputs and the CPU time of their processes.
 
-An engine can be alive and hang: its process was stopped, or waits for something that never comes. It can also be
-busy for long with one step, a long prompt on a slow machine, and must then be left alone. What tells them apart
-is whether its processes use processor time; an engine on a GPU does too, for it spins while it waits for the card.
+An engine can be alive and hang: its process was stopped, or waits for an event that never occurs. It can also be
+busy with one step for long, such as a long prompt on a slow machine, and must then not be interrupted. CPU time
+distinguishes the two; an engine on a GPU uses CPU time too, because it spins while it waits for the GPU.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import psutil
 
-PATIENCE = 10
-"""So many times the limit an engine may be silent that works; one that spins for ever shall not do so for ever."""
+BUSY_FACTOR = 10
+"""A busy engine may be silent for this many times the limit, so that endless spinning is detected eventually."""
 IDLE_CPU_S = 0.01
-"""Processor time between two looks that is no work yet: a process that only waits wakes up now and then."""
+"""CPU time between two checks that does not count as work: an idle process wakes up now and then."""
 
 
 class Watchdog:
-    """Judges one engine, from its answers and its processes."""
+    """Watches one engine."""
 
     def __init__(
         self,
@@ -27,30 +27,30 @@ class Watchdog:
         hang_s: float,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make it.
+        """Create the watchdog.
 
         Args:
-            processes: the engine's processes at this moment.
-            hang_s: seconds without a sign of work after which an engine hangs that has work.
-            now: a steady clock, in seconds.
+            processes: returns the engine's current processes.
+            hang_s: seconds without output or CPU time after which an engine with unfinished requests is hung.
+            now: a monotonic clock, in seconds.
         """
         self._processes = processes
         self._hang_s = hang_s
         self._now = now
         self.last_progress = now()
-        """When the engine last answered something, or had nothing to do."""
+        """When the engine last produced output or was idle."""
         self._last_work = self.last_progress
         self._cpu_s = 0.0
 
     def progress(self) -> None:
-        """The engine has answered something."""
+        """Record that the engine has produced output."""
         self.last_progress = self._now()
 
     def hangs(self, *, has_work: bool) -> str | None:
-        """Why the engine has to be given up, in the middle of a sentence; None while all is well.
+        """Why the engine is considered hung, as part of a sentence; None if it is not.
 
         Args:
-            has_work: whether it has been given anything that it has not answered.
+            has_work: whether it has unfinished requests.
         """
         processes = self._processes()
         if any(_is_stopped(process) for process in processes):
@@ -63,9 +63,9 @@ class Watchdog:
         self._cpu_s = cpu_s
         silent_s = now - self.last_progress
         if silent_s > self._hang_s and now - max(self._last_work, self.last_progress) > self._hang_s:
-            return f"it has work and has done nothing for {silent_s:.0f} seconds"
-        if silent_s > PATIENCE * self._hang_s:
-            return f"it has work and has answered nothing for {silent_s:.0f} seconds"
+            return f"it has unfinished requests and has been idle for {silent_s:.0f} seconds"
+        if silent_s > BUSY_FACTOR * self._hang_s:
+            return f"it has unfinished requests and has produced no output for {silent_s:.0f} seconds"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Valid requests to spoil, and strategies for everything that can be odd in one."""
+"""Valid requests to corrupt, and strategies for unusual values in requests."""
 
 import json
 from typing import Any
@@ -74,7 +74,7 @@ VALID: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 POSTS = sorted({path for path, _ in VALID})
 
-# Text with what breaks programs: surrogates, controls, marks, joiners, other directions, special tokens.
+# Text that often breaks programs: surrogates, control characters, marks, joiners, right-to-left, special tokens.
 odd_texts = st.one_of(
     st.text(max_size=20),
     st.text(st.characters(categories=["Cs", "Cc", "Cf", "Co", "Cn", "Mn", "Zl", "Zp", "Lo"]), max_size=12),
@@ -207,8 +207,8 @@ odd_histories = st.lists(
 
 
 @st.composite
-def spoilt(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A valid request with one thing wrong, at any depth."""
+def corrupted(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A valid request with one corrupted value at any depth."""
     path, valid = draw(st.sampled_from(VALID))
     body = json.loads(json.dumps(valid))
     places = list(_places(body))

@@ -1,4 +1,4 @@
-"""One service for all of this folder."""
+"""Provides one service for all tests in this folder."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -13,8 +13,8 @@ from tests.integration.bad_input.judge import post
 from tests.processes import ServiceProcess, tiny_environment
 
 
-def facts(url: str) -> dict[str, Any]:
-    """What the engines say to plain requests, which nothing that came before may change."""
+def reference_results(url: str) -> dict[str, Any]:
+    """Results of plain requests, which earlier requests must not change."""
     greedy = ASKED | QUIET | {"messages": HELLO, "temperature": 0, "max_tokens": 80}
     must_call = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
     called = post(url, "/v1/chat/completions", greedy | must_call).json()
@@ -29,24 +29,24 @@ def facts(url: str) -> dict[str, Any]:
 
 
 def processes(service: ServiceProcess) -> set[int]:
-    """Ids of the service and of all that runs its engines."""
+    """Process ids of the service and its engines."""
     return {service.pid, *(process.pid for process in service.engine_processes())}
 
 
 @pytest.fixture(scope="package")
 def service(tiny_models: dict[str, Path]) -> Generator[ServiceProcess, None, None]:
-    """Both tiny models in one service, which must be there, and as it was, when everything is over."""
+    """Both tiny models in one service, which must still work unchanged after all tests."""
     started = ServiceProcess(tiny_environment(tiny_models))
     try:
         started.wait_until_ready()
-        # Not the first request of the engine: what comes first must not decide what comes later.
+        # The engine's first constrained request, which must not affect later ones.
         spoil = {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 5}}}
         post(started.url, "/v1/completions", ASKED | {"prompt": "x", "structured_outputs": {"json": spoil}})
-        before, running = facts(started.url), processes(started)
+        before, running = reference_results(started.url), processes(started)
         memory = psutil.Process(started.pid).memory_info().rss
         yield started
         assert processes(started) == running, started.output[-3000:]
-        assert facts(started.url) == before
+        assert reference_results(started.url) == before
         assert httpx.get(f"{started.url}/health", trust_env=False).status_code == 200
         assert psutil.Process(started.pid).memory_info().rss < memory + 2**30
         assert "Traceback" not in started.output, started.output[started.output.index("Traceback") :][:5000]

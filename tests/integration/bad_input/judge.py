@@ -1,4 +1,4 @@
-"""What every answer must be like, to whatever was asked."""
+"""Checks that a response is valid, whatever the request was."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import httpx
 
 REQUEST_TIMEOUT_S = 60
 JSON = {"content-type": "application/json"}
-# A traceback, a file of somebody's machine, or a class of Python's.
+# A traceback, a file path, or a Python class.
 LEAK = re.compile(
     r"Traceback|File \"|\.(?:py|cc|cpp|rs|h):?\d*\b|/(?:usr|home|root|tmp|project|work|opt)/"
     r"|\b[A-Z]\w+(?:Error|Exception)\b|<class |object at 0x"
@@ -17,53 +17,54 @@ LEAK = re.compile(
 
 
 def post(url: str, path: str, body: object, headers: Mapping[str, str | bytes] = JSON) -> httpx.Response:
-    """The judged answer to a body: bytes as they are, anything else as JSON, with NaN and lone surrogates."""
+    """Post a body and check the response. Bytes are sent unchanged, anything else as JSON, with NaN and
+    surrogates."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = httpx.post(f"{url}{path}", content=raw, headers=headers, timeout=REQUEST_TIMEOUT_S, trust_env=False)
     judge(answer)
     return answer
 
 
-def is_models_fault(text: str) -> bool:
-    """Whether the model itself came to a dead end, as one with random weights may after thinking."""
-    return "\"The model ended its thinking in a way from which it can't go on to" in text
+def is_model_failure(text: str) -> bool:
+    """Whether the model reached a dead end after its reasoning, as one with random weights may."""
+    return '"The model ended its reasoning with a token that' in text
 
 
 def judge(answer: httpx.Response) -> None:
-    """Fail unless this is an answer that a client can work with: no failure of the server, in OpenAI's shape."""
-    if is_models_fault(answer.text) and answer.status_code >= 500:
-        judge_error(strictly(answer.text))
+    """Fail unless the response is in OpenAI's format and not a server error."""
+    if is_model_failure(answer.text) and answer.status_code >= 500:
+        judge_error(strict_json(answer.text))
         return
     assert answer.status_code < 500, answer.text[:2000]
     if answer.headers["content-type"].startswith("text/event-stream"):
         judge_stream(answer.text)
     elif answer.status_code >= 400:
-        judge_error(strictly(answer.text))
+        judge_error(strict_json(answer.text))
     elif answer.headers["content-type"].startswith("text/html"):
         assert answer.text.startswith("<!doctype html>"), answer.text[:500]
     elif answer.headers["content-type"].startswith(("text/plain", "application/openmetrics-text")):
         assert answer.text.startswith("# HELP "), answer.text[:500]
     else:
-        strictly(answer.text)
+        strict_json(answer.text)
 
 
 def judge_stream(text: str) -> None:
-    """A stream ends with its mark, or with the one error event in it."""
+    """Check that a stream ends with `[DONE]` or with its only error event."""
     events = [block.removeprefix("data: ") for block in text.split("\n\n") if block.startswith("data: ")]
-    parts = [strictly(event) for event in events if event != "[DONE]"]
+    parts = [strict_json(event) for event in events if event != "[DONE]"]
     errors = [part for part in parts if "error" in part]
     if errors:
         judge_error(errors[0])
         assert events[-1] != "[DONE]", text[-2000:]
         assert len(errors) == 1, text[-2000:]
         assert parts[-1] is errors[0], text[-2000:]
-        assert errors[0]["error"]["type"] == "invalid_request_error" or is_models_fault(text), errors[0]
+        assert errors[0]["error"]["type"] == "invalid_request_error" or is_model_failure(text), errors[0]
     else:
         assert events[-1] == "[DONE]", text[-2000:]
 
 
 def judge_error(body: Any) -> None:
-    """OpenAI's schema `Error`, and words that are for the caller."""
+    """Check OpenAI's schema `Error` and that the message leaks nothing."""
     assert body.keys() == {"error"}
     error = body["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -75,8 +76,8 @@ def judge_error(body: Any) -> None:
     assert not LEAK.search(error["message"]), error["message"]
 
 
-def strictly(text: str) -> Any:
-    """JSON as the standard has it, without NaN and Infinity."""
+def strict_json(text: str) -> Any:
+    """Parse standard JSON, without NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON: {text[:500]}")

@@ -1,4 +1,4 @@
-"""Bodies that are no JSON, or strange JSON, headers that don't fit, and places that don't exist."""
+"""Invalid or unusual JSON bodies, wrong headers, and paths that do not exist."""
 
 import json
 from typing import Any
@@ -55,20 +55,20 @@ RAW = {
 
 
 @pytest.mark.parametrize("body", RAW.values(), ids=RAW)
-def test_a_body_that_is_no_request_is_refused(service: ServiceProcess, body: bytes) -> None:
+def test_an_invalid_body_is_rejected(service: ServiceProcess, body: bytes) -> None:
     for path in POSTS:
         assert post(service.url, path, body).status_code == 400, path
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_of_a_name_given_twice_one_counts(service: ServiceProcess, path: str) -> None:
+def test_of_duplicate_fields_the_last_counts(service: ServiceProcess, path: str) -> None:
     body = json.dumps(VALID_BODIES[path])
     assert post(service.url, path, (body[:-1] + ', "model": 5}').encode()).status_code == 400
     assert post(service.url, path, ('{"model": 5, ' + body[1:]).encode()).status_code == 400
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_a_body_of_more_bytes_than_allowed_is_refused(service: ServiceProcess, path: str) -> None:
+def test_too_large_a_body_is_rejected(service: ServiceProcess, path: str) -> None:
     body = b'{"model": "' + b"x" * 33_600_000 + b'"}'
     assert post(service.url, path, body).status_code == 413
 
@@ -87,7 +87,7 @@ def test_a_body_of_more_bytes_than_allowed_is_refused(service: ServiceProcess, p
         ("a" * 5000, 415),
     ],
 )
-def test_what_is_not_declared_as_json_is_refused(
+def test_other_content_types_than_json_are_rejected(
     service: ServiceProcess, declared: str | None, status: int
 ) -> None:
     headers = {} if declared is None else {"content-type": declared.encode("latin-1")}
@@ -96,7 +96,7 @@ def test_what_is_not_declared_as_json_is_refused(
         assert post(service.url, path, raw, headers=headers).status_code == status, path
 
 
-PLACES = [
+PATHS = [
     *POSTS, "/v1/models", "/v1/models/tiny-gen", "/v1/models/x%00y", "/v1/models/%F0%9F%98%80", "/v1/models/%ff",
     "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/" + "x" * 5000, "/v1/models/", "/health", "/health/live",
     "/health/ready", "/openapi.json", "/", "//", "/status", "/page/none", "/page/%2e%2e/status", "/v1", "/v1/",
@@ -106,9 +106,9 @@ PLACES = [
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-def test_no_place_and_no_method_is_a_failure(service: ServiceProcess, method: str) -> None:
+def test_no_path_or_method_causes_a_server_error(service: ServiceProcess, method: str) -> None:
     with httpx.Client(trust_env=False, timeout=REQUEST_TIMEOUT_S) as client:
-        for path in PLACES:
+        for path in PATHS:
             url = httpx.URL(service.url).copy_with(raw_path=path.encode())
             answer = client.request(method, url, content=b"{}", headers=JSON)
             if answer.content:

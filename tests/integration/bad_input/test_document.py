@@ -1,6 +1,6 @@
-"""The API's own description: what it allows and what it forbids is answered as it says.
+"""Responses conform to the OpenAPI document, for valid and for invalid requests.
 
-The same cases on every run: what is generated is derandomized.
+The generated cases are derandomized, so that every run has the same ones.
 """
 
 import json
@@ -21,27 +21,27 @@ from schemathesis.specs.openapi.checks import (
 from app.http.endpoints import ENDPOINTS
 from app.http.openapi import document
 from tests.integration.bad_input.cases import repeatable
-from tests.integration.bad_input.judge import REQUEST_TIMEOUT_S, is_models_fault, judge
+from tests.integration.bad_input.judge import REQUEST_TIMEOUT_S, is_model_failure, judge
 from tests.processes import ServiceProcess
 
 pytestmark = pytest.mark.integration
 
 EXAMPLES = 40
-MOST_TOKENS = 4
+MAX_TOKENS = 4
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance]
 
 
-def described() -> Any:
+def load_schema() -> Any:
     config = SchemathesisConfig(seed=1)
     schema = schemathesis.openapi.from_dict(json.loads(document(ENDPOINTS)), config=config)
     schema.config.generation.update(deterministic=True, unique_inputs=True)
     return schema
 
 
-schema = described()
+schema = load_schema()
 
 
-def test_the_document_is_what_is_served(service: ServiceProcess) -> None:
+def test_the_openapi_document_is_served(service: ServiceProcess) -> None:
     assert httpx.get(f"{service.url}/openapi.json", trust_env=False).content == document(ENDPOINTS)
 
 
@@ -51,12 +51,12 @@ def test_every_operation(case: schemathesis.Case, service: ServiceProcess) -> No
     if isinstance(case.body, dict):
         case.body = with_known_model(case.body, str(case.operation.path))
     answer = case.call(base_url=service.url, timeout=REQUEST_TIMEOUT_S)
-    if is_models_fault((answer.content or b"").decode(errors="replace")) and answer.status_code == 500:
+    if is_model_failure((answer.content or b"").decode(errors="replace")) and answer.status_code == 500:
         judge(httpx.Response(answer.status_code, content=answer.content))
         return
     if "text/event-stream" in answer.headers.get("content-type", [""])[0]:
-        # The document describes a stream as text, and schemathesis would hold each event to that. It also stops
-        # reading early, so that the end of a stream is for the other tests.
+        # The document describes a stream as text, and schemathesis would validate each event against that. It also
+        # stops reading early, so other tests check the end of streams.
         case.validate_response(answer, checks=CHECKS)
         return
     case.validate_response(answer, checks=[*CHECKS, response_schema_conformance])
@@ -66,13 +66,13 @@ def test_every_operation(case: schemathesis.Case, service: ServiceProcess) -> No
 
 
 def with_known_model(body: dict[str, Any], path: str) -> dict[str, Any]:
-    """The body for a model that is there, as nothing else would be looked at, and for few tokens."""
+    """The body with an existing model, so that other fields are validated too, and with few tokens."""
     changed = dict(body)
     if isinstance(body.get("model"), str):
         changed["model"] = "tiny-embed" if path == "/v1/embeddings" else "tiny-gen"
     for name in ("max_tokens", "max_completion_tokens"):
-        if type(body.get(name)) is int and body[name] > MOST_TOKENS:
-            changed[name] = MOST_TOKENS
+        if type(body.get(name)) is int and body[name] > MAX_TOKENS:
+            changed[name] = MAX_TOKENS
     if path == "/v1/chat/completions" and not (body.get("max_tokens") or body.get("max_completion_tokens")):
-        changed["max_completion_tokens"] = MOST_TOKENS
+        changed["max_completion_tokens"] = MAX_TOKENS
     return changed

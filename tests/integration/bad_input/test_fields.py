@@ -1,6 +1,6 @@
-"""Odd values in every field: they are served or refused, and nothing else.
+"""Unusual values in every field are either served or rejected.
 
-The same cases on every run: what is generated is derandomized.
+The generated cases are derandomized, so that every run has the same ones.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from tests.processes import ServiceProcess
 
 pytestmark = pytest.mark.integration
 
-SPOILT_EXAMPLES = 200
+CORRUPTED_EXAMPLES = 200
 EXAMPLES = 50
 
 
@@ -25,10 +25,12 @@ def test_valid_requests_are_valid(service: ServiceProcess) -> None:
         assert post(service.url, path, body).status_code == 200, (path, body)
 
 
-@settings(repeatable, max_examples=SPOILT_EXAMPLES)
-@given(spoilt=cases.spoilt())
-def test_a_valid_request_with_one_thing_wrong(service: ServiceProcess, spoilt: tuple[str, dict[str, Any]]) -> None:
-    post(service.url, *spoilt)
+@settings(repeatable, max_examples=CORRUPTED_EXAMPLES)
+@given(corrupted=cases.corrupted())
+def test_a_valid_request_with_one_thing_wrong(
+    service: ServiceProcess, corrupted: tuple[str, dict[str, Any]]
+) -> None:
+    post(service.url, *corrupted)
 
 
 @settings(repeatable, max_examples=EXAMPLES)
@@ -89,16 +91,16 @@ def test_odd_tools(service: ServiceProcess, tools: list[Any], choice: str, strea
 @settings(repeatable, max_examples=EXAMPLES)
 @given(arguments=cases.odd_template_arguments, stream=st.booleans())
 def test_odd_template_arguments(service: ServiceProcess, arguments: dict[str, Any], stream: bool) -> None:
-    asked = {"messages": HELLO, "chat_template_kwargs": arguments}
-    post(service.url, "/tokenize", asked)
-    post(service.url, "/v1/chat/completions", ASKED | asked | {"stream": stream})
+    fields = {"messages": HELLO, "chat_template_kwargs": arguments}
+    post(service.url, "/tokenize", fields)
+    post(service.url, "/v1/chat/completions", ASKED | fields | {"stream": stream})
 
 
 @settings(repeatable, max_examples=EXAMPLES)
-@given(messages=cases.odd_histories, stream=st.booleans(), goes_on=st.booleans())
-def test_odd_histories(service: ServiceProcess, messages: list[Any], stream: bool, goes_on: bool) -> None:
-    asked = {"messages": messages, "tools": [TOOL]}
-    if goes_on:
-        asked |= {"continue_final_message": True, "add_generation_prompt": False}
-    post(service.url, "/tokenize", asked)
-    post(service.url, "/v1/chat/completions", ASKED | asked | {"stream": stream})
+@given(messages=cases.odd_histories, stream=st.booleans(), continues=st.booleans())
+def test_odd_histories(service: ServiceProcess, messages: list[Any], stream: bool, continues: bool) -> None:
+    fields = {"messages": messages, "tools": [TOOL]}
+    if continues:
+        fields |= {"continue_final_message": True, "add_generation_prompt": False}
+    post(service.url, "/tokenize", fields)
+    post(service.url, "/v1/chat/completions", ASKED | fields | {"stream": stream})

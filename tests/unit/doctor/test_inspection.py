@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.models.hardware import gpu_card, gpu_driver
-from adapters.models.inspection import _wanted, inspect_model
+from adapters.models.inspection import _files_to_load, inspect_model
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
@@ -44,7 +44,7 @@ def test_of_weights_that_are_there_twice_one_set_counts(folder, tmp_path):
     (folder / "consolidated.safetensors").write_bytes(b"12345678")
     assert inspected(folder, tmp_path).weight_bytes == 8
     sizes = {"consolidated.safetensors": 8, "model.safetensors": 7, "config.json": 1, "a/b.json": 1}
-    assert _wanted(sizes) == {"consolidated.safetensors": 8, "config.json": 1}
+    assert _files_to_load(sizes) == {"consolidated.safetensors": 8, "config.json": 1}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_sentence_encoder_says_so(folder, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff"])
 def test_a_config_that_is_none_is_told(folder, tmp_path, text):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ConfigurationError, match=r"MODEL_GEN_NAME: .*config\.json is no JSON object"):
+    with pytest.raises(ConfigurationError, match=r"MODEL_GEN_NAME: .*config\.json is not a JSON object"):
         inspected(folder, tmp_path)
 
 
