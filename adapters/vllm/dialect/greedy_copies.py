@@ -4,6 +4,7 @@ vLLM rejects `n` above 1 at temperature 0 (`vllm.sampling_params.SamplingParams.
 OpenAI accepts it.
 """
 
+import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
 import msgspec
@@ -25,13 +26,14 @@ def single_choice(request: GenerationRequest) -> GenerationRequest:
 async def copied_events(
     events: AsyncGenerator[GenerationEvent, None], copies: int
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """Turn the events of one choice into those of several equal choices. The caller closes `events`."""
-    async for event in events:
-        if isinstance(event, GenerationUsage):
-            yield _copy_usage(event, copies)
-        else:
-            for copy in _copy_delta(event, copies):
-                yield copy
+    """Turn the events of one choice into those of several equal choices; closes `events` at the end."""
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, GenerationUsage):
+                yield _copy_usage(event, copies)
+            else:
+                for copy in _copy_delta(event, copies):
+                    yield copy
 
 
 def copied_result(result: GenerationResult, copies: int) -> GenerationResult:

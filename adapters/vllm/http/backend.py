@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 
@@ -14,7 +14,8 @@ from adapters.vllm.http.server import RequestInfo, Timeouts, VLLMServer
 from adapters.vllm.http.tokenizer import InputTokenizer, matching_tokenizer
 from adapters.vllm.http.tokens import detokenize, tokenize
 from adapters.vllm.http.wire import ServerModel, models_decoder
-from domain.errors import BackendUnavailableError, InferenceError, WrongEndpointError
+from adapters.vllm.operations import Operations
+from domain.errors import BackendUnavailableError, InferenceError
 from domain.port import Events, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import (
     DetokenizeRequest,
@@ -66,10 +67,13 @@ class VLLMHTTPBackend:
         self._model: ServerModel | None = None
         self._embedding: Embedding | None = None
         self._generation: Generation | None = None
-        self._operations: dict[Any, Any] = {
-            TokenizeRequest: self._tokenize,
-            DetokenizeRequest: self._detokenize,
-        } | ({EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate})
+        own: dict[Any, Any] = (
+            {EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate}
+        )
+        self._operations = Operations(
+            own | {TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize},
+            model=lambda: self._name,
+        )
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
         """See the port. Reads `GET /v1/models`."""
@@ -107,16 +111,12 @@ class VLLMHTTPBackend:
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
-        operation = self._operations.get(type(request))
-        if operation is None:
-            raise self._unsupported(request)
-        return cast(ResultT, await operation(request, context))
+        return await self._operations.call(request, context)
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
-        if GenerationRequest not in self._operations:
-            raise self._unsupported(request)
+        self._operations.require_generation(request)
         self._require_model()
         assert self._generation is not None
         async with open_stream(events(self._generation, request, context)) as found:
@@ -166,9 +166,6 @@ class VLLMHTTPBackend:
     def _require_not_closed(self) -> None:
         if self._server.is_closed:
             raise BackendUnavailableError(f"The connection to the {self._server.name} server has been closed.")
-
-    def _unsupported(self, request: Request[Any]) -> WrongEndpointError:
-        return WrongEndpointError(f"The model '{self._name}' can't {request.operation}.", param="model")
 
     def _select_model(self, served: list[ServerModel]) -> ServerModel:
         names = [model.id for model in served]

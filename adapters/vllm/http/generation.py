@@ -231,7 +231,7 @@ def events(
     """The events of a generation, streamed by the server if it can."""
     copies = greedy_copies(request)
     if copies > 1:
-        return _copy_events(events(generation, single_choice(request), context), copies)
+        return copied_events(events(generation, single_choice(request), context), copies)
     return (
         generation.stream(request, context) if _can_stream(request) else _as_events(generation, request, context)
     )
@@ -245,14 +245,6 @@ def _can_stream(request: GenerationRequest) -> bool:
     """
     sampling = request.sampling
     return not (request.echo and sampling.logprobs is not None and sampling.n > 1)
-
-
-async def _copy_events(
-    single: AsyncGenerator[GenerationEvent, None], copies: int
-) -> AsyncGenerator[GenerationEvent, None]:
-    async with contextlib.aclosing(single):
-        async for event in copied_events(single, copies):
-            yield event
 
 
 async def _as_events(

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterable
-from typing import Any, cast
+from typing import Any
 
 from vllm.envs import enable_envs_cache
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -22,9 +22,10 @@ from adapters.vllm.inprocess.generation import generate
 from adapters.vllm.inprocess.running_engine import RETRY_AFTER_S, RunningEngine
 from adapters.vllm.inprocess.statistics import EngineStatistics
 from adapters.vllm.inprocess.watchdog import Watchdog
+from adapters.vllm.operations import Operations
 from domain.choices import collect
 from domain.conversation import Conversation
-from domain.errors import BackendUnavailableError, EngineHungError, InferenceError, WrongEndpointError
+from domain.errors import BackendUnavailableError, EngineHungError, InferenceError
 from domain.health import EngineMemory, MemoryMeter
 from domain.memory_plan import EnginePlan
 from domain.policies.warm_up import WARM_UP
@@ -85,10 +86,13 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         self._watchdog: Watchdog | None = None
         self._engine: RunningEngine | None = None
         self._chat: Chat | None = None
-        self._operations: dict[Any, Any] = {
-            TokenizeRequest: self._tokenize,
-            DetokenizeRequest: self._detokenize,
-        } | ({EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate})
+        own: dict[Any, Any] = (
+            {EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate}
+        )
+        self._operations = Operations(
+            own | {TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize},
+            model=lambda: self._name,
+        )
         self._canaries: set[asyncio.Task[None]] = set()
 
     async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
@@ -199,16 +203,12 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         """See the port."""
-        operation = self._operations.get(type(request))
-        if operation is None:
-            raise self._unsupported(request)
-        return cast(ResultT, await operation(request, context))
+        return await self._operations.call(request, context)
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         """See the port."""
-        if GenerationRequest not in self._operations:
-            raise self._unsupported(request)
+        self._operations.require_generation(request)
         async with open_stream(
             generate(self._require_engine(), self._chat, request, context, streams=True)
         ) as events:
@@ -248,6 +248,3 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         if self._chat is None:
             raise not_a_chat_model(self._name)
         return self._chat
-
-    def _unsupported(self, request: Request[Any]) -> WrongEndpointError:
-        return WrongEndpointError(f"The model '{self._name}' can't {request.operation}.", param="model")

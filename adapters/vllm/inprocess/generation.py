@@ -36,7 +36,7 @@ def generate(
     """
     copies = greedy_copies(request)
     if copies > 1:
-        return _copy_events(generate(running, chat, single_choice(request), context, streams=streams), copies)
+        return copied_events(generate(running, chat, single_choice(request), context, streams=streams), copies)
     prepared = prepare(request)
     if isinstance(request.prompt, Conversation):
         if chat is None:
@@ -44,14 +44,6 @@ def generate(
         # The chat template renders the client's original schemas.
         return _chat(running, chat, prepared, request.prompt, context, streams=streams)
     return _complete(running, prepared, request.prompt, context, streams=streams)
-
-
-async def _copy_events(
-    events: AsyncGenerator[GenerationEvent, None], copies: int
-) -> AsyncGenerator[GenerationEvent, None]:
-    async with contextlib.aclosing(events):
-        async for event in copied_events(events, copies):
-            yield event
 
 
 async def _complete(
