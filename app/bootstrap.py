@@ -2,7 +2,7 @@
 
 Each role's stack, outermost first:
 
-    ReadinessBackend                    turns requests away until the engine has answered one; restarts it
+    SupervisionBackend                  turns requests away until the engine has answered one; restarts it
     └── ObservedBackend                 tells who watches a request of each call
         └── DeadlineBackend             aborts what takes too long, waiting included
             └── AdmissionBackend        bounds what the engine has to do at a time and what waits
@@ -36,7 +36,7 @@ from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.member import ServerGroup
 from domain.policies.rate_limit import Clock
-from domain.policies.readiness import ReadinessBackend, StateListener
+from domain.policies.supervision import StateListener, SupervisionBackend
 from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
 from domain.progress import Progress, ignore_progress
@@ -121,7 +121,7 @@ def build_service(
     }
     models = [
         ServedModel(
-            ReadinessBackend(
+            SupervisionBackend(
                 ObservedBackend(
                     DeadlineBackend(admissions[role], timeout_s=settings.request_timeout_s),
                     role,

@@ -14,7 +14,7 @@ from domain.errors import InferenceError
 from domain.health import EngineMemory, GpuMemory, ServiceHealth, service_health, with_load
 from domain.policies.admission import AdmissionBackend
 from domain.policies.embedding_cache import CachingBackend
-from domain.policies.readiness import ReadinessBackend
+from domain.policies.supervision import SupervisionBackend
 from domain.policies.wrapper import layer
 from domain.roles import Role
 
@@ -29,7 +29,7 @@ class Service:
 
     def __init__(
         self,
-        backends: dict[Role, ReadinessBackend],
+        backends: dict[Role, SupervisionBackend],
         catalog: ModelCatalog,
         *,
         admissions: dict[Role, AdmissionBackend],
@@ -139,7 +139,7 @@ class Service:
         gc.collect()
         gc.freeze()
 
-    async def _start(self, role: Role, backend: ReadinessBackend) -> None:
+    async def _start(self, role: Role, backend: SupervisionBackend) -> None:
         try:
             await backend.start()
         except InferenceError:

@@ -2,7 +2,7 @@
 
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import Model, model_object
-from domain.policies.readiness import RETRY_AFTER_S, ReadinessBackend
+from domain.policies.supervision import RETRY_AFTER_S, SupervisionBackend
 from domain.roles import ROLES, Role
 
 MAX_SHOWN_NAME = 200
@@ -12,7 +12,7 @@ MAX_SHOWN_NAME = 200
 class ServedModel:
     """One role's backend and the model names that select it."""
 
-    def __init__(self, backend: ReadinessBackend, *, name: str | None, aliases: tuple[str, ...] = ()) -> None:
+    def __init__(self, backend: SupervisionBackend, *, name: str | None, aliases: tuple[str, ...] = ()) -> None:
         self.backend = backend
         self._name = name
         self._aliases = aliases

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from app.telemetry.log import FIELDS, JSON, chosen_format
 from domain.health import BackendHealth, BackendState
-from domain.policies.readiness import UNHEALTHY
+from domain.policies.supervision import UNHEALTHY
 from domain.roles import Role
 
 STYLE = {

@@ -19,8 +19,8 @@ from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.member import LoneMember, Member
-from domain.policies.readiness import ReadinessBackend
 from domain.policies.retry_budget import RetryBudget
+from domain.policies.supervision import SupervisionBackend
 from domain.port import InferenceBackend
 from domain.roles import Role
 from tests.contract.cases import Case
@@ -33,7 +33,7 @@ REAL_KINDS = [
 ]
 KINDS = [
     "fake",
-    "readiness",
+    "supervision",
     "batching",
     "caching",
     "admission",
@@ -112,7 +112,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
     fakes = [FakeBackend(role, delay_s=0.001) for _ in range(3 if kind == "balancing" else 1)]
     fake = fakes[0]
     wrapped = {
-        "readiness": lambda: ReadinessBackend(fake, role, model="fake"),
+        "supervision": lambda: SupervisionBackend(fake, role, model="fake"),
         "batching": lambda: BatchingBackend(fake),
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
         "admission": lambda: AdmissionBackend(fake, NARROW),

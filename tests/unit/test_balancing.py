@@ -18,7 +18,7 @@ from domain.policies.batching import BatchingBackend
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.member import Member
-from domain.policies.readiness import ReadinessBackend
+from domain.policies.supervision import SupervisionBackend
 from domain.port import RequestContext
 from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
 from domain.roles import Role
@@ -520,7 +520,7 @@ def test_a_role_is_ready_with_one_server_and_reports_all():
     async def scenario():
         harness = Harness(*embedders(2))
         disconnect(harness.engines[0])
-        role = ReadinessBackend(harness.backend, Role.EMBED, model=None)
+        role = SupervisionBackend(harness.backend, Role.EMBED, model=None)
         await role.start()
         assert role.health.state is READY
         assert [(one.address, one.state) for one in role.health.members or []] == [

@@ -3,14 +3,14 @@ import pytest
 from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import model_list
-from domain.policies.readiness import ReadinessBackend
+from domain.policies.supervision import SupervisionBackend
 from domain.roles import Role
 from tests.fakes import FakeBackend
 
 
 def served(role: Role, name: str | None, *aliases: str) -> ServedModel:
     # The engine reports the name "real" after its start.
-    backend = ReadinessBackend(FakeBackend(role, name="real"), role, model=name)
+    backend = SupervisionBackend(FakeBackend(role, name="real"), role, model=name)
     return ServedModel(backend, name=name, aliases=aliases)
 
 

@@ -13,7 +13,7 @@ from domain.errors import (
 from domain.health import BackendState, BreakerState
 from domain.policies.circuit_breaker import CircuitBreaker
 from domain.policies.member import MAX_BACK_OFF_S, LoneMember
-from domain.policies.readiness import ReadinessBackend
+from domain.policies.supervision import SupervisionBackend
 from domain.policies.wrapper import BackendWrapper, layer
 from domain.port import RequestContext
 from domain.requests import DetokenizeRequest, EmbeddingRequest, GenerationRequest, TokenizeRequest
@@ -242,9 +242,9 @@ def test_the_state_follows_start_and_stop():
 def test_the_health_of_a_role_includes_its_servers():
     async def scenario():
         engine, member = await started()
-        role = ReadinessBackend(BackendWrapper(member), Role.EMBED, model=None)
+        role = SupervisionBackend(BackendWrapper(member), Role.EMBED, model=None)
         assert role.health.members == [member.health()]
-        assert ReadinessBackend(engine, Role.EMBED, model=None).health.members is None
+        assert SupervisionBackend(engine, Role.EMBED, model=None).health.members is None
 
     run_instantly(scenario())
 

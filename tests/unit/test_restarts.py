@@ -6,11 +6,11 @@ import pytest
 
 from domain.errors import BackendFailedError, BackendUnavailableError, EngineDiedError, EngineHungError
 from domain.health import BackendState
-from domain.policies.readiness import ReadinessBackend
 from domain.policies.restarts import RestartRules, Restarts
+from domain.policies.supervision import SupervisionBackend
 from domain.roles import Role
 from tests.fakes import FakeBackend
-from tests.unit.test_readiness import CONTEXT, PROBE_INTERVAL_S, TEXT
+from tests.unit.test_supervision import CONTEXT, PROBE_INTERVAL_S, TEXT
 from tests.unit.waiting import now, run_instantly
 
 RULES = RestartRules(limit=3, window_s=100, first_delay_s=1, longest_delay_s=3, slow_s=50)
@@ -36,7 +36,7 @@ class Harness:
         self.engine = engine(Role.EMBED, name="fake")
         self.fails = False
         self.reported: list[tuple[float, BackendState]] = []
-        self.backend = ReadinessBackend(
+        self.backend = SupervisionBackend(
             self.engine,
             Role.EMBED,
             model="fake",

@@ -1,4 +1,4 @@
-"""Readiness: supervises a backend and rejects requests while it is not ready.
+"""Supervision: starts, probes and restarts a backend and rejects requests while it is not ready.
 
 An engine that reports that it is up may still need many seconds for its first request (caches, kernels,
 tokenizer). So a start ends with a warm-up request, and until then clients get a 503 that says so. Afterwards a
@@ -42,7 +42,7 @@ UNHEALTHY = (BackendState.UNAVAILABLE, BackendState.DEAD, BackendState.HUNG, Bac
 StateListener = Callable[[Role, BackendHealth], None]
 
 
-class ReadinessBackend:
+class SupervisionBackend:
     """Starts, warms up and monitors a backend, and rejects requests while it is not ready."""
 
     def __init__(

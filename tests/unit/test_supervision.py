@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import domain.policies.readiness
+import domain.policies.supervision
 from domain.errors import (
     BackendFailedError,
     BackendTimeoutError,
@@ -16,7 +16,7 @@ from domain.errors import (
     InvalidRequestError,
 )
 from domain.health import BackendState, service_health
-from domain.policies.readiness import ReadinessBackend
+from domain.policies.supervision import SupervisionBackend
 from domain.port import RequestContext, ignore_step
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.roles import Role
@@ -40,7 +40,7 @@ class Harness:
         self.times: list[float] = []
         self.since: list[str] = []
         self._changed = asyncio.Event()
-        self.backend = ReadinessBackend(
+        self.backend = SupervisionBackend(
             self.engine, role, model=model, probe_interval_s=PROBE_INTERVAL_S, on_change=self._record
         )
 
@@ -338,7 +338,7 @@ def test_a_stop_reaches_the_engine_even_if_the_listener_fails(fails_on):
 
     async def scenario():
         engine = FakeBackend(Role.EMBED)
-        backend = ReadinessBackend(engine, Role.EMBED, model=None, on_change=listener)
+        backend = SupervisionBackend(engine, Role.EMBED, model=None, on_change=listener)
         await backend.start()
         engine.fail_probe = BackendUnavailableError("Away.")
         await asyncio.sleep(2 * PROBE_INTERVAL_S)
@@ -383,7 +383,7 @@ def test_a_state_keeps_its_beginning_while_its_reason_changes(monkeypatch):
     # A clock that advances by a day with every call.
     days = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in itertools.count())
     clock = SimpleNamespace(now=lambda _zone: next(days))
-    monkeypatch.setattr(domain.policies.readiness, "datetime", clock)
+    monkeypatch.setattr(domain.policies.supervision, "datetime", clock)
 
     async def scenario():
         harness = Harness()
@@ -431,7 +431,7 @@ def test_the_step_of_a_start_is_the_reason_of_its_state():
 
     async def scenario():
         states = []
-        backend = ReadinessBackend(
+        backend = SupervisionBackend(
             Slow(Role.EMBED), Role.EMBED, model="m", on_change=lambda _role, health: states.append(health)
         )
         await backend.start()
@@ -452,7 +452,7 @@ def test_a_late_step_is_ignored():
 
     async def scenario():
         fake = Reporting(Role.EMBED)
-        backend = ReadinessBackend(fake, Role.EMBED, model="m")
+        backend = SupervisionBackend(fake, Role.EMBED, model="m")
         await backend.start()
         fake.report("loading the model")
         after_start = backend.health.state
