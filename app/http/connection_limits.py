@@ -216,7 +216,7 @@ class LimitedProtocol(HttpToolsProtocol):
             None if self.cycle is None or self._is_answered() else observation_of(cast(Scope, self.cycle.scope))
         )
         if observation is not None:
-            observation.answers(error.status)
+            observation.set_status(error.status)
             observation.failed(error)
 
     def _is_between_messages(self) -> bool:

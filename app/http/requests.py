@@ -55,7 +55,7 @@ def context_of(request: AnyRequest, model: ServedModel | None = None) -> Request
     """
     observation = observation_of(request.scope)
     if observation is not None and model is not None:
-        observation.asks(model.name, model.role)
+        observation.set_model(model.name, model.role)
     return RequestContext(
         request_id=request_id(request.scope), timeout_s=_client_timeout_s(request), observer=observation
     )

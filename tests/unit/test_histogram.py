@@ -1,4 +1,4 @@
-"""Percentiles told from cells, beside those of the durations themselves."""
+"""Percentiles told from bins, beside those of the durations themselves."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.telemetry.histogram import CELLS_PER_DECADE, LAST_CELL, LONGEST_S, SHORTEST_S, Histogram, bound
+from app.telemetry.histogram import BINS_PER_DECADE, LAST_BIN, LONGEST_S, SHORTEST_S, Histogram, bound
 
-CELL = 10 ** (1 / CELLS_PER_DECADE)
+CELL = 10 ** (1 / BINS_PER_DECADE)
 DURATIONS = st.lists(st.floats(SHORTEST_S * 1.01, LONGEST_S, allow_nan=False), min_size=1, max_size=200)
 
 
@@ -53,11 +53,11 @@ def test_durations_of_a_cell_lie_evenly_in_it():
     )
 
 
-@pytest.mark.parametrize("cell", [1, 7, 20, 63, 100, LAST_CELL])
-def test_a_bound_belongs_to_the_cell_below_it(cell):
-    assert bound(cell - 1) < of(bound(cell)).percentile(50) < bound(cell)
-    if cell < LAST_CELL:
-        assert of(bound(cell) * 1.0001).percentile(50) > bound(cell)
+@pytest.mark.parametrize("index", [1, 7, 20, 63, 100, LAST_BIN])
+def test_a_bound_belongs_to_the_bin_below_it(index):
+    assert bound(index - 1) < of(bound(index)).percentile(50) < bound(index)
+    if index < LAST_BIN:
+        assert of(bound(index) * 1.0001).percentile(50) > bound(index)
 
 
 def test_what_is_out_of_range_is_counted_at_the_ends():

@@ -167,8 +167,8 @@ def test_a_receiver_that_is_away_is_told_of_once(
     receiver.wait_for(lambda: len(receiver.metrics) >= 2)
     exporter.stop()
     failed, again = [record.getMessage() for record in caplog.records]
-    assert failed.startswith(f"metrics can't be sent to {receiver.http_url}/v1/metrics (Failed to export")
-    assert again == f"metrics reach {receiver.http_url}/v1/metrics again"
+    assert failed.startswith(f"metrics can't be exported to {receiver.http_url}/v1/metrics (Failed to export")
+    assert again == f"metrics are exported to {receiver.http_url}/v1/metrics again"
 
 
 async def test_the_state_is_sent_as_the_event_loop_sees_it(receiver: OtlpReceiver):

@@ -109,7 +109,7 @@ def test_a_failure_says_why():
 def test_a_client_that_left_is_flagged():
     left = full(status=499, error_type="cancelled", client_gone=True)
     assert fields(left)["client_gone"] is True
-    assert "the client left" in text(left)
+    assert "client disconnected" in text(left)
     assert "cancelled" not in text(left)
 
 

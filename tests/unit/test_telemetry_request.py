@@ -528,10 +528,10 @@ def test_a_client_that_left_without_any_answer_has_the_status_for_that():
 def test_one_that_was_sent_away_did_not_leave():
     heard = Heard()
     observation = observed(heard)
-    observation.answers(408)
+    observation.set_status(408)
     observation.failed(RequestTimeoutError("Too slow."))
     observation.client_left()
-    observation.answers(499)
+    observation.set_status(499)
     observation.end()
     assert (heard.request.status, heard.request.client_gone) == (408, False)
     assert heard.request.error_type == "request_timeout"

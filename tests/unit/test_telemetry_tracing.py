@@ -231,7 +231,7 @@ async def test_embeddings_tell_how_many_and_how_long(traced):
 
 async def test_over_http_a_call_is_a_clients():
     spans = Spans()
-    async with watched(tracing=Tracing(spans.provider, on_behalf_of_clients=True)) as api:
+    async with watched(tracing=Tracing(spans.provider, has_remote_engines=True)) as api:
         await api.complete()
     assert spans.one("text_completion fake-write").kind is SpanKind.CLIENT
 
@@ -689,7 +689,7 @@ async def test_stopping_sends_what_is_left():
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_collector_that_never_answers_holds_nobody_up(built, monkeypatch, protocol):
-    monkeypatch.setattr("app.telemetry.tracing.LAST_PATIENCE_S", 0.3)
+    monkeypatch.setattr("app.telemetry.tracing.FINAL_EXPORT_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         tracing = built(
@@ -728,7 +728,7 @@ def test_what_the_sdk_says_names_the_variable_and_never_shows_headers():
         {"OTEL_BSP_MAX_QUEUE_SIZE": "lots", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret"}
     ).telemetry
     with (
-        pytest.raises(ConfigurationError, match=r"^OTEL_BSP_MAX_QUEUE_SIZE is 'lots': .*leave it out\.$"),
+        pytest.raises(ConfigurationError, match=r"^OTEL_BSP_MAX_QUEUE_SIZE is 'lots': .*Correct or remove it\.$"),
         opentelemetry(given),
     ):
         raise ValueError("invalid literal: 'lots'.")
