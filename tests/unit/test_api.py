@@ -470,7 +470,7 @@ async def test_one_backend_that_does_not_stop_in_order_keeps_no_other_from_stopp
     backends = {Role.EMBED: ("stubborn", Stubborn(Role.EMBED)), Role.GENERATE: ("writer", writer)}
     await build_service(load_settings({}), backends=backends).stop()
     assert writer.stops == 1
-    assert "did not stop in good order" in caplog.text
+    assert "did not shut down cleanly" in caplog.text
 
 
 async def test_an_operator_can_start_a_failed_engine_again():

@@ -92,7 +92,7 @@ def test_an_address_of_another_machine_is_the_hosts_fault():
 def test_several_processes_are_for_gateways(inside):
     gateway = {"EMBED_BACKEND": "vllm-http", "GEN_BACKEND": "vllm-http", "API_PROCESSES": "2"}
     require_gateway(load_settings(gateway))
-    with pytest.raises(ConfigurationError, match=f"API_PROCESSES is 2, but {inside} says vllm-inprocess"):
+    with pytest.raises(ConfigurationError, match=f"API_PROCESSES is 2, but {inside} is vllm-inprocess"):
         require_gateway(load_settings(gateway | {inside: "vllm-inprocess"}))
 
 

@@ -10,7 +10,7 @@ from domain.errors import ConfigurationError
 from domain.roles import ROLES
 
 
-def tell(answer: AnsweredPlan, form: str | None) -> None:
+def print_answer(answer: AnsweredPlan, form: str | None) -> None:
     """Write a plan to standard output.
 
     Args:
