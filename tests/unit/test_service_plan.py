@@ -265,7 +265,7 @@ def test_an_engine_alone_can_be_given_more_than_its_usual_share(nvidia_smi):
     nvidia_smi(total_mib=13 * 1024)
     alone = {Role.GENERATE: PAIR[Role.GENERATE]}
     assert mistake(alone).endswith(
-        "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. `memoria plan` shows it all."
+        "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. See `memoria plan` for details."
     )
     assert plan(alone, VLLM_GEN_GPU_MEMORY="0.95").fits
     for decided in ({"VLLM_GEN_GPU_MEMORY": "0.7"}, {"VLLM_GEN_ARGS": "--gpu-memory-utilization 0.7"}):
