@@ -46,7 +46,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def status(request: AnyRequest) -> ASGIApp:
-    """Always 200: the answer says whether an engine is down."""
+    """Always 200; the answer contains the engines' states."""
     service, history = service_of(request), history_of(request)
     status = Status(
         version=VERSION,
