@@ -1,7 +1,7 @@
 """Passes decoded requests to their engine and returns complete or streamed answers.
 
-A request's estimated tokens are charged to its key in advance, and corrected afterwards. The work is cancelled when
-the client disconnects.
+A request's estimated tokens are charged to its key in advance, and corrected afterwards. The work is cancelled
+when the client disconnects.
 """
 
 from collections.abc import Sequence

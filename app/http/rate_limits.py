@@ -1,7 +1,7 @@
 """Rate limits per API key: requests and tokens per minute.
 
-Tokens are estimated before the engine begins, as admission estimates them, and corrected to the engine's count. A
-failed request costs no tokens; one whose client disconnects costs the estimate, because its tokens are not counted.
+Tokens are estimated before the engine begins, as admission estimates them, and corrected to the engine's count.
+A failed request costs no tokens; one whose client disconnects costs the estimate, since its tokens are not known.
 """
 
 import math

@@ -133,7 +133,7 @@ async def test_policies_of_the_other_role_are_not_missed():
 
 def test_several_processes_may_stand_before_one_role():
     require_gateway(load_settings(OFF[Role.GENERATE] | {"EMBED_BACKEND": "vllm-http", "API_PROCESSES": "2"}))
-    with pytest.raises(ConfigurationError, match="EMBED_BACKEND says vllm-inprocess"):
+    with pytest.raises(ConfigurationError, match="EMBED_BACKEND is vllm-inprocess"):
         require_gateway(load_settings(OFF[Role.GENERATE] | {"API_PROCESSES": "2"}))
 
 

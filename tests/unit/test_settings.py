@@ -386,7 +386,7 @@ def test_a_dotenv_file_that_is_no_text_is_told(tmp_path):
 
 def test_a_misspelled_name_in_a_dotenv_file_is_told_the_one_it_resembles(tmp_path):
     (warning,) = unknown_names(dotenv(tmp_path, "MODEL_EMBD_NAME=x\nPORT=1\n"))
-    assert warning == ".env sets MODEL_EMBD_NAME, which nothing reads. Did you mean MODEL_EMBED_NAME?"
+    assert warning == ".env sets MODEL_EMBD_NAME, which is unknown. Did you mean MODEL_EMBED_NAME?"
 
 
 def test_names_of_other_programs_are_theirs(tmp_path):
