@@ -245,14 +245,14 @@ def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
         (
             {"VLLM_GEN_GPU_MEMORY": "9GiB"},
             "'Qwen/Qwen3-8B-FP8' needs 1.5 GiB more than it was given, for its weights and one request of full "
-            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. `memoria plan` "
-            "shows it all.",
+            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. See "
+            "`memoria plan` for details.",
         ),
         (
             {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"},
             "'Qwen/Qwen3-8B-FP8' needs 578 MiB more than it was given, for its weights and one request of full "
-            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. `memoria plan` "
-            "shows it all.",
+            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. See "
+            "`memoria plan` for details.",
         ),
     ],
 )
