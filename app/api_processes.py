@@ -1,8 +1,8 @@
-"""Several processes behind one port, for gateways on machines where one Python process is the limit.
+"""Runs several API processes behind one port, for gateways that one Python process would limit.
 
-Each process is a whole gateway: connections, readiness, joining and cache are its own. The kernel deals new
-connections out among them (SO_REUSEPORT, socket(7)). uvicorn's supervisor starts them, replaces one that dies,
-and ends them.
+Each process is a complete gateway with its own connections, readiness, batching and cache. The kernel distributes
+new connections among them (SO_REUSEPORT, socket(7)). uvicorn's supervisor starts them, replaces those that die,
+and stops them.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from domain.health import BackendHealth
 from domain.roles import ROLES, Role
 
 POLL_S = 0.05
-# uvicorn takes a process that does not answer it within so long for a hung one, and kills it.
+# uvicorn considers a process hung and kills it if it does not answer within this time.
 HANG_S = 5
-# One that starts answers when its libraries are loaded. On a busy machine that takes several of them long at once,
-# and killing them would only make it busier.
-START_PATIENCE_S = 60
-# How long one waits for its engines before it takes connections: others may be serving already, and a client
-# dealt out to this one shall not be told that the service is starting.
-ENGINES_PATIENCE_S = 5.0
+# A starting process answers once its libraries are loaded. When several start at once on a busy machine, that
+# takes long, and killing them would only add load.
+STARTUP_HANG_S = 60
+# Longest wait for the engines before a process accepts connections: other processes may already serve, and a
+# client that connects to this one should not get the error that the service is starting.
+ENGINES_WAIT_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
 class SharedAddress(socket.socket):
-    """An address that is taken; each process to which it is sent gets a socket of its own there.
+    """A bound address; each process that it is pickled to gets its own socket on it.
 
-    The server listens on it when the application has started, and only then are connections dealt out to it.
+    The server listens once the application has started, and only then does the kernel send it connections.
     """
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -50,23 +50,24 @@ class SharedAddress(socket.socket):
 
 
 def share(listener: socket.socket) -> SharedAddress:
-    """The same address for several processes. The listener is closed: it would keep connections to itself."""
+    """Rebind a listener's address for several processes, and close the listener, which would take connections."""
     family, address = listener.family, listener.getsockname()
     listener.close()
     return _bind(family, address)
 
 
 def require_gateway(settings: Settings) -> None:
-    """Refuse several processes in front of engines that are inside one.
+    """Reject several API processes if an engine runs in process.
 
     Raises:
         ConfigurationError: an engine runs in process.
     """
-    inside = [f"{ROLES[role].prefix}_BACKEND" for role, own in settings.roles.items() if own.backend == INPROCESS]
-    if settings.api_processes > 1 and inside:
+    names = [f"{ROLES[role].prefix}_BACKEND" for role, own in settings.roles.items() if own.backend == INPROCESS]
+    if settings.api_processes > 1 and names:
+        verb = "is" if len(names) == 1 else "are"
         raise ConfigurationError(
-            f"API_PROCESSES is {settings.api_processes}, but {' and '.join(inside)} says {INPROCESS}, and an "
-            f"engine in process serves that process alone. Set API_PROCESSES=1, or {inside[0]}={HTTP}."
+            f"API_PROCESSES is {settings.api_processes}, but {' and '.join(names)} {verb} {INPROCESS}, and an "
+            f"engine in process serves only its own process. Set API_PROCESSES=1, or {names[0]}={HTTP}."
         )
 
 
@@ -77,37 +78,39 @@ def serve(settings: Settings, address: SharedAddress) -> int:
         config = server_config(application, settings)
         group = _Group(config, [address])
         group.run()
-    return 0 if group.was_told else 1
+    return 0 if group.was_stopped else 1
 
 
 class _Group(Multiprocess):
-    """uvicorn's supervisor, which a second signal hurries, and which knows whether it was told to end.
+    """uvicorn's supervisor, extended in three ways.
 
-    It has more patience while a process is young.
+    It records whether a signal stopped it, lets a second signal abort the drain, and allows starting processes
+    more time to answer.
     """
 
-    was_told = False
+    was_stopped = False
+    """Whether SIGINT or SIGTERM has arrived."""
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        self._known: list[int | None] = []
-        self._grown_up_at = 0.0
+        self._pids: list[int | None] = []
+        self._startup_until = 0.0
 
     def keep_subprocess_alive(self) -> None:
-        """Replace processes that have ended or hang."""
-        now, known = time.monotonic(), [process.pid for process in self.processes]
-        if known != self._known:
-            self._known, self._grown_up_at = known, now + START_PATIENCE_S
-        self.config.timeout_worker_healthcheck = START_PATIENCE_S if now < self._grown_up_at else HANG_S
+        """Replace processes that have exited or hang."""
+        now, pids = time.monotonic(), [process.pid for process in self.processes]
+        if pids != self._pids:
+            self._pids, self._startup_until = pids, now + STARTUP_HANG_S
+        self.config.timeout_worker_healthcheck = STARTUP_HANG_S if now < self._startup_until else HANG_S
         super().keep_subprocess_alive()
 
     def handle_signals(self) -> None:
-        """Act on signals that have arrived."""
-        self.was_told = self.was_told or bool({signal.SIGINT, signal.SIGTERM} & set(self.signal_queue))
+        """Handle the signals that have arrived."""
+        self.was_stopped = self.was_stopped or bool({signal.SIGINT, signal.SIGTERM} & set(self.signal_queue))
         super().handle_signals()
 
     def join_all(self) -> None:
-        """Wait for all processes to end; let them drop what is under way when a signal comes meanwhile."""
+        """Wait until all processes have exited; a signal in the meantime makes them abort running requests."""
         while any(process.process.is_alive() for process in self.processes):
             if self.signal_queue:
                 self.signal_queue.clear()
@@ -119,12 +122,12 @@ class _Group(Multiprocess):
 
 def _signal(pid: int | None) -> None:
     if pid is not None and psutil.pid_exists(pid):
-        # uvicorn drains on the first signal, and on SIGINT again gives up draining.
+        # uvicorn drains on the first signal, and stops draining on a further SIGINT.
         os.kill(pid, signal.SIGINT)
 
 
 def _shared_folder(settings: Settings) -> contextlib.AbstractContextManager[Path | None]:
-    """Where the processes share their metrics, if there are any."""
+    """The folder in which the processes share their metrics; None without metrics."""
     from app.telemetry.setup import has_metrics
 
     if not has_metrics(settings):
@@ -135,7 +138,7 @@ def _shared_folder(settings: Settings) -> contextlib.AbstractContextManager[Path
 
 
 def _application(settings: Settings, began: float, folder: Path | None) -> Litestar:
-    """What one of the processes serves; made in that process."""
+    """Build the application of one process, in that process."""
     from app.bootstrap import build_app
     from app.commands.console import console_for
     from app.telemetry import log
@@ -144,21 +147,21 @@ def _application(settings: Settings, began: float, folder: Path | None) -> Lites
     log.set_up(settings.log_level, log.chosen_format(settings.telemetry.log_format))
     console = console_for(settings.telemetry.log_format, began)
 
-    def tell(role: Role, health: BackendHealth) -> None:
-        if _speaks():
+    def report(role: Role, health: BackendHealth) -> None:
+        if _is_oldest():
             console.health_changed(role, health)
 
-    return build_app(settings, on_change=tell, metrics_folder=folder, wait_s=ENGINES_PATIENCE_S)
+    return build_app(settings, on_change=report, metrics_folder=folder, wait_s=ENGINES_WAIT_S)
 
 
-def _speaks() -> bool:
-    """Whether this process tells how the engines are: one does for all, the oldest that lives."""
+def _is_oldest() -> bool:
+    """Whether this is the oldest live API process: only that one reports engine states."""
     siblings = psutil.Process(os.getppid()).children()
-    return not any(_works(each) for each in siblings if each.pid < os.getpid())
+    return not any(_is_api_process(each) for each in siblings if each.pid < os.getpid())
 
 
-def _works(process: psutil.Process) -> bool:
-    """Whether a process below the supervisor lives and is one of ours, not Python's own."""
+def _is_api_process(process: psutil.Process) -> bool:
+    """Whether a child of the supervisor is alive and not Python's resource tracker."""
     with contextlib.suppress(psutil.Error):
         return not is_resource_tracker(process)
     return False

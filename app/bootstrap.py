@@ -1,16 +1,16 @@
-"""The composition root: puts policies around the engines that `app.engines` builds, and the API before them.
+"""The composition root: wraps the engines that `app.engines` builds in policies, and puts the API in front.
 
 Each role's stack, outermost first:
 
-    SupervisionBackend                  turns requests away until the engine has answered one; restarts it
-    └── ObservedBackend                 tells who watches a request of each call
-        └── DeadlineBackend             aborts what takes too long, waiting included
-            └── AdmissionBackend        bounds what the engine has to do at a time and what waits
-                └── CachingBackend      embed, if EMBED_CACHE gives it memory: vectors that were asked for before
-                    └── BatchingBackend embed, over HTTP or if EMBED_JOIN says so: several requests, one call
-                        └── the adapter     vllm-inprocess | vllm-http | a factory of the user's own
+    SupervisionBackend                  rejects requests until the engine has answered one; restarts it
+    └── ObservedBackend                 reports each call to the request's observer
+        └── DeadlineBackend             aborts requests that take too long, waiting included
+            └── AdmissionBackend        limits the running and waiting requests
+                └── CachingBackend      embed, if EMBED_CACHE is set: vectors of earlier requests
+                    └── BatchingBackend embed, over HTTP or if EMBED_JOIN=true: several requests in one call
+                        └── the adapter     vllm-inprocess | vllm-http | a custom factory
 
-Over HTTP the adapter is a stack too (`adapters.vllm.http.provider`): RetryingBackend, BalancingBackend if there
+Over HTTP the adapter is also a stack (`adapters.vllm.http.provider`): RetryingBackend, BalancingBackend if there
 are several servers, and for each server a Member with its circuit breaker around VLLMHTTPBackend.
 """
 
@@ -56,18 +56,18 @@ def build_app(
     wait_s: float = 0.0,
     clock: Clock = time.monotonic,
 ) -> Application:
-    """The whole application: the one way in, for the command line, the worker processes and the tests.
+    """Build the application, for the command line, the API processes and the tests.
 
-    Nothing of it has started; entering its lifespan starts the service.
+    Nothing is started yet; entering the application's lifespan starts the service.
 
     Args:
         settings: the configuration.
-        backends: replaces the backends that the settings name, for tests.
+        backends: used instead of the backends that the settings name, for tests.
         progress: called while models are prepared and engines configured.
-        on_change: called with every change of a role's state.
+        on_change: called whenever a role's state changes.
         metrics_folder: where several processes of this service share their metrics; None for one process.
-        wait_s: seconds to wait at most for the backends before connections are accepted.
-        clock: tells the time to the limits of API keys.
+        wait_s: longest wait for the backends, in seconds, before connections are accepted.
+        clock: time source of the rate limits.
 
     Raises:
         ConfigurationError: a setting names something that does not exist or can't work here.
@@ -97,14 +97,14 @@ def build_service(
     on_change: StateListener = lambda _role, _health: None,
     tracing: "Tracing | None" = None,
 ) -> Service:
-    """The whole service, nothing of it started.
+    """Build the service without starting it.
 
     Args:
         settings: the configuration.
-        backends: replaces the backends that the settings name, for tests.
-        progress: told while models are prepared and engines configured.
-        on_change: told of every change of a role's state.
-        tracing: makes spans of requests to servers.
+        backends: used instead of the backends that the settings name, for tests.
+        progress: called while models are prepared and engines configured.
+        on_change: called whenever a role's state changes.
+        tracing: creates spans for requests to servers.
 
     Raises:
         ConfigurationError: a setting names something that does not exist or can't work here.
@@ -154,10 +154,10 @@ def build_service(
 def _with_policies(
     backend: InferenceBackend, settings: Settings
 ) -> tuple[InferenceBackend, CachingBackend | None]:
-    """The embedding engine with what was chosen to stand before it, and the cache, if there is one."""
+    """Wrap the embedding engine in the policies that the settings choose; also return the cache, if any."""
     policies = settings.embedding_policies
     if policies.join or (policies.join is None and settings.role(Role.EMBED).backend == HTTP):
-        # One call for each server, or all but one of them would stand idle.
+        # One call per server; with fewer, servers would be idle.
         group = layer(backend, ServerGroup)
         backend = BatchingBackend(backend, max_calls=len(group.members()) if group is not None else 1)
     if not policies.cache_bytes:

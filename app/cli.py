@@ -1,7 +1,7 @@
 """The command `memoria`.
 
-Imports stay inside the commands: engine processes import this module once more when they start, and should
-not pay for a web framework.
+The commands import what they need themselves: engine processes import this module again when they start, and
+should not have to load a web framework.
 """
 
 import os
@@ -46,7 +46,7 @@ def serve(host: str | None, port: str | None) -> None:
     console = Console()
     try:
         settings = _read_settings({"HOST": host, "PORT": port})
-        # From here on everything is said in the log's own form.
+        # From here on all messages use the log's format.
         console = console_for(settings.telemetry.log_format)
         _warn_of_unknown_names(console)
         code = run(settings, console)
@@ -75,7 +75,7 @@ def models() -> None:
 
 
 def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of `plan` for each role: its model and its context; `--context` alone is for generation."""
+    """Add the options of `plan` for each role: its model and its context; plain `--context` means generation."""
     for role, info in reversed(list(ROLES.items())):
         option = f"--{info.prefix.lower()}"
         short = ["--context"] if info.generates else []
@@ -98,11 +98,11 @@ def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @click.option("--gpu-memory", metavar="SIZE", help="Plan for a card of this size, such as 24GiB.")
-@click.option("--gpu-name", metavar="NAME", help="What to call that card.")
+@click.option("--gpu-name", metavar="NAME", help="Name of that card.")
 @_engine_options
-@click.option("--concurrency", type=click.IntRange(min=1), help="Requests to generate, of full length, at a time.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Concurrent full-length generation requests.")
 @click.option(
-    "--kv-cache-dtype", metavar="TYPE", help="Of the generation engine's cache, as for vLLM: auto, fp8, …"
+    "--kv-cache-dtype", metavar="TYPE", help="Type of the generation engine's KV cache, as for vLLM: auto, fp8, …"
 )
 @click.option("--json", "form", flag_value="json", help="The plan as JSON, in bytes.")
 @click.option("--env", "form", flag_value="env", help="Lines for .env that fix the plan, for engines in process.")
@@ -115,13 +115,13 @@ def plan(
     form: str | None,
     **engines: Any,
 ) -> None:
-    """Work out how all models share one card, or this machine's memory.
+    """Plan how all models share one card, or this machine's memory.
 
-    Exit status 0 if they fit, 1 if not, 2 for a mistake.
+    Exit status: 0 if they fit, 1 if not, 2 for a usage or configuration error.
     """
     from app.commands.console import Console
     from app.commands.plan.composition import plan_memory
-    from app.commands.plan.forms import tell
+    from app.commands.plan.forms import print_answer
     from app.commands.plan.question import EngineQuestion, PlanQuestion, card_bytes
 
     console = Console()
@@ -141,7 +141,7 @@ def plan(
         )
         with console.progress() as progress:
             answer = plan_memory(_settings(console, {}), question, progress)
-        tell(answer, form)
+        print_answer(answer, form)
     except ConfigurationError as error:
         _fail(console, error)
     sys.exit(0 if answer.plan.fits else EXIT_DOES_NOT_FIT)
@@ -150,9 +150,9 @@ def plan(
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def doctor(as_json: bool) -> None:
-    """Look for what would keep the service from starting, and say what to do.
+    """Check for problems that would keep the service from starting, and say how to fix them.
 
-    Ends with 1 if something would, and with 0 if all is well or there are only warnings.
+    Exit status: 1 if there are any, 0 if there are none or only warnings.
     """
     from app.commands.doctor.composition import examine
     from app.commands.doctor.finding import Verdict
@@ -172,10 +172,10 @@ def doctor(as_json: bool) -> None:
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
 @click.option("--telemetry", is_flag=True, help="Start this service with and without telemetry, and compare.")
 @click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
-@click.option("--soak", type=click.FloatRange(min=0.05), metavar="MINUTES", help="Mixed load for so long.")
-@click.option("--rate", type=click.FloatRange(min=0.1), help="Requests/s that arrive without waiting (open loop).")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Of each comparison.")
-@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0.2, 600), help="Of a round.")
+@click.option("--soak", type=click.FloatRange(min=0.05), metavar="MINUTES", help="Duration of a mixed load.")
+@click.option("--rate", type=click.FloatRange(min=0.1), help="Request arrival rate per second (open loop).")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Rounds per comparison.")
+@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0.2, 600), help="Of one round.")
 @click.option("--output", default="bench", show_default=True, type=click.Path(path_type=Path), help="Folder.")
 def bench(
     url: str,
@@ -188,7 +188,7 @@ def bench(
     seconds: float,
     output: Path,
 ) -> None:
-    """Measure a service, and write a table, report.json and report.html. Needs the extra [bench]."""
+    """Measure a service; print a table and write report.json and report.html. Needs the extra [bench]."""
     from app.commands.bench.extra import require_extra
     from app.commands.console import Console
 
@@ -251,7 +251,7 @@ def _fail(console: "Console", error: ConfigurationError) -> NoReturn:
 
 
 def _exit_on_signal(number: int, _frame: object) -> NoReturn:
-    """End in good order while nothing is served yet; the server has handlers of its own."""
+    """Exit cleanly while nothing is served yet; the server installs its own handlers."""
     sys.exit(128 + number)
 
 

@@ -1,6 +1,6 @@
-"""Builds the engines that the settings name: hands each role's settings to the provider of its backend.
+"""Builds the engines that the settings name: passes each role's settings to the provider of its backend.
 
-Part of the composition root, as `app.bootstrap`, which puts policies around the engines.
+Part of the composition root, like `app.bootstrap`, which wraps the engines in policies.
 """
 
 import importlib
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
 
 Factory = Callable[[Role, Settings], InferenceBackend]
-"""A factory of the user's own: called with the role and the settings, it returns a backend."""
+"""A custom factory: called with the role and the settings, it returns a backend."""
 Named = tuple[str | None, InferenceBackend]
-"""A backend and its model's name for clients, None while only a remote server knows it."""
+"""A backend and its model's name for clients; None while only the remote server knows the name."""
 
 
 def build_backends(settings: Settings, *, progress: Progress, tracing: "Tracing | None") -> dict[Role, Named]:
-    """The engine of each role. Nothing starts yet.
+    """Build the engine of each role, without starting it.
 
     Args:
         settings: the configuration.
         progress: called while models are prepared and engines configured.
-        tracing: makes spans of requests to servers.
+        tracing: creates spans for requests to servers.
 
     Raises:
         ConfigurationError: a setting names something that does not exist or can't work here.
@@ -58,7 +58,7 @@ def inprocess_roles(settings: Settings) -> list[Role]:
 
 
 def inprocess_provider(settings: Settings, roles: Iterable[Role]) -> InProcessProvider:
-    """The provider of engines in this process, for some roles, whatever backend they are set to."""
+    """The provider of engines in this process, for the given roles, whichever backend the settings name."""
     traces = settings.telemetry.traces
     engines = {role: engine_options(settings.role(role)) for role in roles}
     return InProcessProvider(
@@ -75,12 +75,12 @@ def inprocess_provider(settings: Settings, roles: Iterable[Role]) -> InProcessPr
 
 
 def engine_options(own: RoleSettings) -> EngineOptions:
-    """What was set for one engine in process."""
+    """The options of one engine in process, from its settings."""
     return EngineOptions(model=own.model, flags=own.args, context=own.max_model_len, budget=own.gpu_memory)
 
 
 def prepare_models(settings: Settings, progress: Progress) -> dict[Role, LocatedModel]:
-    """The models of all roles that are switched on, found and prepared, whatever backend serves them.
+    """Find and prepare the models of all roles that are switched on, whichever backend serves them.
 
     Raises:
         ConfigurationError: a model does not exist.
@@ -89,10 +89,10 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
 
 
 def load_factory(role: Role, path: str) -> Factory:
-    """Import a factory of the user's own.
+    """Import a custom factory.
 
     Args:
-        role: whose backend it makes, for messages.
+        role: the role whose backend it creates, for messages.
         path: as `package.module.name` or `package.module:name`.
 
     Raises:
@@ -101,7 +101,7 @@ def load_factory(role: Role, path: str) -> Factory:
     module_name, _, attribute = path.replace(":", ".").rpartition(".")
     try:
         return cast(Factory, getattr(importlib.import_module(module_name), attribute))
-    except Exception as error:  # Whatever the user's own module raises.
+    except Exception as error:  # A custom module may raise anything.
         raise ConfigurationError(
             f"{ROLES[role].prefix}_BACKEND is '{path}', which can't be loaded: {error}."
         ) from error

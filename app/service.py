@@ -1,4 +1,4 @@
-"""The two roles as one service: started together, stopped together, asked together how they are."""
+"""The service: starts, stops and drains all roles together, and reports their health."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ log = logging.getLogger("memoria")
 
 
 class Service:
-    """What the controllers work with."""
+    """All roles' backends, as the controllers use them."""
 
     def __init__(
         self,
@@ -37,22 +37,22 @@ class Service:
         gpu: Callable[[], GpuMemory | None] | None = None,
         meters: dict[Role, Callable[[], EngineMemory | None]] | None = None,
     ) -> None:
-        """Make it; nothing starts yet.
+        """Create the service without starting it.
 
         Args:
             backends: by role, each with all its policies.
-            catalog: which model names lead to them.
-            admissions: the policies that know what each has to do.
-            cache: the cache of embeddings, if there is one.
-            gpu: reads the card's memory, in some ten milliseconds; None without a card.
-            meters: read what engines hold, as slowly, for the roles where somebody can tell.
+            catalog: maps model names to them.
+            admissions: by role, the policy that reports the load.
+            cache: the embedding cache, if there is one.
+            gpu: reads the GPU's memory; takes some ten milliseconds. None without a GPU.
+            meters: by role, reads the engine's memory, equally slowly; only for roles that can report it.
         """
         self.catalog = catalog
         self._cache = cache
         self._admissions = admissions
         self._backends = backends
         self._starts: list[asyncio.Task[None]] = []
-        self._settling: asyncio.Task[None] | None = None
+        self._freezing: asyncio.Task[None] | None = None
         self._gpu = gpu
         self._gpu_memory: GpuMemory | None = None
         self._meters = meters or {}
@@ -65,42 +65,42 @@ class Service:
         return tuple(self._backends)
 
     def start(self) -> None:
-        """Begin to bring all backends up, and return at once: the API answers meanwhile."""
+        """Start all backends in the background and return immediately, so that the API answers meanwhile."""
         self._starts = [
             asyncio.create_task(self._start(role, backend), name=f"start-{role}")
             for role, backend in self._backends.items()
         ]
-        self._settling = asyncio.create_task(self._settle(), name="settle")
+        self._freezing = asyncio.create_task(self._freeze_objects(), name="freeze-objects")
         if self._gpu is not None or self._meters:
             self._watching_memory = asyncio.create_task(self._watch_memory(), name="watch-memory")
 
-    async def wait_started(self, longest_s: float) -> None:
-        """Until all backends have started or can't, but no longer than a while."""
-        await asyncio.wait(self._starts, timeout=longest_s)
+    async def wait_started(self, timeout_s: float) -> None:
+        """Wait until all backends have started or failed to, but not longer than the timeout."""
+        await asyncio.wait(self._starts, timeout=timeout_s)
 
     def drain(self) -> None:
-        """Take nothing new from now on; what is under way goes on."""
+        """Reject new requests from now on; running ones continue."""
         for backend in self._backends.values():
             backend.drain()
 
     def restart(self, role: Role) -> bool:
-        """Start a failed engine again now; False if it has not failed."""
+        """Restart a failed engine now; False if it has not failed."""
         return self._backends[role].restart()
 
     async def stop(self) -> None:
-        """End all backends, those still starting included."""
-        for helper in (self._settling, self._watching_memory):
-            if helper is not None:
-                helper.cancel()
+        """Stop all backends, including those that are still starting."""
+        for background in (self._freezing, self._watching_memory):
+            if background is not None:
+                background.cancel()
         for task in self._starts:
             task.cancel()
         stops = [backend.stop() for backend in self._backends.values()]
         for result in await asyncio.gather(*stops, *self._starts, return_exceptions=True):
             if isinstance(result, Exception):
-                log.error("a backend did not stop in good order", exc_info=result)
+                log.error("a backend did not shut down cleanly", exc_info=result)
 
     def health(self) -> ServiceHealth:
-        """The state of all roles. Costs nothing."""
+        """The state of all roles. Cheap."""
         return service_health(
             {
                 role: with_load(
@@ -115,13 +115,13 @@ class Service:
         )
 
     def layers(self, kind: type[T]) -> dict[Role, T]:
-        """The outermost layer of a kind behind each role's admission, for roles that have one."""
+        """The outermost layer of a type below each role's admission policy, for roles that have one."""
         found = {role: layer(admission, kind) for role, admission in self._admissions.items()}
         return {role: each for role, each in found.items() if each is not None}
 
     async def _watch_memory(self) -> None:
         while True:
-            # Nobody's requests depend on it: whatever goes wrong, the next look may go well.
+            # No request depends on it, and the next reading may succeed.
             with contextlib.suppress(OSError):
                 if self._gpu is not None:
                     self._gpu_memory = await asyncio.to_thread(self._gpu)
@@ -129,11 +129,11 @@ class Service:
                     self._memory[role] = await asyncio.to_thread(read)
             await asyncio.sleep(MEMORY_INTERVAL_S)
 
-    async def _settle(self) -> None:
-        """When all have started, keep the garbage collector from what is there to stay.
+    async def _freeze_objects(self) -> None:
+        """Once all backends have started, exclude the existing objects from garbage collection.
 
-        An engine library is some million objects. Each full collection looks at all of them, and every client
-        waits for it, half a second at a time.
+        An engine library has about a million objects. Each full collection traverses all of them, which delays
+        every client by half a second.
         """
         await asyncio.gather(*self._starts, return_exceptions=True)
         gc.collect()
@@ -143,7 +143,7 @@ class Service:
         try:
             await backend.start()
         except InferenceError:
-            # What went wrong is in the backend's health, and told to the console from there.
+            # The backend's health holds the reason, and the console reports it from there.
             pass
         except Exception:
-            log.exception("the %s backend broke off its start", role)
+            log.exception("the %s backend failed to start unexpectedly", role)

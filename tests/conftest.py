@@ -1,4 +1,4 @@
-"""What several suites share. Engines are slow to start, so each kind is started once and kept."""
+"""Fixtures that several suites share. Engines are slow to start, so each kind is started once."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from app.commands.bench.tiny_models import make_tiny_models
 from domain.roles import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
 
-# gRPC of the telemetry tests lives in this process; without this it warns at each child that is started.
+# The telemetry tests use gRPC in this process; without this it would warn at each fork.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 
@@ -48,7 +48,7 @@ def vllm_servers(tiny_models: dict[str, Path]) -> Generator[dict[Role, str], Non
 
 @pytest.fixture(scope="session")
 def real_service() -> Generator[ServiceProcess, None, None]:
-    """The service as it starts without any setting: the two small real models, engines in process."""
+    """The service with default settings: the two small packaged models, engines in process."""
     service = ServiceProcess({})
     try:
         service.wait_until_ready()

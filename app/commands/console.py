@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: preparation with progress bars, and how the engines get along."""
+"""Console output of the commands: progress bars of the preparation, engine status, warnings and errors."""
 
 import logging
 import time
@@ -27,39 +27,39 @@ STYLE = {
 
 
 class Console:
-    """Writes to standard error, so that standard output stays free for answers."""
+    """Writes to standard error; standard output is for results."""
 
     def __init__(self, began: float | None = None) -> None:
-        """Make it.
+        """Create a console.
 
         Args:
-            began: the moment of `time.monotonic` from which times are told; None for now.
+            began: value of `time.monotonic` from which elapsed times count; None for now.
         """
         self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._began = time.monotonic() if began is None else began
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._rich.print(text, markup=False)
 
     def fail(self, text: str) -> None:
-        """What went wrong and what to do."""
+        """Print an error."""
         self._rich.print(f"memoria: {text}", style="red", markup=False)
 
     def warn(self, text: str) -> None:
-        """Something to look at."""
+        """Print a warning."""
         self._rich.print(f"memoria: {text}", style="yellow", markup=False)
 
     def health_changed(self, role: Role, health: BackendHealth) -> None:
-        """One line whenever a role changes its state or the reason for it."""
-        passed = f"{time.monotonic() - self._began:5.0f} s"
+        """Print one line when a role's state, or the reason for it, has changed."""
+        elapsed = f"{time.monotonic() - self._began:5.0f} s"
         reason = f"  {health.reason}" if health.reason else ""
-        line = f"{passed}  {role:<9} {health.state:<11} {health.model or ''}{reason}"
+        line = f"{elapsed}  {role:<9} {health.state:<11} {health.model or ''}{reason}"
         self._rich.print(line, style=STYLE[health.state], markup=False)
 
     @contextmanager
     def progress(self) -> Generator[Callable[[str, float | None], None], None, None]:
-        """Bars for steps that tell how far they are, pulsing ones for those that can't."""
+        """Show a progress bar for each step; it pulses if the step does not report its progress."""
         bars = Progress(
             TextColumn("  {task.description:<48}"), BarColumn(28), TimeElapsedColumn(), console=self._rich
         )
@@ -68,56 +68,56 @@ class Console:
 
 
 class LogConsole(Console):
-    """Says the same through the log, where machines read it."""
+    """Writes the same messages to the log, for machines."""
 
     def __init__(self, began: float | None = None) -> None:
         super().__init__(began)
         self._log = logging.getLogger("memoria")
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Log one line."""
         self._log.info(text)
 
     def fail(self, text: str) -> None:
-        """What went wrong and what to do."""
+        """Log an error."""
         self._log.error(text)
 
     def warn(self, text: str) -> None:
-        """Something to look at."""
+        """Log a warning."""
         self._log.warning(text)
 
     def health_changed(self, role: Role, health: BackendHealth) -> None:
-        """One line whenever a role changes its state or the reason for it."""
-        told = {"role": role, "state": health.state, "reason": health.reason, "model": health.model}
+        """Log one line when a role's state, or the reason for it, has changed."""
+        fields = {"role": role, "state": health.state, "reason": health.reason, "model": health.model}
         reason = f": {health.reason}" if health.reason else ""
         level = logging.WARNING if health.state in UNHEALTHY else logging.INFO
-        self._log.log(level, f"{role} is {health.state}{reason}", extra={FIELDS: told})
+        self._log.log(level, f"{role} is {health.state}{reason}", extra={FIELDS: fields})
 
     @contextmanager
     def progress(self) -> Generator[Callable[[str, float | None], None], None, None]:
-        """A line for each step that begins."""
+        """Log one line when a step begins."""
         steps: set[str] = set()
 
-        def tell(step: str, _share: float | None) -> None:
+        def report(step: str, _share: float | None) -> None:
             if step not in steps:
                 steps.add(step)
                 self._log.info(step)
 
-        yield tell
+        yield report
 
 
 def console_for(log_format: str, began: float | None = None) -> Console:
-    """The console that fits the log's format.
+    """The console for a log format.
 
     Args:
-        log_format: as the setting has it.
-        began: see Console.
+        log_format: the value of LOG_FORMAT.
+        began: see `Console`.
     """
     return LogConsole(began) if chosen_format(log_format) == JSON else Console(began)
 
 
 class StepProgress:
-    """Call it with a step and its share, 0 … 1 or None; a new step gets a new bar."""
+    """Shows progress bars: called with a step and the share done, 0 to 1 or None; a new step gets a new bar."""
 
     def __init__(self, console: RichConsole, bars: Progress) -> None:
         self._console = console
@@ -125,7 +125,7 @@ class StepProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, step: str, share: float | None) -> None:
-        """Show how far a step is."""
+        """Update the bar of a step."""
         if step not in self._tasks:
             for task in self._tasks.values():
                 self._bars.update(task, total=1.0, completed=1.0)

@@ -1,4 +1,4 @@
-"""`memoria serve`: bind, build, serve, in one process or several."""
+"""The command `memoria serve`: binds the port, builds the application and serves, in one process or several."""
 
 from app import api_processes
 from app.bootstrap import build_app, build_service
@@ -19,7 +19,7 @@ def run(settings: Settings, console: Console) -> int:
     """
     api_processes.require_gateway(settings)
     require_pair(settings.security)
-    # Before anything that takes time, so that a port in use is reported at once.
+    # Before any slow step, so that a port in use is reported immediately.
     with server.bind(settings.host, settings.port) as listener:
         _warn_if_open(settings, console)
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
@@ -30,7 +30,7 @@ def run(settings: Settings, console: Console) -> int:
             console.say(f"Listening on {address} ({_engines(settings)} starting)")
             return server.serve(app, listener, settings, on_drain=app.service.drain)
         with console.progress() as progress:
-            # Each process builds its own; this one shows what can't be built at all.
+            # Each API process builds its own application; building here reports configuration errors once.
             build_api_keys(settings)
             build_service(settings, progress=progress)
         console.say(f"Listening on {address} ({_engines(settings)} starting)")
@@ -49,6 +49,6 @@ def _warn_if_open(settings: Settings, console: Console) -> None:
 
 
 def _engines(settings: Settings) -> str:
-    """Subject and verb of a sentence about all engines."""
+    """Subject and verb for a sentence about all engines."""
     count = len(settings.roles)
     return {1: "the engine is", 2: "both engines are"}.get(count, f"{count} engines are")

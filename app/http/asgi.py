@@ -65,7 +65,7 @@ class Application(Litestar):
             # its connection close in the middle of the answer.
             log.warning("a request was given up, because the service is ending")
             if observation is not None:
-                observation.given_up()
+                observation.abandoned()
         finally:
             if observation is not None:
                 observation.end()

@@ -29,10 +29,10 @@ _UNAUTHENTICATED = "unauthenticated"
 
 
 class AccessRules(msgspec.Struct, frozen=True):
-    """What the middleware has to know of the endpoints."""
+    """The endpoints' rules for authentication and rate limits."""
 
     open_paths: frozenset[str]
-    """Paths that are served without a key, whatever the method: a load balancer may ask with OPTIONS."""
+    """Paths that are served without a key, for any method: a load balancer may use OPTIONS."""
     counted: frozenset[tuple[str, str]]
     """Methods and paths whose requests count against the limit of their key."""
 
@@ -51,12 +51,12 @@ class ApiKeyMiddleware(ASGIMiddleware):
     scopes = (ScopeType.HTTP,)
 
     def __init__(self, keys: KeyRing, *, processes: int = 1, clock: Clock = time.monotonic) -> None:
-        """Make it.
+        """Create the middleware.
 
         Args:
-            keys: the keys that are accepted.
-            processes: how many processes share the keys' limits evenly.
-            clock: tells the time.
+            keys: the accepted keys.
+            processes: number of processes that share the keys' limits evenly.
+            clock: time source.
         """
         self._keys = keys
         self._accounts = {key.name: Account(key, shares=processes, clock=clock) for key in keys.keys}

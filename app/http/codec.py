@@ -60,23 +60,23 @@ class BodyDecoder(Generic[T]):
         """msgspec's message in OpenAI's words."""
         at = _AT.search(text)
         path = at[2] if at else ""
-        said = text[: at.start()] if at else text
-        if unknown := _UNKNOWN.match(said):
+        reason = text[: at.start()] if at else text
+        if unknown := _UNKNOWN.match(reason):
             return self._unknown(path, unknown[1], body)
-        if missing := _MISSING.match(said):
+        if missing := _MISSING.match(reason):
             param = f"{path}.{missing[1]}" if path else missing[1]
             return InvalidRequestError(
                 f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
             )
-        if len(said) > LONGEST_REPEATED:
+        if len(reason) > LONGEST_REPEATED:
             # It may repeat what the client sent.
-            said = f"{said[:LONGEST_REPEATED]}…"
-        said = f"{said[:1].lower()}{said[1:]}."
+            reason = f"{reason[:LONGEST_REPEATED]}…"
+        reason = f"{reason[:1].lower()}{reason[1:]}."
         if not path:
-            return InvalidRequestError(f"The request body must be a JSON object: {said}")
+            return InvalidRequestError(f"The request body must be a JSON object: {reason}")
         what = f"Invalid key in '{path}'" if at and at[1] else f"Invalid '{path}'"
-        code = "invalid_type" if ", got" in said else "invalid_value"
-        return InvalidRequestError(f"{what}: {said}", param=path, code=code)
+        code = "invalid_type" if ", got" in reason else "invalid_value"
+        return InvalidRequestError(f"{what}: {reason}", param=path, code=code)
 
     def _unknown(self, path: str, name: str, body: bytes) -> InvalidRequestError:
         param = (f"{path}.{name}" if path else name)[:LONGEST_NAME]

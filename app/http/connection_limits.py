@@ -36,7 +36,7 @@ MAX_HEADERS = 256
 MIN_BODY_RATE = 1024
 """Bytes per second: a body may take longer than the timeout if it arrives at this rate."""
 CHUNK_OVERHEAD = 8
-"""At most so many bytes on the wire for each byte of a body: a chunk of one byte has five bytes of framing."""
+"""Maximum bytes on the wire per byte of a body: a chunk of one byte has five bytes of framing."""
 RESERVE = 64
 """Connections beyond the maximum that are answered with 503 instead of being closed."""
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
@@ -216,7 +216,7 @@ class LimitedProtocol(HttpToolsProtocol):
             None if self.cycle is None or self._is_answered() else observation_of(cast(Scope, self.cycle.scope))
         )
         if observation is not None:
-            observation.answers(error.status)
+            observation.set_status(error.status)
             observation.failed(error)
 
     def _is_between_messages(self) -> bool:

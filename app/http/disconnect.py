@@ -1,7 +1,6 @@
-"""Work for a client ends when the client leaves.
+"""Cancels the work for a client when the client disconnects.
 
-Litestar runs a plain handler to its end even if nobody is there to hear the answer, which on an engine is
-expensive; so the work races against the disconnect.
+Litestar runs a handler to its end even if the client has disconnected, which is expensive on an engine.
 """
 
 import asyncio
@@ -15,17 +14,17 @@ from app.http.errors import ClientDisconnectedError
 T = TypeVar("T")
 
 WATCH_AFTER_S = 0.05
-"""Most answers are there before; only for longer ones a watching task is worth its price. A client that left
-earlier is noticed then, because its disconnect message waits to be received."""
+"""Most answers are complete before; only longer ones are worth the cost of a watching task. An earlier disconnect
+is not missed, because its message waits to be received."""
 
 
 async def unless_disconnected(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of some work, which is cancelled if the client leaves first.
+    """Return the result of some work, or cancel it if the client disconnects first.
 
     The request's body must have been read before.
 
     Raises:
-        ClientDisconnectedError: the client left; the work has been cancelled and has ended.
+        ClientDisconnectedError: the client disconnected; the work has been cancelled and has ended.
     """
     watch = _Watch(receive)
     try:
@@ -40,7 +39,7 @@ async def unless_disconnected(work: Coroutine[Any, Any, T], receive: Receive) ->
 
 
 class _Watch:
-    """Cancels the task that made it when the client leaves."""
+    """Cancels the task that created it when the client disconnects."""
 
     def __init__(self, receive: Receive) -> None:
         loop = asyncio.get_running_loop()

@@ -43,9 +43,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     needs_metrics: bool = False
     """Whether it is served only where metrics are shown."""
     status: int = 200
-    """The status of a good answer."""
+    """The status of a successful answer."""
     answer: type[msgspec.Struct] | None = None
-    """The type of a good answer; None leaves the endpoint out of the OpenAPI document."""
+    """The type of a successful answer; None leaves the endpoint out of the OpenAPI document."""
     summary: str = ""
     """For the OpenAPI document, whose operation id follows from it."""
     body: type[msgspec.Struct] | None = None

@@ -160,8 +160,8 @@ ENDPOINTS = (
         answer=Status,
         errors=(401,),
         summary="State of each model and the last minutes",
-        about="the data of the page as JSON: version, `/health`, models, the last minutes as series, the last "
-        "requests; always 200",
+        about="the data of the page as JSON: version, roles, `/health`, models, the last minutes as series, the "
+        "last requests; always 200",
     ),
     Endpoint(
         method="GET",

@@ -52,7 +52,7 @@ def _log_unexpected(exception: Exception, method: str, path: str) -> None:
     """Log the stack but not the message, which may repeat a prompt. At level debug, log everything."""
     frames = "".join(traceback.format_tb(exception.__traceback__)).rstrip()
     log.error("unexpected failure on %s %r: %s\n%s", method, path, type(exception).__name__, frames)
-    log.debug("what the failure said", exc_info=exception)
+    log.debug("details of the unexpected failure", exc_info=exception)
 
 
 def error_body(error: InferenceError) -> bytes:

@@ -1,7 +1,7 @@
-"""From a decoded request to its engine and back: whole answers, and streams.
+"""Passes decoded requests to their engine and returns complete or streamed answers.
 
-What a request is estimated to cost is charged to its key first, and corrected to what it took. The work ends when
-the client leaves.
+A request's estimated tokens are charged to its key in advance, and corrected afterwards. The work is cancelled
+when the client disconnects.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from domain.results import GenerationEvent
 
 
 class Result(Protocol):
-    """A result that says how many tokens it took."""
+    """A result with the number of its tokens."""
 
     @property
     def total_tokens(self) -> int:
@@ -32,10 +32,10 @@ class Result(Protocol):
 
 
 class GenerationPresenter(Presenter, Protocol):
-    """Turns the events of generations into chunks."""
+    """Converts the events of generations to chunks."""
 
     def chunks(self, event: GenerationEvent, prompt_index: int = 0, /) -> Sequence[msgspec.Struct]:
-        """The chunks for one event of one of the request's prompts."""
+        """The chunks of one event of one of the request's prompts."""
         ...
 
 
@@ -43,12 +43,12 @@ R = TypeVar("R", bound=Result)
 
 
 async def call_all(request: AnyRequest, model: ServedModel, calls: Sequence[Request[R]]) -> list[R]:
-    """The results of calls that answer one request, in order; the first failure ends the others.
+    """Run the calls of one request and return their results in order; the first failure cancels the others.
 
     Raises:
-        TokenRateError: the client's key has not so many tokens left.
+        TokenRateError: the client's key does not have enough tokens left.
         InferenceError: a call failed.
-        ClientDisconnectedError: the client left.
+        ClientDisconnectedError: the client disconnected.
     """
     context = context_of(request, model)
     work = _charged(model.backend, calls, context, reserve(request, calls))
@@ -70,10 +70,10 @@ def streamed(
     generations: Sequence[GenerationRequest],
     presenter: GenerationPresenter,
 ) -> StreamedAnswer[Any]:
-    """A response that streams generations as they come.
+    """A response that streams generations.
 
     Raises:
-        TokenRateError: the client's key has not so many tokens left.
+        TokenRateError: the client's key does not have enough tokens left.
     """
     context = context_of(request, model)
     keep_alive_s = options_of(request).keep_alive_s

@@ -1,8 +1,7 @@
-"""What each key has left of its minute, and what a request takes of it.
+"""Rate limits per API key: requests and tokens per minute.
 
-Tokens are estimated before the engine begins, as admission estimates them, and corrected to what the engine
-counted. A request that fails costs no tokens; one whose client leaves costs the estimate, because what was thrown
-away is not counted.
+Tokens are estimated before the engine begins, as admission estimates them, and corrected to the engine's count.
+A failed request costs no tokens; one whose client disconnects costs the estimate, since its tokens are not known.
 """
 
 import math
@@ -16,19 +15,19 @@ from domain.policies.rate_limit import Bucket, Clock, duration
 from domain.requests import OPEN_ENDED_ANSWER_TOKENS, Request
 
 ACCOUNT = "account"
-"""Where a request's state keeps the account of its key; absent where no keys are set."""
+"""Key of the account in a request's state; absent if no keys are set."""
 
 
 class Account:
-    """What one key has left."""
+    """The remaining requests and tokens of one key."""
 
     def __init__(self, key: ApiKey, *, shares: int, clock: Clock) -> None:
-        """Make it.
+        """Create the account.
 
         Args:
-            key: whose it is.
-            shares: how many processes share the key's limits evenly.
-            clock: tells the time.
+            key: the key.
+            shares: number of processes that share the key's limits evenly.
+            clock: time source.
         """
         self.name = key.name
         self.requests, self.tokens = (
@@ -37,38 +36,38 @@ class Account:
         )
 
     def take_request(self) -> None:
-        """Count one request.
+        """Charge one request.
 
         Raises:
-            RequestRateError: the minute's requests are used up.
+            RequestRateError: no requests are left.
         """
         if self.requests is not None and (wait_s := self.requests.take(1)):
             raise RequestRateError(
-                self._refusal("requests per min (RPM)", self.requests, 1, wait_s),
+                self._message("requests per min (RPM)", self.requests, 1, wait_s),
                 retry_after_s=math.ceil(wait_s),
             )
 
     def take_tokens(self, estimate: int) -> None:
-        """Count tokens before they are used.
+        """Charge tokens before they are used.
 
         Raises:
-            TokenRateError: there are not so many left.
+            TokenRateError: not enough tokens are left.
         """
         if self.tokens is not None and (wait_s := self.tokens.take(estimate)):
-            # More than a whole minute's worth is not there in a minute either; clients still may go on then.
+            # A request above the limit never fits, but the header needs a finite time.
             retry_s = 60.0 if math.isinf(wait_s) else wait_s
             raise TokenRateError(
-                self._refusal("tokens per min (TPM)", self.tokens, estimate, wait_s),
+                self._message("tokens per min (TPM)", self.tokens, estimate, wait_s),
                 retry_after_s=math.ceil(retry_s),
             )
 
     def correct(self, estimate: int, used: int) -> None:
-        """What the tokens came to."""
+        """Correct an estimate to the tokens that were used."""
         if self.tokens is not None:
             self.tokens.give(estimate - used)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """OpenAI's headers about limits; none for what is not limited."""
+        """OpenAI's rate limit headers, for the limits that are set."""
         return [
             (f"x-ratelimit-{part}-{what}".encode(), value.encode())
             for what, bucket in (("requests", self.requests), ("tokens", self.tokens))
@@ -80,52 +79,52 @@ class Account:
             )
         ]
 
-    def _refusal(self, of_what: str, bucket: Bucket, requested: int, wait_s: float) -> str:
+    def _message(self, limited: str, bucket: Bucket, requested: int, wait_s: float) -> str:
         if math.isinf(wait_s):
             return (
-                f"Request too large for key '{self.name}' on {of_what}: Limit {bucket.capacity}, Requested "
+                f"Request too large for key '{self.name}' on {limited}: Limit {bucket.capacity}, Requested "
                 f"{requested}. The input or output tokens must be reduced in order to run successfully."
             )
         return (
-            f"Rate limit reached for key '{self.name}' on {of_what}: Limit {bucket.capacity}, Used "
+            f"Rate limit reached for key '{self.name}' on {limited}: Limit {bucket.capacity}, Used "
             f"{bucket.capacity - bucket.remaining}, Requested {requested}. Please try again in {duration(wait_s)}."
         )
 
 
 class Reservation:
-    """Tokens that a request under way has taken of its key's minute; as a context, settled at its end."""
+    """Tokens charged in advance for a running request; a context manager that corrects them at its end."""
 
     def __init__(self, account: Account | None, tokens: int) -> None:
-        """Take the tokens.
+        """Charge the tokens.
 
         Args:
-            account: the key's; None where there is no limit, and then nothing is taken.
+            account: the key's account; None without a limit, and then nothing is charged.
             tokens: the estimate.
 
         Raises:
-            TokenRateError: the key has not so many tokens left.
+            TokenRateError: the key does not have enough tokens left.
         """
         if account is not None:
             account.take_tokens(tokens)
         self._account = account
         self._tokens = tokens
         self.used = 0
-        """What the request took; a request that fails costs nothing."""
+        """Tokens that the request used; a failed request costs nothing."""
 
     def __enter__(self) -> "Reservation":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What was thrown away because the client left is not counted, and stays at the estimate.
+        # If the client disconnected, the used tokens are unknown and the estimate stands.
         if self._account is not None and (kind is None or issubclass(kind, Exception)):
             self._account.correct(self._tokens, self.used)
 
 
 def reserve(request: AnyRequest, calls: Sequence[Request[Any]]) -> Reservation:
-    """Take what a request is estimated to cost.
+    """Charge a request's estimated tokens.
 
     Raises:
-        TokenRateError: the key has not so many tokens left.
+        TokenRateError: the key does not have enough tokens left.
     """
     account: Account | None = request.scope["state"].get(ACCOUNT)
     if account is None or account.tokens is None:
@@ -133,5 +132,5 @@ def reserve(request: AnyRequest, calls: Sequence[Request[Any]]) -> Reservation:
     open_ended = [call for call in calls if call.max_answer_tokens is None]
     bounded = sum(call.estimated_prompt_tokens + (call.max_answer_tokens or 0) for call in calls)
     answers = sum(OPEN_ENDED_ANSWER_TOKENS * call.width for call in open_ended)
-    # An open end by itself makes no request too large.
+    # An open-ended answer alone must not make a request exceed the limit.
     return Reservation(account, bounded + min(answers, max(0, account.tokens.capacity - bounded)))

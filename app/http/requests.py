@@ -1,4 +1,4 @@
-"""The body of a request and the answer around it, the same for every endpoint."""
+"""Reads request bodies, builds the requests' context, and sends JSON answers, for all endpoints."""
 
 import re
 from typing import Any, TypeVar, cast
@@ -25,44 +25,44 @@ AnyRequest = Request[Any, Any, Any]
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
 SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
-"""Where the application's state keeps what the controllers work with."""
+"""Keys in the application's state."""
 
 
 def service_of(request: AnyRequest) -> Service:
-    """The service that this application stands in front of."""
+    """The application's service."""
     return cast(Service, request.app.state[SERVICE])
 
 
 def options_of(request: AnyRequest) -> ApiOptions:
-    """What was set about the API."""
+    """The application's API settings."""
     return cast(ApiOptions, request.app.state[OPTIONS])
 
 
 def history_of(request: AnyRequest) -> History:
-    """What has happened in the last minutes."""
+    """The application's history."""
     return cast(History, request.app.state[HISTORY])
 
 
 def context_of(request: AnyRequest, model: ServedModel | None = None) -> RequestContext:
-    """What travels with the request to the engine.
+    """The context that is passed to the engine.
 
     Args:
         request: the request.
-        model: the model that it wants work of; noted already now, since it may not be ready.
+        model: the requested model, recorded now because the call may fail before an engine is reached.
 
     Raises:
-        InvalidRequestError: the client's own deadline is no time.
+        InvalidRequestError: the client's timeout is invalid.
     """
     observation = observation_of(request.scope)
     if observation is not None and model is not None:
-        observation.asks(model.name, model.role)
+        observation.set_model(model.name, model.role)
     return RequestContext(
         request_id=request_id(request.scope), timeout_s=_client_timeout_s(request), observer=observation
     )
 
 
 def _client_timeout_s(request: AnyRequest) -> float | None:
-    """Seconds that the client gives this request, from its header `x-request-timeout`."""
+    """The client's timeout in seconds, from the header `x-request-timeout`."""
     for name, value in request.scope["headers"]:
         if name == b"x-request-timeout":
             if not _SECONDS.fullmatch(value) or not float(value):
@@ -76,26 +76,26 @@ def _client_timeout_s(request: AnyRequest) -> float | None:
 
 
 async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:
-    """The request's body, decoded.
+    """Read and decode the request's body.
 
     Raises:
         UnsupportedMediaTypeError: it is declared as something other than JSON, or as compressed.
-        InvalidRequestError: it is not what the decoder decodes.
-        ClientDisconnectedError: the client left before all of it was there.
+        InvalidRequestError: it is invalid.
+        ClientDisconnectedError: the client disconnected before the body was complete.
     """
     return decoder.decode(await _read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
 
 
 async def _read_json(request: AnyRequest) -> bytes:
-    """The body's bytes.
+    """Read the request's body.
 
     Raises:
         UnsupportedMediaTypeError: the body is declared as something other than JSON, or as compressed.
         PayloadTooLargeError: it is larger than MAX_BODY_BYTES.
-        ClientDisconnectedError: the client left before all of it was there.
+        ClientDisconnectedError: the client disconnected before the body was complete.
     """
     declared, encoding, length = "application/json", "", 0
-    # Litestar's own look at headers makes a mapping of all of them first.
+    # Litestar's `headers` would first build a mapping of all headers.
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             declared = value.decode("latin-1")
@@ -105,22 +105,22 @@ async def _read_json(request: AnyRequest) -> bytes:
             length = int(value)
     if "json" not in declared.lower():
         raise UnsupportedMediaTypeError(
-            f"Unsupported content type: '{declared[:100]}'. This API takes 'application/json'."
+            f"Unsupported content type: '{declared[:100]}'. This API accepts 'application/json'."
         )
     if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaTypeError(
-            f"Unsupported content encoding: '{encoding[:100]}'. Send the body as it is, without compression."
+            f"Unsupported content encoding: '{encoding[:100]}'. Send the body uncompressed."
         )
     body = await _read(request.receive, options_of(request).max_body_bytes, declared_bytes=length)
     pacer: RequestPacer | None = request.scope["state"].get(PACER)
     if pacer is not None:
-        # Many clients send their bodies a moment after their heads, and then all of them at once.
+        # Many clients may send their bodies at the same time, shortly after their headers.
         await pacer.wait_turn()
     return body
 
 
 async def _read(receive: Receive, max_bytes: int, *, declared_bytes: int) -> bytes:
-    """All of a body. Litestar's reader takes a tenth of what a whole request for an embedding does."""
+    """Read a complete body. Litestar's reader takes a tenth of the time of an embedding request."""
     if declared_bytes > max_bytes:
         raise _too_large()
     parts: list[bytes] = []
@@ -143,14 +143,14 @@ def _too_large() -> PayloadTooLargeError:
 
 
 class JSONAnswer:
-    """A whole answer as an ASGI application: what Litestar's response does, for the one kind there is here."""
+    """A complete JSON answer as an ASGI application; cheaper than Litestar's response."""
 
     def __init__(self, body: bytes, status: int) -> None:
         self._body = body
         self._status = status
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the answer."""
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self._body)),
@@ -160,5 +160,5 @@ class JSONAnswer:
 
 
 def json_response(answer: msgspec.Struct, *, status: int = 200) -> JSONAnswer:
-    """A whole answer."""
+    """A complete JSON answer."""
     return JSONAnswer(encode(answer), status)

@@ -31,7 +31,7 @@ def stamped(scope: HTTPScope, send: Send) -> Send:
         if message["type"] == "http.response.start":
             observation = observation_of(scope)
             if observation is not None:
-                observation.answers(message["status"])
+                observation.set_status(message["status"])
             took = f"{(time.perf_counter() - began) * 1000:.0f}"
             account_headers = scope["state"].get(ACCOUNT_HEADERS)
             message["headers"] = [

@@ -1,8 +1,8 @@
-"""Server-sent events to a client, closed in order whatever ends them.
+"""Streams server-sent events to a client.
 
 Source: OpenAI's streaming format: `data: {…}` for each chunk, `data: [DONE]` at the end. A failure after the
-first byte can't change the status any more: it becomes `data: {"error": {…}}`, at which openai-python raises,
-and no end mark follows, so that a broken answer is not taken for a whole one.
+first byte can't change the status: it becomes `data: {"error": {…}}`, on which openai-python raises, and no end
+mark follows, so that an incomplete answer is not mistaken for a complete one.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from domain.openai.common import UsageCounter
 Item = TypeVar("Item")
 
 DONE = b"data: [DONE]\n\n"
-# A line that begins with a colon is a comment; every reader of event streams skips it.
+# A line that begins with a colon is a comment, which clients ignore.
 KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    # nginx would hold small parts back otherwise.
+    # Keeps nginx from buffering.
     (b"x-accel-buffering", b"no"),
 ]
 
@@ -37,21 +37,21 @@ _encode_into = msgspec.json.Encoder().encode_into
 
 
 class Presenter(Protocol):
-    """What a stream needs of the presenter of its endpoint, besides the chunks for each item."""
+    """The part of an endpoint's presenter that a stream needs, apart from the chunks of each item."""
 
     usage: UsageCounter
 
     def last_chunks(self) -> Sequence[msgspec.Struct]:
-        """Chunks that end the stream."""
+        """The chunks that end the stream."""
         ...
 
 
 class StreamedAnswer(Generic[Item]):
-    """An ASGI response that sends chunks as they come, and comments while none come.
+    """An ASGI response that sends chunks as they arrive, and comments while none arrive.
 
-    A long prompt keeps the engine silent for a while, and proxies close connections that are silent for too long:
-    after `keep_alive_s` seconds the response begins without its first chunk. Until it has begun, a failure raises
-    and keeps its status.
+    A long prompt takes the engine a while, and proxies close connections that are idle for too long: after
+    `keep_alive_s` seconds the response begins without its first chunk. Until then, a failure raises and keeps its
+    own status.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class StreamedAnswer(Generic[Item]):
         reservation: Reservation,
         keep_alive_s: float,
     ) -> None:
-        """Make the response; the stream begins when it is sent.
+        """Create the response; the stream starts when the response is sent.
 
         Args:
             stream: the items to send.
-            chunks: turns an item into chunks, which leave in one write; none are nothing to send.
-            presenter: whose `chunks` it is.
-            reservation: tokens that the client's key has been charged, settled at the end.
-            keep_alive_s: silence, in seconds, after which a comment is sent; 0 for none.
+            chunks: converts an item to chunks, which are sent in one write; may be none.
+            presenter: the presenter that `chunks` belongs to.
+            reservation: tokens charged to the client's key, corrected at the end.
+            keep_alive_s: idle time in seconds after which a comment is sent; 0 for never.
         """
         self._stream = stream
         self._chunks = chunks
@@ -79,7 +79,7 @@ class StreamedAnswer(Generic[Item]):
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything, or stop when the client leaves.
+        """Send everything, or stop when the client disconnects.
 
         Raises:
             InferenceError: the stream failed before its first chunk.
@@ -118,7 +118,7 @@ class StreamedAnswer(Generic[Item]):
 
 
 class _Writer:
-    """Writes the response, and a comment whenever it was silent for too long."""
+    """Writes the response, and a comment whenever it has been idle for too long."""
 
     def __init__(self, send: Send, keep_alive_s: float) -> None:
         self._send = send
@@ -126,12 +126,12 @@ class _Writer:
         self._wrote_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._comment: asyncio.Task[None] | None = None
-        self._timer = self._loop.call_later(keep_alive_s, self._look) if keep_alive_s > 0 else None
+        self._timer = self._loop.call_later(keep_alive_s, self._check_idle) if keep_alive_s > 0 else None
         self.has_begun = False
         """Whether the status has been sent."""
 
     async def begin(self) -> None:
-        """Send the head, if it has not been sent."""
+        """Send the status and headers, unless they have been sent."""
         if not self.has_begun:
             self.has_begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
@@ -146,33 +146,33 @@ class _Writer:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def stop(self) -> None:
-        """Send no comments any more."""
+        """Stop sending comments."""
         if self._timer is not None:
             self._timer.cancel()
         if self._comment is not None:
             self._comment.cancel()
             await asyncio.wait([self._comment])
 
-    def _look(self) -> None:
-        silence_s = time.monotonic() - self._wrote_at
-        if silence_s >= self._keep_alive_s:
+    def _check_idle(self) -> None:
+        idle_s = time.monotonic() - self._wrote_at
+        if idle_s >= self._keep_alive_s:
             self._comment = asyncio.create_task(self._write_comment())
-            silence_s = 0.0
-        self._timer = self._loop.call_later(self._keep_alive_s - silence_s, self._look)
+            idle_s = 0.0
+        self._timer = self._loop.call_later(self._keep_alive_s - idle_s, self._check_idle)
 
     async def _write_comment(self) -> None:
-        # The next part of the answer meets whatever is wrong with the connection.
+        # The next write of the answer reports problems of the connection.
         with contextlib.suppress(Exception):
             await self.begin()
             await self.write(KEEP_ALIVE)
 
 
 def _events(chunks: Sequence[Any]) -> bytes:
-    """The events for some chunks. JSON never holds a raw line end, so one data line for each is enough."""
+    """Encode chunks as events. JSON contains no raw line breaks, so one data line per chunk is enough."""
     buffer = bytearray()
     for chunk in chunks:
         buffer += b"data: "
         _encode_into(chunk, buffer, -1)
         buffer += b"\n\n"
-    # Servers take any bytes-like object, and a copy would be one more for each token.
+    # Servers accept any bytes-like object; this saves a copy per token.
     return cast(bytes, buffer)

@@ -1,9 +1,9 @@
-// Everything that is asked of the service. Addresses are relative, so that a proxy may put it under a path.
+// Requests to the service. URLs are relative, so that a proxy may serve it under a path.
 
 const KEY = "memoria-key";
 const STATUS_TIMEOUT_MS = 8000;
 
-/** A refusal or a failure that the service told of, in its own words. */
+/** An error that the service reported, with its message. */
 export class ApiError extends Error {
   constructor(message, { status = null, type = null, code = null, retryAfter = null } = {}) {
     super(message);
@@ -24,7 +24,7 @@ export const key = {
   },
 };
 
-/** Storage may be forbidden; then the key lasts as long as the page. */
+/** Storage may be forbidden; then the key is kept as long as the page is open. */
 function stored(action) {
   try {
     return action();
@@ -35,19 +35,19 @@ function stored(action) {
 
 export const baseUrl = () => new URL("v1", document.baseURI).href;
 
-/** What `GET /status` tells. */
+/** The answer to `GET /status`. */
 export async function status() {
   const response = await send("status", { signal: AbortSignal.timeout(STATUS_TIMEOUT_MS) });
   return response.json();
 }
 
-/** Posts JSON and gives the JSON of the answer. */
+/** Posts JSON and returns the answer's JSON. */
 export async function post(path, body, signal) {
   const response = await postJson(path, body, signal);
   return { answer: await response.json(), requestId: response.headers.get("x-request-id") };
 }
 
-/** Posts JSON and yields the chunks of a streamed answer. Fails if it breaks off before its end mark. */
+/** Posts JSON and yields the chunks of a streamed answer. Fails if the stream ends before its end mark. */
 export async function* stream(path, body, signal, onHead = () => {}) {
   const response = await postJson(path, { ...body, stream: true }, signal);
   onHead(response.headers.get("x-request-id"));
@@ -57,7 +57,7 @@ export async function* stream(path, body, signal, onHead = () => {}) {
     if (chunk.error) throw fromBody(chunk.error, {});
     yield chunk;
   }
-  throw new ApiError("The answer broke off before its end.");
+  throw new ApiError("The stream ended before the answer was complete.");
 }
 
 const postJson = (path, body, signal) =>
@@ -72,22 +72,22 @@ async function send(path, options) {
   const headers = { ...options.headers };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   const response = await fetch(new URL(path, document.baseURI), { ...options, headers, cache: "no-store" });
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw await errorOf(response);
   return response;
 }
 
-async function refusal(response) {
+async function errorOf(response) {
   const more = { status: response.status, retryAfter: response.headers.get("retry-after") };
   try {
     return fromBody((await response.json()).error, more);
   } catch {
-    return new ApiError(`The answer has status ${response.status} and no reason.`, more);
+    return new ApiError(`The service answered with status ${response.status} and no error message.`, more);
   }
 }
 
 const fromBody = (error, more) => new ApiError(error.message, { ...more, type: error.type, code: error.code });
 
-/** The data of server-sent events; comments are passed over. Lines may be cut anywhere between two reads. */
+/** The data of server-sent events, without comments. Reads may split lines anywhere. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

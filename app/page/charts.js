@@ -1,4 +1,4 @@
-// Line and bar charts of the last minutes, as SVG. One cursor goes through all of them.
+// Line and bar charts of the last minutes, as SVG, with a shared cursor.
 
 import { byId, h, onChange, s, setText } from "./dom.js";
 import { clock, count, duration, rate } from "./format.js";
@@ -6,9 +6,7 @@ import { clock, count, duration, rate } from "./format.js";
 const HEIGHT = 132;
 const EDGE = { top: 10, right: 8, bottom: 20, left: 44 };
 const MINUTE_S = 60;
-/** Drawn until the service has said which roles it has. */
-const ROLES = ["embed", "generate"];
-const FEWEST_MINUTES = 2;
+const MIN_MINUTES = 2;
 
 const PERCENTILES = [
   { name: "p50", look: "p50" },
@@ -16,74 +14,71 @@ const PERCENTILES = [
   { name: "p99", look: "p99" },
 ];
 
-/**
- * Each chart: what it is called, its lines, and how their values are found in the series. Charts and lines of a
- * role are drawn only where the service has that role.
- */
-const CHARTS = [
-  {
-    id: "requests",
-    title: "Requests per second",
-    format: rate,
-    lines: [
-      { name: "generation", look: "generate", role: "generate", values: (x) => x.perSecond(x.roles.generate.requests) },
-      { name: "embeddings", look: "embed", role: "embed", values: (x) => x.perSecond(x.roles.embed.requests) },
-      { name: "other", look: "other", values: (x) => x.perSecond(x.roles.other.requests) },
-    ],
-    summary: (line, x) => x.lastMinute(line.values(x)),
-    isOfLastMinute: true,
-  },
-  {
-    id: "tokens",
-    title: "Tokens per second",
-    format: rate,
-    lines: [
-      { name: "completion", look: "generate", role: "generate", values: (x) => x.perSecond(x.sum("completion_tokens")) },
-      { name: "prompt", look: "embed", values: (x) => x.perSecond(x.sum("prompt_tokens")) },
-    ],
-    summary: (line, x) => x.lastMinute(line.values(x)),
-    isOfLastMinute: true,
-  },
-  {
-    id: "errors",
-    title: "Errors",
-    format: count,
-    bars: true,
-    lines: [{ name: "errors", look: "error", values: (x) => x.sum("errors") }],
-    summary: (line, x) => line.values(x).reduce((sum, value) => sum + value, 0),
-  },
-  percentiles("first-token", "Time to first token", "generate", "first_token"),
-  percentiles("latency-generate", "Latency, generation", "generate", "latency"),
-  percentiles("latency-embed", "Latency, embeddings", "embed", "latency"),
-];
+/** The charts for these roles: title, lines, and functions that compute their values from the series. */
+function chartsOf(roles) {
+  const generating = roles.filter((role) => role.generates);
+  return [
+    {
+      id: "requests",
+      title: "Requests per second",
+      format: rate,
+      lines: [
+        ...roles.map(({ key, noun, look }) => ({ name: noun, look, values: (x) => x.perSecond(x.roles[key].requests) })),
+        { name: "other", look: "other", values: (x) => x.perSecond(x.roles.other.requests) },
+      ],
+      summary: (line, x) => x.lastMinute(line.values(x)),
+      isOfLastMinute: true,
+    },
+    {
+      id: "tokens",
+      title: "Tokens per second",
+      format: rate,
+      lines: [
+        ...(generating.length ? [{ name: "completion", look: "p0", values: (x) => x.perSecond(x.sum("completion_tokens")) }] : []),
+        { name: "prompt", look: "p1", values: (x) => x.perSecond(x.sum("prompt_tokens")) },
+      ],
+      summary: (line, x) => x.lastMinute(line.values(x)),
+      isOfLastMinute: true,
+    },
+    {
+      id: "errors",
+      title: "Errors",
+      format: count,
+      bars: true,
+      lines: [{ name: "errors", look: "error", values: (x) => x.sum("errors") }],
+      summary: (line, x) => line.values(x).reduce((sum, value) => sum + value, 0),
+    },
+    ...generating.map((role) => percentiles(`first-token-${role.key}`, `Time to first token, ${role.noun}`, role, "first_token")),
+    ...roles.map((role) => percentiles(`latency-${role.key}`, `Latency, ${role.noun}`, role, "latency")),
+  ];
+}
 
-function percentiles(id, title, role, field) {
+function percentiles(id, title, { key }, field) {
   return {
     id,
     title,
-    role,
     format: duration,
-    lines: PERCENTILES.map((line) => ({ ...line, values: (x) => x.roles[role][field][line.name] })),
-    summary: (line, x) => x.roles[role][field].whole[line.name],
+    lines: PERCENTILES.map((line) => ({ ...line, values: (x) => x.roles[key][field][line.name] })),
+    summary: (line, x) => x.roles[key][field].whole[line.name],
   };
 }
 
-/** The series of an answer, and what charts ask of them. */
-class Numbers {
+/** The series of a status answer, and values computed from them. */
+class Series {
   constructor(series, now) {
     const { begin, bucket_s: bucketS, roles } = series;
     this.begin = begin;
     this.bucketS = bucketS;
     this.roles = roles;
     this.length = roles.other.requests.length;
-    // The last bucket is under way: its rate means little before half of it has passed.
+    // The last bucket is still open: its rate means little before half of it has passed.
     this.elapsedS = Math.min(bucketS, now - begin - (this.length - 1) * bucketS);
-    this.isLastTold = this.elapsedS >= bucketS / 2;
-    // A service that was idle until a while ago is shown from then on, in whole minutes.
+    this.hasLastRate = this.elapsedS >= bucketS / 2;
+    // Leading idle time is not shown. The time shown is in whole minutes.
     const first = this.sum("requests").findIndex((value) => value > 0);
     const inMinute = MINUTE_S / bucketS;
     const idle = first < 0 ? this.length : Math.max(0, first - 1);
-    this.minutes = Math.max(FEWEST_MINUTES, Math.ceil((this.length - idle) / inMinute));
+    this.minutes = Math.max(MIN_MINUTES, Math.ceil((this.length - idle) / inMinute));
     this.start = Math.max(0, this.length - this.minutes * inMinute);
   }
 
@@ -99,7 +94,7 @@ class Numbers {
   perSecond(counts) {
     return counts.map((value, index) => {
       if (index < this.length - 1) return value / this.bucketS;
-      return this.isLastTold ? value / this.elapsedS : null;
+      return this.hasLastRate ? value / this.elapsedS : null;
     });
   }
 
@@ -118,19 +113,16 @@ export class Charts {
     this.cursor = null;
     this.charts = [];
     this.build = onChange((roles) => {
-      const isServed = ({ role }) => !role || roles.includes(role);
-      const specs = CHARTS.filter(isServed).map((spec) => ({ ...spec, lines: spec.lines.filter(isServed) }));
-      this.charts = specs.map((spec) => new Chart(spec, this));
+      this.charts = chartsOf(roles).map((spec) => new Chart(spec, this));
       place.replaceChildren(...this.charts.map((chart) => chart.figure));
     });
-    this.build(ROLES);
   }
 
-  update(status) {
-    this.build(Object.keys(status.health.backends).sort());
-    const numbers = new Numbers(status.series, status.time);
-    setText(byId("traffic-title"), `Last ${numbers.minutes} minutes`);
-    for (const chart of this.charts) chart.update(numbers);
+  update(status, roles) {
+    this.build(roles);
+    const series = new Series(status.series, status.time);
+    setText(byId("traffic-title"), `Last ${series.minutes} minutes`);
+    for (const chart of this.charts) chart.update(series);
   }
 
   point(index) {
@@ -173,15 +165,15 @@ class Chart {
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
 
-  update(numbers) {
-    this.numbers = numbers;
-    this.values = this.spec.lines.map((line) => line.values(numbers));
+  update(series) {
+    this.series = series;
+    this.values = this.spec.lines.map((line) => line.values(series));
     this.draw();
   }
 
   draw() {
     const width = this.plot.clientWidth;
-    if (!this.numbers || width === 0) return;
+    if (!this.series || width === 0) return;
     this.width = width;
     const highest = Math.max(0, ...this.values.flat().filter((value) => value !== null));
     this.top = niceTop(highest, this.spec.bars ? 4 : this.spec.format === duration ? 0.001 : 1);
@@ -193,16 +185,16 @@ class Chart {
   }
 
   drawCursor() {
-    if (!this.numbers || !this.cursorLine) return;
-    const { spec, numbers } = this;
-    // What is shown may have begun later since the cursor was put there.
-    const index = this.group.cursor === null ? null : Math.max(numbers.start, this.group.cursor);
+    if (!this.series || !this.cursorLine) return;
+    const { spec, series } = this;
+    // The start of the chart may have moved past the cursor.
+    const index = this.group.cursor === null ? null : Math.max(series.start, this.group.cursor);
     spec.lines.forEach((line, number) => {
-      const value = index === null ? spec.summary(line, numbers) : this.values[number][index];
+      const value = index === null ? spec.summary(line, series) : this.values[number][index];
       setText(this.labels[number], spec.format(value));
     });
-    const whole = spec.isOfLastMinute ? "last minute" : `${numbers.minutes} minutes`;
-    setText(this.about, index === null ? whole : clock(numbers.time(index)));
+    const period = spec.isOfLastMinute ? "last minute" : `${series.minutes} minutes`;
+    setText(this.about, index === null ? period : clock(series.time(index)));
     this.#describe();
     if (index === null) {
       this.cursorLine.replaceChildren();
@@ -217,13 +209,13 @@ class Chart {
   }
 
   #describe() {
-    const told = this.spec.lines.map((line, number) => `${line.name} ${this.labels[number].textContent}`);
-    const label = `${this.spec.title}, ${this.about.textContent}: ${told.join(", ")}. Arrow keys move through time.`;
+    const values = this.spec.lines.map((line, number) => `${line.name} ${this.labels[number].textContent}`);
+    const label = `${this.spec.title}, ${this.about.textContent}: ${values.join(", ")}. Arrow keys move through time.`;
     if (this.plot.getAttribute("aria-label") !== label) this.plot.setAttribute("aria-label", label);
   }
 
   #grid() {
-    const { numbers, spec, top } = this;
+    const { series, spec, top } = this;
     const grid = s("g", { class: "grid" });
     for (const share of [0, 0.5, 1]) {
       const y = this.#y(top * share);
@@ -232,10 +224,10 @@ class Chart {
         s("text", { x: EDGE.left - 6, y: y + 3.5, "text-anchor": "end" }, spec.format(top * share)),
       );
     }
-    const { start, last } = numbers;
+    const { start, last } = series;
     for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
       const index = Math.round(start + (last - start) * share);
-      const ago = ((last - index) * numbers.bucketS) / MINUTE_S;
+      const ago = ((last - index) * series.bucketS) / MINUTE_S;
       const word = share === 1 ? "now" : `−${Math.round(ago * 2) / 2} min`;
       grid.append(s("text", { x: this.#x(index), y: HEIGHT - 5, "text-anchor": anchor }, word));
     }
@@ -245,7 +237,7 @@ class Chart {
   #marks() {
     const base = HEIGHT - EDGE.bottom;
     if (this.spec.bars) {
-      const wide = Math.max(1, (this.width - EDGE.left - EDGE.right) / (this.numbers.length - this.numbers.start) - 1);
+      const wide = Math.max(1, (this.width - EDGE.left - EDGE.right) / (this.series.length - this.series.start) - 1);
       return this.values[0].flatMap((value, index) =>
         value
           ? [s("rect", { class: `bar ${this.spec.lines[0].look}`, x: this.#x(index) - wide / 2, width: wide,
@@ -253,7 +245,7 @@ class Chart {
           : [],
       );
     }
-    // The first line lies on top of the others.
+    // The first line is drawn on top of the others.
     return this.values
       .map((values, number) => s("path", { class: `line ${this.spec.lines[number].look}`, d: this.#path(values) }))
       .reverse();
@@ -262,17 +254,17 @@ class Chart {
   #path(values) {
     let path = "";
     values.forEach((value, index) => {
-      if (value === null || index < this.numbers.start) return;
+      if (value === null || index < this.series.start) return;
       const place = `${this.#x(index).toFixed(1)} ${this.#y(value).toFixed(1)}`;
-      const isNew = index === this.numbers.start || values[index - 1] === null;
-      // A line of no length has round ends, and so shows a lone value as a dot.
+      const isNew = index === this.series.start || values[index - 1] === null;
+      // A line of zero length has round caps, so that a single value is visible as a dot.
       path += isNew ? `M${place}l0 0` : `L${place}`;
     });
     return path;
   }
 
   #x(index) {
-    const { start, last } = this.numbers;
+    const { start, last } = this.series;
     return EDGE.left + ((index - start) / (last - start)) * (this.width - EDGE.left - EDGE.right);
   }
 
@@ -281,16 +273,16 @@ class Chart {
   }
 
   #point(event) {
-    if (!this.numbers) return;
+    if (!this.series) return;
     const x = event.clientX - this.plot.getBoundingClientRect().left - EDGE.left;
     const share = x / (this.width - EDGE.left - EDGE.right);
-    const { start, last } = this.numbers;
+    const { start, last } = this.series;
     this.group.point(Math.min(last, Math.max(start, Math.round(start + share * (last - start)))));
   }
 
   #key(event) {
-    if (!this.numbers) return;
-    const { start, last } = this.numbers;
+    if (!this.series) return;
+    const { start, last } = this.series;
     const at = this.group.cursor ?? last;
     const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: start, End: last, PageUp: at - 12, PageDown: at + 12 };
     if (event.key === "Escape") this.group.point(null);
@@ -301,7 +293,7 @@ class Chart {
   }
 }
 
-/** A round number above all values: 1, 2, 4, 5 or 10 times a power of ten, and never less than `least`. */
+/** A round upper bound for an axis: 1, 2, 4, 5 or 10 times a power of ten, and at least `least`. */
 export function niceTop(highest, least) {
   const wanted = Math.max(highest, least);
   const power = 10 ** Math.floor(Math.log10(wanted));

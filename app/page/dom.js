@@ -1,4 +1,4 @@
-// Small pieces to build the page from. Text is always set as text, never as markup.
+// Helpers to build the page. Text is always set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -9,7 +9,7 @@ export function h(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** An SVG element, likewise. */
+/** An SVG element, in the same way. */
 export function s(tag, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, tag), attributes, children);
 }
@@ -24,7 +24,7 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** Sets a text only if it is another one, so that selections stay and nothing is announced twice. */
+/** Sets a text only if it differs, so that selections are kept and nothing is announced twice. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -33,7 +33,7 @@ export function setHidden(element, isHidden) {
   if (element.hidden !== isHidden) element.hidden = isHidden;
 }
 
-/** Calls `build` only when what it depends on has changed. */
+/** Wraps `build` so that it is called only when its argument has changed. */
 export function onChange(build) {
   let known;
   return (value) => {
@@ -44,17 +44,17 @@ export function onChange(build) {
   };
 }
 
-/** Copies a text; where the browser has no clipboard for plain http, the old way. */
+/** Copies a text to the clipboard; falls back to `execCommand`, since browsers allow the clipboard only over https. */
 export async function copyText(text) {
   if (navigator.clipboard && window.isSecureContext) {
     try {
       await navigator.clipboard.writeText(text);
       return true;
     } catch {
-      // It may be forbidden by the browser's settings: the old way may still work.
+      // The browser's settings may forbid it; the fallback may still work.
     }
   }
-  const area = h("textarea", { class: "unseen", readonly: true, "aria-hidden": "true", tabindex: "-1" });
+  const area = h("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": "true", tabindex: "-1" });
   const focused = document.activeElement;
   area.value = text;
   document.body.append(area);
@@ -66,9 +66,9 @@ export async function copyText(text) {
 }
 
 /**
- * Tabs by the pattern of the ARIA Authoring Practices: arrows, Home and End move, and moving selects.
+ * Tabs as in the ARIA Authoring Practices: arrows, Home and End move, and moving selects.
  *
- * Returns `offer(isOffered)`, which hides the tabs of panels that are not offered.
+ * Returns `offer(isOffered)`, which hides the tabs of all other panels.
  */
 export function tabs(list, onSelect) {
   const all = [...list.querySelectorAll("[role=tab]")];

@@ -1,4 +1,4 @@
-"""The files of the page, next to this module: read once and served unchanged. There is no build step."""
+"""Loads the files of the status page, which are next to this module and served unchanged, without a build step."""
 
 import hashlib
 from importlib.resources import files
@@ -20,7 +20,7 @@ class PageFile(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     media_type: bytes
     etag: bytes
-    """A hash of the content, so that a new version of the page is fetched at once."""
+    """Hash of the content, so that browsers fetch a new version immediately."""
 
 
 def _read() -> dict[str, PageFile]:

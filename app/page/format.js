@@ -1,4 +1,4 @@
-// Numbers, durations and times as people read them.
+// Formats numbers, durations and times for display.
 
 const NONE = "–";
 
@@ -15,7 +15,7 @@ export function rate(value) {
   return value >= 10_000 ? `${plain(value / 1000, 1)}k` : plain(value, digits(value));
 }
 
-/** Seconds as µs, ms, s or min, with two or three digits that mean something. */
+/** Seconds as ms, s or min, with two or three significant digits. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NONE;
   const ms = seconds * 1000;
@@ -37,7 +37,7 @@ export function bytes(value) {
   return `${plain(value, unit === 0 ? 0 : digits(value))} ${units[unit]}`;
 }
 
-/** How long something has lasted: 12 s, 4 min, 2 h 5 min, 3 d 4 h. */
+/** An elapsed time: 12 s, 4 min, 2 h 5 min, 3 d 4 h. */
 export function age(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   if (whole < 60) return `${whole} s`;
@@ -48,7 +48,7 @@ export function age(seconds) {
   return hours % 24 ? `${Math.floor(hours / 24)} d ${hours % 24} h` : `${Math.floor(hours / 24)} d`;
 }
 
-/** The time of day of a Unix time, here, in 24 hours. */
+/** The local time of day of a Unix time, in 24-hour format. */
 export function clock(unix) {
   return new Date(unix * 1000).toLocaleTimeString("en-GB");
 }

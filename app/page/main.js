@@ -1,4 +1,4 @@
-// Asks the service how it is, again and again, and shows it.
+// Polls the service's status and shows it.
 
 import { ApiError, baseUrl, key, post, status } from "./api.js";
 import { Charts } from "./charts.js";
@@ -8,9 +8,11 @@ import { Models, facts } from "./models.js";
 import { Playground } from "./playground.js";
 import { Requests } from "./requests.js";
 
-const EVERY_MS = 2000;
-// What a header may hold.
-const SENDABLE = /^[\x21-\x7e]+$/;
+const POLL_INTERVAL_MS = 2000;
+// Characters that a header may contain.
+const VALID_KEY = /^[\x21-\x7e]+$/;
+/** Number of the classes role0, role1, … in page.css. */
+const ROLE_COLORS = 5;
 const VIEWS = ["status", "playground"];
 const WORDS = { ok: ["all ready", "good"], unavailable: ["not ready", "bad"] };
 
@@ -51,35 +53,35 @@ class Page {
     }
   }
 
-  // What is asked
+  // Requests
 
   async poll() {
     clearTimeout(this.timer);
-    if (this.isAsking) return;
-    this.isAsking = true;
+    if (this.isPolling) return;
+    this.isPolling = true;
     try {
       this.show(await status());
     } catch (error) {
       if (error instanceof ApiError && error.status === 401) this.askForKey(error);
-      else this.showTrouble(error);
+      else this.showError(error);
     } finally {
-      this.isAsking = false;
+      this.isPolling = false;
     }
-    // Without a key there is no use in asking; a hidden page has nobody to show anything to.
-    if (!this.isLocked && !document.hidden) this.timer = setTimeout(() => this.poll(), EVERY_MS);
+    // A page without a key, or in a hidden tab, does not poll.
+    if (!this.isLocked && !document.hidden) this.timer = setTimeout(() => this.poll(), POLL_INTERVAL_MS);
   }
 
   async restart(role) {
     try {
       await post(`admin/engines/${role}/restart`);
     } catch (error) {
-      // 409: it is on its way already, as the next answer shows.
+      // 409: it is already restarting, as the next status shows.
       if (error.status !== 409) setText(byId("announcer"), error.message);
     }
     this.poll();
   }
 
-  // What is shown
+  // Display
 
   show(answer) {
     this.lastAnswer = performance.now();
@@ -90,21 +92,22 @@ class Page {
     const [word, mood] = WORDS[answer.health.status];
     this.overall(word, mood);
     setText(byId("version"), `memoria-vllm ${answer.version}`);
-    this.models.update(answer);
+    const roles = rolesOf(answer);
+    this.models.update(answer, roles);
     setText(byId("facts"), facts(answer.health));
-    this.charts.update(answer);
-    this.requests.update(answer.requests);
+    this.charts.update(answer, roles);
+    this.requests.update(answer.requests, roles);
     this.playground.update(answer);
   }
 
-  showTrouble(error) {
-    const told = error instanceof ApiError;
+  showError(error) {
+    const isAnswered = error instanceof ApiError;
     setHidden(byId("notice"), false);
-    setText(byId("notice-text"), told ? error.message : "The service can't be reached.");
-    const since = this.lastAnswer ? ` It answered last ${age((performance.now() - this.lastAnswer) / 1000)} ago.` : "";
-    setText(byId("notice-more"), `${since} This page asks again every ${EVERY_MS / 1000} seconds.`);
+    setText(byId("notice-text"), isAnswered ? error.message : "The service can't be reached.");
+    const since = this.lastAnswer ? ` It last answered ${age((performance.now() - this.lastAnswer) / 1000)} ago.` : "";
+    setText(byId("notice-more"), `${since} This page retries every ${POLL_INTERVAL_MS / 1000} seconds.`);
     document.body.classList.add("stale");
-    this.overall(told ? "no status" : "unreachable", "bad");
+    this.overall(isAnswered ? "no status" : "unreachable", "bad");
   }
 
   overall(word, mood) {
@@ -120,8 +123,8 @@ class Page {
     byId("key-form").addEventListener("submit", (event) => {
       event.preventDefault();
       const given = input.value.trim();
-      if (!SENDABLE.test(given)) {
-        setText(byId("key-error"), "A key has no spaces and no letters beyond ASCII.");
+      if (!VALID_KEY.test(given)) {
+        setText(byId("key-error"), "An API key contains only ASCII characters and no spaces.");
         return;
       }
       key.set(given);
@@ -148,12 +151,12 @@ class Page {
     this.isLocked = true;
     clearTimeout(this.timer);
     document.body.classList.add("locked");
-    this.overall("needs a key", "away");
+    this.overall("key required", "away");
     setHidden(byId("notice"), true);
     setHidden(byId("key-panel"), false);
     setHidden(byId("key-forget"), true);
     setHidden(byId("key-button"), true);
-    // That there is no key yet is no error of the reader's.
+    // A missing key is not an error yet.
     setText(byId("key-error"), hadKey ? error.message : "");
     byId("key-input").focus();
   }
@@ -162,7 +165,7 @@ class Page {
     const hasKey = Boolean(key.get());
     setHidden(byId("key-button"), !hasKey);
     setHidden(byId("key-forget"), !hasKey);
-    // Whoever is about to write another key is left alone.
+    // The panel stays open while another key is being entered.
     if (!this.isKeyNew) return;
     this.isKeyNew = false;
     document.body.classList.remove("locked");
@@ -170,6 +173,15 @@ class Page {
     byId("key-input").value = "";
     byId("main").focus();
   }
+}
+
+/** The roles that the service has, in its order, each with its title and color class. */
+function rolesOf(answer) {
+  return answer.roles.map((role, index) => ({
+    ...role,
+    title: role.noun.charAt(0).toUpperCase() + role.noun.slice(1),
+    look: `role${index % ROLE_COLORS}`,
+  }));
 }
 
 new Page();

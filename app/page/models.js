@@ -1,9 +1,8 @@
-// One card for each model: how it is and why, what it has to do, where its memory goes.
+// One card for each model: its state and the reason, its load, and its memory.
 
 import { h, onChange, s, setHidden, setText } from "./dom.js";
 import { age, bytes, clock, count, date } from "./format.js";
 
-const TITLES = { generate: "Generation", embed: "Embeddings" };
 const MOODS = {
   ready: "good",
   busy: "busy",
@@ -12,35 +11,36 @@ const MOODS = {
   stopped: "away",
 };
 
-/** The colour for a state: anything unknown is bad news. */
+/** The color class of a state; unknown states are shown as bad. */
 export const mood = (state) => MOODS[state] ?? "bad";
 
 export class Models {
   constructor(place, { onRestart, onState }) {
-    this.cards = Object.keys(TITLES).map((role) => new Card(role, onRestart, onState));
-    place.append(...this.cards.map((card) => card.element));
+    this.cards = [];
+    this.build = onChange((roles) => {
+      this.cards = roles.map((role) => new Card(role, onRestart, onState));
+      place.replaceChildren(...this.cards.map((card) => card.element));
+    });
   }
 
-  update(status) {
-    for (const card of this.cards) {
-      const health = status.health.backends[card.role];
-      setHidden(card.element, !health);
-      if (health) card.update(health, status.time);
-    }
+  update(status, roles) {
+    this.build(roles);
+    for (const card of this.cards) card.update(status.health.backends[card.key], status.time);
   }
 }
 
 class Card {
-  constructor(role, onRestart, onState) {
-    this.role = role;
+  constructor({ key, title, look }, onRestart, onState) {
+    this.key = key;
+    this.title = title;
     this.onState = onState;
-    const title = `model-${role}`;
+    const id = `model-${key}`;
     this.name = h("p", { class: "name" });
     this.state = h("b", {});
     this.pill = h("p", { class: "pill" }, h("span", { class: "dot", "aria-hidden": "true" }), this.state);
     this.since = h("p", { class: "since muted" });
     this.reason = h("p", { class: "reason" });
-    this.retry = h("button", { type: "button", hidden: true, onclick: () => onRestart(role) }, "Try again now");
+    this.retry = h("button", { type: "button", hidden: true, onclick: () => onRestart(key) }, "Try again now");
     this.running = new Meter("Running");
     this.waiting = new Meter("Waiting");
     this.restarts = h("dd", {});
@@ -51,8 +51,8 @@ class Card {
     this.drawMembers = onChange((members) => this.members.replaceChildren(...memberList(members)));
     this.element = h(
       "article",
-      { class: `card model ${role}`, id: title, "aria-labelledby": `${title}-title` },
-      h("div", { class: "model-head" }, h("div", {}, h("h3", { id: `${title}-title` }, TITLES[role]), this.name), this.pill),
+      { class: `card model ${look}`, id, "aria-labelledby": `${id}-title` },
+      h("div", { class: "model-head" }, h("div", {}, h("h3", { id: `${id}-title` }, title), this.name), this.pill),
       this.since,
       this.reason,
       this.retry,
@@ -66,11 +66,11 @@ class Card {
   update(health, now) {
     if (this.known && this.known !== health.state) {
       const why = health.reason ? `: ${health.reason}` : "";
-      this.onState(`${TITLES[this.role]} is ${health.state} now${why}`);
+      this.onState(`${this.title} is now ${health.state}${why}`);
     }
     this.known = health.state;
     this.element.dataset.state = health.state;
-    setText(this.name, health.model ?? "not known before its engine is up");
+    setText(this.name, health.model ?? "unknown until its engine is ready");
     setText(this.state, health.state);
     this.pill.dataset.mood = mood(health.state);
     const since = Date.parse(health.since) / 1000;
@@ -108,17 +108,17 @@ class Meter {
     this.bar.setAttribute("aria-valuenow", value);
     this.bar.setAttribute("aria-valuemax", most);
     const share = most ? Math.min(1, value / most) : 0;
-    // Something is never drawn as nothing.
+    // A small value stays visible.
     this.fill.style.width = value ? `max(3px, ${(share * 100).toFixed(1)}%)` : "0";
     this.fill.classList.toggle("full", share >= 0.9);
   }
 }
 
-/** The plan as a stacked bar with a legend, and a mark where the engine really is. */
+/** The memory plan as a stacked bar with a legend, and a mark at the measured memory. */
 function memoryPlan(memory) {
   const parts = memory?.planned?.filter((part) => part.bytes > 0) ?? [];
   if (parts.length === 0) {
-    return [h("h4", {}, "Memory"), h("p", { class: "muted" }, "No plan is known for this engine.")];
+    return [h("h4", {}, "Memory"), h("p", { class: "muted" }, "No memory plan for this engine.")];
   }
   const planned = parts.reduce((sum, part) => sum + part.bytes, 0);
   const measured = memory.measured_bytes ?? null;
@@ -156,25 +156,25 @@ function memberList(members) {
       {},
       h("p", { class: "pill", "data-mood": mood(member.state) }, h("span", { class: "dot", "aria-hidden": "true" }), h("b", {}, member.state)),
       h("span", { class: "mono" }, member.address),
-      h("span", { class: "muted" }, `${count(member.outstanding)} under way · breaker ${member.breaker} · ejected ${count(member.ejections)} ×`),
+      h("span", { class: "muted" }, `${count(member.outstanding)} in progress · breaker ${member.breaker} · ejected ${count(member.ejections)} ×`),
       member.last_error ? h("span", { class: "muted why" }, member.last_error) : null,
     ),
   );
   return [h("h4", {}, members.length === 1 ? "Server" : "Servers"), h("ul", {}, ...items)];
 }
 
-/** What concerns the service as a whole. */
+/** Facts about the service as a whole. */
 export function facts(health) {
-  const told = [];
+  const parts = [];
   if (health.gpu_memory) {
     const { used_gib: used, total_gib: total } = health.gpu_memory;
-    told.push(`GPU memory ${used.toFixed(1)} of ${total.toFixed(1)} GiB in use`);
+    parts.push(`GPU memory ${used.toFixed(1)} of ${total.toFixed(1)} GiB in use`);
   }
   if (health.embedding_cache) {
     const { hits, shared, misses, bytes: size, max_bytes: most } = health.embedding_cache;
-    const asked = hits + shared + misses;
-    const share = asked ? `${(((hits + shared) / asked) * 100).toFixed(0)} % of ${count(asked)} inputs` : "nothing yet";
-    told.push(`Cache of embeddings: ${share} found, ${bytes(size)} of ${bytes(most)}`);
+    const inputs = hits + shared + misses;
+    const rate = inputs ? `${(((hits + shared) / inputs) * 100).toFixed(0)} % hits of ${count(inputs)} inputs` : "no inputs yet";
+    parts.push(`Embedding cache: ${rate}, ${bytes(size)} of ${bytes(most)}`);
   }
-  return told.join(" · ");
+  return parts.join(" · ");
 }

@@ -1,12 +1,12 @@
-// Chat, completion and embeddings to try, each with the program that does the same.
+// The playground for chat, completion and embeddings, with equivalent programs.
 
 import { ApiError, baseUrl, key, post, stream } from "./api.js";
 import { byId, copyText, h, setHidden, setText, tabs } from "./dom.js";
 import { count, duration, rate } from "./format.js";
 import { curl, python } from "./snippets.js";
 
-const FEWEST_TEXTS = 2;
-const MOST_TEXTS = 8;
+const MIN_TEXTS = 2;
+const MAX_TEXTS = 8;
 const LANGUAGES = { "tab-python": python, "tab-curl": curl };
 
 export class Playground {
@@ -36,12 +36,12 @@ export class Playground {
     this.models = Object.fromEntries(Object.entries(backends).map(([role, { model }]) => [role, model]));
     this.tabs.offer((panel) => panel.querySelector(".model-name").dataset.role in backends);
     for (const name of document.querySelectorAll(".model-name")) {
-      setText(name, this.models[name.dataset.role] ?? "a model that is not known yet");
+      setText(name, this.models[name.dataset.role] ?? "a model that is not yet known");
     }
     this.#drawSnippet();
   }
 
-  // What each sends
+  // Request bodies
 
   #chatBody() {
     const system = byId("chat-system").value.trim();
@@ -75,7 +75,7 @@ export class Playground {
 
   async #copy() {
     const done = await copyText(byId("snippet").textContent);
-    setText(byId("copied"), done ? "Copied." : "Not allowed here: select the text and copy it.");
+    setText(byId("copied"), done ? "Copied." : "Copying is not allowed here. Select the text and copy it.");
     setTimeout(() => setText(byId("copied"), ""), 2500);
   }
 
@@ -87,15 +87,15 @@ export class Playground {
     byId("chat-form").addEventListener("submit", (event) => {
       event.preventDefault();
       const body = this.#chatBody();
-      if (run.isUnderWay || !input.value.trim()) return;
+      if (run.isRunning || !input.value.trim()) return;
       this.messages.push(body.messages.at(-1));
       input.value = "";
-      this.#say("user", "You").node.data = body.messages.at(-1).content;
-      const answer = this.#say("assistant", body.model ?? "model");
+      this.#addMessage("user", "You").node.data = body.messages.at(-1).content;
+      const answer = this.#addMessage("assistant", body.model ?? "model");
       this.#drawSnippet();
       run.start("v1/chat/completions", body, {
-        onChunk: (chunk) => this.#hear(chunk, answer),
-        onEnd: (isWhole) => this.#heard(answer, isWhole),
+        onChunk: (chunk) => this.#addChunk(chunk, answer),
+        onEnd: (isComplete) => this.#endAnswer(answer, isComplete),
       });
     });
     input.addEventListener("keydown", (event) => {
@@ -104,10 +104,10 @@ export class Playground {
       byId("chat-form").requestSubmit();
     });
     byId("chat-new").addEventListener("click", async () => {
-      // An answer under way ends in the old chat.
+      // A running answer ends in the old chat.
       await run.stop();
       this.messages = [];
-      byId("chat-log").replaceChildren(byId("chat-empty") ?? h("p", { class: "empty muted", id: "chat-empty" }, "Nothing said yet."));
+      byId("chat-log").replaceChildren(byId("chat-empty") ?? h("p", { class: "empty muted", id: "chat-empty" }, "No messages yet."));
       setText(byId("chat-meta"), "");
       byId("chat-error").replaceChildren();
       this.#drawSnippet();
@@ -115,7 +115,7 @@ export class Playground {
     });
   }
 
-  #say(role, name) {
+  #addMessage(role, name) {
     byId("chat-empty")?.remove();
     const node = document.createTextNode("");
     const thought = document.createTextNode("");
@@ -126,7 +126,7 @@ export class Playground {
     return { element, node, thinking, thought };
   }
 
-  #hear(chunk, answer) {
+  #addChunk(chunk, answer) {
     const delta = chunk.choices[0]?.delta;
     if (!delta) return;
     const log = byId("chat-log");
@@ -139,11 +139,11 @@ export class Playground {
     if (isAtEnd) log.scrollTop = log.scrollHeight;
   }
 
-  #heard(answer, isWhole) {
+  #endAnswer(answer, isComplete) {
     delete answer.element.dataset.waiting;
     if (!answer.node.data && !answer.thought.data) answer.element.remove();
-    else if (!isWhole) answer.element.append(h("p", { class: "tag" }, "broken off"));
-    if (isWhole || answer.node.data) this.messages.push({ role: "assistant", content: answer.node.data });
+    else if (!isComplete) answer.element.append(h("p", { class: "tag" }, "interrupted"));
+    if (isComplete || answer.node.data) this.messages.push({ role: "assistant", content: answer.node.data });
     else this.messages.pop();
     this.#drawSnippet();
   }
@@ -154,7 +154,7 @@ export class Playground {
     const run = new Run("completion", this.onUnauthorized);
     byId("completion-form").addEventListener("submit", (event) => {
       event.preventDefault();
-      if (run.isUnderWay) return;
+      if (run.isRunning) return;
       const body = this.#completionBody();
       const written = h("mark", {});
       const node = document.createTextNode("");
@@ -176,8 +176,8 @@ export class Playground {
       const body = this.#embeddingsBody();
       const place = byId("embeddings-error");
       place.replaceChildren();
-      if (body.input.length < FEWEST_TEXTS || body.input.length > MOST_TEXTS) {
-        place.replaceChildren(h("p", {}, `Write ${FEWEST_TEXTS} to ${MOST_TEXTS} texts, one on each line; there are ${body.input.length}.`));
+      if (body.input.length < MIN_TEXTS || body.input.length > MAX_TEXTS) {
+        place.replaceChildren(h("p", {}, `Enter ${MIN_TEXTS} to ${MAX_TEXTS} texts, one per line (now ${body.input.length}).`));
         return;
       }
       send.setAttribute("aria-disabled", "true");
@@ -188,8 +188,8 @@ export class Playground {
         const vectors = answer.data.map((item) => item.embedding);
         byId("matrix").replaceChildren(matrix(body.input, similarities(vectors)));
         setHidden(byId("matrix"), false);
-        const told = [`${duration(took)}`, `${count(vectors[0].length)} dimensions`, `${count(answer.usage.prompt_tokens)} tokens`, requestId];
-        setText(byId("embeddings-meta"), told.filter(Boolean).join(" · "));
+        const parts = [`${duration(took)}`, `${count(vectors[0].length)} dimensions`, `${count(answer.usage.prompt_tokens)} tokens`, requestId];
+        setText(byId("embeddings-meta"), parts.filter(Boolean).join(" · "));
       } catch (error) {
         showError(place, error, this.onUnauthorized);
       } finally {
@@ -206,7 +206,7 @@ const number = (id) => {
 const numbers = (kind, most) => withoutUndefined({ temperature: number(`${kind}-temperature`), [most]: number(`${kind}-max`) });
 const withoutUndefined = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
 
-/** One streamed answer at a time, which can be stopped, with its times and tokens told. */
+/** Runs one streamed request at a time, which can be stopped, and shows its times and tokens. */
 class Run {
   constructor(kind, onUnauthorized) {
     this.kind = kind;
@@ -219,11 +219,11 @@ class Run {
     });
   }
 
-  get isUnderWay() {
+  get isRunning() {
     return this.abort !== undefined;
   }
 
-  /** Resolves when it has ended. */
+  /** Stops the request; resolves when it has ended. */
   stop() {
     this.abort?.abort();
     return this.ended;
@@ -244,43 +244,43 @@ class Run {
     let first = null;
     let usage = null;
     let requestId = null;
-    let isWhole = false;
+    let isComplete = false;
     try {
       const sent = { ...body, stream_options: { include_usage: true } };
       for await (const chunk of stream(path, sent, this.abort.signal, (id) => (requestId = id))) {
         if (first === null && hasText(chunk)) {
           first = (performance.now() - began) / 1000;
-          setText(meta, "Writing…");
+          setText(meta, "Generating…");
         }
         usage = chunk.usage ?? usage;
         onChunk(chunk);
       }
-      isWhole = true;
+      isComplete = true;
     } catch (error) {
       if (error.name !== "AbortError") showError(place, error, this.onUnauthorized);
     }
     const took = (performance.now() - began) / 1000;
     this.abort = undefined;
     this.#show(false);
-    onEnd(isWhole);
-    setText(meta, [isWhole ? null : "Broken off", ...told(first, took, usage), requestId].filter(Boolean).join(" · "));
+    onEnd(isComplete);
+    setText(meta, [isComplete ? null : "Interrupted", ...summaryOf(first, took, usage), requestId].filter(Boolean).join(" · "));
   }
 
-  #show(isUnderWay) {
+  #show(isRunning) {
     const hadFocus = [this.send, this.stopButton].includes(document.activeElement);
-    setHidden(this.send, isUnderWay);
-    setHidden(this.stopButton, !isUnderWay);
-    // A hidden button loses the focus, and the keyboard its place.
-    if (hadFocus) (isUnderWay ? this.stopButton : this.send).focus();
+    setHidden(this.send, isRunning);
+    setHidden(this.stopButton, !isRunning);
+    // Hiding a focused button would lose the keyboard focus.
+    if (hadFocus) (isRunning ? this.stopButton : this.send).focus();
   }
 }
 
 const hasText = ({ choices: [choice] }) => Boolean(choice?.text || choice?.delta?.content || choice?.delta?.reasoning_content);
 
-function told(first, took, usage) {
+function summaryOf(first, took, usage) {
   const parts = [];
   if (first !== null) parts.push(`first token after ${duration(first)}`);
-  parts.push(`${duration(took)} in all`);
+  parts.push(`${duration(took)} in total`);
   if (usage) {
     const written = usage.completion_tokens;
     parts.push(`${count(usage.prompt_tokens)} + ${count(written)} tokens`);
@@ -290,16 +290,16 @@ function told(first, took, usage) {
 }
 
 function showError(place, error, onUnauthorized) {
-  const isTold = error instanceof ApiError;
-  const more = isTold ? [error.status, error.type, error.code, error.retryAfter && `try again in ${error.retryAfter} s`] : [];
+  const isAnswered = error instanceof ApiError;
+  const more = isAnswered ? [error.status, error.type, error.code, error.retryAfter && `try again in ${error.retryAfter} s`] : [];
   place.replaceChildren(
-    h("p", {}, isTold ? error.message : "The service can't be reached."),
+    h("p", {}, isAnswered ? error.message : "The service can't be reached."),
     h("p", { class: "muted mono" }, more.filter(Boolean).join(" · ")),
   );
   if (error.status === 401) onUnauthorized(error);
 }
 
-/** Cosines of all pairs: 1 for the same direction, 0 for nothing in common. */
+/** Cosine similarities of all pairs of vectors. */
 export function similarities(vectors) {
   const dot = (a, b) => a.reduce((sum, value, index) => sum + value * b[index], 0);
   const lengths = vectors.map((vector) => Math.sqrt(dot(vector, vector)));
@@ -316,6 +316,6 @@ function matrix(texts, values) {
     });
     return h("tr", {}, h("th", { scope: "row", title: text }, h("span", {}, `${i + 1} `), text), ...cells);
   });
-  return h("table", { class: "matrix" }, h("caption", { class: "unseen" }, "Cosine similarity of each text with each"),
+  return h("table", { class: "matrix" }, h("caption", { class: "visually-hidden" }, "Pairwise cosine similarity"),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Text"), ...heads)), h("tbody", {}, ...rows));
 }

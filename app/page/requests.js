@@ -1,9 +1,10 @@
-// The last requests, each with its time broken down. Rows that stay are not touched, so focus and selection stay.
+// The table of the last requests, with a breakdown of their time. Existing rows are reused, so that focus and
+// selection are kept.
 
 import { byId, copyText, h, setHidden, setText } from "./dom.js";
 import { clock, count, date, duration } from "./format.js";
 
-const FEW = 10;
+const COLLAPSED_ROWS = 10;
 
 export class Requests {
   constructor() {
@@ -13,13 +14,15 @@ export class Requests {
     this.button.addEventListener("click", () => {
       this.areAllShown = !this.areAllShown;
       this.button.setAttribute("aria-expanded", String(this.areAllShown));
-      this.update(this.requests);
+      this.update(this.requests, this.roles);
     });
   }
 
-  update(requests) {
+  update(requests, roles) {
     this.requests = requests;
-    const shown = this.areAllShown ? requests : requests.slice(0, FEW);
+    this.roles = roles;
+    const generating = roles.filter((role) => role.generates).map((role) => role.key);
+    const shown = this.areAllShown ? requests : requests.slice(0, COLLAPSED_ROWS);
     const rows = new Map(shown.map((request) => [keyOf(request), request]));
     for (const [key, row] of this.rows) {
       if (rows.has(key)) continue;
@@ -31,7 +34,7 @@ export class Requests {
     for (const [key, request] of rows) {
       const known = this.rows.get(key);
       if (known === undefined) {
-        const row = rowOf(request);
+        const row = rowOf(request, generating.includes(request.role));
         this.rows.set(key, row);
         body.insertBefore(row, before);
       } else if (known === before) {
@@ -42,18 +45,18 @@ export class Requests {
     }
     setHidden(byId("requests"), requests.length === 0);
     setHidden(byId("requests-empty"), requests.length > 0);
-    setHidden(this.button, requests.length <= FEW);
+    setHidden(this.button, requests.length <= COLLAPSED_ROWS);
     setText(this.button, this.areAllShown ? "Show fewer" : `Show all ${requests.length}`);
   }
 }
 
 const keyOf = (request) => `${request.request_id} ${request.began} ${request.duration_s}`;
 
-function rowOf(request) {
+function rowOf(request, generates) {
   const cell = (label, ...content) => h("td", { role: "cell", "data-label": label }, ...content);
   const [word, look] = outcome(request);
   const ended = request.began + request.duration_s;
-  const tokens = request.operation === null ? "–" : tokenText(request);
+  const tokens = request.operation === null ? "–" : tokenText(request, generates);
   const number = cell("Tokens", tokens);
   number.classList.add("number");
   return h(
@@ -69,20 +72,20 @@ function rowOf(request) {
   );
 }
 
-function tokenText(request) {
+function tokenText(request, generates) {
   const prompt = count(request.prompt_tokens);
-  return request.role === "embed" ? prompt : `${prompt} → ${count(request.completion_tokens)}`;
+  return generates ? `${prompt} → ${count(request.completion_tokens)}` : prompt;
 }
 
-/** A word for how it ended, and a colour. */
+/** The outcome in a few words, and its color class. */
 export function outcome(request) {
-  if (request.client_gone) return ["client left", "gone"];
+  if (request.client_gone) return ["client disconnected", "gone"];
   if (request.error_type) return [request.error_type.replaceAll("_", " "), "bad"];
   if (request.status >= 400 || request.status === 0) return ["failed", "bad"];
   return ["ok", "good"];
 }
 
-/** Parts of a request's time, in seconds, that add up to all of it. */
+/** Parts of a request's time in seconds, which add up to its duration. */
 export function partsOf(request) {
   const all = request.duration_s;
   const wait = Math.min(all, request.queue_s + request.join_s);

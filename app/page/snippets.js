@@ -1,8 +1,8 @@
-// What the playground does, as a program of the user's: Python with OpenAI's SDK, or curl.
+// The playground's request as a program: Python with OpenAI's SDK, or curl.
 
-/** A Python literal. JSON's strings and numbers are Python's as well. */
+/** A Python literal. JSON strings and numbers are also valid Python. */
 const py = (value) => JSON.stringify(value);
-/** A word of a shell. */
+/** A quoted shell word. */
 const sh = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 const CHAT_LOOP = `for chunk in stream:
@@ -25,9 +25,9 @@ const METHODS = {
 
 /**
  * @param kind chat, completion or embeddings
- * @param body what is sent
+ * @param body the request's body
  * @param baseUrl the address of the API
- * @param hasKey whether the service asks for a key; it is never written into the text
+ * @param hasKey whether the service requires a key; the program never contains the key itself
  */
 export function python(kind, body, baseUrl, hasKey) {
   const { call, result, rest } = METHODS[kind];

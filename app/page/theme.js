@@ -1,11 +1,11 @@
-// Light, dark, or as the system has it. What was chosen is kept for the next visit.
+// Applies the chosen theme: light, dark, or the system's. The choice is stored for the next visit.
 (() => {
   const KEY = "memoria-theme";
   const read = () => {
     try {
       return localStorage.getItem(KEY) ?? "auto";
     } catch {
-      return "auto"; // Storage may be forbidden; then the choice lasts as long as the page.
+      return "auto"; // Storage may be forbidden; then the choice is kept as long as the page is open.
     }
   };
   const apply = (theme) => {

@@ -1,8 +1,8 @@
-"""Configuration: read once, from a mapping, into one immutable struct.
+"""The configuration: read once, from a mapping, into an immutable struct.
 
-Each setting is declared once, on the field that holds it (see `declaration`). `.env.example`, docs/settings.md and
-the README's table are printed from the declarations (`python -m tools.settings_documents [--page | --readme]`),
-and tests hold all three against them.
+Each setting is declared on the field that holds it (see `declaration`). `.env.example`, docs/settings.md and the
+README's table are generated from the declarations (`python -m tools.settings_documents [--page | --readme]`), and
+tests compare all three with them.
 """
 
 from app.settings.api import ApiOptions

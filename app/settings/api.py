@@ -1,4 +1,4 @@
-"""Settings of the API itself, whatever engines are behind it."""
+"""Settings of the API, independent of the engines."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from app.settings.groups import CLIENT_LIMITS, SERVICE
 
 
 class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits and tolerances of request handling, for the controllers."""
+    """Settings of request handling, for the controllers."""
 
     max_body_bytes: Annotated[
         int,

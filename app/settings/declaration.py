@@ -1,10 +1,10 @@
-"""How a setting is declared: once, in the annotation of the struct field that holds its value.
+"""Declares settings in the annotations of the struct fields that hold their values.
 
     port: Annotated[int, SERVICE.setting("PORT", "TCP port to listen on.", parse_port)] = 8200
 
-Names, sentences and defaults of a role's settings may contain the columns of `domain.roles.ROLES` in braces, as
-in `MODEL_{prefix}_NAME`. A struct of the domain declares its sentences and bounds itself, with `msgspec.Meta`;
-the field that holds it only says how its variables are named (`Group.settings`).
+Names, descriptions and defaults of a role's settings may contain the columns of `domain.roles.ROLES` in braces, as
+in `MODEL_{prefix}_NAME`. A struct of the domain declares its descriptions and bounds itself, with `msgspec.Meta`;
+the field that holds the struct only defines the names of its variables (`Group.settings`).
 """
 
 from collections.abc import Callable, Mapping
@@ -16,9 +16,9 @@ from app.settings.parsers import parser_of
 from domain.roles import Role, RoleInfo
 
 Parse = Callable[[str], Any]
-"""Raises ValueError with a sentence that says what is allowed."""
+"""Parses a value; raises ValueError with a message that says what is allowed."""
 Fallback = Callable[[Mapping[str, str]], str]
-"""The text of a variable that is unset, taken from other variables; empty if they say nothing."""
+"""Derives the value of an unset variable from other variables; empty if it can't."""
 
 
 class Variable(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,22 +27,22 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
     group: "Group"
     name: str
     default: str
-    """As it would be written; empty means unset."""
+    """The default as text; empty means unset."""
     parse: Parse
     about: str
-    """What it is for, with its unit."""
+    """Description, with the unit."""
     is_secret: bool = False
     fallback: Fallback | None = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """A heading of the documentation, under which variables are listed."""
+    """A group of variables under one heading of the documentation."""
 
     title: str
     about: str
     """One sentence."""
     guide: str = ""
-    """Page that says more, as a path in the project."""
+    """Path of a page with more details."""
 
     def setting(
         self,
@@ -59,12 +59,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             name: the variable.
-            about: what it is for, with its unit.
-            parse: takes what is written.
-            default: how the default is written, where that is not the field's default as text.
-            is_secret: whether its value must not be repeated in messages.
-            fallback: finds its text in other variables if it is unset.
-            roles: of a role's settings, the roles that have it; other roles keep the field's default.
+            about: description, with the unit.
+            parse: parses the text.
+            default: the default as text, if it differs from the text of the field's default.
+            is_secret: whether messages must not contain its value.
+            fallback: derives its value from other variables if it is unset.
+            roles: the roles that have a role's setting; other roles keep the field's default.
         """
         return Setting(self, name, about, parse, default, is_secret, fallback, roles)
 
@@ -72,8 +72,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         """Declare all fields of a struct of the domain as settings.
 
         Args:
-            prefix: precedes the field's name, in capitals, in the name of the variable.
-            defaults: how the defaults of fields are written that have none of their own.
+            prefix: prefix of the variables' names, followed by the field's name in capitals.
+            defaults: defaults as text, for fields without a default.
         """
         return SettingsOfStruct(self, prefix, defaults)
 
@@ -127,7 +127,7 @@ def _expand(text: str, info: RoleInfo | None) -> str:
 
 
 def _text(value: Any) -> str:
-    """A default as it would be written."""
+    """A default as text."""
     if value in (None, (), msgspec.NODEFAULT):
         return ""
     if isinstance(value, bool):

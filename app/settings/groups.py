@@ -1,4 +1,4 @@
-"""The headings under which settings are documented, in this order."""
+"""The groups of settings, in the order of the documentation."""
 
 from app.settings.declaration import Group
 

@@ -1,4 +1,4 @@
-"""Settings read from the environment and from a .env file."""
+"""Loads settings from the environment and a .env file."""
 
 import difflib
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
 
 NEAR_NAME, NEAR_WORD = 0.8, 0.5
-"""How much of a misspelled name, and of each of its words, is that of a setting at least: difflib's ratio."""
+"""Minimum similarity of a misspelled name, and of each of its words, to a setting's: difflib's ratio."""
 
 
 def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
-    """Settings from the environment, and from a .env file for what the environment leaves open.
+    """Load settings from the environment, which takes precedence, and from a .env file.
 
     Raises:
-        ConfigurationError: something can't be used. Its message has one line for every mistake.
+        ConfigurationError: values are invalid. The message has one line per mistake.
     """
     given = dict(_read_dotenv(dotenv)) | dict(environ)
     values: dict[str, Any] = {}
     mistakes: list[str] = []
     for variable in VARIABLES:
-        written = _written(variable, given)
+        text = _text_of(variable, given)
         try:
-            values[variable.name] = variable.parse(written)
+            values[variable.name] = variable.parse(text)
         except ValueError as error:
             is_secret = variable.is_secret or isinstance(error, SecretValueError)
-            shown = "" if is_secret else f" is '{written}'; it"
+            shown = "" if is_secret else f" is '{text}'; it"
             mistakes.append(f"{variable.name}{shown} {error}.")
     if mistakes:
         raise ConfigurationError("\n".join(mistakes))
@@ -48,7 +48,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
     )
 
 
-def _written(variable: Variable, given: Mapping[str, str]) -> str:
+def _text_of(variable: Variable, given: Mapping[str, str]) -> str:
     fallback = variable.fallback(given) if variable.fallback is not None else ""
     return given.get(variable.name, "").strip() or fallback or variable.default
 
@@ -65,35 +65,35 @@ def _switched_on(settings: Settings) -> dict[Role, RoleSettings]:
 
 
 def _otel_environment(given: Mapping[str, str]) -> dict[str, str]:
-    """OpenTelemetry's variables that say something else than their defaults."""
+    """OpenTelemetry's variables that differ from their defaults."""
     defaults = {variable.name: variable.default for variable in VARIABLES}
     values = {name: value.strip() for name, value in given.items() if name.startswith("OTEL_")}
     return {name: value for name, value in values.items() if value and value != defaults.get(name)}
 
 
 def unknown_names(dotenv: Path) -> list[str]:
-    """Warnings for names in a .env file that are misspelled settings. Other programs' names are theirs.
+    """Warn of misspelled settings in a .env file, but not of other programs' variables.
 
-    A misspelled name has the words of a setting, or nearly. A name with one word more, or with another word, is
-    somebody else's: `VLLM_GEN_MODEL_ARGS` of the compose files, or `OTEL_EXPORTER_OTLP_TIMEOUT` of the SDK.
+    A misspelled name has almost the same words as a setting. A name with an additional or a different word is
+    another program's: `VLLM_GEN_MODEL_ARGS` of the compose files, or `OTEL_EXPORTER_OTLP_TIMEOUT` of the SDK.
     """
     known = [variable.name for variable in VARIABLES]
     warnings: list[str] = []
     for name in _read_dotenv(dotenv):
         near = difflib.get_close_matches(name, known, cutoff=NEAR_NAME)
-        meant = next((each for each in near if _is_misspelled(name, each)), None)
-        if name not in known and meant is not None:
-            warnings.append(f"{dotenv.name} sets {name}, which nothing reads. Did you mean {meant}?")
+        intended = next((each for each in near if _is_misspelled(name, each)), None)
+        if name not in known and intended is not None:
+            warnings.append(f"{dotenv.name} sets {name}, which is unknown. Did you mean {intended}?")
     return warnings
 
 
 def _is_misspelled(name: str, known: str) -> bool:
-    words, wanted = name.split("_"), known.split("_")
-    if len(words) != len(wanted):
+    words, known_words = name.split("_"), known.split("_")
+    if len(words) != len(known_words):
         return name.replace("_", "") == known.replace("_", "")
     return all(
         difflib.SequenceMatcher(a=word, b=other).ratio() > NEAR_WORD
-        for word, other in zip(words, wanted, strict=True)
+        for word, other in zip(words, known_words, strict=True)
     )
 
 

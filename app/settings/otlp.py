@@ -1,7 +1,7 @@
-"""The standard variables of OpenTelemetry that decide whether and where something is exported.
+"""Parses OpenTelemetry's standard variables that decide whether and where telemetry is exported.
 
 Source: OpenTelemetry's specification, "Environment variable specification" and "OTLP exporter configuration".
-Those that are not looked at here (certificates, compression, timeouts, batch sizes) reach the SDK all the same.
+The SDK reads the others (certificates, compression, timeouts, batch sizes) by itself.
 """
 
 import re
@@ -23,21 +23,21 @@ SAMPLERS = (
     "parentbased_traceidratio",
 )
 EXPORTERS = ("otlp", "none")
-# What the SDK's exporters take; what they do not take they leave out, and say so with the value.
+# Headers that the SDK's exporters accept; they ignore others, and log a warning with the value.
 _HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~\-]+\s*=[ !#-+\--:<-\[\]-~]*")
 
 
 class OtlpSignal(msgspec.Struct, frozen=True, kw_only=True):
-    """Where traces, or metrics, are sent."""
+    """Where traces or metrics are exported."""
 
     endpoint: str
-    """As the exporter takes it: over HTTP with the signal's own path, over gRPC without one."""
+    """The URL: over HTTP with the signal's path, over gRPC without a path."""
     protocol: str
     """HTTP_PROTOBUF or GRPC."""
 
 
 def parse_endpoint(value: str) -> str:
-    """An address, or nothing, without anything secret: it gets into the log. Raises ValueError."""
+    """A URL without secrets, because it is logged, or an empty string. Raises ValueError."""
     if "@" in value or "?" in value:
         raise SecretValueError(
             "must be an address without user, password or query; put keys into OTEL_EXPORTER_OTLP_HEADERS"
@@ -53,7 +53,7 @@ def parse_endpoint(value: str) -> str:
 
 
 def one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
-    """A parser of one word out of several, or nothing."""
+    """A parser that accepts one of several words, or an empty string."""
 
     def parse(value: str) -> str:
         if value and value.lower() not in allowed:
@@ -64,28 +64,30 @@ def one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def parse_sampler_argument(value: str) -> str:
-    """The share of traces to keep, or nothing. Raises ValueError."""
+    """The share of traces to keep, or an empty string. Raises ValueError."""
     if value and not (re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII) and float(value) <= 1):
         raise ValueError("must be a share from 0 to 1, such as 0.1")
     return value
 
 
 def parse_headers(value: str) -> str:
-    """A list of header=value, separated by commas, or nothing. Raises ValueError."""
+    """Comma-separated header=value pairs, or an empty string. Raises ValueError."""
     if not all(_HEADER.fullmatch(pair) for pair in _pairs(value)):
-        raise ValueError("must be header=value, or several with commas; write other than plain characters as %20")
+        raise ValueError(
+            "must be header=value, or several separated by commas; percent-encode special characters, such as %20"
+        )
     return value
 
 
 def parse_attributes(value: str) -> str:
-    """A list of name=value, separated by commas, or nothing. Raises ValueError."""
+    """Comma-separated name=value pairs, or an empty string. Raises ValueError."""
     if not all(pair.partition("=")[0].strip() and "=" in pair for pair in _pairs(value)):
-        raise ValueError("must be name=value, or several with commas")
+        raise ValueError("must be name=value, or several separated by commas")
     return value
 
 
 def name_in_attributes(given: Mapping[str, str]) -> str:
-    """The service's name in OTEL_RESOURCE_ATTRIBUTES, which counts if OTEL_SERVICE_NAME is unset; or nothing."""
+    """The service's name in OTEL_RESOURCE_ATTRIBUTES, used if OTEL_SERVICE_NAME is unset, or an empty string."""
     for pair in _pairs(given.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         name, _, value = pair.partition("=")
         if name.strip() == "service.name" and value.strip():
@@ -98,7 +100,7 @@ def _pairs(value: str) -> list[str]:
 
 
 def parse_interval(value: str) -> int:
-    """Milliseconds. Raises ValueError."""
+    """A number of milliseconds. Raises ValueError."""
     if not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
         raise ValueError("must be a whole number of milliseconds, at least 1")
     return int(value)

@@ -1,6 +1,6 @@
-"""What may be written for a setting, and what it means.
+"""Parsers of settings.
 
-Each parser takes what is written, or the default, and raises ValueError with a sentence that says what is allowed.
+Each parser takes a setting's text or default, and raises ValueError with a message that says what is allowed.
 """
 
 import difflib
@@ -24,11 +24,11 @@ KEY_RULE = "must be keys of 8 to 256 visible ASCII characters, separated by comm
 
 
 class SecretValueError(ValueError):
-    """What was written can't be used, and must not be repeated."""
+    """A value is invalid and must not be repeated in messages."""
 
 
 def parse_text(value: str) -> str | None:
-    """Any text; None if there is none."""
+    """Any text; None if empty."""
     return value or None
 
 
@@ -40,7 +40,7 @@ def parse_host(value: str) -> str:
 
 
 def parse_port(value: str) -> int:
-    """A TCP port; 0 is any free one."""
+    """A TCP port; 0 for any free one."""
     if not (value.isascii() and value.isdigit() and int(value) <= 65535):
         raise ValueError("must be a whole number from 0 (any free port) to 65535")
     return int(value)
@@ -54,35 +54,35 @@ def parse_positive_int(value: str) -> int:
 
 
 def parse_optional_tokens(value: str) -> int | None:
-    """A number of tokens; None if there is none."""
+    """A number of tokens; None if empty."""
     if value and not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
         raise ValueError("must be a whole number of tokens, such as 8192")
     return int(value) if value else None
 
 
 def parse_limit(value: str) -> int:
-    """A whole number; 0 is no limit."""
+    """A whole number; 0 for no limit."""
     if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
         raise ValueError("must be a whole number, or 0 for no limit")
     return int(value)
 
 
 def parse_seconds(value: str) -> float:
-    """Seconds; 0 is never, or no limit."""
+    """A number of seconds; 0 for never or for no limit."""
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII):
         raise ValueError("must be a number of seconds, such as 15, or 0 for never")
     return float(value)
 
 
 def parse_positive_seconds(value: str) -> float:
-    """Seconds above 0."""
+    """A number of seconds above 0."""
     if not parse_seconds(value):
         raise ValueError("must be a number of seconds above 0, such as 30")
     return parse_seconds(value)
 
 
 def parse_bytes(value: str) -> int:
-    """Bytes, with a unit or without; 0 is none."""
+    """A number of bytes, with or without a unit; 0 for none."""
     size = re.fullmatch(r"(\d{1,15})\s*(KiB|MiB|GiB)?", value, re.ASCII | re.IGNORECASE)
     if not size:
         raise ValueError("must be a number of bytes, or a size such as 256MiB; 0 for none")
@@ -90,14 +90,14 @@ def parse_bytes(value: str) -> int:
 
 
 def parse_yes_or_no(value: str) -> bool:
-    """Whether it is so."""
+    """A boolean."""
     if value.lower() not in YES | NO:
         raise ValueError("must be true or false")
     return value.lower() in YES
 
 
 def parse_auto_or_yes_or_no(value: str) -> bool | None:
-    """Whether it is so; None where the service decides."""
+    """A boolean; None if the service decides."""
     if value.lower() == "auto":
         return None
     if value.lower() not in YES | NO:
@@ -120,14 +120,14 @@ def parse_log_format(value: str) -> str:
 
 
 def parse_folder(value: str) -> Path:
-    """A folder that is there or can be made; the user's cache folder if none is named."""
+    """A folder that exists or can be created; the user's cache folder if empty."""
     try:
         folder = Path(value).expanduser() if value else platformdirs.user_cache_path("memoria-vllm")
         is_file = folder.exists() and not folder.is_dir()
     except (OSError, RuntimeError):
         raise ValueError("must be a folder that can exist on this machine") from None
     if is_file:
-        raise ValueError("must be a folder, and this is a file")
+        raise ValueError("must be a folder, but is a file")
     return folder
 
 
@@ -137,8 +137,8 @@ def parse_backend(value: str) -> str:
     if value in known or re.fullmatch(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*", value):
         return value
     near = difflib.get_close_matches(value, known, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    raise ValueError(f"must be {INPROCESS}, {HTTP}, {OFF} or the dotted path of a factory{meant}")
+    suggestion = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"must be {INPROCESS}, {HTTP}, {OFF} or the dotted path of a factory{suggestion}")
 
 
 def parse_whole(value: str) -> int:
@@ -149,7 +149,7 @@ def parse_whole(value: str) -> int:
 
 
 def parse_time_limit(value: str) -> float:
-    """Seconds above 0, for what always has a limit."""
+    """A number of seconds above 0, for limits that can't be switched off."""
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII) or float(value) <= 0:
         raise ValueError("must be a number of seconds above 0, such as 5 or 0.5")
     return float(value)
@@ -163,7 +163,7 @@ def parse_share(value: str) -> float:
 
 
 def parse_urls(value: str) -> tuple[str, ...]:
-    """Addresses of servers, separated by commas."""
+    """Comma-separated addresses of servers."""
     urls = tuple(_url(url.strip()) for url in value.split(","))
     if len({url.removesuffix("/v1") for url in urls}) < len(urls):
         raise ValueError("must not list one server twice")
@@ -175,22 +175,22 @@ def _url(value: str) -> str:
         parts = urlsplit(value)
         is_usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        # A port that is no number, or brackets that do not close.
+        # An invalid port, or unclosed brackets.
         is_usable = False
     if not is_usable or not re.fullmatch(r"https?://[^\s/?#]+(/v1)?/?", value):
         raise ValueError(
-            "must be an address such as http://127.0.0.1:8100, with nothing behind it but /v1, or a list of them"
+            "must be an address such as http://127.0.0.1:8100, with no path except /v1, or several of them"
         )
     return value.rstrip("/")
 
 
 def parse_names(value: str) -> tuple[str, ...]:
-    """Names separated by commas, each once."""
+    """Comma-separated names, without duplicates."""
     return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
 
 
 def parse_keys(value: str) -> tuple[str, ...]:
-    """Keys separated by commas, each once."""
+    """Comma-separated keys, without duplicates."""
     keys = parse_names(value)
     if not all(is_usable_key(key) for key in keys):
         raise ValueError(KEY_RULE)
@@ -198,12 +198,12 @@ def parse_keys(value: str) -> tuple[str, ...]:
 
 
 def is_usable_key(key: str) -> bool:
-    """Whether it can be a key: it has to fit in a header, and not be guessed."""
+    """Whether a text can be a key: valid in a header, and long enough not to be guessed."""
     return re.fullmatch(r"[!-~]{8,256}", key) is not None
 
 
 def parse_file(value: str) -> Path | None:
-    """A file, which is not looked for yet; None if none is named."""
+    """A file, whose existence is not checked; None if empty."""
     try:
         return Path(value).expanduser() if value else None
     except RuntimeError:
@@ -211,7 +211,7 @@ def parse_file(value: str) -> Path | None:
 
 
 def parse_origins(value: str) -> tuple[str, ...]:
-    """Origins of web pages separated by commas, or * for all."""
+    """Comma-separated origins of web pages, or * for all."""
     origins = parse_names(value)
     if not all(re.fullmatch(r"\*|https?://[A-Za-z0-9.\[\]:-]+", origin) for origin in origins):
         raise ValueError("must be origins such as https://app.example.com, separated by commas, or * for all")
@@ -219,13 +219,13 @@ def parse_origins(value: str) -> tuple[str, ...]:
 
 
 def parse_gib(value: str) -> float | None:
-    """The number of GiB in a size such as 24GiB; GB and G mean the same. None if it is no size above 0."""
+    """The number of GiB in a size such as 24GiB; GB and G mean the same. None if it is not a size above 0."""
     size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(GiB|GB|G)", value, re.IGNORECASE | re.ASCII)
     return (float(size[1]) or None) if size else None
 
 
 def parse_gpu_memory(value: str) -> GpuBudget | None:
-    """A share of the card, or a size; None if there is none."""
+    """A share of the GPU's memory, or a size; None if empty."""
     if not value:
         return None
     gib = parse_gib(value)
@@ -245,7 +245,7 @@ _BY_BOUNDS: Mapping[tuple[object, ...], Callable[[str], Any]] = {
 
 
 def parser_of(kind: type, bounds: msgspec.Meta) -> Callable[[str], Any]:
-    """The parser of a number in a struct of the domain, which declares its type and bounds.
+    """The parser for a number in a struct of the domain, by its type and bounds.
 
     Raises:
         KeyError: there is no parser for these bounds.

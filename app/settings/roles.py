@@ -13,7 +13,7 @@ from domain.roles import Role
 
 
 class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The model of a role, where its engine runs, and how much it gets."""
+    """Settings of a role: its model, where its engine runs, and its resources."""
 
     model: Annotated[
         str | None,

@@ -95,7 +95,7 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30.0
 
     def __repr__(self) -> str:
-        """Without the keys, wherever it is printed."""
+        """A representation without the keys."""
         return f"SecuritySettings({len(self.api_keys)} keys)"
 
 
@@ -122,7 +122,7 @@ class EmbeddingPolicies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set."""
+    """All settings."""
 
     host: Annotated[
         str,
@@ -178,7 +178,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 30.0
     roles: Mapping[Role, RoleSettings]
-    """Of the roles that are switched on, in the order of `domain.roles.ROLES`."""
+    """Settings of the roles that are switched on, in the order of `domain.roles.ROLES`."""
     embedding_policies: EmbeddingPolicies
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
     log_level: Annotated[

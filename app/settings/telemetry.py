@@ -14,7 +14,7 @@ from app.settings.values import INPROCESS
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is logged, counted and exported, and where to."""
+    """Settings of logs, metrics and traces."""
 
     log_format: Annotated[
         str,
@@ -185,7 +185,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def traces(self) -> otlp.OtlpSignal | None:
-        """Where traces are exported; None if they are not, and then none are made."""
+        """Where traces are exported; None if they are not, and then no spans are created."""
         return self._signal("traces", self.traces_exporter, self.traces_endpoint, self.traces_protocol)
 
     @property
@@ -198,7 +198,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
             return None
         protocol = protocol or self.protocol
         if not endpoint:
-            # Only the common endpoint is a folder to which a signal adds its path, and gRPC has no paths.
-            is_folder = protocol == otlp.HTTP_PROTOBUF
-            endpoint = f"{self.endpoint.rstrip('/')}/v1/{name}" if is_folder else self.endpoint
+            # The common endpoint is a base URL to which a signal's path is added; gRPC has no paths.
+            has_path = protocol == otlp.HTTP_PROTOBUF
+            endpoint = f"{self.endpoint.rstrip('/')}/v1/{name}" if has_path else self.endpoint
         return otlp.OtlpSignal(endpoint=endpoint, protocol=protocol)

@@ -1,4 +1,4 @@
-"""Values of settings that other modules compare with or take apart."""
+"""Values of settings that other modules compare with."""
 
 INPROCESS, HTTP, OFF = "vllm-inprocess", "vllm-http", "off"
-"""What `EMBED_BACKEND` and its like may say, beside the path of a factory."""
+"""Values of `EMBED_BACKEND` and `GEN_BACKEND`, apart from the path of a factory."""

@@ -1,4 +1,4 @@
-"""All variables, found by inspecting the structs that hold their values."""
+"""Collects all variables from the structs that hold their values."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -15,19 +15,19 @@ ValueOf = Callable[[Variable], Any]
 
 
 def build(kind: type[StructT], value_of: ValueOf, info: RoleInfo | None = None) -> StructT:
-    """Make a struct of settings, with the structs inside it.
+    """Create a struct of settings, including nested structs.
 
     Args:
-        kind: the struct.
-        value_of: gives the value of each variable.
-        info: the role whose settings the struct holds; None for settings of the whole service.
+        kind: the struct's type.
+        value_of: returns the value of a variable.
+        info: the role whose settings the struct contains; None for settings of the whole service.
     """
     values = {field.name: _value(field, value_of, info) for field in msgspec.structs.fields(kind)}
     return kind(**{name: value for name, value in values.items() if value is not msgspec.NODEFAULT})
 
 
 def _value(field: msgspec.structs.FieldInfo, value_of: ValueOf, info: RoleInfo | None) -> Any:
-    """The value of one field; NODEFAULT leaves the field's default."""
+    """The value of one field; NODEFAULT keeps the field's default."""
     kind, mark = _parts(field.type)
     if isinstance(mark, Setting):
         is_declared = info is None or info.role in mark.roles
@@ -51,7 +51,7 @@ def _domain_value(
 
 
 def _parts(annotation: Any) -> tuple[Any, Any]:
-    """The type of a field, and what its annotation says besides."""
+    """The type of a field, and the metadata of its annotation."""
     if get_origin(annotation) is Annotated:
         kind, mark = get_args(annotation)
         return kind, mark
@@ -60,11 +60,11 @@ def _parts(annotation: Any) -> tuple[Any, Any]:
 
 def _declared() -> Mapping[Group, tuple[Variable, ...]]:
     found: list[Variable] = []
-    # The values do not matter here: this visits every declaration.
+    # The values don't matter here: this visits every declaration.
     build(Settings, found.append)
     return {group: tuple(variable for variable in found if variable.group == group) for group in ORDER}
 
 
 GROUPS = _declared()
-"""The variables under each heading, in the order in which they are shown and mistakes are reported."""
+"""The variables of each group, in the order of the documentation and of reported mistakes."""
 VARIABLES = tuple(variable for variables in GROUPS.values() for variable in variables)

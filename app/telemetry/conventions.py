@@ -1,8 +1,9 @@
-"""OpenTelemetry's names that this service emits, pinned to one version: 1.41.0, the last with GenAI and HTTP both.
+"""Names from OpenTelemetry's semantic conventions that this service emits.
 
-Names and buckets of other versions differ, and dashboards are built on them; whoever moves this service to another
-version does it here. Source: https://github.com/open-telemetry/semantic-conventions/tree/v1.41.0, docs/gen-ai/
-gen-ai-metrics.md and docs/http/http-metrics.md.
+Pinned to version 1.41.0, the last that has both GenAI and HTTP. Other versions use other names and buckets, on
+which dashboards depend; upgrade to another version here. Source:
+https://github.com/open-telemetry/semantic-conventions/tree/v1.41.0, docs/gen-ai/gen-ai-metrics.md and
+docs/http/http-metrics.md.
 """
 
 VERSION = "1.41.0"
@@ -24,11 +25,11 @@ URL_SCHEME = "url.scheme"
 
 # Values of attributes.
 PROVIDER = "vllm"
-"""Of gen_ai.provider.name, which has no well-known value for vLLM and allows others."""
+"""Value of gen_ai.provider.name, which has no well-known value for vLLM and allows custom ones."""
 INPUT, OUTPUT = "input", "output"
-"""Of gen_ai.token.type."""
+"""Values of gen_ai.token.type."""
 OTHER = "_OTHER"
-"""Of error.type and http.request.method, for what is not among the values that are known beforehand."""
+"""Value of error.type and http.request.method in place of values that are not known in advance."""
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 """Known values of http.request.method."""
 
@@ -39,7 +40,7 @@ GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN = "gen_ai.server.time_per_output_token"
 GEN_AI_SERVER_TIME_TO_FIRST_TOKEN = "gen_ai.server.time_to_first_token"
 HTTP_SERVER_REQUEST_DURATION = "http.server.request.duration"
 
-# Their buckets: seconds, but for the tokens.
+# Their buckets: in seconds, except for tokens.
 GEN_AI_DURATION_BUCKETS = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92
 )  # fmt: skip
@@ -50,7 +51,7 @@ TIME_TO_FIRST_TOKEN_BUCKETS = (
 )  # fmt: skip
 TOKEN_BUCKETS = tuple(4**power for power in range(14))
 
-# Attributes of spans alone (docs/http/http-spans.md, docs/gen-ai/gen-ai-spans.md).
+# Attributes of spans only (docs/http/http-spans.md, docs/gen-ai/gen-ai-spans.md).
 CLIENT_ADDRESS = "client.address"
 GEN_AI_EMBEDDINGS_DIMENSION_COUNT = "gen_ai.embeddings.dimension.count"
 GEN_AI_INPUT_MESSAGES = "gen_ai.input.messages"
@@ -80,7 +81,7 @@ SERVER_PORT = "server.port"
 URL_PATH = "url.path"
 USER_AGENT_ORIGINAL = "user_agent.original"
 
-# Ours, where the conventions have nothing.
+# Attributes of this service, where the conventions have none.
 CLIENT_GONE = "memoria.client_gone"
 INPUT_COUNT = "memoria.input.count"
 JOINED_REQUESTS = "memoria.joined.requests"

@@ -1,4 +1,4 @@
-"""OpenTelemetry's variables, handed on: its libraries read the environment, some already when they are loaded."""
+"""Exports OpenTelemetry's settings to the environment, from which its libraries read, some on import."""
 
 import os
 from collections.abc import Generator
@@ -10,11 +10,11 @@ from domain.errors import ConfigurationError
 
 @contextmanager
 def opentelemetry(settings: TelemetrySettings) -> Generator[None, None, None]:
-    """Load and build what belongs to OpenTelemetry inside of this.
+    """Export the environment, and convert errors from loading and building OpenTelemetry's objects.
 
     Raises:
-        ConfigurationError: one of its variables can't be used. Those that the service does not know itself are
-            read by its libraries alone, which raise what they like.
+        ConfigurationError: one of its variables can't be used. Variables that the service does not check are read
+            only by OpenTelemetry's libraries, which may raise anything.
     """
     export_environment(settings)
     try:
@@ -24,25 +24,25 @@ def opentelemetry(settings: TelemetrySettings) -> Generator[None, None, None]:
 
 
 def export_environment(settings: TelemetrySettings) -> None:
-    """Let the SDK, and the engine processes to come, read what was set in .env, and what follows from it."""
+    """Make what was set in .env, and what follows from it, visible to the SDK and to later engine processes."""
     os.environ.update(settings.environment)
     if settings.traces is not None:
-        # vLLM takes gRPC for the default, and knows only the variables of traces.
+        # vLLM defaults to gRPC, and reads only the variables for traces.
         os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.traces.protocol
         os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = settings.traces.endpoint
         os.environ.setdefault("OTEL_SERVICE_NAME", settings.service_name)
-    # The HTTP client's instrumentation keeps to names of 2022 otherwise.
+    # Otherwise the HTTP client's instrumentation uses the attribute names of 2022.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 
-def _sentence(settings: TelemetrySettings, said: str) -> str:
-    # As a rule what it says holds the value, and not the name.
-    meant = []
+def _sentence(settings: TelemetrySettings, message: str) -> str:
+    # The library's message usually contains the value, but not the variable's name.
+    causes = []
     for name, value in settings.environment.items():
         if "HEADERS" in name:
-            # Keys, as a rule.
-            said = said.replace(value, "…")
-        elif value in said:
-            meant.append(f"{name} is '{value}'")
-    subject = ", ".join(meant) or "One of the variables OTEL_… can't be used"
-    return f"{subject}: OpenTelemetry says: {said.rstrip('.')}. Correct it, or leave it out."
+            # Headers usually contain keys.
+            message = message.replace(value, "…")
+        elif value in message:
+            causes.append(f"{name} is '{value}'")
+    subject = ", ".join(causes) or "One of the variables OTEL_… can't be used"
+    return f"{subject}: OpenTelemetry reports: {message.rstrip('.')}. Correct or remove it."

@@ -1,6 +1,6 @@
-"""What has happened in the last minutes: the last requests, and series for charts. Never anything of a content.
+"""Keeps recent history for the status page: the last requests and time series, without any request content.
 
-All of it is bounded: so many requests, so many buckets of time, and so many cells for the durations of each.
+Memory is bounded by the number of requests, of time buckets, and of histogram bins per bucket.
 """
 
 import time
@@ -17,12 +17,12 @@ BUCKET_S = 5
 BUCKETS = 120
 LAST_REQUESTS = 50
 OTHER = "other"
-"""The series of requests that ask no engine: what was refused before, unknown paths, lists of models."""
+"""The series of requests that reach no engine: rejected ones, unknown paths, lists of models."""
 KINDS = (*Role, OTHER)
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds; None if nothing ended."""
+    """Percentiles in seconds; None if no request ended."""
 
     p50: float | None
     p95: float | None
@@ -30,9 +30,9 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PercentileSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of durations in seconds for each bucket, None where nothing ended, and for the whole time.
+    """Percentiles of durations in seconds, for each bucket (None if no request ended) and for all together.
 
-    Estimates: at most 12 % off (`app.telemetry.histogram`).
+    They are estimates with an error of at most 12 % (`app.telemetry.histogram`).
     """
 
     p50: list[float | None]
@@ -42,30 +42,30 @@ class PercentileSeries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoleSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """One number for each bucket, the oldest first. A request counts when it ends."""
+    """One number per bucket, oldest first. A request counts in the bucket in which it ends."""
 
     requests: list[int]
     errors: list[int]
-    """Of the requests: those that failed, refusals included, and not those whose client left."""
+    """Requests that failed, including rejected ones, but not those whose client disconnected."""
     prompt_tokens: list[int]
     completion_tokens: list[int]
     latency: PercentileSeries
-    """Of requests that were answered well, until the last byte."""
+    """Of successful requests, until the last byte."""
     first_token: PercentileSeries
-    """Until the first token, of those that had one."""
+    """Of requests with a first token, until that token."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """The last minutes in buckets of time, one series for each role and one for requests that ask no engine."""
+    """The last minutes in time buckets, one series per role and one for requests that reach no engine."""
 
     bucket_s: int
     begin: int
-    """Unix time at which the first bucket begins. The last one is under way."""
+    """Unix time at which the first bucket begins. The last bucket is still open."""
     roles: dict[str, RoleSeries]
 
 
 class LastRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that is over, without anything of its content or its key. Durations are seconds."""
+    """One finished request, without its content or key. Durations are in seconds."""
 
     began: float
     """Unix time."""
@@ -89,7 +89,7 @@ class LastRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Durations:
-    """Durations of one bucket. Their percentiles are kept until there is one more: of old buckets for good."""
+    """Durations of one bucket. The percentiles are cached until another duration is added."""
 
     def __init__(self) -> None:
         self.histogram = Histogram()
@@ -105,19 +105,19 @@ class _Durations:
         return self._percentiles
 
 
-class _Whole:
-    """Durations of all buckets together. Those that are closed are put together once, until there is one more."""
+class _OverallDurations:
+    """Durations of all buckets together. The closed buckets are merged once per new bucket."""
 
     def __init__(self) -> None:
         self._open_bucket: int | None = None
         self._closed = Histogram()
 
     def percentiles(self, durations: list[_Durations], open_bucket: int) -> Percentiles:
-        """Of the whole time.
+        """Percentiles over all buckets.
 
         Args:
-            durations: of each bucket, the oldest first; the last one is open.
-            open_bucket: which one that is.
+            durations: of each bucket, oldest first; the last bucket is open.
+            open_bucket: number of the open bucket.
         """
         if open_bucket != self._open_bucket:
             self._closed = _merged(each.histogram for each in durations[:-1])
@@ -125,8 +125,8 @@ class _Whole:
         return _percentiles(_merged([self._closed, durations[-1].histogram]))
 
 
-class _Counts:
-    """What ended in one bucket of time, of one kind."""
+class _BucketCounts:
+    """Counts of the requests of one series that ended in one time bucket."""
 
     def __init__(self) -> None:
         self.requests = self.errors = self.prompt_tokens = self.completion_tokens = 0
@@ -147,47 +147,47 @@ class _Counts:
 
 
 class History(Listener):
-    """Keeps the last requests and the last minutes."""
+    """Keeps the last requests, and counts of the last minutes."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        """Make it, empty.
+        """Create an empty history.
 
         Args:
-            clock: tells Unix time.
+            clock: returns the Unix time.
         """
         self._clock = clock
         self._requests: deque[RequestRecord] = deque(maxlen=LAST_REQUESTS)
-        self._buckets: dict[int, dict[str, _Counts]] = {}
-        self._latency = {kind: _Whole() for kind in KINDS}
-        self._first_token = {kind: _Whole() for kind in KINDS}
+        self._buckets: dict[int, dict[str, _BucketCounts]] = {}
+        self._latency = {kind: _OverallDurations() for kind in KINDS}
+        self._first_token = {kind: _OverallDurations() for kind in KINDS}
 
     def request_ended(self, record: RequestRecord) -> None:
-        """Note a request that is over."""
+        """Record a finished request."""
         if record.is_probe:
             return
         self._requests.appendleft(record)
         now = self._bucket_now()
         if now not in self._buckets:
-            # Only here does it grow. The clock may have been set back: what lies ahead goes as well.
+            # The only place where it grows. Future buckets are dropped too: the clock may have been set back.
             kept = range(now - BUCKETS + 1, now + 1)
             self._buckets = {bucket: counts for bucket, counts in self._buckets.items() if bucket in kept}
         counts = self._buckets.setdefault(now, {})
-        counts.setdefault(record.role or OTHER, _Counts()).add(record)
+        counts.setdefault(record.role or OTHER, _BucketCounts()).add(record)
 
     def last_requests(self) -> list[LastRequest]:
-        """Those that ended last, the newest first."""
-        return [_last(record) for record in self._requests]
+        """The requests that ended last, newest first."""
+        return [_to_last_request(record) for record in self._requests]
 
     def series(self) -> Series:
-        """The last minutes, up to now."""
+        """The time series of the last minutes, up to now."""
         now = self._bucket_now()
         buckets = range(now - BUCKETS + 1, now + 1)
         roles = {kind: self._role_series(kind, buckets) for kind in KINDS}
         return Series(bucket_s=BUCKET_S, begin=buckets[0] * BUCKET_S, roles=roles)
 
     def _role_series(self, kind: str, buckets: range) -> RoleSeries:
-        nothing = _Counts()
-        counts = [self._buckets.get(bucket, {}).get(kind, nothing) for bucket in buckets]
+        empty = _BucketCounts()
+        counts = [self._buckets.get(bucket, {}).get(kind, empty) for bucket in buckets]
         now = buckets[-1]
         return RoleSeries(
             requests=[each.requests for each in counts],
@@ -202,11 +202,13 @@ class History(Listener):
         return int(self._clock() // BUCKET_S)
 
 
-def _last(record: RequestRecord) -> LastRequest:
+def _to_last_request(record: RequestRecord) -> LastRequest:
     return LastRequest(**{name: getattr(record, name) for name in LastRequest.__struct_fields__})
 
 
-def _percentile_series(durations: list[_Durations], whole: _Whole, open_bucket: int) -> PercentileSeries:
+def _percentile_series(
+    durations: list[_Durations], whole: _OverallDurations, open_bucket: int
+) -> PercentileSeries:
     each = [bucket.percentiles() for bucket in durations]
     return PercentileSeries(
         p50=[percentiles.p50 for percentiles in each],

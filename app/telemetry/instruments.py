@@ -1,6 +1,6 @@
-"""Every metric of this service, once: its name for OpenTelemetry, and from it its name for Prometheus.
+"""Declares every metric of this service under its OpenTelemetry name; the Prometheus name is derived from it.
 
-What a convention names has that name; all else begins with `memoria.`.
+Metrics that the semantic conventions define have that name; all others begin with `memoria.`.
 """
 
 import enum
@@ -20,7 +20,7 @@ UNIT_IN_NAMES = {"s": "seconds", "By": "bytes"}
 
 
 class Kind(enum.StrEnum):
-    """What a value does as time goes by."""
+    """The type of a metric."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -31,19 +31,19 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     """One metric."""
 
     name: str
-    """As OpenTelemetry has it."""
+    """Name in OpenTelemetry."""
     kind: Kind
     about: str
     unit: str = ""
-    """In UCUM: s, By, or what is counted in braces."""
+    """UCUM unit: s, By, or the counted item in braces."""
     attributes: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    together: Literal["livesum", "livemin", "livemax"] = "livesum"
-    """What a gauge is where several processes serve one port, of those that live."""
+    multiprocess_mode: Literal["livesum", "livemin", "livemax"] = "livesum"
+    """How a gauge's values of several live API processes are combined."""
 
     @property
     def family(self) -> str:
-        """Its name in Prometheus without the `_total` of counters.
+        """Name in Prometheus, without the `_total` of counters.
 
         Source: OpenTelemetry, "Prometheus and OpenMetrics Compatibility", metric metadata.
         """
@@ -52,12 +52,12 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its attributes as Prometheus spells them."""
+        """Attributes as Prometheus labels."""
         return tuple(map(label, self.attributes))
 
 
 def label(name: str) -> str:
-    """A name in Prometheus's letters."""
+    """Convert a name to the characters that Prometheus allows."""
     return re.sub(r"[^a-zA-Z0-9_]", "_", name)
 
 
@@ -70,9 +70,16 @@ def _gauge(
     about: str,
     *attributes: str,
     unit: str = "",
-    together: Literal["livesum", "livemin", "livemax"] = "livesum",
+    multiprocess_mode: Literal["livesum", "livemin", "livemax"] = "livesum",
 ) -> Instrument:
-    return Instrument(name=name, kind=Kind.GAUGE, about=about, unit=unit, attributes=attributes, together=together)
+    return Instrument(
+        name=name,
+        kind=Kind.GAUGE,
+        about=about,
+        unit=unit,
+        attributes=attributes,
+        multiprocess_mode=multiprocess_mode,
+    )
 
 
 def _histogram(name: str, about: str, *attributes: str, unit: str, buckets: tuple[float, ...]) -> Instrument:
@@ -85,7 +92,7 @@ _OPERATION = (otel.GEN_AI_OPERATION_NAME, otel.GEN_AI_PROVIDER_NAME, otel.GEN_AI
 
 REQUEST_DURATION = _histogram(
     otel.GEN_AI_SERVER_REQUEST_DURATION,
-    "Seconds from a call's begin to its last token, waiting included.",
+    "Seconds from a call's start to its last token, including waiting.",
     *_OPERATION,
     otel.ERROR_TYPE,
     unit="s",
@@ -93,21 +100,21 @@ REQUEST_DURATION = _histogram(
 )
 TIME_TO_FIRST_TOKEN = _histogram(
     otel.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
-    "Seconds from a call's begin to its first token, waiting included, of calls that went well.",
+    "Seconds from a call's start to its first token, including waiting, for successful calls.",
     *_OPERATION,
     unit="s",
     buckets=otel.TIME_TO_FIRST_TOKEN_BUCKETS,
 )
 TIME_PER_OUTPUT_TOKEN = _histogram(
     otel.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
-    "Mean seconds for each token after the first one, of calls that went well.",
+    "Mean seconds per token after the first one, for successful calls.",
     *_OPERATION,
     unit="s",
     buckets=otel.TIME_PER_OUTPUT_TOKEN_BUCKETS,
 )
 TOKEN_USAGE = _histogram(
     otel.GEN_AI_CLIENT_TOKEN_USAGE,
-    "Tokens of a call, of its prompt (input) or of its answer (output).",
+    "Tokens of a call's prompt (input) or answer (output).",
     *_OPERATION,
     otel.GEN_AI_TOKEN_TYPE,
     unit="{token}",
@@ -115,7 +122,7 @@ TOKEN_USAGE = _histogram(
 )
 HTTP_DURATION = _histogram(
     otel.HTTP_SERVER_REQUEST_DURATION,
-    "Seconds until a request's last byte was handed over.",
+    "Seconds until a request's last byte was sent.",
     otel.HTTP_REQUEST_METHOD,
     otel.HTTP_ROUTE,
     otel.HTTP_RESPONSE_STATUS_CODE,
@@ -126,93 +133,93 @@ HTTP_DURATION = _histogram(
 )
 QUEUE_WAIT = _histogram(
     "memoria.queue.wait",
-    "Seconds that a call waited for its turn at an engine; 0 for most.",
+    "Seconds that a call waited in the queue of an engine; 0 for most.",
     ROLE,
     unit="s",
     buckets=WAIT_BUCKETS,
 )
 JOIN_WAIT = _histogram(
     "memoria.join.wait",
-    "Seconds that a call waited to travel with others, of those that waited.",
+    "Seconds that a call waited for its batch, for calls that waited.",
     ROLE,
     unit="s",
     buckets=WAIT_BUCKETS,
 )
 JOIN_SIZE = _histogram(
     "memoria.join.size",
-    "Requests that a request travelled with, itself included, of those that had company.",
+    "Size of a request's batch, including itself, for requests that shared one.",
     ROLE,
     unit="{request}",
     buckets=JOIN_BUCKETS,
 )
-SERVICE_READY = _gauge("memoria.service.ready", "1 if all engines take requests, else 0.", together="livemin")
+SERVICE_READY = _gauge(
+    "memoria.service.ready", "1 if all engines accept requests, else 0.", multiprocess_mode="livemin"
+)
 ENGINE_STATE = _gauge(
-    "memoria.engine.state", "1 for the state that an engine is in, else 0.", ROLE, STATE, together="livemax"
+    "memoria.engine.state", "1 for an engine's current state, else 0.", ROLE, STATE, multiprocess_mode="livemax"
 )
 ENGINE_RESTARTS = _counter(
-    "memoria.engine.restarts", "How often an engine was lost and started again.", ROLE, unit="{restart}"
+    "memoria.engine.restarts", "How often an engine crashed and was restarted.", ROLE, unit="{restart}"
 )
-RUNNING = _gauge("memoria.requests.running", "Requests that an engine works on.", ROLE, unit="{request}")
+RUNNING = _gauge("memoria.requests.running", "Requests that an engine is processing.", ROLE, unit="{request}")
 RUNNING_LIMIT = _gauge(
-    "memoria.requests.running.limit", "Most requests that an engine is given at a time.", ROLE, unit="{request}"
+    "memoria.requests.running.limit", "Limit of running requests per engine.", ROLE, unit="{request}"
 )
-WAITING = _gauge("memoria.requests.waiting", "Requests that wait for their turn.", ROLE, unit="{request}")
-WAITING_LIMIT = _gauge("memoria.requests.waiting.limit", "Most requests that may wait.", ROLE, unit="{request}")
-RUNNING_TOKENS = _gauge(
-    "memoria.tokens.running", "Tokens, estimated, that an engine works on.", ROLE, unit="{token}"
-)
+WAITING = _gauge("memoria.requests.waiting", "Requests in the queue.", ROLE, unit="{request}")
+WAITING_LIMIT = _gauge("memoria.requests.waiting.limit", "Limit of requests in the queue.", ROLE, unit="{request}")
+RUNNING_TOKENS = _gauge("memoria.tokens.running", "Estimated tokens of running requests.", ROLE, unit="{token}")
 RUNNING_TOKENS_LIMIT = _gauge(
     "memoria.tokens.running.limit",
-    "Most tokens, estimated, that an engine is given at a time.",
+    "Limit of estimated tokens of running requests.",
     ROLE,
     unit="{token}",
 )
 WAITING_TOKENS = _gauge(
-    "memoria.tokens.waiting", "Tokens, estimated, that wait for their turn.", ROLE, unit="{token}"
+    "memoria.tokens.waiting", "Estimated tokens of requests in the queue.", ROLE, unit="{token}"
 )
 WAITING_TOKENS_LIMIT = _gauge(
-    "memoria.tokens.waiting.limit", "Most tokens, estimated, that may wait.", ROLE, unit="{token}"
+    "memoria.tokens.waiting.limit", "Limit of estimated tokens of requests in the queue.", ROLE, unit="{token}"
 )
-RETRIES = _counter("memoria.retries", "Requests to a server that were made again.", ROLE, unit="{request}")
+RETRIES = _counter("memoria.retries", "Retried requests to a server.", ROLE, unit="{request}")
 RETRIES_GIVEN_UP = _counter(
     "memoria.retries.given_up",
-    "Requests that failed for want of a server, retries and all.",
+    "Requests that failed after all retries because no server was available.",
     ROLE,
     unit="{request}",
 )
 SERVER_STATE = _gauge(
     "memoria.server.state",
-    "1 for the state that a server is in, else 0.",
+    "1 for a server's current state, else 0.",
     ROLE,
     SERVER,
     STATE,
-    together="livemax",
+    multiprocess_mode="livemax",
 )
 SERVER_BREAKER = _gauge(
     "memoria.server.breaker",
-    "1 for the state that a server's circuit breaker is in, else 0.",
+    "1 for the current state of a server's circuit breaker, else 0.",
     ROLE,
     SERVER,
     STATE,
-    together="livemax",
+    multiprocess_mode="livemax",
 )
 SERVER_EJECTIONS = _counter(
     "memoria.server.ejections",
-    "How often a server was left out until it answered again.",
+    "How often a server was taken out of rotation until it answered again.",
     ROLE,
     SERVER,
     unit="{ejection}",
 )
 SERVER_OUTSTANDING = _gauge(
     "memoria.server.outstanding",
-    "Work under way: inputs to embed, choices to write.",
+    "Work in progress: inputs to embed, choices to generate.",
     ROLE,
     SERVER,
     unit="{item}",
 )
 CACHE_INPUTS = _counter(
     "memoria.embedding_cache.inputs",
-    "Inputs whose vector was there (hit), was being computed (shared), or had to be computed (miss).",
+    "Inputs whose vector was cached (hit), was being computed (shared), or had to be computed (miss).",
     RESULT,
     unit="{input}",
 )
@@ -220,17 +227,21 @@ CACHE_ENTRIES = _gauge("memoria.embedding_cache.entries", "Vectors in the cache.
 CACHE_SIZE = _gauge("memoria.embedding_cache.size", "Memory that the cache uses.", unit="By")
 CACHE_LIMIT = _gauge("memoria.embedding_cache.limit", "Memory that the cache may use.", unit="By")
 GPU_USED = _gauge(
-    "memoria.gpu.memory.used", "Memory of the card in use, by whomever.", unit="By", together="livemax"
+    "memoria.gpu.memory.used", "GPU memory in use, by any process.", unit="By", multiprocess_mode="livemax"
 )
-GPU_LIMIT = _gauge("memoria.gpu.memory.limit", "Memory of the card.", unit="By", together="livemax")
+GPU_LIMIT = _gauge("memoria.gpu.memory.limit", "GPU memory in total.", unit="By", multiprocess_mode="livemax")
 PROCESS_MEMORY = _gauge(
     "memoria.process.memory",
-    "Resident memory of the service, and of the processes of each engine that is inside it.",
+    "Resident memory of the service, and of the processes of each engine that runs in process.",
     PROCESS,
     unit="By",
 )
 BUILD_INFO = _gauge(
-    "memoria.build.info", "1, with the versions of what runs.", VERSION, PYTHON, together="livemax"
+    "memoria.build.info",
+    "1, with the version of the service and of Python.",
+    VERSION,
+    PYTHON,
+    multiprocess_mode="livemax",
 )
 
 INSTRUMENTS = tuple(value for value in list(globals().values()) if isinstance(value, Instrument))

@@ -1,7 +1,7 @@
-"""The service's log: one stream, on standard error, as text for people or as one JSON object a line for machines.
+"""The service's log: one stream on standard error, as text for people or as JSON lines for machines.
 
-Everything that the process says goes through it: the service, the web server, vLLM's part in this process, and
-what engine processes print, under their engine's name.
+All output of the process goes through it: the service, the web server, vLLM's part in this process, and what
+engine processes print, under their engine's name.
 """
 
 import json
@@ -13,22 +13,22 @@ import msgspec
 
 AUTO, TEXT, JSON = "auto", "text", "json"
 FIELDS = "fields"
-"""Where a log record keeps what a JSON line shall say beside its message."""
+"""Attribute of a log record that holds the additional fields of a JSON line."""
 ENGINE = "engine"
-"""Where a record of an engine's output keeps the engine's name."""
+"""Attribute of a log record of engine output that holds the engine's name."""
 SERVICE_LOG, ENGINE_LOG = "memoria", "memoria.engine"
-_OTHERS = ("uvicorn", "vllm")
-_TELLTALES = ("opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util.re")
-"""Loggers that repeat a client's headers, or a secret of the settings, where they warn of them."""
+_LIBRARY_LOGS = ("uvicorn", "vllm")
+_LEAKING_LOGS = ("opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util.re")
+"""Loggers whose warnings contain a client's headers or secret settings."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: time, level, logger, message, and the record's own fields."""
+    """Formats a record as a JSON object: time, level, logger, message, and the record's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging."""
         line: dict[str, object] = {
-            # As the service's other moments: ISO 8601, UTC.
+            # As all times of the service: ISO 8601, UTC.
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -43,12 +43,12 @@ class JsonFormatter(logging.Formatter):
         try:
             return msgspec.json.encode(line, enc_hook=str).decode()
         except UnicodeEncodeError:
-            # Half a character, as JSON and file names may hold one.
+            # A lone surrogate, which JSON and file names may contain.
             return json.dumps(line, default=str)
 
 
 class StandardError(logging.Handler):
-    """Writes to what standard error is at the moment."""
+    """Writes to the current `sys.stderr`, which may be replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging."""
@@ -60,7 +60,7 @@ class StandardError(logging.Handler):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; what an engine prints comes as it is, behind its name."""
+    """Formats a record as a line for people; engine output is kept as it is, prefixed with the engine's name."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -71,45 +71,45 @@ class TextFormatter(logging.Formatter):
         return super().format(record) if engine is None else f"[{engine}] {record.getMessage()}"
 
 
-def chosen_format(wanted: str) -> str:
-    """TEXT or JSON: AUTO is TEXT where a person looks on."""
-    if wanted == AUTO:
+def chosen_format(setting: str) -> str:
+    """TEXT or JSON; AUTO is TEXT on a terminal and JSON elsewhere."""
+    if setting == AUTO:
         return TEXT if sys.stderr.isatty() else JSON
-    return wanted
+    return setting
 
 
 def set_up(level: str, log_format: str) -> None:
     """Write the log to standard error.
 
     Args:
-        level: of the service's own log; engines have a level of their own.
+        level: level of the service's own log; engines have their own.
         log_format: TEXT or JSON.
     """
     # No line says them, and looking them up costs a tenth of what a line does.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = StandardError()
     handler.setFormatter(JsonFormatter() if log_format == JSON else TextFormatter())
-    _give(SERVICE_LOG, handler)
+    _attach(SERVICE_LOG, handler)
     logging.getLogger(SERVICE_LOG).setLevel(level.upper())
-    # Which of an engine's lines are printed at all has been decided where they come from.
+    # Engine output has already been filtered at its source.
     logging.getLogger(ENGINE_LOG).setLevel(logging.DEBUG)
-    for name in _OTHERS:
-        _give(name, handler)
-    # Whatever else has something to say, which would go to standard error in a form of its own.
+    for name in _LIBRARY_LOGS:
+        _attach(name, handler)
+    # All other loggers, which would otherwise use another format.
     root = logging.getLogger()
     root.handlers = [own for own in root.handlers if not isinstance(own, StandardError)] + [handler]
     logging.captureWarnings(True)
-    for name in _TELLTALES:
+    for name in _LEAKING_LOGS:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def adopt_engine_library() -> None:
-    """Let what vLLM says in this process come through the service's log; it brings a handler of its own."""
+    """Route vLLM's log in this process to the service's log, replacing vLLM's own handler."""
     (handler,) = logging.getLogger(SERVICE_LOG).handlers or (StandardError(),)
-    _give("vllm", handler)
+    _attach("vllm", handler)
 
 
-def _give(name: str, handler: logging.Handler) -> None:
+def _attach(name: str, handler: logging.Handler) -> None:
     logger = logging.getLogger(name)
     logger.handlers = [handler]
     logger.propagate = False

@@ -1,6 +1,6 @@
-"""What is counted and measured, in one set of instruments: `/metrics` shows it and OTLP exports it.
+"""Collects the service's metrics, which `/metrics` serves and OTLP exports.
 
-Everything here runs on the event loop, save what says otherwise.
+Everything runs on the event loop unless noted otherwise.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ from app.telemetry.record import UNMATCHED, Listener, OperationRecord, RequestRe
 from domain.observation import Phase
 from domain.statistics import Family
 
-MOST_VALUES = 64
-"""Values of one label that nothing else bounds, such as the types of errors; more of them become `_OTHER`."""
+MAX_LABEL_VALUES = 64
+"""Limit of distinct values of an otherwise unbounded label, such as error types; others become `_OTHER`."""
 REFRESH_S = 1.0
-"""How old another process's state may be in what one of several shows."""
-PATIENCE_S = 5.0
-"""How long the event loop may take to come round."""
+"""How old the state of other processes may be in the metrics of one of several."""
+EVENT_LOOP_TIMEOUT_S = 5.0
+"""Longest wait of another thread for the event loop."""
 END = b"# EOF\n"
-"""OpenMetrics' mark at the end of a page."""
+"""The line that ends an OpenMetrics page."""
 Child = Counter | Gauge | Histogram
 T = TypeVar("T")
-# A version that is none makes prometheus_client fail, now or while it writes.
-_ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*([;,]|$))", re.ASCII)
+# An invalid version makes prometheus_client fail, immediately or while encoding.
+_INVALID_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*([;,]|$))", re.ASCII)
 log = logging.getLogger("memoria")
 
 
 class Metrics(Listener):
-    """Listens to requests, reads the service's state when asked, and shows both."""
+    """Records metrics of requests, reads the service's state on demand, and exposes both."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class Metrics(Listener):
         folder: Path | None = None,
         is_shown: bool = True,
     ) -> None:
-        """Make it.
+        """Create the metrics.
 
         Args:
-            models: the names of the models that are served, aliases aside; no others get into a label.
+            models: returns the names of the served models, without aliases; other names become `_OTHER` in labels.
             scheme: http or https.
             folder: where several processes of one service share their values; None for one process.
-            is_shown: whether there is a page for Prometheus.
+            is_shown: whether `/metrics` is served.
         """
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.is_shown = is_shown
@@ -65,11 +65,11 @@ class Metrics(Listener):
         self.instance_id = str(uuid.uuid5(uuid.NAMESPACE_URL, str(folder)) if folder else uuid.uuid4())
         self.folder = folder
         self.sources: list[Callable[[], None]] = []
-        """Bring the state up to date; on the event loop."""
+        """Functions that update the state; called on the event loop."""
         self.slow_sources: list[Callable[[], None]] = []
-        """As sources, in a thread."""
+        """The same, called in a thread."""
         self.engines: list[Callable[[], Iterable[Family]]] = []
-        """Families of engines that count by themselves; in any thread."""
+        """Functions that return the metric families of an engine; called in any thread."""
         self._models = models
         self._served: set[str] = set()
         self._scheme = scheme
@@ -77,33 +77,33 @@ class Metrics(Listener):
         self._parents: dict[Instrument, Child] = {}
         self._children: dict[tuple[Instrument, tuple[str, ...]], Child] = {}
         self._totals: dict[tuple[Instrument, tuple[str, ...]], float] = {}
-        self._operations, self._routes, self._errors = Bounded(), Bounded(), Bounded()
+        self._operations, self._routes, self._errors = LabelLimiter(), LabelLimiter(), LabelLimiter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
-    # Told of what happens.
+    # Events.
 
     def operation_ended(self, operation: OperationRecord) -> None:
         """See `Listener`."""
-        of_whom = (self._operations(operation.name), otel.PROVIDER, self._model(operation.model))
+        labels = (self._operations(operation.name), otel.PROVIDER, self._model(operation.model))
         error = self._errors(operation.error_type or "")
-        self._observe(instruments.REQUEST_DURATION, operation.duration_s, *of_whom, error)
+        self._observe(instruments.REQUEST_DURATION, operation.duration_s, *labels, error)
         if operation.prompt_tokens:
-            self._observe(instruments.TOKEN_USAGE, operation.prompt_tokens, *of_whom, otel.INPUT)
+            self._observe(instruments.TOKEN_USAGE, operation.prompt_tokens, *labels, otel.INPUT)
         if operation.completion_tokens:
-            self._observe(instruments.TOKEN_USAGE, operation.completion_tokens, *of_whom, otel.OUTPUT)
+            self._observe(instruments.TOKEN_USAGE, operation.completion_tokens, *labels, otel.OUTPUT)
         if not error or operation.queue_s:
-            # Who was refused at once has not waited for nothing, but not at all.
+            # A request that was rejected immediately did not queue; 0 would distort the histogram.
             self._observe(instruments.QUEUE_WAIT, operation.queue_s, operation.role.value)
-        # A whole answer comes at its end, which tells nothing of its first token.
+        # Without streaming the time of the first token is not known.
         if error or not operation.is_stream or operation.first_token_s is None:
             return
-        self._observe(instruments.TIME_TO_FIRST_TOKEN, operation.first_token_s, *of_whom)
-        # Choices are written side by side, so that each takes as long as all of them.
+        self._observe(instruments.TIME_TO_FIRST_TOKEN, operation.first_token_s, *labels)
+        # Choices are generated in parallel, so each takes as long as all of them.
         further = operation.completion_tokens / operation.choices - 1
         if further > 0:
             rest_s = operation.duration_s - operation.first_token_s
-            self._observe(instruments.TIME_PER_OUTPUT_TOKEN, rest_s / further, *of_whom)
+            self._observe(instruments.TIME_PER_OUTPUT_TOKEN, rest_s / further, *labels)
 
     def request_ended(self, record: RequestRecord) -> None:
         """See `Listener`."""
@@ -126,42 +126,42 @@ class Metrics(Listener):
         """See `Listener`."""
         self._observe(instruments.JOIN_SIZE, batch_size, operation.role.value)
 
-    # Told of what is.
+    # State.
 
     def set(self, instrument: Instrument, value: float, *labels: str) -> None:
-        """The value of a gauge now; in any thread."""
+        """Set a gauge. Callable from any thread."""
         gauge = self._child(instrument, labels)
         assert isinstance(gauge, Gauge)
         gauge.set(value)
 
     def count_to(self, instrument: Instrument, total: float, *labels: str) -> None:
-        """How far a counter of somebody else's has come; it begins again at 0 when that one does."""
+        """Raise a counter to the total of an external counter, which may restart at 0."""
         counter = self._child(instrument, labels)
         assert isinstance(counter, Counter)
         before = self._totals.get((instrument, labels), 0.0)
         counter.inc(total - before if total >= before else total)
         self._totals[instrument, labels] = total
 
-    def one_of(self, instrument: Instrument, state: str, states: Iterable[str], *labels: str) -> None:
-        """Which of several states is the one now."""
+    def set_state(self, instrument: Instrument, state: str, states: Iterable[str], *labels: str) -> None:
+        """Set the gauge of the current state to 1, and those of the other states to 0."""
         for each in states:
             self.set(instrument, float(each == state), *labels, each)
 
-    # Shown.
+    # Output.
 
     def refresh(self) -> None:
-        """Bring the state up to date."""
+        """Update the state."""
         for source in self.sources:
             source()
 
     def collect(self) -> list[Metric]:
-        """All families, as of the last `refresh`. Takes some milliseconds, in any thread."""
+        """All families as of the last `refresh`. Takes some milliseconds. Callable from any thread."""
         for source in self.slow_sources:
             source()
         own = several_processes.collect(self.folder) if self.folder else self._registry.collect()
-        families = {metric.name: metric for metric in _in_turns(own)}
+        families = {metric.name: metric for metric in _yielding_gil(own)}
         for engine in self.engines:
-            for family in _in_turns(engine()):
+            for family in _yielding_gil(engine()):
                 _add(family, families)
         return list(families.values())
 
@@ -169,46 +169,46 @@ class Metrics(Listener):
         """The page for Prometheus, and its content type.
 
         Args:
-            accept: the header of the request; OpenMetrics is written if it asks for it.
+            accept: the request's Accept header, which selects OpenMetrics or Prometheus's own format.
         """
         self.refresh()
         encode, content_type = _encoder(accept)
-        return await asyncio.to_thread(lambda: _written(encode, self.collect())), content_type
+        return await asyncio.to_thread(lambda: _encode(encode, self.collect())), content_type
 
-    # Life.
+    # Lifecycle.
 
     def start(self) -> None:
-        """Begin to share the state with other processes, if there are any."""
+        """Start sharing the state with the other processes, if there are any."""
         self._loop = asyncio.get_running_loop()
         if self.folder is not None:
-            self._refreshing = self._loop.create_task(self._refresh_all_the_time(), name="share-metrics")
+            self._refreshing = self._loop.create_task(self._refresh_periodically(), name="share-metrics")
 
     def stop(self) -> None:
-        """The end of `start`; in a thread."""
+        """Stop sharing the state. Callable from any thread."""
         if self._refreshing is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._refreshing.cancel)
 
     def refreshed(self) -> list[Metric]:
-        """All families now, for a thread that is not the event loop's."""
+        """Refresh and return all families. For threads other than the event loop's."""
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop).result(PATIENCE_S)
+            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop).result(EVENT_LOOP_TIMEOUT_S)
         return self.collect()
 
     async def _refresh(self) -> None:
         self.refresh()
 
-    async def _refresh_all_the_time(self) -> None:
-        told = ""
+    async def _refresh_periodically(self) -> None:
+        logged = ""
         while True:
             try:
                 self.refresh()
                 await asyncio.to_thread(self._refresh_slowly)
-                told = ""
+                logged = ""
             except Exception as error:
-                # What can't be told now may be told later. The same is not told each second.
-                if repr(error) != told:
-                    told = repr(error)
-                    log.exception("the state can't be shared with the other processes; this is tried again")
+                # The next attempt may succeed. The same error is logged only once in a row.
+                if repr(error) != logged:
+                    logged = repr(error)
+                    log.exception("metrics can't be shared with the other processes; retrying")
             await asyncio.sleep(REFRESH_S)
 
     def _refresh_slowly(self) -> None:
@@ -216,7 +216,7 @@ class Metrics(Listener):
             source()
 
     def _observe(self, instrument: Instrument, value: float, *labels: str) -> None:
-        # What an instrument has for given labels is a histogram here, which is not worth asking each time.
+        # Always a histogram here; a check per call would cost time.
         self._child(instrument, labels).observe(value)  # type: ignore[union-attr]
 
     def _child(self, instrument: Instrument, labels: tuple[str, ...]) -> Child:
@@ -224,38 +224,38 @@ class Metrics(Listener):
         if child is None:
             parent = self._parents.get(instrument)
             if parent is None:
-                # Not before there is a value: one without labels would be 0 from the start.
-                parent = self._parents[instrument] = _made(instrument, self._registry)
+                # Created with the first value: a metric without labels would otherwise show 0 from the start.
+                parent = self._parents[instrument] = _create(instrument, self._registry)
             child = self._children[instrument, labels] = parent.labels(*labels) if labels else parent
         return child
 
     def _model(self, name: str) -> str:
         if name in self._served:
             return name
-        # A server far away may only now have told which model it has.
+        # A remote server may have reported its model since.
         self._served = set(self._models())
         return name if name in self._served else otel.OTHER
 
 
-class Bounded:
-    """Lets so many different values of a label through; all others are one."""
+class LabelLimiter:
+    """Limits the distinct values of a label; all further values become `_OTHER`."""
 
-    def __init__(self, most: int = MOST_VALUES) -> None:
-        self._most = most
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
         self._values = {""}
 
     def __call__(self, value: str) -> str:
-        """The value, or what stands for all others."""
+        """The value, or `_OTHER`."""
         if value in self._values:
             return value
-        if len(self._values) > self._most:
+        if len(self._values) > self._limit:
             return otel.OTHER
         self._values.add(value)
         return value
 
 
 class _Collected:
-    """What is collected already, for the encoder."""
+    """Adapts collected families to the encoder's interface."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families
@@ -264,34 +264,34 @@ class _Collected:
         return self._families
 
 
-def _in_turns(families: Iterable[T]) -> Iterator[T]:
-    """The same, with a moment for the event loop after each: a thread gives way only every 5 ms by itself."""
+def _yielding_gil(families: Iterable[T]) -> Iterator[T]:
+    """Yield families, releasing the GIL after each: otherwise a thread holds it for 5 ms at a time."""
     for family in families:
         yield family
         time.sleep(0)
 
 
-def _written(encode: Callable[[Collector], bytes], families: Iterable[Metric]) -> bytes:
-    """A page of all families. OpenMetrics ends each page with a mark, and this one shall have one at its end."""
-    pages = [encode(_Collected([family])).removesuffix(END) for family in _in_turns(families)]
+def _encode(encode: Callable[[Collector], bytes], families: Iterable[Metric]) -> bytes:
+    """Encode families one by one as one page, with OpenMetrics' end mark only at its end."""
+    pages = [encode(_Collected([family])).removesuffix(END) for family in _yielding_gil(families)]
     return b"".join([*pages, encode(_Collected([]))])
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    return choose_encoder("" if _ODD_VERSION.search(accept) else accept)
+    return choose_encoder("" if _INVALID_VERSION.search(accept) else accept)
 
 
-def _made(instrument: Instrument, registry: CollectorRegistry) -> Child:
+def _create(instrument: Instrument, registry: CollectorRegistry) -> Child:
     name, about, labels = instrument.family, instrument.about, instrument.labels
     if instrument.kind is Kind.COUNTER:
         return Counter(name, about, labels, registry=registry)
     if instrument.kind is Kind.GAUGE:
-        return Gauge(name, about, labels, registry=registry, multiprocess_mode=instrument.together)
+        return Gauge(name, about, labels, registry=registry, multiprocess_mode=instrument.multiprocess_mode)
     return Histogram(name, about, labels, registry=registry, buckets=instrument.buckets)
 
 
 def _add(family: Family, families: dict[str, Metric]) -> None:
-    """Two engines have the same families, and one page shows each once."""
+    """Add an engine's family; several engines have the same families, and a page contains each once."""
     metric = families.get(family.name)
     if metric is None:
         metric = families[family.name] = Metric(family.name, family.about, family.kind)

@@ -1,4 +1,4 @@
-"""The wrapper that notes each call of an engine in its request's observation."""
+"""Wraps a backend and records each engine call in its request's observation."""
 
 import asyncio
 import contextlib
@@ -20,18 +20,18 @@ UNKNOWN_MODEL = "unknown"
 
 
 class ObservedBackend(BackendWrapper):
-    """Passes everything through, and notes the calls of observed requests."""
+    """Records the calls of observed requests, and passes everything through."""
 
     def __init__(
         self, backend: InferenceBackend, role: Role, *, model: str | None, captures_content: bool = False
     ) -> None:
-        """Make the wrapper.
+        """Wrap a backend.
 
         Args:
-            backend: the backend inside.
-            role: what it is for.
-            model: its model's name; None until the engine has told it.
-            captures_content: whether spans hold prompts and answers.
+            backend: the wrapped backend.
+            role: its role.
+            model: its model's name; None if only the engine knows it.
+            captures_content: whether spans contain prompts and answers.
         """
         super().__init__(backend)
         self._role = role
@@ -55,7 +55,7 @@ class ObservedBackend(BackendWrapper):
         except BaseException as error:
             operation.end(_error_type(error))
             raise
-        operation.end(attributes=self._note_result(operation, result, observer))
+        operation.end(attributes=self._record_result(operation, result, observer))
         return result
 
     @contextlib.asynccontextmanager
@@ -63,22 +63,22 @@ class ObservedBackend(BackendWrapper):
         """See the port."""
         observer = context.observer
         if not isinstance(observer, RequestObservation):
-            # Not one generator more for each token of a request that is not observed.
+            # Requests that are not observed don't pay for another generator per token.
             async with self._backend.stream(request, context) as events:
                 yield events
             return
         operation = self._begin(observer, request, is_stream=True)
-        kept: list[GenerationDelta] | None = [] if self._captures(observer) else None
+        captured: list[GenerationDelta] | None = [] if self._captures(observer) else None
         try:
             async with self._backend.stream(request, operation.context(context)) as events:
                 operation.first_token()
-                async with contextlib.aclosing(_noted(events, operation, kept)) as noted:
-                    yield noted
+                async with contextlib.aclosing(_recorded(events, operation, captured)) as recorded:
+                    yield recorded
         except BaseException as error:
-            operation.end(_error_type(error), attributes=_content(kept))
+            operation.end(_error_type(error), attributes=_content(captured))
             raise
-        # A consumer may leave without an error what it reads no further.
-        operation.end(None if operation.is_complete else CANCELLED, attributes=_content(kept))
+        # A consumer may stop reading without an error.
+        operation.end(None if operation.is_complete else CANCELLED, attributes=_content(captured))
 
     def _begin(self, observer: RequestObservation, request: Request[Any], *, is_stream: bool) -> Operation:
         record = OperationRecord(name=_name(request), role=self._role, model=self._model, is_stream=is_stream)
@@ -91,14 +91,14 @@ class ObservedBackend(BackendWrapper):
             return generation_attributes(request, is_stream=is_stream, content=self._captures_content)
         return {}
 
-    def _note_result(
+    def _record_result(
         self, operation: Operation, result: object, observer: RequestObservation
     ) -> Mapping[str, object] | None:
         if isinstance(result, EmbeddingResult):
             operation.record.prompt_tokens = result.prompt_tokens
         if not isinstance(result, GenerationResult):
             return None
-        operation.used(result.usage)
+        operation.set_usage(result.usage)
         for choice in result.choices:
             if choice.finish_reason is not None:
                 operation.finished(choice.index, choice.finish_reason)
@@ -108,23 +108,23 @@ class ObservedBackend(BackendWrapper):
         return self._captures_content and observer.is_traced
 
 
-async def _noted(
-    events: Events, operation: Operation, kept: list[GenerationDelta] | None
+async def _recorded(
+    events: Events, operation: Operation, captured: list[GenerationDelta] | None
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """The events, noted on their way."""
+    """Yield the events, recording each in the operation."""
     async for event in events:
         if isinstance(event, GenerationUsage):
-            operation.used(event)
+            operation.set_usage(event)
         else:
             if event.finish_reason is not None:
                 operation.finished(event.index, event.finish_reason)
-            if kept is not None:
-                kept.append(event)
+            if captured is not None:
+                captured.append(event)
         yield event
 
 
 def _content(deltas: list[GenerationDelta] | None) -> Mapping[str, object] | None:
-    """What a span holds of an answer; None where content is not captured."""
+    """Span attributes with an answer's content; None if content is not captured."""
     return answer_attributes(deltas) if deltas is not None else None
 
 

@@ -1,4 +1,4 @@
-"""Metrics over OTLP: the families that `/metrics` shows, sent every while. Imported only where they are sent."""
+"""Exports the metrics that `/metrics` shows periodically over OTLP. Imported only if metrics are exported."""
 
 import logging
 import threading
@@ -33,8 +33,8 @@ from app.telemetry.instruments import BY_FAMILY, Instrument
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import export_environment
 
-LAST_PATIENCE_S, NO_HOPE_S = 5.0, 0.5
-"""How long the last export may take while the service waits for it; less where those before have failed."""
+FINAL_EXPORT_TIMEOUT_S, FAILING_EXPORT_TIMEOUT_S = 5.0, 0.5
+"""How long the service waits for the final export; the second applies if the previous export failed."""
 SCOPE = "memoria"
 Points = dict[tuple[tuple[str, str], ...], list[Sample]]
 _LOGGERS = [
@@ -45,19 +45,19 @@ log = logging.getLogger("memoria")
 
 
 class MetricsExporter:
-    """Sends all metrics every while, in a thread of its own, and once more at the end.
+    """Exports all metrics periodically in its own thread, and once more at the end.
 
-    Of several processes with one set of metrics one sends them: whoever has the lock. The kernel takes it from a
-    process that ends, and the next one to look has it.
+    Of several processes that share their metrics, only the one that holds the lock exports them. The kernel
+    releases the lock of a process that exits, and the next process to try acquires it.
     """
 
     def __init__(self, metrics: Metrics, settings: TelemetrySettings, signal: OtlpSignal) -> None:
-        """Make it; nothing is sent yet.
+        """Create the exporter without starting it.
 
         Args:
-            metrics: what is sent.
-            settings: how often, and under which name.
-            signal: where to.
+            metrics: the metrics to export.
+            settings: the interval and the service's name.
+            signal: the endpoint and protocol.
         """
         export_environment(settings)
         self._metrics = metrics
@@ -68,33 +68,34 @@ class MetricsExporter:
         self._lock = FileLock(metrics.folder / "exporter.lock", thread_local=False) if metrics.folder else None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="export-metrics", daemon=True)
-        self._fails = False
-        self._heard = _Heard()
+        self._is_failing = False
+        self._messages = _ExporterMessages()
 
     def start(self) -> None:
-        """Begin."""
-        self._heard.begin()
+        """Start exporting."""
+        self._messages.begin()
         self._thread.start()
 
     def stop(self) -> None:
-        """Send what has happened since, and end. Blocks for some seconds at most."""
+        """Export once more, and stop. Blocks for some seconds at most."""
         self._ending.set()
         if self._thread.is_alive():
-            self._thread.join(NO_HOPE_S if self._fails else LAST_PATIENCE_S)
-        # Whoever is still trying gives up now.
+            self._thread.join(FAILING_EXPORT_TIMEOUT_S if self._is_failing else FINAL_EXPORT_TIMEOUT_S)
+        # Aborts an export that is still running.
         self._exporter.shutdown()
-        self._heard.end()
+        self._messages.end()
 
     def _run(self) -> None:
         is_over = False
         while not is_over:
             is_over = self._ending.wait(self._interval_s)
-            if self._is_mine():
-                self._send()
+            if self._acquire_lock():
+                self._export()
         if self._lock is not None:
             self._lock.release()
 
-    def _is_mine(self) -> bool:
+    def _acquire_lock(self) -> bool:
+        """Whether this process is the one that exports."""
         if self._lock is None or self._lock.is_locked:
             return True
         try:
@@ -103,8 +104,8 @@ class MetricsExporter:
             return False
         return True
 
-    def _send(self) -> None:
-        self._heard.last = ""
+    def _export(self) -> None:
+        self._messages.last = ""
         try:
             data = metrics_data(
                 self._metrics.refreshed(),
@@ -112,30 +113,33 @@ class MetricsExporter:
                 now_ns=time.time_ns(),
                 resource=self._resource,
             )
-            went_well = self._exporter.export(data) is MetricExportResult.SUCCESS
-            reason = self._heard.last
+            succeeded = self._exporter.export(data) is MetricExportResult.SUCCESS
+            reason = self._messages.last
         except Exception as error:
-            went_well, reason = False, f"{type(error).__name__}: {error}"
-        if self._fails is not went_well:
+            succeeded, reason = False, f"{type(error).__name__}: {error}"
+        if self._is_failing is not succeeded:
             return
-        # Once when it begins, once when it is over; not each time.
-        self._fails = not went_well
-        if went_well:
-            log.info("metrics reach %s again", self._endpoint)
+        # Logged when exports begin to fail and when they succeed again, not each time.
+        self._is_failing = not succeeded
+        if succeeded:
+            log.info("metrics are exported to %s again", self._endpoint)
         else:
             log.warning(
-                "metrics can't be sent to %s (%s); this is tried again all the time", self._endpoint, reason
+                "metrics can't be exported to %s (%s); retrying every %g s",
+                self._endpoint,
+                reason,
+                self._interval_s,
             )
 
 
 def metrics_data(families: Iterable[Metric], *, began_ns: int, now_ns: int, resource: Resource) -> MetricsData:
-    """Prometheus's families as OpenTelemetry's metrics, under OpenTelemetry's names where there are such.
+    """Convert Prometheus families to OpenTelemetry metrics, with OpenTelemetry names for those that have one.
 
     Args:
-        families: all of them.
-        began_ns: since when they have been counted: Unix time in nanoseconds.
-        now_ns: until when.
-        resource: whose they are.
+        families: all families.
+        began_ns: when counting began, as Unix time in nanoseconds.
+        now_ns: the current Unix time in nanoseconds.
+        resource: the service that they describe.
     """
     scope = InstrumentationScope(SCOPE, metadata.version("memoria-vllm"), otel.SCHEMA_URL)
     metrics = [_metric(family, began_ns, now_ns) for family in families if family.samples]
@@ -170,7 +174,7 @@ def _metric(family: Metric, began_ns: int, now_ns: int) -> OtlpMetric:
 def _histogram_point(
     samples: list[Sample], attributes: Mapping[str, str | int], began_ns: int, now_ns: int
 ) -> HistogramDataPoint:
-    """Prometheus counts all up to a bound, OpenTelemetry those between two."""
+    """Convert buckets: Prometheus's are cumulative, OpenTelemetry's are not."""
     bounds: list[float] = []
     counts: list[int] = []
     total, before = 0.0, 0
@@ -188,9 +192,9 @@ def _histogram_point(
         count=before,
         sum=total,
         bucket_counts=counts,
-        # The last one has no end.
+        # The last bucket is unbounded.
         explicit_bounds=bounds[:-1],
-        # Not known, and left out.
+        # Unknown, and therefore omitted.
         min=None,  # type: ignore[arg-type]
         max=None,  # type: ignore[arg-type]
     )
@@ -205,7 +209,7 @@ def _by_series(samples: Iterable[Sample]) -> Points:
 
 
 def _attributes(labels: Mapping[str, str], instrument: Instrument | None) -> dict[str, str | int]:
-    """Labels under OpenTelemetry's names; Prometheus writes what is not there as empty."""
+    """Labels under their OpenTelemetry names, without empty ones, which mean absent in Prometheus."""
     names = dict(zip(instrument.labels, instrument.attributes, strict=True)) if instrument else {}
     found = {names.get(label, label): value for label, value in labels.items() if value}
     return {name: int(value) if name == otel.HTTP_RESPONSE_STATUS_CODE else value for name, value in found.items()}
@@ -232,16 +236,16 @@ def _exporter(signal: OtlpSignal) -> MetricExporter:
     return HttpExporter(endpoint=signal.endpoint)
 
 
-class _Heard(logging.Filter):
-    """Keeps the last thing that the library said of an export, which is told once, in a sentence of ours.
+class _ExporterMessages(logging.Filter):
+    """Suppresses the library's messages about metrics exports, and keeps the last one for the service's own.
 
-    Over gRPC the exporters of metrics and of traces have one logger, and what is said of traces passes.
+    Over gRPC the exporters of metrics and traces share a logger; messages about traces pass.
     """
 
     last = ""
 
     def begin(self) -> None:
-        """Listen. Not before there is something to hear: filters stay until they are removed."""
+        """Install the filter, which stays until it is removed."""
         for logger in _LOGGERS:
             logger.addFilter(self)
 

@@ -1,109 +1,109 @@
-"""What is known of a request when it is over: the one source of log, metrics and page."""
+"""Records of finished requests and engine calls, from which the log, the metrics and the status page are made."""
 
 import msgspec
 
 from domain.roles import Role
 
 UNMATCHED = "unmatched"
-"""The route of a path that the service does not have; the path itself could be anything."""
+"""Route of unknown paths; the path itself could be anything."""
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/status", "/"})
-"""Routes that machines and open pages ask all the time: counted, but neither traced nor listed."""
+"""Routes that monitoring and the status page poll: counted, but neither traced nor listed."""
 PAGE_FILES = "/page/"
-"""What an open page loads; as the routes of probes, or it would fill log and history with itself."""
+"""Files of the status page; handled as probes, or they would fill the log and the history."""
 CANCELLED = "cancelled"
-"""The error type of work whose client has left."""
+"""Error type of work whose client has disconnected."""
 
 
 def is_probe(path: str) -> bool:
-    """Whether somebody who asks this only looks how the service is.
+    """Whether a path is polled for monitoring.
 
     Args:
-        path: a request's, or its template.
+        path: a request's path or route.
     """
     return (path.rstrip("/") or "/") in PROBES or path.startswith(PAGE_FILES)
 
 
 class OperationRecord(msgspec.Struct, kw_only=True):
-    """One call of an engine, as the request's client asked for it: a request has one, or one for each prompt.
+    """One call of an engine. A request makes one, or one for each of its prompts.
 
-    Durations are seconds.
+    Durations are in seconds.
     """
 
     name: str
     """OpenTelemetry's `gen_ai.operation.name`: chat, text_completion or embeddings."""
     role: Role
     model: str
-    """The model's own name, not an alias and not what the client wrote."""
+    """The model's own name, not an alias or what the client sent."""
     is_stream: bool = False
     duration_s: float = 0.0
     queue_s: float = 0.0
-    """Waiting for a place among those that the engine works on."""
+    """Time in the queue of the engine."""
     join_s: float = 0.0
-    """Waiting for the call before its batch's to end."""
+    """Time waiting for the call before its batch's to end."""
     first_token_s: float | None = None
-    """From the operation's begin to its first token; None without one, and for embeddings."""
+    """From the operation's start to its first token; None without one, and for embeddings."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """Of all its choices together."""
+    """Of all choices together."""
     choices: int = 1
-    """How many answers were written side by side."""
+    """Number of choices, which are generated in parallel."""
     error_type: str | None = None
-    """The error's code in OpenAI's spelling, its type where it has none, or CANCELLED; None if all went well."""
+    """The error's OpenAI code, its type if it has no code, or CANCELLED; None on success."""
 
 
 class RequestRecord(msgspec.Struct, kw_only=True):
-    """One HTTP request. Holds nothing of its content. Durations are seconds."""
+    """One HTTP request, without its content. Durations are in seconds."""
 
     request_id: str
     trace_id: str | None = None
-    """32 hexadecimal digits; None where the request is not traced, or its trace not kept."""
+    """32 hexadecimal digits; None if the request is not traced or its trace is not sampled."""
     began: float
     """Unix time."""
     method: str
-    """One of `conventions.METHODS`, or OTHER: a client may write anything."""
+    """One of `conventions.METHODS`, or OTHER."""
     route: str = UNMATCHED
-    """The path's template, such as /v1/models/{model_id}; UNMATCHED for an unknown path."""
+    """The path template, such as /v1/models/{model_id}; UNMATCHED for an unknown path."""
     key: str | None = None
-    """Name of the API key, where keys have names."""
+    """Name of the API key, if it has one."""
     status: int = 0
-    """Of the answer's head; 499 if the client left before it, 0 if nothing was answered for another reason."""
+    """Status that was sent; 499 if the client disconnected before it, 0 if none was sent for another reason."""
     duration_s: float = 0.0
-    """Until the last byte was handed over."""
+    """Until the last byte was sent."""
     error_type: str | None = None
-    """As in OperationRecord, for anything that failed: a stream that breaks off has status 200 and this."""
+    """As in OperationRecord. A stream that fails midway has status 200 and an error type."""
     client_gone: bool = False
-    """Whether the client left before its answer was whole."""
+    """Whether the client disconnected before the answer was complete."""
     operation: str | None = None
-    """The name of its operations; None for requests that ask no engine."""
+    """Name of its operations; None for requests that reach no engine."""
     role: Role | None = None
     model: str | None = None
     is_stream: bool = False
     queue_s: float = 0.0
-    """The longest of its operations, as join_s."""
+    """The longest among its operations, as is join_s."""
     join_s: float = 0.0
     first_token_s: float | None = None
-    """From the request's begin to the first token of any operation."""
+    """From the request's start to the first token of any operation."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """What engines wrote. Of n greedy choices they write one, and `usage` in the answer counts n of them."""
+    """Tokens that engines generated. For n greedy choices they generate one, whereas `usage` counts all n."""
 
     @property
     def is_probe(self) -> bool:
-        """Whether somebody only looked how the service is."""
+        """Whether the request only polled for monitoring."""
         return is_probe(self.route)
 
 
 class Listener:
-    """Told of what has happened; each method does nothing until a listener has a use for it."""
+    """Receives events of requests and operations; subclasses override the methods they need."""
 
     def request_ended(self, record: RequestRecord) -> None:
-        """A request is over."""
+        """Called when a request has ended."""
 
     def operation_ended(self, operation: OperationRecord) -> None:
-        """A call of an engine is over."""
+        """Called when an engine call has ended."""
 
     def waited(self, operation: OperationRecord, phase: str, seconds: float) -> None:
-        """A call has waited: `phase` is a `domain.observation.Phase`."""
+        """Called when a call has waited; `phase` is a `domain.observation.Phase`."""
 
     def batched(self, operation: OperationRecord, batch_size: int) -> None:
-        """A call was part of a batch of `batch_size` requests, itself included."""
+        """Called when a call was part of a batch of `batch_size` requests, including itself."""

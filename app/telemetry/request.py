@@ -1,7 +1,7 @@
-"""A request while it is under way: what is noted of it, and what follows when it is over.
+"""Observes requests while they run, and notifies the listeners and tracing.
 
-One `RequestObservation` for each request, in the state of its ASGI scope; one `Operation` for each call of an
-engine that it makes. Both are free of content.
+Each request has a `RequestObservation` in the state of its ASGI scope, and an `Operation` for each call of an
+engine that it makes. Neither holds content.
 """
 
 import time
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
 
 OBSERVATION = "observation"
-"""Where a request's state keeps its observation; absent where nobody watches."""
+"""Key of the observation in a request's state; absent if the request is not observed."""
 STATUS_CLIENT_GONE = 499
-"""nginx's number for a client that left before its answer; nobody sees it but logs."""
+"""nginx's status for a client that disconnected before the answer; it appears only in telemetry."""
 
 
 class RequestObservation:
-    """Notes what happens to one request."""
+    """Records what happens to one request."""
 
     def __init__(
         self, scope: HTTPScope, request_id: str, listeners: Sequence[Listener], tracing: "Tracing | None"
     ) -> None:
-        """Begin.
+        """Start observing.
 
         Args:
-            scope: the request's; its route is read at the end, when it is known.
-            request_id: the id that the request was given.
-            listeners: told of everything that ends.
-            tracing: makes spans; None where nobody wants them.
+            scope: the request's scope; its route is read at the end, when it is known.
+            request_id: the request's id.
+            listeners: notified when the request and its operations end.
+            tracing: creates spans; None without tracing.
         """
         self._began = time.monotonic()
         method = scope["method"] if scope["method"] in METHODS else OTHER
         self.record = RequestRecord(request_id=request_id, began=time.time(), method=method)
-        # From moments of the monotonic clock to Unix time.
+        # Converts times of the monotonic clock to Unix time.
         self.unix_offset = self.record.began - self._began
         self.listeners = listeners
         self.tracing = None if is_probe(scope["path"]) else tracing
@@ -56,59 +56,59 @@ class RequestObservation:
 
     @property
     def is_traced(self) -> bool:
-        """Whether its spans are kept, so that it is worth while to fill them."""
+        """Whether its spans are sampled, so that their attributes are worth computing."""
         return self.record.trace_id is not None
 
     def waited(self, phase: Phase, began: float, ended: float) -> None:
-        """Nothing: whoever waits is an operation. There to be what travels in a `RequestContext`."""
+        """Do nothing: only operations wait. Defined for the protocol `Observer`."""
 
     def batched(self, began: float, ended: float, *, batch_size: int, trace: Mapping[str, str] | None) -> None:
-        """Nothing, as `waited`."""
+        """Do nothing, as `waited`."""
 
-    def asks(self, model: str | None, role: Role) -> None:
-        """It is for this model, whether that is ready or not."""
+    def set_model(self, model: str | None, role: Role) -> None:
+        """Record the requested model, whether or not it is ready."""
         self.record.model, self.record.role = model, role
 
-    def answers(self, status: int) -> None:
-        """The answer's head goes out; what comes after one does not."""
+    def set_status(self, status: int) -> None:
+        """Record the status that is sent; later ones are ignored."""
         self.record.status = self.record.status or status
 
     def failed(self, error: InferenceError) -> None:
-        """An error is the answer, or the end of a stream."""
+        """Record an error that is the answer or ends a stream."""
         self.record.error_type = type_of(error)
 
     def client_left(self) -> None:
-        """The client has gone before its answer was whole; one that was sent away did not leave."""
+        """Record that the client disconnected before the answer was complete, unless an error caused it."""
         if self.record.error_type is None:
             self.record.client_gone = True
             self.record.error_type = CANCELLED
 
-    def given_up(self) -> None:
-        """The service ends and does not wait for it any longer."""
+    def abandoned(self) -> None:
+        """Record that the service stops without waiting for the request any longer."""
         self.record.error_type = "service_stopping"
 
     def begin(self, operation: OperationRecord, attributes: Mapping[str, object]) -> "Operation":
-        """An engine is asked.
+        """Start observing an engine call.
 
         Args:
-            operation: what is known of it.
-            attributes: what else its span shall say.
+            operation: its record.
+            attributes: additional attributes of its span.
         """
         record = self.record
         record.operation, record.role, record.model = operation.name, operation.role, operation.model
         record.is_stream = operation.is_stream
         context = self._context
         if self.tracing is not None and context is not None and self.is_traced:
-            # Of a trace that is not kept no span is worth its making; the engine hears of it all the same.
+            # Without sampling no span is created, but the engine still receives the trace context.
             context = self.tracing.begin_operation(context, operation, attributes)
         return Operation(self, operation, context)
 
     def operation_ended(self, operation: OperationRecord, first_token: float | None) -> None:
-        """One of its calls is over.
+        """Add a finished engine call to the request's record.
 
         Args:
-            operation: everything that is known of it.
-            first_token: the moment of its first token, by the monotonic clock.
+            operation: its record.
+            first_token: time of its first token, by the monotonic clock.
         """
         record = self.record
         record.queue_s = max(record.queue_s, operation.queue_s)
@@ -122,7 +122,7 @@ class RequestObservation:
             listener.operation_ended(operation)
 
     def end(self) -> None:
-        """The answer is out, or there will be none."""
+        """Finish the record and notify the listeners."""
         record = self.record
         record.duration_s = time.monotonic() - self._began
         record.route = route_of(self._scope)
@@ -135,7 +135,7 @@ class RequestObservation:
 
 
 class Operation:
-    """One call of an engine; the `Observer` that travels with it."""
+    """One call of an engine: the `Observer` in its `RequestContext`."""
 
     def __init__(self, request: RequestObservation, record: OperationRecord, context: "Context | None") -> None:
         self.record = record
@@ -144,11 +144,11 @@ class Operation:
         self._began = time.monotonic()
         self._first_token: float | None = None
         self.is_complete = False
-        """Whether all of a generation has come."""
+        """Whether a generation is complete."""
         self._finish_reasons: dict[int, str] = {}
 
     def context(self, context: RequestContext) -> RequestContext:
-        """What travels with the call: the request's context, watched by this operation."""
+        """The call's context: the request's, with this operation as observer and the span's trace context."""
         trace = None
         if self._request.tracing is not None and self._context is not None:
             trace = self._request.tracing.carrier(self._context)
@@ -172,25 +172,25 @@ class Operation:
         self._child("joined call", began, ended, batch_size=batch_size, link=trace)
 
     def first_token(self) -> None:
-        """The first part of the answer is there."""
+        """Record the time of the first part of the answer."""
         self._first_token = time.monotonic()
 
-    def used(self, usage: GenerationUsage) -> None:
-        """The last of a generation is there: what it took."""
+    def set_usage(self, usage: GenerationUsage) -> None:
+        """Record the usage, which is the last event of a generation."""
         self.record.prompt_tokens = usage.prompt_tokens
         self.record.completion_tokens = usage.completion_tokens
         self.is_complete = True
 
     def finished(self, index: int, reason: str) -> None:
-        """One choice is whole."""
+        """Record that a choice is complete."""
         self._finish_reasons[index] = reason
 
     def end(self, error_type: str | None = None, *, attributes: Mapping[str, object] | None = None) -> None:
-        """It is over.
+        """Finish the record and the span.
 
         Args:
-            error_type: why it failed; None if it did not.
-            attributes: what else its span shall say.
+            error_type: why the call failed; None on success.
+            attributes: additional attributes of its span.
         """
         record = self.record
         record.duration_s = time.monotonic() - self._began
@@ -212,37 +212,37 @@ class Operation:
 
 
 def observation_of(scope: Scope) -> RequestObservation | None:
-    """What watches a request, if anything does."""
+    """The observation of a request; None if it is not observed."""
     state = scope.get("state")
     return None if state is None else state.get(OBSERVATION)
 
 
 def note_key(scope: Scope, name: str) -> None:
-    """Whose request it is."""
+    """Record the name of a request's API key."""
     observation = observation_of(scope)
     if observation is not None:
         observation.record.key = name
 
 
 def note_error(scope: Scope, error: InferenceError) -> None:
-    """An error is the answer to a request, or the end of its stream."""
+    """Record an error that is the answer to a request or ends its stream."""
     observation = observation_of(scope)
     if observation is not None:
         observation.failed(error)
 
 
 def note_client_left(scope: Scope) -> None:
-    """The client of a request has gone."""
+    """Record that the client of a request disconnected."""
     observation = observation_of(scope)
     if observation is not None:
         observation.client_left()
 
 
 def type_of(error: InferenceError) -> str:
-    """An error in a word of a bounded set."""
+    """An error's code or type, from a bounded set."""
     return error.code or error.type
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the request's path."""
+    """The path template of a request, or UNMATCHED."""
     return str(scope.get("path_template") or UNMATCHED)

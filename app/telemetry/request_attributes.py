@@ -1,7 +1,7 @@
-"""What spans say of a request to an engine, and of its answer: content only where it is asked for.
+"""Span attributes of engine requests and answers; content is included only if it is captured.
 
-Source: OpenTelemetry's GenAI conventions (`conventions.VERSION`), docs/gen-ai/gen-ai-spans.md; the form of
-messages is that of docs/gen-ai/gen-ai-input-messages.json and gen-ai-output-messages.json.
+Source: OpenTelemetry's GenAI conventions (`conventions.VERSION`), docs/gen-ai/gen-ai-spans.md; messages have the
+schema of docs/gen-ai/gen-ai-input-messages.json and gen-ai-output-messages.json.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from domain.results import GenerationDelta
 
 
 def embedding_attributes(request: EmbeddingRequest) -> dict[str, object]:
-    """Of a request for vectors. Its inputs have no place in the conventions, and are never told."""
+    """Attributes of an embedding request, without its inputs, for which the conventions have no attribute."""
     attributes: dict[str, object] = {names.INPUT_COUNT: len(request.inputs)}
     if request.dimensions is not None:
         attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = request.dimensions
@@ -25,15 +25,15 @@ def embedding_attributes(request: EmbeddingRequest) -> dict[str, object]:
 
 
 def generation_attributes(request: GenerationRequest, *, is_stream: bool, content: bool) -> dict[str, object]:
-    """Of a request for text.
+    """Attributes of a generation request.
 
     Args:
         request: the request.
-        is_stream: whether the answer comes in parts.
-        content: whether to tell the prompt or conversation.
+        is_stream: whether the answer is streamed.
+        content: whether to include the prompt or conversation.
     """
     sampling = request.sampling
-    said = {
+    values = {
         names.GEN_AI_REQUEST_MAX_TOKENS: sampling.max_tokens,
         names.GEN_AI_REQUEST_TEMPERATURE: sampling.temperature,
         names.GEN_AI_REQUEST_TOP_P: sampling.top_p,
@@ -42,20 +42,20 @@ def generation_attributes(request: GenerationRequest, *, is_stream: bool, conten
         names.GEN_AI_REQUEST_PRESENCE_PENALTY: sampling.presence_penalty,
         names.GEN_AI_REQUEST_SEED: sampling.seed,
         names.GEN_AI_REQUEST_STOP_SEQUENCES: sampling.stop or None,
-        # Required only where they are not what everybody expects.
+        # Required only if they differ from the default.
         names.GEN_AI_REQUEST_CHOICE_COUNT: sampling.n if sampling.n != 1 else None,
         names.GEN_AI_REQUEST_STREAM: is_stream or None,
         names.GEN_AI_OUTPUT_TYPE: "json" if _is_json(request) else "text",
     }
-    attributes: dict[str, object] = {name: value for name, value in said.items() if value is not None}
-    return attributes | _asked(request) if content else attributes
+    attributes: dict[str, object] = {name: value for name, value in values.items() if value is not None}
+    return attributes | _prompt_attributes(request) if content else attributes
 
 
 def answer_attributes(deltas: Iterable[GenerationDelta]) -> dict[str, object]:
-    """The content of an answer: text, thoughts and tool calls of each choice.
+    """The content of an answer: text, reasoning and tool calls of each choice.
 
     Args:
-        deltas: of all choices, in the order in which they came, or whole choices.
+        deltas: of all choices, in order of arrival, or complete choices.
     """
     return {names.GEN_AI_OUTPUT_MESSAGES: _json([_output_message(choice) for choice in join_deltas(deltas)])}
 
@@ -73,7 +73,7 @@ def _output_message(choice: GenerationDelta) -> dict[str, Any]:
     return {"role": "assistant", "parts": parts, "finish_reason": choice.finish_reason or "error"}
 
 
-def _asked(request: GenerationRequest) -> dict[str, object]:
+def _prompt_attributes(request: GenerationRequest) -> dict[str, object]:
     if isinstance(request.prompt, Conversation):
         conversation = msgspec.to_builtins(request.prompt)
         messages = [_input_message(message) for message in conversation["messages"]]
@@ -87,9 +87,9 @@ def _asked(request: GenerationRequest) -> dict[str, object]:
 
 
 def _input_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message in OpenAI's shape, in the conventions' one."""
+    """Convert a message from OpenAI's schema to the conventions'."""
     content = message.get("content")
-    texts = [content] if isinstance(content, str) else [_said(part) for part in content or []]
+    texts = [content] if isinstance(content, str) else [_part_text(part) for part in content or []]
     if message["role"] == "tool":
         answer = {"type": "tool_call_response", "id": message.get("tool_call_id"), "response": "".join(texts)}
         return {"role": "tool", "parts": [answer]}
@@ -100,7 +100,7 @@ def _input_message(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": message["role"], "parts": [_text(text) for text in texts] + calls}
 
 
-def _said(part: Mapping[str, str]) -> str:
+def _part_text(part: Mapping[str, str]) -> str:
     return part["refusal"] if part["type"] == "refusal" else part["text"]
 
 

@@ -1,4 +1,4 @@
-"""One line in the log for each request, without its content."""
+"""Logs one line per request, without its content."""
 
 import logging
 
@@ -9,7 +9,7 @@ log = logging.getLogger("memoria.request")
 
 
 class RequestLog(Listener):
-    """Writes the line when a request is over: probes on the level debug, failures of ours as errors."""
+    """Logs finished requests: probes at level debug, server errors at level error, others at level info."""
 
     def request_ended(self, record: RequestRecord) -> None:
         """See Listener."""
@@ -22,7 +22,7 @@ class RequestLog(Listener):
 
 
 def fields(record: RequestRecord) -> dict[str, object]:
-    """What the line says to machines; what does not apply is left out, but for the flags that people filter by."""
+    """Fields of the JSON line; those that don't apply are omitted, except flags that are used as filters."""
     found = {
         "request_id": record.request_id,
         "trace_id": record.trace_id,
@@ -45,14 +45,14 @@ def fields(record: RequestRecord) -> dict[str, object]:
 
 
 def text(record: RequestRecord) -> str:
-    """What the line says to people."""
+    """The message of the line."""
     parts = [f"{record.method} {record.route} {record.status} in {_ms(record.duration_s):g} ms"]
     if record.first_token_s is not None:
         parts.append(f"first token after {_ms(record.first_token_s):g} ms")
     if record.prompt_tokens or record.completion_tokens:
         parts.append(f"{record.prompt_tokens} + {record.completion_tokens} tokens")
     if record.client_gone:
-        parts.append("the client left")
+        parts.append("client disconnected")
     elif record.error_type is not None:
         parts.append(record.error_type)
     if record.model is not None:
@@ -63,8 +63,8 @@ def text(record: RequestRecord) -> str:
 def _level(record: RequestRecord) -> int:
     if record.is_probe:
         return logging.DEBUG
-    is_ours = record.status >= 500 or (record.error_type is not None and record.status < 400)
-    return logging.ERROR if is_ours and not record.client_gone else logging.INFO
+    is_server_error = record.status >= 500 or (record.error_type is not None and record.status < 400)
+    return logging.ERROR if is_server_error and not record.client_gone else logging.INFO
 
 
 def _ms(seconds: float | None) -> float | None:

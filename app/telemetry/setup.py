@@ -1,4 +1,4 @@
-"""What observes requests, as the settings ask for it: traces, metrics, the request log and the history."""
+"""Builds telemetry from the settings: traces, metrics, the request log and the history."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
 
 
 def build_tracing(settings: Settings) -> "Tracing | None":
-    """What makes spans; None if they are sent nowhere, and then nothing of OpenTelemetry is loaded.
+    """Build tracing; None if traces are not exported, and then OpenTelemetry is not loaded.
 
     Raises:
         ConfigurationError: OpenTelemetry can't use one of its variables.
     """
     if settings.telemetry.traces is None:
         return None
-    over_http = all(own.backend == HTTP for own in settings.roles.values())
+    are_remote = all(own.backend == HTTP for own in settings.roles.values())
     with opentelemetry(settings.telemetry):
         from app.telemetry.tracing import build_tracing
 
-        return build_tracing(settings.telemetry, settings.telemetry.traces, on_behalf_of_clients=over_http)
+        return build_tracing(settings.telemetry, settings.telemetry.traces, has_remote_engines=are_remote)
 
 
 def has_metrics(settings: Settings) -> bool:
-    """Whether anything is counted: for the page, or to be exported."""
+    """Whether metrics are collected, to be served or exported."""
     return settings.telemetry.metrics or settings.telemetry.metrics_export is not None
 
 
 def build_metrics(settings: Settings, service: Service, *, folder: Path | None = None) -> "Metrics | None":
-    """The metrics that the settings ask for, or None.
+    """Build the metrics; None if they are neither served nor exported.
 
     Args:
         settings: the configuration.
-        service: whose state they show.
+        service: the service whose state the metrics show.
         folder: where several processes of this service share their values; None for one process.
     """
     if not has_metrics(settings):
         return None
-    # Imported here, so that a service without metrics does not pay for the library.
+    # Imported here, so that a service without metrics does not load the library.
     from app.telemetry.metrics import Metrics
     from app.telemetry.state import ProcessMemory, Retries, ServiceState
 
@@ -74,7 +74,7 @@ def build_metrics(settings: Settings, service: Service, *, folder: Path | None =
 def build_telemetry(
     settings: Settings, tracing: "Tracing | None", metrics: "Metrics | None", history: History
 ) -> Telemetry:
-    """Everything that observes requests; what is None or switched off is left out."""
+    """Build the telemetry, without the parts that are None or switched off."""
     listeners: list[Listener] = [history] if settings.telemetry.history else []
     if settings.telemetry.request_log:
         listeners.append(RequestLog())
@@ -82,7 +82,7 @@ def build_telemetry(
         return Telemetry(listeners, tracing=tracing)
     exporters: list[Exporter] = [metrics]
     if settings.telemetry.metrics_export is not None:
-        # OpenTelemetry is loaded only where something is sent.
+        # OpenTelemetry is loaded only if something is exported.
         from app.telemetry.otlp_metrics import MetricsExporter
 
         exporters.append(MetricsExporter(metrics, settings.telemetry, settings.telemetry.metrics_export))

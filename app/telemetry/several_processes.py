@@ -1,6 +1,6 @@
-"""One set of metrics for several processes behind one port: prometheus_client's way, values in shared files.
+"""Combines the metrics of several API processes, with prometheus_client's multiprocess mode (values in files).
 
-A process that ends leaves its counters, which belong to the sum, and its gauges, which do not and are removed.
+The counters of a process that has exited still count; its gauges do not, and are removed.
 """
 
 import os
@@ -15,13 +15,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Read by prometheus_client when it is imported, and by nobody else."""
+"""Read by prometheus_client when it is imported."""
 _BEGAN = "began"
 
 
 @contextmanager
 def shared_folder() -> Generator[Path, None, None]:
-    """A folder for the values of all processes that are started meanwhile; it is removed in the end."""
+    """Create a folder for the values of all processes that start meanwhile; it is removed on exit."""
     with tempfile.TemporaryDirectory(prefix="memoria-metrics-") as name:
         folder = Path(name)
         (folder / _BEGAN).write_text(str(time.time_ns()))
@@ -37,21 +37,21 @@ def shared_folder() -> Generator[Path, None, None]:
 
 
 def began_ns(folder: Path) -> int:
-    """When the folder was made: since then its values have been counted. Unix time in nanoseconds."""
+    """When the folder was created and counting began, as Unix time in nanoseconds."""
     return int((folder / _BEGAN).read_text())
 
 
 def collect(folder: Path) -> Iterable[Metric]:
-    """The families of all processes together."""
-    _forget_the_dead(folder)
+    """The combined families of all processes."""
+    _remove_gauges_of_dead_processes(folder)
     families: Iterable[Metric] = MultiProcessCollector(None, path=str(folder)).collect()  # type: ignore[no-untyped-call]
     return families
 
 
-def _forget_the_dead(folder: Path) -> None:
+def _remove_gauges_of_dead_processes(folder: Path) -> None:
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            # Another process may have been faster.
+            # Another process may have removed it already.
             with suppress(FileNotFoundError):
                 file.unlink()

@@ -1,4 +1,4 @@
-"""The service's state as metrics, read when somebody looks."""
+"""Exposes the service's state as metrics, read on demand."""
 
 import contextlib
 import importlib.metadata
@@ -17,18 +17,18 @@ from domain.units import GIB
 
 MEMORY_INTERVAL_S = 5.0
 SERVICE = "service"
-"""Whose memory it is: the service's own, or that of a role's engine."""
+"""Value of the `process` label for the service's own memory; engines have their role."""
 
 
 class Retries(msgspec.Struct, frozen=True):
-    """What became of requests that a server did not take."""
+    """Counts of retried requests, and of those that failed after all retries."""
 
     made: int
     given_up: int
 
 
 class ServiceState:
-    """Reads `health`, and what else is counted by others, into metrics."""
+    """Copies `health`, and counters kept elsewhere, into metrics."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class ServiceState:
         *,
         retries: Mapping[Role, Callable[[], Retries]],
     ) -> None:
-        """Make it, and have it asked.
+        """Register as a source of the metrics.
 
         Args:
-            metrics: where it is shown.
-            health: the state now.
-            retries: of roles whose requests are made again.
+            metrics: updated by `read`.
+            health: returns the current state.
+            retries: by role, returns the counts; only for roles with retries.
         """
         self._metrics = metrics
         self._health = health
@@ -52,7 +52,7 @@ class ServiceState:
         metrics.sources.append(self.read)
 
     def read(self) -> None:
-        """Bring the metrics up to date. Costs some 0.1 ms."""
+        """Update the metrics. Takes about 0.1 ms."""
         health, metrics = self._health(), self._metrics
         metrics.set(instruments.SERVICE_READY, health.status == "ok")
         for role, backend in health.backends.items():
@@ -69,7 +69,7 @@ class ServiceState:
 
     def _read_backend(self, role: str, health: BackendHealth) -> None:
         metrics = self._metrics
-        metrics.one_of(instruments.ENGINE_STATE, health.state, BackendState, role)
+        metrics.set_state(instruments.ENGINE_STATE, health.state, BackendState, role)
         metrics.count_to(instruments.ENGINE_RESTARTS, health.restarts, role)
         for member in health.members or ():
             self._read_server(role, member)
@@ -86,11 +86,11 @@ class ServiceState:
         metrics.set(instruments.WAITING_TOKENS_LIMIT, bounds.max_waiting_tokens, role)
 
     def _read_server(self, role: str, member: MemberHealth) -> None:
-        metrics, of_whom = self._metrics, (role, member.address)
-        metrics.one_of(instruments.SERVER_STATE, member.state, BackendState, *of_whom)
-        metrics.one_of(instruments.SERVER_BREAKER, member.breaker, BreakerState, *of_whom)
-        metrics.set(instruments.SERVER_OUTSTANDING, member.outstanding, *of_whom)
-        metrics.count_to(instruments.SERVER_EJECTIONS, member.ejections, *of_whom)
+        metrics, labels = self._metrics, (role, member.address)
+        metrics.set_state(instruments.SERVER_STATE, member.state, BackendState, *labels)
+        metrics.set_state(instruments.SERVER_BREAKER, member.breaker, BreakerState, *labels)
+        metrics.set(instruments.SERVER_OUTSTANDING, member.outstanding, *labels)
+        metrics.count_to(instruments.SERVER_EJECTIONS, member.ejections, *labels)
 
     def _read_cache(self, cache: CacheStats) -> None:
         metrics = self._metrics
@@ -103,14 +103,14 @@ class ServiceState:
 
 
 class ProcessMemory:
-    """Measures the service and its engines, not more often than every few seconds."""
+    """Measures the memory of the service and its engines, at most every `MEMORY_INTERVAL_S`."""
 
     def __init__(self, metrics: Metrics, engines: Mapping[Role, Callable[[], list[int]]]) -> None:
-        """Make it, and have it asked.
+        """Register as a source of the metrics.
 
         Args:
-            metrics: where it is shown.
-            engines: the processes of each engine that is inside the service.
+            metrics: updated by `read`.
+            engines: by role, returns the process ids of an engine that runs in process.
         """
         self._metrics = metrics
         self._engines = engines
@@ -118,7 +118,7 @@ class ProcessMemory:
         metrics.slow_sources.append(self.read)
 
     def read(self) -> None:
-        """Bring the metrics up to date. Takes some milliseconds; in a thread."""
+        """Update the metrics. Takes some milliseconds; called in a thread."""
         if time.monotonic() - self._measured_at < MEMORY_INTERVAL_S:
             return
         self._measured_at = time.monotonic()

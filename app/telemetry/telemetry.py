@@ -1,4 +1,4 @@
-"""All that watches the service: who is told of requests, who makes spans, and what runs beside them."""
+"""Ties telemetry together: the listeners of requests, tracing, and the exporters."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class Exporter(Protocol):
-    """Sends something elsewhere, in a thread of its own."""
+    """Exports telemetry in its own thread."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start exporting."""
         ...
 
     def stop(self) -> None:
-        """Send what is left, and end. Blocks for some seconds at most."""
+        """Export what is left, and stop. Blocks for some seconds at most."""
         ...
 
 
 class Telemetry:
-    """What the application tells of its requests to whom."""
+    """Observes the application's requests."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Telemetry:
         tracing: "Tracing | None" = None,
         exporters: Sequence[Exporter] = (),
     ) -> None:
-        """Make it; nothing starts yet.
+        """Create it without starting the exporters.
 
         Args:
-            listeners: told of everything that ends.
-            tracing: makes spans.
+            listeners: notified of finished requests and operations.
+            tracing: creates spans.
             exporters: started and stopped with the service.
         """
         self._listeners = tuple(listeners)
@@ -47,7 +47,7 @@ class Telemetry:
         self._exporters = exporters
 
     def begin(self, scope: HTTPScope, request_id: str) -> RequestObservation | None:
-        """Watch a request from now on; None if nobody wants to know."""
+        """Start observing a request; None if there are no listeners and no tracing."""
         if not self._listeners and self._tracing is None:
             return None
         observation = RequestObservation(scope, request_id, self._listeners, self._tracing)
@@ -55,12 +55,12 @@ class Telemetry:
         return observation
 
     def start(self) -> None:
-        """Start what runs beside the service."""
+        """Start the exporters."""
         for exporter in self._exporters:
             exporter.start()
 
     async def stop(self) -> None:
-        """Send what has not been sent, for some seconds at most."""
+        """Export what is left, and stop. Takes some seconds at most."""
         stops = [exporter.stop for exporter in self._exporters]
         if self._tracing is not None:
             stops.append(self._tracing.stop)
@@ -68,4 +68,4 @@ class Telemetry:
 
 
 NO_TELEMETRY = Telemetry()
-"""Watches nothing, and costs nothing."""
+"""Observes nothing."""

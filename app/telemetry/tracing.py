@@ -1,11 +1,11 @@
-"""Spans: one trace from the client's `traceparent` to the engine. Imported only where traces are exported.
+"""Creates spans: one trace from the client's `traceparent` to the engine. Imported only if traces are exported.
 
     SERVER    POST /v1/chat/completions          the request, until its last byte
-    INTERNAL  └── chat MODEL                     the call of the engine, until its last token
-              ├── queue                          waiting for a place among those that the engine works on
-              ├── join                           waiting for the call before (embeddings)
-              ├── joined call                    the call of the batch, whose request it links to
-    CLIENT    └── POST                           over HTTP: opentelemetry-instrumentation-httpx, until the head
+    INTERNAL  └── chat MODEL                     the engine call, until its last token
+              ├── queue                          time in the engine's queue
+              ├── join                           time waiting for the previous call (embeddings)
+              ├── joined call                    the batch's call, linked to the request that made it
+    CLIENT    └── POST                           over HTTP: opentelemetry-instrumentation-httpx, until the headers
     SERVER        └── llm_request                vLLM's own span, in its own process or in this one
 
 Source: OpenTelemetry's conventions (`conventions.VERSION`), docs/http/http-spans.md and
@@ -34,45 +34,45 @@ from app.telemetry.environment import export_environment as export_environment
 from app.telemetry.record import CANCELLED, UNMATCHED, OperationRecord, RequestRecord
 
 NS = 1_000_000_000
-LAST_PATIENCE_S = 5.0
-"""How long the last export may take while the service waits for it; the SDK would give it 30 s."""
+FINAL_EXPORT_TIMEOUT_S = 5.0
+"""How long the service waits for the final export; the SDK's own limit is 30 s."""
 
 
 class Tracing:
-    """Makes the spans of requests, and hands their context on."""
+    """Creates the spans of requests, and propagates their context."""
 
     def __init__(
         self,
         provider: TracerProvider,
         *,
         exporter: SpanExporter | None = None,
-        on_behalf_of_clients: bool = False,
+        has_remote_engines: bool = False,
     ) -> None:
-        """Make it.
+        """Create it.
 
         Args:
-            provider: where spans go.
-            exporter: what sends them from there.
-            on_behalf_of_clients: whether engines are elsewhere, so that calls of them are a client's.
+            provider: creates the spans.
+            exporter: exports the provider's spans.
+            has_remote_engines: whether all engines run on servers, so that calls of them are CLIENT spans.
         """
         self._provider = provider
         self._exporter = exporter
         self._tracer = provider.get_tracer("memoria", schema_url=names.SCHEMA_URL)
         self._wanted = {name.encode("latin-1") for name in propagate.get_global_textmap().fields}
-        self._kind = SpanKind.CLIENT if on_behalf_of_clients else SpanKind.INTERNAL
+        self._kind = SpanKind.CLIENT if has_remote_engines else SpanKind.INTERNAL
 
     @property
     def provider(self) -> TracerProvider:
-        """Where spans go, for instrumentations."""
+        """The tracer provider, for instrumentations."""
         return self._provider
 
     def begin_request(self, scope: HTTPScope, record: RequestRecord) -> Context:
-        """A context with the span of a request, in the client's trace if it sent one.
+        """Start the span of a request, in the client's trace if it sent one, and return its context.
 
-        What else the client sent along (tracestate, baggage) is in it, too. If the trace is kept, its id goes into
-        the record.
+        The context also has the client's tracestate and baggage. If the trace is sampled, its id is set in the
+        record.
         """
-        # Its route is known only at its end, and samplers shall not see what a client may have put into a path.
+        # The route is known only at the end, and samplers should not see the path, which may contain anything.
         headers = self._headers(scope)
         context = self._begin(
             _method(record.method),
@@ -87,7 +87,7 @@ class Tracing:
         return context
 
     def end_request(self, context: Context, record: RequestRecord) -> None:
-        """The span is over."""
+        """End the span of a request."""
         span = trace.get_current_span(context)
         if span.is_recording():
             if record.route != UNMATCHED:
@@ -99,7 +99,7 @@ class Tracing:
                 span.set_attribute(names.CLIENT_GONE, True)
                 span.set_attribute(names.ERROR_TYPE, CANCELLED)
             elif record.status >= 500 or (record.error_type is not None and record.status < 400):
-                # What is the client's fault is no error of a server; a broken stream has status 200.
+                # Client errors are no errors of a SERVER span; a stream that fails midway has status 200.
                 span.set_attribute(names.ERROR_TYPE, record.error_type or str(record.status))
                 span.set_status(Status(StatusCode.ERROR))
         span.end()
@@ -107,7 +107,7 @@ class Tracing:
     def begin_operation(
         self, parent: Context, operation: OperationRecord, attributes: Mapping[str, object]
     ) -> Context:
-        """A context with the span of a call of an engine."""
+        """Start the span of an engine call, and return its context."""
         context = self._begin(f"{operation.name} {operation.model}", parent, self._kind)
         trace.get_current_span(context).set_attributes(
             {
@@ -126,9 +126,9 @@ class Tracing:
         finish_reasons: Sequence[str],
         attributes: Mapping[str, object],
     ) -> None:
-        """The span is over."""
+        """End the span of an engine call."""
         span = trace.get_current_span(context)
-        said = {
+        values = {
             names.GEN_AI_RESPONSE_MODEL: None if operation.error_type else operation.model,
             names.GEN_AI_USAGE_INPUT_TOKENS: operation.prompt_tokens or None,
             names.GEN_AI_USAGE_OUTPUT_TOKENS: operation.completion_tokens or None,
@@ -137,14 +137,14 @@ class Tracing:
             names.ERROR_TYPE: operation.error_type,
             **attributes,
         }
-        found = {name: value for name, value in said.items() if value is not None}
+        found = {name: value for name, value in values.items() if value is not None}
         span.set_attributes(cast(Mapping[str, AttributeValue], found))
         if operation.error_type not in (None, CANCELLED):
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
     def carrier(self, context: Context) -> dict[str, str]:
-        """Headers that carry a span on to the engine, with what its client sent along."""
+        """Headers that propagate the trace context, including the client's baggage, to the engine."""
         headers: dict[str, str] = {}
         propagate.inject(headers, context)
         return headers
@@ -159,43 +159,43 @@ class Tracing:
         batch_size: int,
         link: Mapping[str, str] | None,
     ) -> None:
-        """A span of the past below another one.
+        """Create a child span for something that has already ended.
 
         Args:
-            parent: has the other one.
-            name: what it was.
+            parent: context of the parent span.
+            name: name of the span.
             began: Unix time.
             ended: Unix time.
-            batch_size: requests in the batch; 0 where that means nothing.
-            link: the trace context of the span in which it happened; None where it is this one's own.
+            batch_size: requests in the batch; 0 without a batch.
+            link: trace context of the span to link to; None for no link.
         """
         if not trace.get_current_span(parent).is_recording():
-            # It has ended meanwhile.
+            # The parent has ended meanwhile.
             return
         span = self._tracer.start_span(
             name,
             context=parent,
             start_time=int(began * NS),
-            links=_links(link, but=trace.get_current_span(parent)),
+            links=_links(link, own=trace.get_current_span(parent)),
             attributes={names.JOINED_REQUESTS: batch_size} if batch_size else None,
         )
         span.end(end_time=int(ended * NS))
 
     def stop(self) -> None:
-        """Send what has not been sent, and end. Blocks for some seconds at most."""
+        """Export what is left, and stop. Blocks for some seconds at most."""
         ending = threading.Thread(target=self._provider.shutdown, name="export-last-spans", daemon=True)
         ending.start()
-        ending.join(LAST_PATIENCE_S)
+        ending.join(FINAL_EXPORT_TIMEOUT_S)
         if ending.is_alive() and self._exporter is not None:
-            # Whoever is still trying gives up now.
+            # Aborts an export that is still running.
             self._exporter.shutdown()
 
     def _headers(self, scope: HTTPScope) -> dict[str, str]:
-        """What a client says of its trace."""
+        """The client's trace context headers."""
         found: dict[str, str] = {}
         for raw, value in scope["headers"]:
             if raw in self._wanted:
-                # A list may come in several headers (RFC 9110, 5.3); two parents are none (W3C Trace Context).
+                # A list may be split over several headers (RFC 9110, 5.3); two parents are invalid (W3C).
                 name, text = raw.decode("latin-1"), value.decode("latin-1")
                 found[name] = f"{found[name]},{text}" if name in found else text
         return found
@@ -205,26 +205,26 @@ class Tracing:
         return trace.set_span_in_context(span, parent)
 
 
-def build_tracing(settings: TelemetrySettings, signal: OtlpSignal, *, on_behalf_of_clients: bool) -> Tracing:
-    """What makes spans and sends them.
+def build_tracing(settings: TelemetrySettings, signal: OtlpSignal, *, has_remote_engines: bool) -> Tracing:
+    """Build tracing and its exporter.
 
-    The provider becomes the process's own, so that the spans of an engine in this process go with ours.
+    The provider becomes the global one, so that it also exports the spans of engines in this process.
 
     Args:
-        settings: the name under which they are sent.
-        signal: where they are sent.
-        on_behalf_of_clients: see Tracing.
+        settings: the service's name.
+        signal: the endpoint and protocol.
+        has_remote_engines: see `Tracing`.
     """
     export_environment(settings)
     service = {names.SERVICE_NAME: settings.service_name, names.SERVICE_VERSION: metadata.version("memoria-vllm")}
-    # The sampler and the sizes of batches follow from the standard variables.
+    # The SDK reads the sampler and batch sizes from the standard variables.
     provider = TracerProvider(resource=Resource.create(service, schema_url=names.SCHEMA_URL))
     exporter = _exporter(signal)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    # Each engine in this process brings a provider too, and is told in the log that there is one.
+    # Each engine in this process tries to set its own provider, and the SDK would log a warning.
     logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
-    return Tracing(provider, exporter=exporter, on_behalf_of_clients=on_behalf_of_clients)
+    return Tracing(provider, exporter=exporter, has_remote_engines=has_remote_engines)
 
 
 def _exporter(signal: OtlpSignal) -> SpanExporter:
@@ -237,13 +237,13 @@ def _exporter(signal: OtlpSignal) -> SpanExporter:
     return HttpExporter(endpoint=signal.endpoint)
 
 
-def _links(carrier: Mapping[str, str] | None, *, but: Span) -> list[Link]:
-    """A link to the span that a carrier carries, unless that is the one that would link."""
+def _links(carrier: Mapping[str, str] | None, *, own: Span) -> list[Link]:
+    """A link to the span in a carrier, unless that is the linking span itself."""
     if carrier is None:
         return []
     context = trace.get_current_span(propagate.extract(carrier)).get_span_context()
-    own = but.get_span_context()
-    return [Link(context)] if context.is_valid and context.span_id != own.span_id else []
+    is_own = context.span_id == own.get_span_context().span_id
+    return [Link(context)] if context.is_valid and not is_own else []
 
 
 def _method(method: str) -> str:

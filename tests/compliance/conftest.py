@@ -1,4 +1,4 @@
-"""The suite talks to a running service over loopback, through the unmodified SDK or as plain HTTP."""
+"""The suite uses a running service over loopback, through the unmodified SDK or plain HTTP."""
 
 from collections.abc import Generator
 
@@ -29,7 +29,7 @@ def http(base_url: str) -> Generator[httpx.Client, None, None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The run with another SDK has no use for the tests that use none."""
+    """Skip tests without an SDK when the suite runs with another SDK."""
     if config.getoption("--base-url") and openai.__version__.startswith("2."):
         items[:] = [item for item in items if "client" in getattr(item, "fixturenames", ())]
 

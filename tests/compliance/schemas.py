@@ -1,4 +1,4 @@
-"""Answers against the response schemas of OpenAI's own OpenAPI document.
+"""Validates answers against the response schemas of OpenAI's own OpenAPI document.
 
 `openai_schemas.json` says where it comes from, at which version, and what was left out.
 """
@@ -20,7 +20,7 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def assert_matches(name: str, answer: Any, *, but_embeddings_may_be_text: bool = False) -> None:
-    """Fail with every way in which an answer is not what the schema says.
+    """Fail with all errors of an answer against a schema.
 
     The document describes embeddings as arrays only, though `encoding_format: base64` makes them text.
     """

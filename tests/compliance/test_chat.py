@@ -48,7 +48,7 @@ def chat(http: httpx.Client, **extra: Any) -> dict[str, Any]:
 
 
 def stream(http: httpx.Client, **extra: Any) -> list[dict[str, Any]]:
-    """All chunks of a stream that ends as it should, each of them as the schema says."""
+    """All chunks of a stream, after checking its end mark and each chunk's schema."""
     answer = http.post("/v1/chat/completions", json=ASK | {"stream": True} | extra)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -171,7 +171,7 @@ def test_limits_and_stops(http: httpx.Client) -> None:
     assert (stopped["message"]["content"], stopped["finish_reason"]) == ("The capital", "stop")
 
 
-def test_what_has_no_effect_is_accepted(http: httpx.Client) -> None:
+def test_parameters_without_effect_are_accepted(http: httpx.Client) -> None:
     plain = chat(http)["choices"]
     extra = {
         "user": "ann", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "verbosity": "low",
@@ -250,7 +250,7 @@ def test_a_call_is_streamed_under_one_id_and_index(http: httpx.Client, choice: A
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-1] == reason
 
 
-def test_what_a_tool_said_goes_back(client: OpenAI) -> None:
+def test_a_tool_result_is_sent_back(client: OpenAI) -> None:
     asked = client.chat.completions.create(**ASK | TOOLS, tool_choice="required").choices[0].message
     assert asked.tool_calls
     result = {"role": "tool", "tool_call_id": asked.tool_calls[0].id, "content": "sunny, 21 °C"}
@@ -350,7 +350,7 @@ def test_vllms_parameters_work_as_extra_body(client: OpenAI) -> None:
     ids=lambda value: str(value)[:70],
 )
 @pytest.mark.parametrize("streamed", [True, False], ids=["stream", "whole"])
-def test_what_can_not_be_is_a_400_that_names_the_parameter(
+def test_an_invalid_value_is_a_400_that_names_the_parameter(
     http: httpx.Client, change: dict[str, Any], param: str, streamed: bool
 ) -> None:
     if streamed and "stream_options" in change:
@@ -380,7 +380,7 @@ def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-def test_a_misspelled_parameter_is_recognised(client: OpenAI) -> None:
+def test_a_misspelled_parameter_is_recognized(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="Did you mean 'messages'"):
         client.chat.completions.create(**ASK, extra_body={"mesages": []})
 

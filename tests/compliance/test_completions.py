@@ -15,7 +15,7 @@ ASK = {"model": GENERATE, "prompt": PROMPT, "temperature": 0, "max_tokens": 6}
 
 
 def stream(http: httpx.Client, **extra: Any) -> list[dict[str, Any]]:
-    """All chunks of a stream that ends as it should."""
+    """All chunks of a stream, after checking its end mark."""
     answer = http.post("/v1/completions", json=ASK | {"stream": True} | extra)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -153,7 +153,7 @@ def test_the_sdk_reads_streams_of_several_choices(client: OpenAI) -> None:
     assert all(texts.values())
 
 
-def test_a_stream_refused_before_its_start_keeps_its_status(client: OpenAI) -> None:
+def test_a_stream_rejected_before_its_start_keeps_its_status(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         client.completions.create(**ASK | {"prompt": [999_999]}, stream=True)
     assert caught.value.param == "prompt"
@@ -197,7 +197,7 @@ def test_a_stream_refused_before_its_start_keeps_its_status(client: OpenAI) -> N
     ],
     ids=str,
 )
-def test_what_can_not_be_is_a_400_that_names_the_parameter(
+def test_an_invalid_value_is_a_400_that_names_the_parameter(
     http: httpx.Client, change: dict[str, Any], param: str
 ) -> None:
     answer = http.post("/v1/completions", json=ASK | change)
@@ -207,7 +207,7 @@ def test_what_can_not_be_is_a_400_that_names_the_parameter(
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_misspelled_parameter_is_recognised(client: OpenAI) -> None:
+def test_a_misspelled_parameter_is_recognized(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="Did you mean 'temperature'"):
         client.completions.create(**ASK, extra_body={"temprature": 1})
 

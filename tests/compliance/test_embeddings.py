@@ -28,7 +28,7 @@ def test_strings_keep_their_order(client: OpenAI) -> None:
 
 
 def test_token_ids_and_lists_of_token_ids(client: OpenAI) -> None:
-    # [CLS] hello [SEP] in the model's own vocabulary
+    # [CLS] hello [SEP] in the model's vocabulary
     ids = [101, 7592, 102]
     text = client.embeddings.create(model=EMBED, input="hello").data[0].embedding
     one = client.embeddings.create(model=EMBED, input=ids).data
@@ -60,7 +60,7 @@ def test_user_and_nulls_are_accepted(http: httpx.Client) -> None:
     assert http.post("/v1/embeddings", json=body).status_code == 200
 
 
-def test_2048_inputs_are_answered_whole(client: OpenAI) -> None:
+def test_2048_inputs_are_answered_completely(client: OpenAI) -> None:
     answer = client.embeddings.create(model=EMBED, input=["a"] * 2048)
     assert [item.index for item in answer.data] == list(range(2048))
 
@@ -84,7 +84,7 @@ def test_2048_inputs_are_answered_whole(client: OpenAI) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_can_not_be_is_a_400_that_names_the_parameter(
+def test_an_invalid_value_is_a_400_that_names_the_parameter(
     http: httpx.Client, change: dict[str, object], param: str
 ) -> None:
     answer = http.post("/v1/embeddings", json={"model": EMBED, "input": "x"} | change)

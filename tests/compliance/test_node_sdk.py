@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Node against the service: node/suite.mjs, run by the Node.js of the tests' list."""
+"""Runs node/suite.mjs, which tests the service with OpenAI's SDK for Node."""
 
 import json
 import os
@@ -17,7 +17,7 @@ MODULES = Path(sys.prefix) / "node-openai" / "node_modules"
 
 
 def test_the_suite_passes_with_the_sdk_for_node(base_url: str, tmp_path: Path) -> None:
-    # Node looks for packages beside the script, and the work tree shall have none.
+    # Node looks for packages next to the script; the work tree should contain none.
     script = shutil.copy(SUITE, tmp_path)
     (tmp_path / "node_modules").symlink_to(MODULES)
     run = node(

@@ -1,4 +1,4 @@
-"""The same suite once more, with the previous major version of the SDK."""
+"""Runs the same suite with the previous major version of the SDK."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_the_suite_passes_with_the_sdk_of_the_previous_major_version(base_url: s
             "-m",
             "pytest",
             "tests/compliance",
-            # Has an SDK of its own.
+            # It has its own SDK.
             "--ignore=tests/compliance/test_node_sdk.py",
             "-p",
             "no:cacheprovider",

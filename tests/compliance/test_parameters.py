@@ -1,4 +1,4 @@
-"""Every field of OpenAI's request schemas is known here, and API.md says of each what becomes of it."""
+"""The service knows every field of OpenAI's request schemas, and API.md documents the handling of each."""
 
 import json
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def test_every_field_of_openais_document_is_known(body: type) -> None:
 
 
 @pytest.mark.parametrize("body", SCHEMAS, ids=SCHEMAS.values())
-def test_what_is_not_openais_is_said_to_be_vllms(body: type) -> None:
+def test_other_fields_are_documented_as_vllms(body: type) -> None:
     others = {field.name for field in parameters(body) if field.is_vllms}
     assert others.isdisjoint(SPEC[SCHEMAS[body]])
     assert {field.name for field in parameters(body)} - others == set(SPEC[SCHEMAS[body]])
@@ -107,7 +107,7 @@ NESTED = {
     sdk_schema.JSONSchema: chat.JsonSchema,
     ChatCompletionStreamOptionsParam: StreamOptions,
 }
-"""The SDK's types of what is inside of a chat request, and what decodes them here."""
+"""The SDK's types of nested objects in a chat request, and the types that decode them here."""
 NOT_OFFERED = {
     "ChatCompletionContentPartImageParam",
     "ChatCompletionContentPartInputAudioParam",
@@ -117,14 +117,14 @@ NOT_OFFERED = {
     "ChatCompletionNamedToolChoiceCustomParam",
     "ChatCompletionCustomToolParam",
 }
-"""Refused by their `type` or `role`."""
+"""Rejected by their `type` or `role`."""
 NOT_LOOKED_AT = {
     "Audio",
     "PromptCacheBreakpoint",
     "ChatCompletionPredictionContentParam",
     "PromptCacheOptions",
 }
-"""Accepted without effect, whatever is in them."""
+"""Accepted without effect, whatever they contain."""
 
 
 def typed_dicts(annotation: Any) -> Iterator[Any]:
@@ -135,7 +135,7 @@ def typed_dicts(annotation: Any) -> Iterator[Any]:
 
 
 def nested(kind: Any, known: set[Any]) -> set[Any]:
-    """The SDK's types inside of one, at any depth; not those inside of what is refused or not looked at."""
+    """The SDK's types inside one, at any depth, except inside rejected or ignored types."""
     for name, annotation in get_type_hints(kind).items():
         for inner in typed_dicts(annotation):
             is_passed_over = inner.__name__ in NOT_OFFERED | NOT_LOOKED_AT or name in REFUSED

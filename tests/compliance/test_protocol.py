@@ -58,19 +58,19 @@ def test_unknown_urls_and_methods_answer_in_openais_shape(
     ids=lambda body: repr(body[:30]),
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/completions"])
-def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, path: str, body: bytes) -> None:
+def test_an_invalid_body_is_a_400(http: httpx.Client, path: str, body: bytes) -> None:
     answer = http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert_matches("ErrorResponse", answer.json())
 
 
-def test_a_body_of_another_type_is_refused(http: httpx.Client) -> None:
+def test_a_body_of_another_type_is_rejected(http: httpx.Client) -> None:
     answer = http.post("/v1/completions", data={"model": GENERATE, "prompt": "x"})
     assert answer.status_code == 415
     assert_matches("ErrorResponse", answer.json())
 
 
-def test_too_large_a_body_is_refused(http: httpx.Client) -> None:
+def test_a_too_large_body_is_rejected(http: httpx.Client) -> None:
     answer = http.post(
         "/v1/completions", content=b"x" * (33 * 2**20), headers={"content-type": "application/json"}
     )
@@ -78,7 +78,7 @@ def test_too_large_a_body_is_refused(http: httpx.Client) -> None:
     assert_matches("ErrorResponse", answer.json())
 
 
-def test_health_tells_of_both_models(http: httpx.Client) -> None:
+def test_health_reports_both_models(http: httpx.Client) -> None:
     health = http.get("/health")
     assert health.status_code == 200
     backends = health.json()["backends"]
@@ -111,7 +111,7 @@ def test_every_answer_has_openais_headers(http: httpx.Client, method: str, path:
     assert answers[0].headers["x-request-id"] != answers[1].headers["x-request-id"]
 
 
-def test_a_sane_request_id_is_kept(http: httpx.Client) -> None:
+def test_a_valid_request_id_is_kept(http: httpx.Client) -> None:
     def asked(request_id: str) -> str:
         return http.get("/v1/models", headers={"x-request-id": request_id}).headers["x-request-id"]
 
@@ -120,7 +120,7 @@ def test_a_sane_request_id_is_kept(http: httpx.Client) -> None:
     assert asked("two words").startswith("req_")
 
 
-def test_the_sdk_knows_the_request_id(client: OpenAI) -> None:
+def test_the_sdk_exposes_the_request_id(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model=GENERATE,
         messages=[{"role": "user", "content": "x"}],

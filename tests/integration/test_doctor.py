@@ -7,20 +7,20 @@ import pytest
 
 from app.commands.doctor.machine import SHM_NEEDED
 from app.commands.doctor.models import KINDS
-from app.commands.doctor.numbers import BF16, FLOAT32, NATIVE_FP8, OLDEST_CARD_FOR
+from app.commands.doctor.numbers import BF16, FLOAT32, MIN_CAPABILITY_OF, NATIVE_FP8
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("method", OLDEST_CARD_FOR)
+@pytest.mark.parametrize("method", MIN_CAPABILITY_OF)
 def test_the_oldest_gpu_for_a_quantization_matches_vllm(method: str) -> None:
     from vllm.model_executor.layers.quantization import get_quantization_config
 
-    major, minor = OLDEST_CARD_FOR[method]
+    major, minor = MIN_CAPABILITY_OF[method]
     assert get_quantization_config(method).get_min_capability() == 10 * major + minor
 
 
-@pytest.mark.parametrize("method", OLDEST_CARD_FOR)
+@pytest.mark.parametrize("method", MIN_CAPABILITY_OF)
 def test_float32_support_of_quantizations_matches_vllm(method: str) -> None:
     import inspect
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.doctor.composition import judged
+from app.commands.doctor.composition import run_check
 from app.commands.doctor.finding import Finding, Verdict, ok
 from app.settings import VARIABLES
 from tests.unit.doctor.stand_in import answering
@@ -187,8 +187,10 @@ def test_a_cached_model_needs_no_hub_and_a_partial_one_does(doctor, tmp_path):
     partial = doctor(MODEL_GEN_NAME="some/model")
     (snapshot / "model.safetensors").write_bytes(b"12")
     whole = doctor(MODEL_GEN_NAME="some/model")
-    assert re.search("^failure +generate model +some/model is not all in the cache", partial.stdout, re.M)
-    assert re.search("^ok +generate model +some/model is in the cache", whole.stdout, re.M)
+    assert re.search(
+        "^failure +generate model +some/model is not completely in this machine's cache", partial.stdout, re.M
+    )
+    assert re.search("^ok +generate model +some/model is in this machine's cache", whole.stdout, re.M)
 
 
 def test_an_unreachable_hub_does_not_delay(doctor):
@@ -208,8 +210,8 @@ def test_a_crashing_check_is_a_warning_after_its_findings():
         yield ok("thing", "is there")
         raise ZeroDivisionError("no such number")
 
-    told = [(finding.verdict, finding.found) for finding in judged("thing", breaks)]
+    told = [(finding.verdict, finding.found) for finding in run_check("thing", breaks)]
     assert told == [
         (Verdict.OK, "is there"),
-        (Verdict.WARNING, "could not be looked at (ZeroDivisionError: no such number)"),
+        (Verdict.WARNING, "could not be checked (ZeroDivisionError: no such number)"),
     ]

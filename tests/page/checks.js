@@ -1,4 +1,4 @@
-// What tests ask of a page. One object, so that it can be put into an expression.
+// Checks of the page for tests. A single object, so that it can be embedded in an expression.
 {
   overflow: () => {
     const wide = document.documentElement.clientWidth;
@@ -26,9 +26,9 @@
     };
     const behind = (element) => {
       for (let up = element; up; up = up.parentElement) {
-        const colour = parse(getComputedStyle(up).backgroundColor);
-        if (colour[3] === 1) return colour;
-        if (colour[3] !== 0) throw new Error(`half transparent: ${up.outerHTML}`);
+        const color = parse(getComputedStyle(up).backgroundColor);
+        if (color[3] === 1) return color;
+        if (color[3] !== 0) throw new Error(`half transparent: ${up.outerHTML}`);
       }
       return [1, 1, 1];
     };
@@ -38,22 +38,22 @@
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
       const element = node.parentElement;
-      if (!node.data.trim() || !element.checkVisibility() || element.closest(".unseen, .skip, option, noscript")) continue;
+      if (!node.data.trim() || !element.checkVisibility() || element.closest(".visually-hidden, .skip, option, noscript")) continue;
       const style = getComputedStyle(element);
-      const colour = parse(element instanceof SVGElement ? style.fill : style.color);
-      const told = ratio(colour, behind(element));
+      const color = parse(element instanceof SVGElement ? style.fill : style.color);
+      const contrast = ratio(color, behind(element));
       seen += 1;
-      if (told < 4.5) low.push(`${told.toFixed(2)} ${node.data.trim().slice(0, 40)} in ${element.outerHTML.slice(0, 80)}`);
+      if (contrast < 4.5) low.push(`${contrast.toFixed(2)} ${node.data.trim().slice(0, 40)} in ${element.outerHTML.slice(0, 80)}`);
     }
-    // What is not text but has a meaning: 3 to 1 against what is behind it.
+    // Graphics that convey information need a contrast of 3 to 1 with their background.
     for (const element of document.querySelectorAll(".swatch, .dot, .timing-bar .part, .line, .bar, .memory-bar .part, .fill, input, textarea")) {
       if (!element.checkVisibility()) continue;
       const style = getComputedStyle(element);
       const paint = element.matches("input, textarea") ? style.borderTopColor
         : element instanceof SVGElement ? (element.matches(".line") ? style.stroke : style.fill) : style.backgroundColor;
-      const told = ratio(parse(paint), behind(element.matches(".timing-bar .part, .fill") ? element.closest(".card") : element.parentElement));
+      const contrast = ratio(parse(paint), behind(element.matches(".timing-bar .part, .fill") ? element.closest(".card") : element.parentElement));
       seen += 1;
-      if (told < 3) low.push(`${told.toFixed(2)} ${element.outerHTML.slice(0, 100)}`);
+      if (contrast < 3) low.push(`${contrast.toFixed(2)} ${element.outerHTML.slice(0, 100)}`);
     }
     return { seen, low };
   },
@@ -74,18 +74,18 @@
     for (const attribute of ["aria-labelledby", "aria-describedby", "aria-controls", "for"])
       for (const element of document.querySelectorAll(`[${attribute}]`))
         for (const id of element.getAttribute(attribute).split(" "))
-          if (!document.getElementById(id)) wrong.push(`${attribute} leads nowhere: ${id}`);
+          if (!document.getElementById(id)) wrong.push(`${attribute} refers to a missing id: ${id}`);
     let level = 0;
     for (const heading of visible("h1, h2, h3, h4")) {
       const own = Number(heading.tagName[1]);
-      if (own > level + 1) wrong.push(`a level left out: ${heading.outerHTML.slice(0, 80)}`);
+      if (own > level + 1) wrong.push(`skipped heading level: ${heading.outerHTML.slice(0, 80)}`);
       level = own;
     }
     if (visible("h1").length !== 1) wrong.push(`${visible("h1").length} headings of level 1`);
     for (const landmark of ["header", "main", "footer", "nav"])
       if (visible(landmark).length !== 1) wrong.push(`not one ${landmark}`);
     for (const element of document.querySelectorAll("[tabindex]"))
-      if (element.tabIndex > 0) wrong.push(`an order of its own: ${element.outerHTML.slice(0, 80)}`);
+      if (element.tabIndex > 0) wrong.push(`positive tabindex: ${element.outerHTML.slice(0, 80)}`);
     for (const image of document.images) if (!image.hasAttribute("alt")) wrong.push("an image without alt");
     if (!document.documentElement.lang) wrong.push("no language");
     return wrong;

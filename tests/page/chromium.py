@@ -1,4 +1,4 @@
-"""The browser of these tests: a headless Chromium that stays off the network."""
+"""Launches the browser of these tests: a headless Chromium without background network traffic."""
 
 import importlib.util
 import sys
@@ -37,7 +37,7 @@ async def launch(playwright: Playwright) -> Browser:
     return await playwright.chromium.launch(
         executable_path=installer.executable(),
         env=installer.environment(),
-        # Its sandbox needs rights that containers do not have; it sees nothing but the service's own page.
+        # The sandbox needs privileges that containers lack; the browser opens only the service's own page.
         chromium_sandbox=False,
         args=FLAGS,
     )

@@ -1,4 +1,4 @@
-"""Browser, pages watched for what must never happen, and services on fake engines behind a real server."""
+"""Fixtures: the browser, pages that are checked for errors, and services on fake engines behind a real server."""
 
 import asyncio
 import contextlib
@@ -35,9 +35,9 @@ async def browser() -> AsyncGenerator[Browser, None]:
 
 @pytest.fixture
 async def open_page(browser: Browser) -> AsyncGenerator[OpenPage, None]:
-    """Opens a page in a browser without a past; at the end it must not have failed, nor asked anybody else."""
+    """Opens a page in a new browser context; at the end it must have no errors and no requests to other hosts."""
     async with contextlib.AsyncExitStack() as stack:
-        watched: list[Watched] = []
+        checks: list[PageCheck] = []
 
         async def open_(
             url: str, *, prepare: Callable[[Page], Awaitable[None]] | None = None, **options: Any
@@ -46,44 +46,44 @@ async def open_page(browser: Browser) -> AsyncGenerator[OpenPage, None]:
             stack.push_async_callback(context.close)
             page = await context.new_page()
             page.set_default_timeout(15_000)
-            watched.append(Watched(page, url))
+            checks.append(PageCheck(page, url))
             if prepare is not None:
                 await prepare(page)
             await page.goto(url)
             return page
 
         yield open_
-        for each in watched:
-            each.judge()
+        for check in checks:
+            check.verify()
 
 
-class Watched:
-    """What a page did that it should not."""
+class PageCheck:
+    """Records a page's errors, and its requests to other hosts."""
 
     def __init__(self, page: Page, url: str) -> None:
         self._host = urlsplit(url).netloc
         self._failures: list[str] = []
-        self._strangers: list[str] = []
+        self._foreign_requests: list[str] = []
         page.on("pageerror", lambda error: self._failures.append(str(error)))
-        page.on("console", self._hear)
-        page.context.on("request", self._see)
+        page.on("console", self._on_console)
+        page.context.on("request", self._on_request)
 
-    def _hear(self, message: Any) -> None:
-        # Of answers that are no success the browser itself writes a line; the page shows them.
+    def _on_console(self, message: Any) -> None:
+        # The browser logs answers with an error status itself; the page shows them.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self._failures.append(message.text)
 
-    def _see(self, request: Any) -> None:
+    def _on_request(self, request: Any) -> None:
         if urlsplit(request.url).netloc != self._host:
-            self._strangers.append(request.url)
+            self._foreign_requests.append(request.url)
 
-    def judge(self) -> None:
+    def verify(self) -> None:
         assert self._failures == []
-        assert self._strangers == []
+        assert self._foreign_requests == []
 
 
 class Served:
-    """An application on fake engines at an address."""
+    """An application on fake engines, and its URL."""
 
     def __init__(self, api: Api, url: str) -> None:
         self.api = api
@@ -113,7 +113,7 @@ async def service() -> AsyncGenerator[Served, None]:
     async with served(Api(max_body_bytes=2**20)) as running:
         while not running.api.is_ready:
             await asyncio.sleep(0.01)
-        # The requests by which it was found to be ready.
+        # Drop the requests of the readiness check.
         for engine in (running.api.embedder, running.api.writer):
             engine.seen.clear()
         yield running

@@ -1,6 +1,6 @@
-"""Pictures of the page for the documentation: `python -m tests.page.screenshots` makes docs/page/*.png.
+"""Takes screenshots of the page for the documentation: `python -m tests.page.screenshots` writes docs/page/*.png.
 
-Of a real service with its packaged models, after minutes of real requests, some of which are refused or given up.
+They show a real service with its packaged models, after minutes of requests, some of which fail or are cancelled.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ async def main() -> None:
             browser = await launch(playwright)
             async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
                 await traffic(client, until=time.monotonic() + TRAFFIC_S)
-                under_way = asyncio.create_task(traffic(client, until=time.monotonic() + 60))
+                running = asyncio.create_task(traffic(client, until=time.monotonic() + 60))
                 await take_all(browser, service.url)
-                under_way.cancel()
-                await asyncio.gather(under_way, return_exceptions=True)
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
             await browser.close()
     finally:
         await asyncio.to_thread(service.end)
@@ -54,7 +54,7 @@ async def main() -> None:
 
 
 async def traffic(client: AsyncOpenAI, *, until: float) -> None:
-    """Users of all kinds, more of them in the middle."""
+    """Send random requests of all kinds from five users."""
     await asyncio.gather(*(user(client, random.Random(number), until) for number in range(5)))
 
 
@@ -98,7 +98,7 @@ async def take_all(browser: Browser, url: str) -> None:
     for question in ("What is the capital of France?", "Write one sentence about it."):
         await page.locator("#chat-input").fill(question)
         await page.locator("#chat-send").click()
-        await page.locator("#chat-meta", has_text="in all").wait_for(timeout=60_000)
+        await page.locator("#chat-meta", has_text="in total").wait_for(timeout=60_000)
         await page.locator("#chat-send").wait_for()
     await take(page, "playground")
     await page.get_by_role("tab", name="Embeddings").click()

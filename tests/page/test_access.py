@@ -1,4 +1,4 @@
-"""Whoever comes with whatever: a phone, the dark, no mouse, no eyes for colours, no patience for motion."""
+"""Accessibility and layout: small screens, dark mode, contrast, keyboard, names and roles, reduced motion."""
 
 import asyncio
 import re
@@ -26,12 +26,12 @@ async def with_traffic(service: Served) -> None:
 
 
 async def check(page: Page, name: str) -> Any:
-    """What one of the functions in checks.js finds."""
+    """The result of a function in checks.js."""
     return await page.evaluate(f"({CHECKS}).{name}()")
 
 
 @pytest.mark.parametrize("width", [360, 420, 700, 900, 1280])
-async def test_nothing_sticks_out_whatever_the_width(open_page: OpenPage, service: Served, width: int):
+async def test_nothing_overflows_at_any_width(open_page: OpenPage, service: Served, width: int):
     service.api.writer.name = LONG
     await with_traffic(service)
     page = await open_page(service.url, viewport={"width": width, "height": 740})
@@ -44,18 +44,18 @@ async def test_nothing_sticks_out_whatever_the_width(open_page: OpenPage, servic
             await field.fill(f"{LONG}\n{LONG}")
         await page.locator("button.primary:visible").click()
         meta = page.locator(f"#{name.lower()}-meta")
-        await expect(meta).to_contain_text(re.compile("in all|dimensions"))
+        await expect(meta).to_contain_text(re.compile("in total|dimensions"))
         for language in ("curl", "Python"):
             await page.get_by_role("tab", name=language).click()
             assert await check(page, "overflow") == {"page": 0, "out": []}, name
 
 
-async def test_on_a_phone_it_can_be_touched(open_page: OpenPage, service: Served):
+async def test_touch_works_on_a_phone(open_page: OpenPage, service: Served):
     page = await open_page(service.url, viewport=PHONE, has_touch=True, is_mobile=True)
     await page.get_by_role("link", name="Playground").first.tap()
     await page.get_by_role("button", name="Send").tap()
-    await expect(page.locator("#chat-meta")).to_contain_text("in all")
-    # WCAG 2.2, 2.5.8: targets of at least 24 by 24 pixels, links in a sentence aside.
+    await expect(page.locator("#chat-meta")).to_contain_text("in total")
+    # WCAG 2.2, 2.5.8: targets of at least 24 by 24 pixels, except links in sentences.
     small = await check(page, "small")
     assert small == []
 
@@ -65,18 +65,18 @@ async def test_on_a_phone_it_can_be_touched(open_page: OpenPage, service: Served
 
 async def background(page: Page) -> float:
     """Lightness of the page, from 0 to 255."""
-    colour = await page.evaluate("getComputedStyle(document.body).backgroundColor")
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+    color = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", color)[:3])) / 3
 
 
-async def test_it_follows_the_system(open_page: OpenPage, service: Served):
+async def test_the_theme_follows_the_system(open_page: OpenPage, service: Served):
     page = await open_page(service.url, color_scheme="light")
     assert await background(page) > 200
     await page.emulate_media(color_scheme="dark")
     assert await background(page) < 60
 
 
-async def test_a_chosen_theme_goes_first_and_is_remembered(open_page: OpenPage, service: Served):
+async def test_a_chosen_theme_has_precedence_and_is_remembered(open_page: OpenPage, service: Served):
     page = await open_page(service.url, color_scheme="light")
     await page.get_by_label("Theme").select_option("Dark")
     assert await background(page) < 60
@@ -91,13 +91,13 @@ async def test_a_chosen_theme_goes_first_and_is_remembered(open_page: OpenPage, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_everything_can_be_told_from_what_is_behind_it(open_page: OpenPage, service: Served, scheme: Any):
-    """WCAG 2.2, 1.4.3 and 1.4.11, computed from what the browser computes."""
+async def test_contrast_is_sufficient(open_page: OpenPage, service: Served, scheme: Any):
+    """WCAG 2.2, 1.4.3 and 1.4.11, from the browser's computed styles."""
     await with_traffic(service)
     page = await open_page(service.url, color_scheme=scheme, reduced_motion="reduce")
     await expect(page.locator("#requests-body tr")).to_have_count(4)
     for state, mood in MOODS.items():
-        # One of each mood, as no service is in all of them at once.
+        # Sets each color in turn; no service is in all states at once.
         pill = page.locator("#model-generate .pill").first
         await pill.evaluate("(pill, mood) => { pill.dataset.mood = mood; }", mood)
         found = await check(page, "contrast")
@@ -119,7 +119,7 @@ MOODS = {"ready": "good", "busy": "busy", "starting": "coming", "dead": "bad", "
 # Names, roles and order
 
 
-async def test_everything_has_a_name_and_a_place(open_page: OpenPage, service: Served):
+async def test_elements_have_names_and_a_valid_structure(open_page: OpenPage, service: Served):
     await with_traffic(service)
     page = await open_page(service.url)
     await expect(page.locator("#requests-body tr")).to_have_count(4)
@@ -152,13 +152,13 @@ async def press_until(page: Page, key: str, selector: str) -> None:
     raise AssertionError(f"{selector} can't be reached with {key}")
 
 
-async def test_a_chat_needs_nothing_but_the_keyboard(open_page: OpenPage, service: Served):
+async def test_a_chat_works_with_the_keyboard_only(open_page: OpenPage, service: Served):
     page = await open_page(service.url)
     await expect(page.locator("#overall")).to_have_text("all ready")
     await press_until(page, "Tab", "nav a[href='#playground']")
     await page.keyboard.press("Enter")
     await expect(page.locator("#view-playground")).to_be_visible()
-    # The focus has gone along: what comes next is the view's own.
+    # The focus has moved into the view.
     await press_until(page, "Tab", "#tab-chat")
     await press_until(page, "Tab", "#chat-input")
     await page.keyboard.press("Control+A")
@@ -167,7 +167,7 @@ async def test_a_chat_needs_nothing_but_the_keyboard(open_page: OpenPage, servic
     await page.keyboard.type("and another")
     await page.keyboard.press("Enter")
     await expect(page.locator("#chat-log .message.user .said")).to_have_text("One line\nand another")
-    await expect(page.locator("#chat-meta")).to_contain_text("in all")
+    await expect(page.locator("#chat-meta")).to_contain_text("in total")
     await expect(page.locator("#chat-input")).to_be_focused()
     service.api.writer.delay_s = 0.1
     await page.keyboard.type("Go on")
@@ -176,7 +176,7 @@ async def test_a_chat_needs_nothing_but_the_keyboard(open_page: OpenPage, servic
     await expect(page.locator("#chat-stop")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.locator("#chat-send")).to_be_focused()
-    await expect(page.locator("#chat-meta")).to_contain_text("Broken off")
+    await expect(page.locator("#chat-meta")).to_contain_text("Interrupted")
 
 
 async def test_escape_stops(open_page: OpenPage, service: Served):
@@ -186,10 +186,10 @@ async def test_escape_stops(open_page: OpenPage, service: Served):
     await page.locator("#chat-input").press("Enter")
     await expect(page.locator("#chat-stop")).to_be_visible()
     await page.keyboard.press("Escape")
-    await expect(page.locator("#chat-meta")).to_contain_text("Broken off")
+    await expect(page.locator("#chat-meta")).to_contain_text("Interrupted")
 
 
-async def test_tabs_are_walked_with_arrows(open_page: OpenPage, service: Served):
+async def test_arrow_keys_move_between_tabs(open_page: OpenPage, service: Served):
     page = await open_page(f"{service.url}/#playground")
     await page.get_by_role("tab", name="Chat").focus()
     for key, name in [
@@ -206,7 +206,7 @@ async def test_tabs_are_walked_with_arrows(open_page: OpenPage, service: Served)
     await expect(page.locator(".try > [role=tabpanel]:visible")).to_have_count(1)
 
 
-async def test_where_the_focus_is_can_be_seen(open_page: OpenPage, service: Served):
+async def test_the_focus_is_visible(open_page: OpenPage, service: Served):
     await with_traffic(service)
     page = await open_page(service.url)
     await expect(page.locator("#requests-body tr")).to_have_count(4)
@@ -215,27 +215,25 @@ async def test_where_the_focus_is_can_be_seen(open_page: OpenPage, service: Serv
         seen = []
         for _ in range(40):
             await page.keyboard.press("Tab")
-            told = await check(page, "focus")
-            # A heading is where the page itself puts the focus when the view changes, unseen as it is.
-            if told[1] not in ("BODY", "HTML", "MAIN", "H1"):
-                seen.append(told)
+            focused = await check(page, "focus")
+            # When the view changes, the page itself moves the focus to a hidden heading.
+            if focused[1] not in ("BODY", "HTML", "MAIN", "H1"):
+                seen.append(focused)
         assert [each[0] for each in seen if each[2] == "none"] == []
         assert len({each[0] for each in seen}) > 10
 
 
-async def test_one_can_skip_to_the_content(open_page: OpenPage, service: Served):
+async def test_the_skip_link_moves_to_the_content(open_page: OpenPage, service: Served):
     page = await open_page(service.url)
     await page.keyboard.press("Tab")
-    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.locator("main")).to_be_focused()
     await expect(page.locator("#view-status")).to_be_visible()
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("reduce", False), ("no-preference", True)])
-async def test_nothing_moves_for_those_who_do_not_want_it(
-    open_page: OpenPage, service: Served, motion: Any, moves: bool
-):
+async def test_reduced_motion_is_respected(open_page: OpenPage, service: Served, motion: Any, moves: bool):
     page = await open_page(service.url, reduced_motion=motion, viewport=LAPTOP)
     pill = page.locator("#model-generate .pill").first
     await pill.evaluate("pill => { pill.dataset.mood = 'coming'; }")

@@ -1,4 +1,4 @@
-"""A service that asks for keys."""
+"""The page of a service that requires API keys."""
 
 from collections.abc import AsyncGenerator
 
@@ -18,54 +18,54 @@ async def guarded() -> AsyncGenerator[Served, None]:
         yield running
 
 
-async def give(page: Page, key: str) -> None:
+async def enter_key(page: Page, key: str) -> None:
     await page.get_by_label("API key", exact=True).fill(key)
     await page.get_by_role("button", name="Use this key").click()
 
 
 async def test_the_page_asks_for_a_key_and_shows_nothing_before(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await expect(page.get_by_role("heading", name="This service asks for an API key")).to_be_visible()
+    await expect(page.get_by_role("heading", name="This service requires an API key")).to_be_visible()
     await expect(page.get_by_label("API key", exact=True)).to_be_focused()
     await expect(page.locator("#view-status")).to_be_hidden()
     await expect(page.locator("#key-error")).to_be_empty()
-    await expect(page.locator("#overall")).to_have_text("needs a key")
+    await expect(page.locator("#overall")).to_have_text("key required")
 
 
-async def test_without_a_key_it_does_not_ask_again_and_again(open_page: OpenPage, guarded: Served):
+async def test_without_a_key_the_page_does_not_poll(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
     await expect(page.get_by_label("API key", exact=True)).to_be_visible()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     await page.wait_for_timeout(2500)
-    assert asked == []
+    assert requests == []
 
 
-async def test_a_wrong_key_is_told_in_openais_words(open_page: OpenPage, guarded: Served):
+async def test_a_wrong_key_shows_openais_message(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await give(page, WRONG)
+    await enter_key(page, WRONG)
     await expect(page.locator("#key-error")).to_contain_text("Incorrect API key provided")
     assert WRONG not in str(await page.locator("#key-error").text_content())
-    await give(page, "ключ")
+    await enter_key(page, "ключ")
     await expect(page.locator("#key-error")).to_contain_text("ASCII")
-    await give(page, KEY)
+    await enter_key(page, KEY)
     await expect(page.locator("#overall")).to_have_text("all ready")
 
 
-async def test_a_right_key_opens_everything(open_page: OpenPage, guarded: Served):
+async def test_a_valid_key_shows_everything(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await give(page, KEY)
+    await enter_key(page, KEY)
     await expect(page.locator("#model-generate .name")).to_have_text("fake-write")
     await expect(page.locator("#key-panel")).to_be_hidden()
     await page.get_by_role("link", name="Playground").first.click()
     await page.get_by_role("button", name="Send").click()
-    await expect(page.locator("#chat-meta")).to_contain_text("in all")
+    await expect(page.locator("#chat-meta")).to_contain_text("in total")
     await expect(page.locator("#chat-error")).to_be_empty()
 
 
-async def test_the_key_is_kept_in_the_tab_alone_and_written_nowhere(open_page: OpenPage, guarded: Served):
+async def test_the_key_is_stored_in_the_tab_only_and_never_shown(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await give(page, KEY)
+    await enter_key(page, KEY)
     await expect(page.locator("#overall")).to_have_text("all ready")
     kept = await page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]")
     assert kept == [[KEY], [], ""]
@@ -82,14 +82,14 @@ async def test_the_key_is_kept_in_the_tab_alone_and_written_nowhere(open_page: O
     await expect(other.get_by_label("API key", exact=True)).to_be_visible()
 
 
-async def test_another_key_can_be_given(open_page: OpenPage, guarded: Served):
+async def test_another_key_can_be_entered(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await give(page, KEY)
+    await enter_key(page, KEY)
     await expect(page.locator("#overall")).to_have_text("all ready")
     await page.get_by_role("button", name="Key", exact=True).click()
     field = page.get_by_label("API key", exact=True)
     await field.fill(KEY)
-    # Answers that come meanwhile do not take it away.
+    # Status answers that arrive meanwhile don't clear the field.
     for _ in range(2):
         await page.wait_for_event("response", lambda response: response.url.endswith("/status"))
     await expect(field).to_have_value(KEY)
@@ -98,32 +98,32 @@ async def test_another_key_can_be_given(open_page: OpenPage, guarded: Served):
     await expect(field).to_have_value("")
 
 
-async def test_a_browser_that_keeps_nothing_asks_once_for_each_page(open_page: OpenPage, guarded: Served):
+async def test_without_session_storage_the_key_lasts_as_long_as_the_page(open_page: OpenPage, guarded: Served):
     async def forbid(page: Page) -> None:
         await page.add_init_script(
             "Object.defineProperty(window, 'sessionStorage', { get: () => { throw new Error('forbidden'); } });"
         )
 
     page = await open_page(guarded.url, prepare=forbid)
-    await give(page, KEY)
+    await enter_key(page, KEY)
     await expect(page.locator("#overall")).to_have_text("all ready")
     await expect(page.locator("#key-panel")).to_be_hidden()
     await page.get_by_role("button", name="Key", exact=True).click()
-    await page.get_by_role("button", name="Forget it").click()
-    await expect(page.locator("#overall")).to_have_text("needs a key")
+    await page.get_by_role("button", name="Forget key").click()
+    await expect(page.locator("#overall")).to_have_text("key required")
 
 
 async def test_a_key_can_be_forgotten(open_page: OpenPage, guarded: Served):
     page = await open_page(guarded.url)
-    await give(page, KEY)
+    await enter_key(page, KEY)
     await page.get_by_role("button", name="Key", exact=True).click()
-    await page.get_by_role("button", name="Forget it").click()
+    await page.get_by_role("button", name="Forget key").click()
     await expect(page.locator("#view-status")).to_be_hidden()
     assert await page.evaluate("sessionStorage.length") == 0
     await expect(page.get_by_label("API key", exact=True)).to_have_value("")
 
 
-async def test_a_service_without_keys_asks_for_none(open_page: OpenPage, service: Served):
+async def test_a_service_without_keys_requires_none(open_page: OpenPage, service: Served):
     page = await open_page(service.url)
     await expect(page.locator("#overall")).to_have_text("all ready")
     await expect(page.locator("#key-panel")).to_be_hidden()

@@ -1,4 +1,4 @@
-"""The playground, over fake engines: what is typed is sent, what is answered is shown, and failures are told."""
+"""The playground over fake engines: inputs are sent, answers and errors are shown."""
 
 import asyncio
 import json
@@ -30,14 +30,14 @@ async def choose(page: Page, **options: str) -> None:
 
 
 async def send(page: Page, text: str) -> Locator:
-    """Say something; the answer."""
+    """Send a chat message; returns the element of the answer."""
     await page.get_by_label("Message").fill(text)
     await page.get_by_role("button", name="Send").click()
     return page.locator("#chat-log .message.assistant").last
 
 
-async def talking(page: Page) -> None:
-    """From now on the fake writes instead of thinking, and the page can't know."""
+async def disable_thinking(page: Page) -> None:
+    """Make the fake answer with text instead of reasoning, without the page's knowledge."""
 
     async def changed(route: Route) -> None:
         body = json.loads(route.request.post_data or "{}")
@@ -52,9 +52,9 @@ def sent(service: Served) -> Any:
 
 async def test_a_chat_is_streamed_into_the_page(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
-    await talking(page)
+    await disable_thinking(page)
     service.api.writer.delay_s = 0.03
-    await choose(page, Longest_answer="60")
+    await choose(page, Max_tokens="60")
     answer = await send(page, "Hello there")
     await expect(page.locator("#chat-log .message.user .said")).to_have_text("Hello there")
     said = answer.locator(".said")
@@ -62,24 +62,24 @@ async def test_a_chat_is_streamed_into_the_page(open_page: OpenPage, service: Se
     lengths = [len(await said.text_content() or "")]
     while await page.get_by_role("button", name="Stop").is_visible() and len(set(lengths)) < 3:
         lengths.append(len(await said.text_content() or ""))
-    assert len(set(lengths)) == 3, "it came all at once"
+    assert len(set(lengths)) == 3, "the answer was not streamed"
     assert lengths == sorted(lengths)
     await expect(page.locator("#chat-meta")).to_contain_text("tokens/s")
-    await expect(page.locator("#chat-meta")).to_contain_text(re.compile(r"first token after .+ in all .+req_"))
+    await expect(page.locator("#chat-meta")).to_contain_text(re.compile(r"first token after .+ in total .+req_"))
     await expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
-async def test_thoughts_are_shown_apart(open_page: OpenPage, service: Served):
+async def test_reasoning_is_shown_separately(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
     answer = await send(page, "Hello")
     await expect(answer.locator(".thought")).to_contain_text(re.compile("Thinking: [a-z ]+"))
     await expect(answer.locator(".said")).to_be_hidden()
 
 
-async def test_what_was_said_before_is_sent_again(open_page: OpenPage, service: Served):
+async def test_earlier_messages_are_sent_again(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
-    await talking(page)
-    await choose(page, System_prompt="Be short.", Longest_answer="5", Temperature="0")
+    await disable_thinking(page)
+    await choose(page, System_prompt="Be short.", Max_tokens="5", Temperature="0")
     first = await send(page, "One")
     await expect(first.locator(".said")).to_have_text(re.compile("^.{5}$"))
     said = await first.locator(".said").text_content()
@@ -99,23 +99,23 @@ async def test_what_was_said_before_is_sent_again(open_page: OpenPage, service: 
     assert len(sent(service).prompt.messages) == 2
 
 
-async def test_an_answer_can_be_stopped_and_the_engine_stops_too(open_page: OpenPage, service: Served):
+async def test_stopping_an_answer_stops_the_engine(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
-    await talking(page)
+    await disable_thinking(page)
     service.api.writer.delay_s = 0.1
     answer = await send(page, "Go on and on")
     await expect(answer.locator(".said")).not_to_be_empty()
     await page.get_by_role("button", name="Stop").click()
-    await expect(page.locator("#chat-meta")).to_contain_text("Broken off")
-    await expect(answer.locator(".tag")).to_have_text("broken off")
+    await expect(page.locator("#chat-meta")).to_contain_text("Interrupted")
+    await expect(answer.locator(".tag")).to_have_text("interrupted")
     while service.api.writer.running:
         await asyncio.sleep(0.01)
     assert len(await answer.locator(".said").text_content() or "") < 60
 
 
-async def test_a_new_chat_during_an_answer_has_nothing_of_the_old_one(open_page: OpenPage, service: Served):
+async def test_a_new_chat_during_an_answer_starts_empty(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
-    await talking(page)
+    await disable_thinking(page)
     service.api.writer.delay_s = 0.1
     answer = await send(page, "Go on and on")
     await expect(answer.locator(".said")).not_to_be_empty()
@@ -125,7 +125,7 @@ async def test_a_new_chat_during_an_answer_has_nothing_of_the_old_one(open_page:
     await expect(page.locator("#chat-meta")).to_be_empty()
     service.api.writer.delay_s = 0.0
     await send(page, "Another thing")
-    await expect(page.locator("#chat-meta")).to_contain_text("in all")
+    await expect(page.locator("#chat-meta")).to_contain_text("in total")
     assert len(sent(service).prompt.messages) == 1
 
 
@@ -137,14 +137,14 @@ async def test_markup_stays_text(open_page: OpenPage, service: Served):
     await expect(said.locator("img, b")).to_have_count(0)
 
 
-async def test_a_refusal_is_told_in_openais_words(open_page: OpenPage, service: Served):
+async def test_a_rejected_request_shows_openais_message(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
     await choose(page, Temperature="3")
     await send(page, "Hello")
     alert = page.locator("#chat-error")
     await expect(alert).to_contain_text("Invalid 'temperature'")
     await expect(alert).to_contain_text("400 · invalid_request_error")
-    # What failed was not said: the next message goes out without it.
+    # The next request does not contain the rejected message.
     await page.locator("#chat-temperature").fill("1")
     await send(page, "Again")
     await expect(page.get_by_role("button", name="Send")).to_be_visible()
@@ -152,26 +152,26 @@ async def test_a_refusal_is_told_in_openais_words(open_page: OpenPage, service: 
     assert len(sent(service).prompt.messages) == 1
 
 
-async def test_a_failure_in_the_middle_is_told(open_page: OpenPage, service: Served):
+async def test_a_failure_during_the_answer_is_shown(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
-    await talking(page)
+    await disable_thinking(page)
     service.api.writer.fail_next = BackendFailedError("The engine broke.")
     answer = await send(page, "Hello")
     await expect(page.locator("#chat-error")).to_contain_text("The engine broke.")
-    await expect(answer.locator(".tag")).to_have_text("broken off")
+    await expect(answer.locator(".tag")).to_have_text("interrupted")
 
 
-async def test_a_stream_without_its_end_is_no_answer(open_page: OpenPage, service: Served):
+async def test_a_stream_without_its_end_mark_is_an_error(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
     chunk = {"choices": [{"index": 0, "delta": {"content": "Half"}}]}
     body = f": keep-alive\n\ndata: {json.dumps(chunk)}\n\n"
     await page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body))
     answer = await send(page, "Hello")
     await expect(answer.locator(".said")).to_have_text("Half")
-    await expect(page.locator("#chat-error")).to_contain_text("The answer broke off before its end.")
+    await expect(page.locator("#chat-error")).to_contain_text("The stream ended before the answer was complete.")
 
 
-async def test_a_service_that_can_not_be_reached_is_told(open_page: OpenPage, service: Served):
+async def test_an_unreachable_service_is_reported(open_page: OpenPage, service: Served):
     page = await playground(open_page, service)
     await page.route("**/v1/chat/completions", lambda route: route.abort())
     await send(page, "Hello")
@@ -190,7 +190,7 @@ async def test_a_prompt_is_continued(open_page: OpenPage, service: Served):
     await expect(page.locator("#completion-meta")).to_contain_text("3 + 6 tokens")
 
 
-async def test_texts_are_compared_each_with_each(open_page: OpenPage, service: Served):
+async def test_texts_are_compared_pairwise(open_page: OpenPage, service: Served):
     page = await playground(open_page, service, "Embeddings")
     await page.get_by_label("Texts").fill("aaa\n\n  aaa  \nzzz")
     await page.get_by_role("button", name="Compare").click()
@@ -200,17 +200,17 @@ async def test_texts_are_compared_each_with_each(open_page: OpenPage, service: S
     assert values[0] == values[1] == values[3] == values[4] == values[8] == 1.0
     assert values[2] == values[5] == values[6] == values[7] < 0.5
     await expect(page.locator(".matrix th[scope=row]")).to_have_text(["1 aaa", "2 aaa", "3 zzz"])
-    colours = await cells.evaluate_all("cells => cells.map(cell => getComputedStyle(cell).backgroundColor)")
-    assert colours[0] == colours[1] != colours[2]
+    colors = await cells.evaluate_all("cells => cells.map(cell => getComputedStyle(cell).backgroundColor)")
+    assert colors[0] == colors[1] != colors[2]
     await expect(page.locator("#embeddings-meta")).to_contain_text("8 dimensions · 9 tokens")
 
 
 @pytest.mark.parametrize("texts", ["", "one", "\n".join("123456789")])
-async def test_too_few_or_too_many_texts_are_told(open_page: OpenPage, service: Served, texts: str):
+async def test_too_few_or_too_many_texts_are_rejected(open_page: OpenPage, service: Served, texts: str):
     page = await playground(open_page, service, "Embeddings")
     await page.get_by_label("Texts").fill(texts)
     await page.get_by_role("button", name="Compare").click()
-    await expect(page.locator("#embeddings-error")).to_contain_text("Write 2 to 8 texts")
+    await expect(page.locator("#embeddings-error")).to_contain_text("Enter 2 to 8 texts")
     assert service.api.embedder.seen == []
 
 
@@ -238,7 +238,9 @@ def prompt_of(request: Any, tab: str) -> str:
 
 @pytest.mark.parametrize("tab", ["Chat", "Completion", "Embeddings"])
 @pytest.mark.parametrize("language", ["Python", "curl"])
-async def test_the_program_does_what_the_page_does(open_page: OpenPage, service: Served, tab: str, language: str):
+async def test_the_program_sends_the_same_request_as_the_page(
+    open_page: OpenPage, service: Served, tab: str, language: str
+):
     if language == "curl" and shutil.which("curl") is None:
         pytest.skip("This machine has no curl.")
     page = await playground(open_page, service, tab)
@@ -247,7 +249,7 @@ async def test_the_program_does_what_the_page_does(open_page: OpenPage, service:
     command = [sys.executable, "-c", text] if language == "Python" else ["sh", "-c", text]
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    # In a chat the fake only thinks.
+    # In a chat the fake writes only reasoning.
     assert run.stdout.strip() or (tab, language) == ("Chat", "Python")
     engine = service.api.embedder if tab == "Embeddings" else service.api.writer
     (by_program,) = engine.seen

@@ -1,4 +1,4 @@
-"""How the page shows what the service tells of itself."""
+"""The status view: what the page shows for given answers of `GET /status`."""
 
 import asyncio
 import re
@@ -13,12 +13,12 @@ from tests.page.conftest import OpenPage, Served, served
 from tests.unit.serving import Api
 
 SECRET = "xylophone"
-"""Stands in every prompt here, and may stand in no status."""
+"""Contained in every prompt here, and must not appear in a status."""
 Change = Callable[[dict[str, Any]], None]
 
 
 async def show(open_page: OpenPage, service: Served, change: Change) -> Page:
-    """The page, told something else than what is."""
+    """The page, with a changed answer of `GET /status`."""
 
     async def changed(route: Route) -> None:
         response = await route.fetch()
@@ -81,6 +81,33 @@ async def test_a_role_that_is_off_is_not_shown(open_page: OpenPage, setting, on,
         await expect(page.locator(meta)).to_contain_text("tokens")
 
 
+async def test_a_new_role_is_shown_without_changing_the_page(open_page: OpenPage, service: Served):
+    async with client(service) as openai:
+        await openai.embeddings.create(model="fake-embed", input=["text"])
+
+    def add_role(status: dict[str, Any]) -> None:
+        status["roles"].append({"key": "rerank", "noun": "reranking", "generates": False})
+        backends, series = status["health"]["backends"], status["series"]["roles"]
+        backends["rerank"] = backends["embed"] | {"model": "fake-rerank"}
+        series["rerank"] = series["embed"]
+        status["requests"][0]["role"] = "rerank"
+
+    page = await show(open_page, service, add_role)
+    await expect(page.locator("#models h3")).to_have_text(["Embedding", "Generation", "Reranking"])
+    await expect(card(page, "rerank").locator(".name")).to_have_text("fake-rerank")
+    legend = page.locator("#chart-requests .legend li")
+    await expect(legend).to_have_text(
+        [re.compile(name) for name in ("embedding", "generation", "reranking", "other")]
+    )
+    colors = await legend.locator(".swatch").evaluate_all(
+        "swatches => swatches.map(each => getComputedStyle(each).backgroundColor)"
+    )
+    assert len(set(colors)) == 4
+    await expect(page.locator("#chart-latency-rerank")).to_be_visible()
+    await expect(page.locator("#chart-first-token-rerank")).to_have_count(0)
+    await expect(page.locator("#requests-body td.number")).to_have_text("4")
+
+
 @pytest.mark.parametrize(
     ("state", "mood"),
     [
@@ -88,7 +115,7 @@ async def test_a_role_that_is_off_is_not_shown(open_page: OpenPage, setting, on,
         ("hung", "bad"), ("failed", "bad"), ("draining", "away"), ("stopped", "away"), ("of the future", "bad"),
     ],
 )  # fmt: skip
-async def test_a_state_has_a_word_and_a_colour(open_page: OpenPage, service: Served, state: str, mood: str):
+async def test_each_state_has_a_label_and_a_color(open_page: OpenPage, service: Served, state: str, mood: str):
     page = await show(open_page, service, generation(state=state, reason="That is why."))
     pill = card(page, "generate").locator(".pill").first
     await expect(pill).to_have_text(state)
@@ -97,7 +124,7 @@ async def test_a_state_has_a_word_and_a_colour(open_page: OpenPage, service: Ser
     await expect(card(page, "embed").locator(".pill").first).to_have_text("ready")
 
 
-async def test_what_went_wrong_and_how_often_it_was_started_again_is_told(open_page: OpenPage, service: Served):
+async def test_the_last_error_and_the_restarts_are_shown(open_page: OpenPage, service: Served):
     error = {"message": "Its process ended.", "at": "2026-11-23T17:00:01Z"}
     page = await show(open_page, service, generation(restarts=3, last_error=error))
     facts = card(page, "generate").locator("dd")
@@ -151,7 +178,7 @@ async def test_a_memory_plan_is_a_bar_with_a_legend_and_a_mark(open_page: OpenPa
     )
     assert widths == pytest.approx([748, 248])
     assert await box.locator(".mark").first.get_attribute("x") == "498"
-    await expect(card(page, "embed").locator(".memory")).to_contain_text("No plan is known for this engine.")
+    await expect(card(page, "embed").locator(".memory")).to_contain_text("No memory plan for this engine.")
 
 
 async def test_a_plan_that_was_not_measured_has_no_mark(open_page: OpenPage, service: Served):
@@ -161,21 +188,21 @@ async def test_a_plan_that_was_not_measured_has_no_mark(open_page: OpenPage, ser
     await expect(card(page, "generate").locator(".memory .mark")).to_have_count(0)
 
 
-async def test_a_failed_engine_can_be_started_again(open_page: OpenPage, service: Served):
+async def test_a_failed_engine_can_be_restarted(open_page: OpenPage, service: Served):
     page = await show(open_page, service, generation(state="failed", reason="Lost too often."))
     address = f"{service.url}/admin/engines/generate/restart"
-    async with page.expect_request(address) as asked:
+    async with page.expect_request(address) as request:
         await card(page, "generate").get_by_role("button", name="Try again now").click()
-    assert (await asked.value).method == "POST"
+    assert (await request.value).method == "POST"
     await expect(card(page, "embed").get_by_role("button", name="Try again now")).to_be_hidden()
 
 
-async def test_the_card_and_the_cache_are_told_if_there_are_any(open_page: OpenPage, service: Served):
+async def test_the_gpu_and_the_cache_are_shown_if_there_are_any(open_page: OpenPage, service: Served):
     cache = {"hits": 60, "shared": 15, "misses": 25, "entries": 9, "bytes": 2**20, "max_bytes": 2**28}
     more = {"gpu_memory": {"used_gib": 33.14, "total_gib": 79.6}, "embedding_cache": cache}
     page = await show(open_page, service, lambda status: status["health"].update(more))
     await expect(page.locator("#facts")).to_have_text(
-        "GPU memory 33.1 of 79.6 GiB in use · Cache of embeddings: 75 % of 100 inputs found, 1 MiB of 256 MiB"
+        "GPU memory 33.1 of 79.6 GiB in use · Embedding cache: 75 % hits of 100 inputs, 1 MiB of 256 MiB"
     )
 
 
@@ -213,7 +240,7 @@ async def test_requests_are_listed_with_where_their_time_went(open_page: OpenPag
     assert "computing" in str(label)
 
 
-async def test_nothing_of_a_prompt_or_an_answer_is_told(open_page: OpenPage, service: Served):
+async def test_no_content_of_prompts_or_answers_is_shown(open_page: OpenPage, service: Served):
     async with client(service) as openai:
         answer = await openai.completions.create(model="fake-write", prompt=SECRET, temperature=0, max_tokens=12)
         await openai.embeddings.create(model="fake-embed", input=[SECRET], user=SECRET)
@@ -227,26 +254,26 @@ async def test_nothing_of_a_prompt_or_an_answer_is_told(open_page: OpenPage, ser
         assert secret not in await page.content()
 
 
-async def test_failures_and_clients_that_left_are_told_apart(open_page: OpenPage, service: Served):
+async def test_failures_and_disconnected_clients_are_distinguished(open_page: OpenPage, service: Served):
     async with client(service) as openai:
         with pytest.raises(APIStatusError):
             await openai.completions.create(model="none", prompt="x")
         service.api.writer.delay_s = 0.05
-        left = asyncio.create_task(openai.completions.create(model="fake-write", prompt="x", max_tokens=200))
+        request = asyncio.create_task(openai.completions.create(model="fake-write", prompt="x", max_tokens=200))
         while not service.api.writer.running:
             await asyncio.sleep(0.01)
-        left.cancel()
+        request.cancel()
     page = await open_page(service.url)
     rows = page.locator("#requests-body tr")
     await expect(rows).to_have_count(2)
-    await expect(rows.nth(0).locator(".outcome")).to_have_text("499 client left")
+    await expect(rows.nth(0).locator(".outcome")).to_have_text("499 client disconnected")
     await expect(rows.nth(1).locator(".outcome")).to_have_text("404 model not found")
     await expect(page.locator("#chart-errors .legend b")).to_have_text("1")
 
 
-async def test_charts_tell_what_happened(open_page: OpenPage, service: Served):
+async def test_charts_show_what_happened(open_page: OpenPage, service: Served):
     page = await open_page(service.url)
-    for name in ("requests", "tokens", "errors", "first-token", "latency-generate", "latency-embed"):
+    for name in ("requests", "tokens", "errors", "first-token-generate", "latency-generate", "latency-embed"):
         await expect(page.locator(f"#chart-{name} svg .grid")).to_be_attached()
     await expect(page.locator("#chart-latency-embed .legend b")).to_have_text(["–", "–", "–"])
     async with client(service) as openai:
@@ -271,7 +298,7 @@ async def test_a_chart_can_be_read_by_keyboard(open_page: OpenPage, service: Ser
     await expect(errors.locator(".legend b")).to_have_text("0")
     await expect(errors.locator(".about")).to_have_text(re.compile(r"\d\d:\d\d:\d\d"))
     await expect(page.locator("#announcer")).to_contain_text("errors 0")
-    # One cursor for all of them.
+    # All charts share the cursor.
     await expect(page.locator("#chart-tokens .cursor line")).to_have_count(1)
     found = []
     for key in ["End", "ArrowLeft", "ArrowLeft", "ArrowLeft"]:
@@ -298,24 +325,24 @@ async def test_rows_are_kept_while_new_ones_come(open_page: OpenPage, service: S
     await expect(page.locator("#requests-body tr")).to_have_count(10)
 
 
-async def test_a_service_that_is_gone_is_told_and_comes_back_by_itself(open_page: OpenPage):
+async def test_an_unreachable_service_is_reported_until_it_answers_again(open_page: OpenPage):
     async with served(Api()) as first:
         page = await open_page(first.url)
         await expect(page.locator("#overall")).to_have_text("all ready")
     await expect(page.locator("#notice")).to_contain_text("The service can't be reached.")
-    await expect(page.locator("#notice")).to_contain_text("It answered last")
+    await expect(page.locator("#notice")).to_contain_text("It last answered")
     await expect(page.locator("#overall")).to_have_text("unreachable")
     async with served(Api(), port=int(first.url.rpartition(":")[2])):
         await expect(page.locator("#overall")).to_have_text("all ready")
         await expect(page.locator("#notice")).to_be_hidden()
 
 
-async def test_a_change_of_state_is_said_aloud(open_page: OpenPage, service: Served):
+async def test_a_change_of_state_is_announced(open_page: OpenPage, service: Served):
     state = {"now": "ready"}
     page = await show(open_page, service, lambda status: generation(state=state["now"], reason="It fell.")(status))
     await expect(card(page, "generate").locator(".pill").first).to_have_text("ready")
     state["now"] = "dead"
-    await expect(page.locator("#announcer")).to_have_text("Generation is dead now: It fell.")
+    await expect(page.locator("#announcer")).to_have_text("Generation is now dead: It fell.")
     assert await page.locator("#announcer").get_attribute("role") == "status"
 
 
@@ -334,4 +361,4 @@ async def test_charts_begin_where_there_is_something_to_see(
     await expect(page.locator("#chart-requests .grid text").nth(3)).to_have_text(begins)
     await expect(page.locator("#chart-latency-embed .about")).to_have_text(f"{minutes} minutes")
     if first == 0:
-        await expect(page.locator("#chart-requests .legend b").nth(1)).to_have_text("2")
+        await expect(page.locator("#chart-requests .legend b").first).to_have_text("2")

@@ -13,7 +13,7 @@ settings.register_profile("quick", max_examples=25)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """No engine library is loaded here, so every warning is ours, and an error."""
+    """Turn warnings into errors: no engine library is loaded here, so every warning is the project's own."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("error"))
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 async def shared_api() -> AsyncGenerator[Api, None]:
-    # To build an application takes longer than most tests.
+    # Building an application takes longer than most tests.
     async with serving(Api()) as running:
         yield running
 
@@ -34,13 +34,13 @@ async def shared_lenient_api() -> AsyncGenerator[Api, None]:
 
 @pytest.fixture
 async def api(shared_api) -> Api:
-    """A service that is ready and idle."""
+    """A ready, idle service."""
     return await idle(shared_api)
 
 
 @pytest.fixture
 async def lenient_api(shared_lenient_api) -> Api:
-    """One that passes over fields that it does not know."""
+    """A service that ignores unknown fields."""
     return await idle(shared_lenient_api)
 
 

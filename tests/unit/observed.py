@@ -1,4 +1,4 @@
-"""The application on fake engines, watched by a listener that keeps all that it is told."""
+"""The application on fake engines, with a listener that records all events."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -9,14 +9,14 @@ from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 
 
-class Heard(Listener):
-    """What has been told so far."""
+class RecordingListener(Listener):
+    """Records all events."""
 
     def __init__(self) -> None:
         self.requests: list[RequestRecord] = []
         self.operations: list[OperationRecord] = []
         self.waits: list[tuple[OperationRecord, str, float]] = []
-        self.journeys: list[tuple[OperationRecord, int]] = []
+        self.batches: list[tuple[OperationRecord, int]] = []
 
     def request_ended(self, record):
         self.requests.append(record)
@@ -28,11 +28,11 @@ class Heard(Listener):
         self.waits.append((operation, phase, seconds))
 
     def batched(self, operation, batch_size):
-        self.journeys.append((operation, batch_size))
+        self.batches.append((operation, batch_size))
 
     @property
     def request(self) -> RequestRecord:
-        """The only one."""
+        """The only request."""
         (record,) = self.requests
         return record
 
@@ -42,22 +42,22 @@ class Heard(Listener):
         return record
 
     def forget(self) -> None:
-        for told in (self.requests, self.operations, self.waits, self.journeys):
-            told.clear()
+        for found in (self.requests, self.operations, self.waits, self.batches):
+            found.clear()
 
 
-class WatchedApi(Api):
-    """An application whose telemetry is a test's own."""
+class ObservedApi(Api):
+    """An application with the test's own telemetry."""
 
     def __init__(self, *, tracing=None, settings: dict[str, str] | None = None, **options) -> None:
         super().__init__(settings=settings, **options)
-        self.heard = Heard()
-        self.app.telemetry = Telemetry([self.heard], tracing=tracing)
+        self.listener = RecordingListener()
+        self.app.telemetry = Telemetry([self.listener], tracing=tracing)
 
 
 @contextlib.asynccontextmanager
-async def watched(**options) -> AsyncGenerator[WatchedApi, None]:
-    api = WatchedApi(**options)
+async def observing(**options) -> AsyncGenerator[ObservedApi, None]:
+    api = ObservedApi(**options)
     async with serving(api):
         await until(lambda: api.is_ready)
         yield api

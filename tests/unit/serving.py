@@ -1,4 +1,4 @@
-"""The application on fake engines, and clients of it."""
+"""The application on fake engines, and its clients."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ OPTION_NAMES = {
     "keep_alive_s": "SSE_KEEP_ALIVE_S",
 }
 DEFAULTS = {
-    # Tests of telemetry switch on what they look at.
+    # Tests of telemetry switch on what they need.
     "METRICS": "false",
     "REQUEST_LOG": "false",
     "HISTORY": "false",
@@ -38,9 +38,9 @@ BODIES = {
     TOKENIZE: {"model": "fake-write", "prompt": "text"},
     DETOKENIZE: {"model": "fake-write", "tokens": [97, 98]},
 }
-"""A good request for each endpoint."""
+"""A valid request for each endpoint."""
 SILENT = {"chat_template_kwargs": {"enable_thinking": False}}
-"""Lets the fake write text; otherwise it thinks all the time."""
+"""Makes the fake write text; otherwise it writes only reasoning."""
 
 
 class Api:
@@ -52,7 +52,7 @@ class Api:
         backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
         chosen = {OPTION_NAMES[name]: str(value) for name, value in options.items()}
         loaded = load_settings(DEFAULTS | chosen | (settings or {}))
-        # Where time stands still, what is left of a minute is exact.
+        # With a constant time, remaining rate limits are exact.
         self.app = build_app(loaded, backends, clock=lambda: 0.0)
         self.service, self.history = self.app.service, self.app.history
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api")
@@ -85,7 +85,7 @@ class Api:
 
 @contextlib.asynccontextmanager
 async def serving(api: Api) -> AsyncGenerator[Api, None]:
-    # httpx's transport runs no lifespan, so the service is started by hand.
+    # httpx's transport does not run the lifespan, so the service is started here.
     api.service.start()
     try:
         yield api
@@ -102,14 +102,14 @@ def error_of(response: httpx.Response) -> dict:
 
 
 def chunks_of(response: httpx.Response) -> list[dict]:
-    """The chunks of a stream that ended in good order."""
+    """The chunks of a stream that ended with its end mark."""
     *events, end, rest = response.text.split("\n\n")
     assert (end, rest) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in events]
 
 
 class Leaving:
-    """A client that sends its request, whole or not, and leaves when told."""
+    """A client that sends a complete or incomplete request, and disconnects when `leave` is set."""
 
     def __init__(self, body: dict, *, is_whole: bool = True) -> None:
         content = json.dumps(body).encode()
@@ -148,7 +148,7 @@ class Leaving:
 
 
 async def left(api: Api, engine: FakeBackend, path: str, body: dict) -> Leaving:
-    """The client, after it has left while its request was under way."""
+    """A client that has disconnected while its request was running."""
     engine.delay_s = NEVER_S
     client = Leaving(body)
     call = asyncio.create_task(client.call(api.app, path))

@@ -44,7 +44,7 @@ async def test_an_embedding_is_numbers_by_default(api):
     assert (item["object"], item["index"], len(item["embedding"])) == ("embedding", 0, DIMENSIONS)
 
 
-async def test_base64_and_numbers_tell_the_same_vector(api):
+async def test_base64_and_floats_are_the_same_vector(api):
     numbers = (await api.embed(encoding_format="float")).json()["data"][0]["embedding"]
     text = (await api.embed(encoding_format="base64")).json()["data"][0]["embedding"]
     assert list(struct.unpack(f"<{DIMENSIONS}f", base64.b64decode(text))) == numbers
@@ -76,7 +76,7 @@ async def test_an_input_that_is_too_long_names_the_limit(api):
 # Completions
 
 
-async def test_a_completion_is_whole_by_default(api):
+async def test_a_completion_is_not_streamed_by_default(api):
     response = await api.complete()
     answer = response.json()
     assert response.status_code == 200
@@ -88,13 +88,13 @@ async def test_a_completion_is_whole_by_default(api):
     assert len(choice["text"]) == 4
 
 
-async def test_every_answer_has_an_id_of_its_own(api):
+async def test_every_answer_has_its_own_id(api):
     ids = {(await api.complete()).json()["id"] for _ in range(3)}
     assert len(ids) == 3
 
 
 @pytest.mark.parametrize("more", [{}, {"n": 2}, {"logprobs": 2}, {"echo": True, "logprobs": 0}, {"stop": "e"}])
-async def test_a_stream_joined_is_the_whole_answer(api, more):
+async def test_a_joined_stream_equals_the_complete_answer(api, more):
     whole = (await api.complete(["ab", "c"], **more)).json()["choices"]
     chunks = chunks_of(await api.complete(["ab", "c"], stream=True, **more))
     parts = [choice for chunk in chunks for choice in chunk["choices"]]
@@ -120,7 +120,7 @@ async def test_chunks_of_one_stream_share_their_id(api):
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
 
 
-async def test_usage_comes_last_where_it_is_asked_for(api):
+async def test_usage_comes_last_if_requested(api):
     response = await api.complete(["ab", "c"], stream=True, stream_options={"include_usage": True})
     *chunks, last = chunks_of(response)
     assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
@@ -143,35 +143,35 @@ async def test_an_echo_puts_the_prompt_in_front(api):
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_a_body_that_is_no_json_is_refused(api, path):
+async def test_a_body_that_is_not_json_is_rejected(api, path):
     response = await api.http.post(path, content=b"{", headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert error_of(response)["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_no_body_is_refused(api, path):
+async def test_a_missing_body_is_rejected(api, path):
     response = await api.http.post(path)
     assert response.status_code == 400
     assert "no body" in error_of(response)["message"]
 
 
 @pytest.mark.parametrize("declared", ["application/json; charset=utf-8", "application/vnd.api+json", None])
-async def test_json_is_taken_however_it_is_declared(api, declared):
+async def test_json_is_accepted_however_it_is_declared(api, declared):
     body = json.dumps({"model": "fake-embed", "input": "text"}).encode()
     headers = {"content-type": declared} if declared else {}
     assert (await api.http.post(EMBED, content=body, headers=headers)).status_code == 200
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_a_body_declared_as_something_else_is_refused(api, path):
+async def test_a_body_declared_as_something_else_is_rejected(api, path):
     response = await api.http.post(path, content=b"{}", headers={"content-type": "text/plain"})
     assert response.status_code == 415
     assert "text/plain" in error_of(response)["message"]
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_a_compressed_body_is_refused(api, path):
+async def test_a_compressed_body_is_rejected(api, path):
     content = gzip.compress(json.dumps(BODIES[path]).encode())
     response = await api.http.post(path, content=content, headers={"content-encoding": "gzip"})
     assert response.status_code == 415
@@ -180,19 +180,19 @@ async def test_a_compressed_body_is_refused(api, path):
     assert "'gzip'" in error["message"]
 
 
-async def test_a_body_declared_as_not_compressed_is_taken(api):
+async def test_a_body_declared_as_not_compressed_is_accepted(api):
     content = json.dumps(BODIES[EMBED]).encode()
     response = await api.http.post(EMBED, content=content, headers={"content-encoding": "identity"})
     assert response.status_code == 200
 
 
-async def test_a_body_that_is_too_large_is_refused(api):
+async def test_a_too_large_body_is_rejected(api):
     response = await api.embed("x" * MAX_BODY_BYTES)
     assert response.status_code == 413
     assert error_of(response)["code"] == "payload_too_large"
 
 
-async def test_a_body_that_is_too_large_is_refused_though_it_hides_its_size(api):
+async def test_a_too_large_body_without_a_length_is_rejected(api):
     async def parts():
         for _ in range(MAX_BODY_BYTES // 64):
             yield b" " * 128
@@ -202,13 +202,13 @@ async def test_a_body_that_is_too_large_is_refused_though_it_hides_its_size(api)
     assert api.embedder.running == 0
 
 
-async def test_an_unknown_parameter_is_refused(api):
+async def test_an_unknown_parameter_is_rejected(api):
     response = await api.complete(temprature=1)
     assert response.status_code == 400
     assert error_of(response)["param"] == "temprature"
 
 
-async def test_an_unknown_model_is_refused(api):
+async def test_an_unknown_model_is_rejected(api):
     response = await api.complete(model="gpt")
     error = error_of(response)
     assert response.status_code == 404
@@ -218,7 +218,7 @@ async def test_an_unknown_model_is_refused(api):
 @pytest.mark.parametrize(
     ("path", "model", "field"), [(EMBED, "fake-write", "input"), (COMPLETE, "fake-embed", "prompt")]
 )
-async def test_a_model_of_the_other_endpoint_is_told_as_such(api, path, model, field):
+async def test_a_model_of_another_endpoint_is_reported_as_such(api, path, model, field):
     response = await api.http.post(path, json={"model": model, field: "x"})
     assert response.status_code == 404
     assert "Use it with" in error_of(response)["message"]
@@ -228,7 +228,7 @@ async def test_a_model_of_the_other_endpoint_is_told_as_such(api, path, model, f
     "path",
     ["/page", "/page/none.js", "/page/files.py", "/v1/chat", "/v2/models", "/docs", "/schema", "/v1/tokenize"],
 )
-async def test_an_unknown_path_is_told(api, path):
+async def test_an_unknown_path_is_reported(api, path):
     response = await api.http.get(path)
     assert response.status_code == 404
     assert error_of(response)["code"] == "unknown_url"
@@ -245,13 +245,13 @@ async def test_an_unknown_path_is_told(api, path):
         ("POST", "/openapi.json"),
     ],
 )
-async def test_a_wrong_method_is_told(api, method, path):
+async def test_a_wrong_method_is_reported(api, method, path):
     response = await api.http.request(method, path)
     assert response.status_code == 405
     assert error_of(response)["code"] == "method_not_supported"
 
 
-async def test_nothing_refused_reaches_an_engine(api):
+async def test_rejected_requests_do_not_reach_an_engine(api):
     seen = len(api.embedder.seen)
     await api.embed("")
     await api.embed(["a", 1])
@@ -272,12 +272,12 @@ async def test_every_failure_of_an_engine_has_its_status_and_body(api, kind):
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(7, "7"), (0, "1"), (None, None)])
-async def test_a_failure_worth_a_retry_says_when(api, seconds, header):
+async def test_a_retryable_failure_has_a_retry_after_header(api, seconds, header):
     api.embedder.fail_next = BackendTimeoutError("Slow.", retry_after_s=seconds)
     assert (await api.embed()).headers.get("retry-after") == header
 
 
-async def test_an_unforeseen_failure_is_a_500_that_tells_nothing(api):
+async def test_an_unexpected_failure_is_a_500_without_details(api):
     api.writer.fail_next = KeyError("a secret")
     response = await api.complete()
     assert response.status_code == 500
@@ -299,7 +299,7 @@ async def test_a_failure_in_the_middle_of_a_stream_is_its_last_event(api):
     assert json.loads(last.removeprefix("data: "))["error"]["message"] == "Broken."
 
 
-async def test_one_prompt_of_several_that_fails_fails_the_request(api):
+async def test_a_failure_of_one_prompt_fails_the_request(api):
     response = await api.complete(["a", "x" * 300, "b"])
     assert response.status_code == 400
     assert api.writer.running == 0
@@ -308,19 +308,19 @@ async def test_one_prompt_of_several_that_fails_fails_the_request(api):
 # Clients that leave
 
 
-async def test_a_client_that_leaves_an_embedding_ends_it(api):
+async def test_a_disconnect_cancels_an_embedding(api):
     await left(api, api.embedder, EMBED, {"model": "fake-embed", "input": "text"})
     assert api.embedder.running == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("prompt", ["a", ["a", "b"]])
-async def test_a_client_that_leaves_a_completion_ends_it(api, stream, prompt):
+async def test_a_disconnect_cancels_a_completion(api, stream, prompt):
     await left(api, api.writer, COMPLETE, {"model": "fake-write", "prompt": prompt, "stream": stream})
     assert api.writer.running == 0
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it(api):
+async def test_a_disconnect_cancels_a_stream(api):
     client = Leaving({"model": "fake-write", "prompt": "a", "stream": True, "max_tokens": 9})
     call = asyncio.create_task(client.call(api.app, COMPLETE))
     await until(lambda: len(client.sent) > 2)
@@ -332,7 +332,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it(api):
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_a_client_that_leaves_while_it_sends_its_request_is_no_failure_of_the_service(api, caplog, path):
+async def test_a_disconnect_during_the_request_is_not_logged_as_an_error(api, caplog, path):
     client = Leaving(BODIES[path], is_whole=False)
     client.leave.set()
     await client.call(api.app, path)
@@ -340,7 +340,7 @@ async def test_a_client_that_leaves_while_it_sends_its_request_is_no_failure_of_
     assert caplog.records == []
 
 
-async def test_a_client_that_left_is_no_failure_of_the_service(api, caplog):
+async def test_a_disconnect_is_not_logged_as_an_error(api, caplog):
     await left(api, api.embedder, EMBED, {"model": "fake-embed", "input": "text"})
     assert caplog.records == []
     assert api.is_ready
@@ -367,18 +367,18 @@ async def test_all_models_are_listed_under_all_their_names(api):
 @pytest.mark.parametrize(
     ("path", "name"), [("fake-embed", "fake-embed"), ("org/name", "org/name"), ("org%2Fname", "org/name")]
 )
-async def test_a_model_is_told_with_its_slash_escaped_or_not(api, path, name):
+async def test_a_model_is_found_with_its_slash_escaped_or_not(api, path, name):
     response = await api.http.get(f"/v1/models/{path}")
     assert (response.status_code, response.json()["id"]) == (200, name)
 
 
-async def test_every_name_that_is_listed_leads_to_its_model(api):
+async def test_every_listed_name_resolves_to_its_model(api):
     for model in (await api.http.get("/v1/models")).json()["data"]:
         response = await api.http.get(f"/v1/models/{quote(model['id'], safe='')}")
         assert (response.status_code, response.json()) == (200, model)
 
 
-async def test_a_model_that_is_not_served_is_told(api):
+async def test_an_unknown_model_is_not_found(api):
     response = await api.http.get("/v1/models/org/other")
     error = error_of(response)
     assert response.status_code == 404
@@ -389,7 +389,7 @@ async def test_a_model_that_is_not_served_is_told(api):
 # Health, and the life of the service
 
 
-async def test_health_tells_every_role(api):
+async def test_health_reports_every_role(api):
     response = await api.http.get("/health")
     answer = response.json()
     assert (response.status_code, answer["status"]) == (200, "ok")
@@ -403,12 +403,12 @@ async def test_health_tells_every_role(api):
 @pytest.mark.parametrize(
     ("path", "body"), [("/health/live", {"status": "ok"}), ("/health/ready", {"status": "ok"})]
 )
-async def test_a_service_that_serves_is_live_and_ready(api, path, body):
+async def test_a_ready_service_is_live_and_ready(api, path, body):
     response = await api.http.get(path)
     assert (response.status_code, response.json()) == (200, body)
 
 
-async def test_a_service_that_is_starting_answers_and_says_so():
+async def test_a_starting_service_answers_that_it_is_starting():
     starting = Api()
     starting.embedder.fail_start = [BackendUnavailableError("Out of reach.")] * 1000
     async with serving(starting) as api:
@@ -425,7 +425,7 @@ async def test_a_service_that_is_starting_answers_and_says_so():
         assert len((await api.http.get("/v1/models")).json()["data"]) == 6
 
 
-async def test_one_role_that_failed_leaves_the_other_at_work():
+async def test_a_failed_role_does_not_affect_the_other():
     broken = Api()
     broken.embedder.fail_start = [BackendFailedError("No such weights.")]
     async with serving(broken) as api:
@@ -465,15 +465,15 @@ class Stubborn(FakeBackend):
         raise BackendFailedError("It goes on.")
 
 
-async def test_one_backend_that_does_not_stop_in_order_keeps_no_other_from_stopping(caplog):
+async def test_a_backend_that_fails_to_stop_does_not_keep_others_from_stopping(caplog):
     writer = FakeBackend(Role.GENERATE)
     backends = {Role.EMBED: ("stubborn", Stubborn(Role.EMBED)), Role.GENERATE: ("writer", writer)}
     await build_service(load_settings({}), backends=backends).stop()
     assert writer.stops == 1
-    assert "did not stop in good order" in caplog.text
+    assert "did not shut down cleanly" in caplog.text
 
 
-async def test_an_operator_can_start_a_failed_engine_again():
+async def test_an_operator_can_restart_a_failed_engine():
     broken = Api()
     broken.embedder.fail_start = [BackendFailedError("No memory.")]
     async with serving(broken) as api:
@@ -484,13 +484,13 @@ async def test_an_operator_can_start_a_failed_engine_again():
         assert (await api.http.post("/admin/engines/embed/restart")).status_code == 409
 
 
-async def test_there_is_no_engine_of_another_name(api):
+async def test_an_unknown_engine_can_not_be_restarted(api):
     response = await api.http.post("/admin/engines/rerank/restart")
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "There is no engine 'rerank'. Engines are: embed, generate."
 
 
-async def test_a_clients_own_deadline_ends_its_request(api):
+async def test_a_clients_timeout_ends_its_request(api):
     api.embedder.delay_s = NEVER_S
     response = await api.http.post(EMBED, json=BODIES[EMBED], headers={"x-request-timeout": "0.05"})
     assert response.status_code == 504
@@ -500,13 +500,13 @@ async def test_a_clients_own_deadline_ends_its_request(api):
 
 
 @pytest.mark.parametrize("written", ["soon", "-1", "0", "1e3", "", "nan"])
-async def test_a_deadline_that_is_no_time_is_refused(api, written):
+async def test_an_invalid_timeout_is_rejected(api, written):
     response = await api.http.post(EMBED, json=BODIES[EMBED], headers={"x-request-timeout": written})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "x-request-timeout"
 
 
-async def test_health_tells_what_there_is_to_do(api):
+async def test_health_reports_the_load(api):
     health = (await api.http.get("/health")).json()["backends"]
     assert health["embed"]["queue"]["bounds"]["max_running"] == 512
     assert health["generate"]["queue"] == {

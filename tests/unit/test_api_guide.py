@@ -1,4 +1,4 @@
-"""API.md has the table of endpoints that follows from the code, and the service asks for a key as it says."""
+"""The table of endpoints in API.md matches the code, and endpoints require keys as documented."""
 
 import re
 
@@ -19,20 +19,20 @@ SAID = {
     for *cells, needed in [line.rstrip(" |").split(" | ")]
     for endpoint in re.findall(r"^\| `((?:GET|POST) [^`]+)`", cells[0])
 }
-# What stands for a placeholder.
+# Values of placeholders.
 EXAMPLES = {"{role}": "embed", "{name}": "page.css", "{model}": "fake-embed"}
 
 
-def test_every_endpoint_is_named_and_no_other():
+def test_the_guide_names_exactly_the_endpoints():
     assert set(SAID) == {f"{row.method} {row.public_path}" for row in ENDPOINTS}
 
 
-def test_the_table_is_that_of_the_code():
+def test_the_table_matches_the_code():
     assert endpoint_table(ENDPOINTS) == TABLE, "python -m app.http.parameters prints the table"
 
 
 @pytest.mark.parametrize("endpoint", sorted(SAID))
-async def test_a_key_is_needed_where_it_is_said(endpoint):
+async def test_a_key_is_required_as_documented(endpoint):
     method, path = endpoint.split()
     for placeholder, example in EXAMPLES.items():
         path = path.replace(placeholder, example)

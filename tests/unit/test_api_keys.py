@@ -30,18 +30,18 @@ def from_file(tmp_path):
     return write
 
 
-def test_no_keys_are_no_ring():
+def test_without_keys_there_is_no_key_ring():
     assert keys_of() is None
 
 
-def test_keys_from_the_environment_are_found_and_nothing_else_is():
+def test_only_the_keys_from_the_environment_are_found():
     ring = keys_of(API_KEYS=f"{FIRST}, {SECOND}")
     assert [ring.find(key.encode()).name for key in (FIRST, SECOND)] == ["key-1", "key-2"]
     for other in ("", FIRST[:-1], FIRST + "x", FIRST.upper(), f"{FIRST},{SECOND}"):
         assert ring.find(other.encode()) is None
 
 
-def test_every_key_is_compared_whichever_it_is(monkeypatch):
+def test_a_key_is_compared_with_every_key(monkeypatch):
     ring = keys_of(API_KEYS=f"{FIRST},{SECOND},sk-third-key")
     compared: list[bytes] = []
     compare = hmac.compare_digest
@@ -66,8 +66,8 @@ def test_no_key_is_kept_as_text():
 def test_a_file_has_names_limits_and_comments(from_file):
     text = f"# who\n\n{FIRST}\n  alice {SECOND} rpm=60 tpm=1000\nsk-third-key tpm=5\nbob sk-base64-key== rpm=0\n"
     given = from_file(text, KEY_REQUESTS_PER_MINUTE="7", KEY_TOKENS_PER_MINUTE="70")
-    told = [(key.name, key.requests_per_minute, key.tokens_per_minute) for key in keys_of(**given).keys]
-    assert told == [("line-3", 7, 70), ("alice", 60, 1000), ("line-5", 7, 5), ("bob", 0, 70)]
+    found = [(key.name, key.requests_per_minute, key.tokens_per_minute) for key in keys_of(**given).keys]
+    assert found == [("line-3", 7, 70), ("alice", 60, 1000), ("line-5", 7, 5), ("bob", 0, 70)]
 
 
 def test_both_sources_are_added(from_file):
@@ -79,14 +79,14 @@ def test_both_sources_are_added(from_file):
     "line",
     ["short", "alice bob sk-third-key", "alice sk-third-key rpm=", "alice sk-third-key rpm=x", "a/b sk-third-key"],
 )
-def test_a_line_that_cannot_be_read_is_told_by_its_number_alone(from_file, line):
-    said = mistake(**from_file(f"{FIRST}\n{line}\n"))
-    assert said.startswith("API_KEYS_FILE, line 2: ")
-    assert line not in said
-    assert "sk-third-key" not in said
+def test_an_invalid_line_is_reported_by_its_number_only(from_file, line):
+    message = mistake(**from_file(f"{FIRST}\n{line}\n"))
+    assert message.startswith("API_KEYS_FILE, line 2: ")
+    assert line not in message
+    assert "sk-third-key" not in message
 
 
-def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path):
+def test_a_missing_or_binary_file_is_reported(tmp_path):
     assert mistake(API_KEYS_FILE=str(tmp_path / "none")).startswith("API_KEYS_FILE is '")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert "no text" in mistake(API_KEYS_FILE=str(tmp_path / "binary"))
@@ -96,15 +96,15 @@ def test_a_file_without_a_key_does_not_open_the_service_to_all(from_file):
     assert mistake(**from_file("# none yet\n")).startswith("API_KEYS_FILE holds no key")
 
 
-def test_the_same_key_or_name_twice_is_told_without_the_key(from_file):
-    said = mistake(**from_file(f"alice {FIRST}\n", API_KEYS=FIRST))
-    assert "same key" in said
-    assert FIRST not in said
+def test_duplicates_are_reported_without_the_key(from_file):
+    message = mistake(**from_file(f"alice {FIRST}\n", API_KEYS=FIRST))
+    assert "same key" in message
+    assert FIRST not in message
     assert "same name" in mistake(**from_file(f"alice {FIRST}\nalice {SECOND}\n"))
 
 
 @pytest.mark.parametrize("name", ["KEY_REQUESTS_PER_MINUTE", "KEY_TOKENS_PER_MINUTE"])
-def test_limits_without_keys_are_told(name):
+def test_limits_without_keys_are_reported(name):
     assert mistake(**{name: "60"}).startswith(f"{name} is 60, but there are no keys")
 
 

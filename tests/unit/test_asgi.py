@@ -1,4 +1,4 @@
-"""When the application takes connections: at once, or when its engines are known."""
+"""The application accepts connections immediately, or waits for its engines."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ SETTINGS = load_settings({"METRICS": "false"})
 
 
 class SlowBackend(FakeBackend):
-    """Starts when it is told to."""
+    """Starts when an event is set."""
 
     def __init__(self, role: Role, may_start: asyncio.Event) -> None:
         super().__init__(role, name=f"slow-{role}")
@@ -36,20 +36,20 @@ def backends(may_start: asyncio.Event):
     return {role: (f"slow-{role}", SlowBackend(role, may_start)) for role in Role}
 
 
-async def test_without_a_wait_it_answers_while_its_engines_start(backends):
+async def test_without_waiting_it_answers_while_engines_start(backends):
     app = build_app(SETTINGS, backends)
     async with asyncio.timeout(5), app.lifespan():
         assert app.service.health().status == "unavailable"
 
 
-async def test_with_a_wait_it_takes_connections_when_its_engines_serve(backends, may_start):
+async def test_with_waiting_it_accepts_connections_once_engines_are_ready(backends, may_start):
     app = build_app(SETTINGS, backends, wait_s=NEVER_S)
     asyncio.get_running_loop().call_later(0.1, may_start.set)
     async with asyncio.timeout(5), app.lifespan():
         assert app.service.health().status == "ok"
 
 
-async def test_it_waits_no_longer_than_it_may(backends):
+async def test_it_does_not_wait_longer_than_the_limit(backends):
     app = build_app(SETTINGS, backends, wait_s=0.1)
     began = time.monotonic()
     async with asyncio.timeout(5), app.lifespan():

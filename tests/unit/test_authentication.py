@@ -1,4 +1,4 @@
-"""Which requests need a key, what is counted, and what an answer says of limits, on fake engines."""
+"""Authentication, rate limits and CORS, on fake engines."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def guarded(tmp_path) -> AsyncGenerator[Api, None]:
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED[:3] + CLOSED[4:])
-async def test_nobody_gets_in_without_a_key(guarded, method, path):
+async def test_without_a_key_requests_are_rejected(guarded, method, path):
     response = await guarded.http.request(method, path, json=BODIES.get(path))
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
@@ -46,13 +46,13 @@ async def test_nobody_gets_in_without_a_key(guarded, method, path):
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED[:3] + CLOSED[4:])
-async def test_a_key_opens_everything(guarded, method, path):
+async def test_a_key_gives_access_to_everything(guarded, method, path):
     response = await guarded.http.request(method, path, json=BODIES.get(path), headers=bearer(KEY))
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("x-ratelimit")]
 
 
-async def test_a_wrong_key_is_told_masked(guarded, caplog):
+async def test_a_wrong_key_is_masked_in_the_error(guarded, caplog):
     wrong = "sk-ab-wrong-0123456789yz"
     with caplog.at_level(logging.DEBUG):
         response = await guarded.http.get("/v1/models", headers=bearer(wrong))
@@ -66,12 +66,12 @@ async def test_a_wrong_key_is_told_masked(guarded, caplog):
 @pytest.mark.parametrize(
     "value", ["", KEY, "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY} {KEY}", "Bearer \xff"]
 )
-async def test_what_is_no_key_lets_nobody_in(guarded, value):
+async def test_an_invalid_header_is_rejected(guarded, value):
     headers = [(b"authorization", value.encode("latin-1"))]
     assert (await guarded.http.get("/v1/models", headers=headers)).status_code == 401
 
 
-async def test_two_keys_at_once_are_none(guarded):
+async def test_two_keys_are_rejected(guarded):
     headers = [("authorization", f"Bearer {KEY}"), ("authorization", "Bearer other")]
     assert (await guarded.http.get("/v1/models", headers=headers)).status_code == 401
 
@@ -84,16 +84,16 @@ async def test_the_scheme_may_be_written_in_any_way(guarded, scheme):
 
 @pytest.mark.parametrize("path", PROBES)
 @pytest.mark.parametrize("headers", [{}, bearer("sk-unknown-key")])
-async def test_probes_need_no_key_and_without_one_tell_only_the_status(guarded, path, headers):
+async def test_probes_without_a_key_report_only_the_status(guarded, path, headers):
     response = await guarded.http.get(path, headers=headers)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-async def test_health_tells_all_to_those_with_a_key(guarded):
+async def test_health_with_a_key_is_complete(guarded):
     assert "backends" in (await guarded.http.get("/health", headers=bearer(KEY))).json()
 
 
-async def test_without_keys_health_tells_all_to_everybody(api):
+async def test_without_keys_health_is_complete(api):
     assert "backends" in (await api.http.get("/health")).json()
 
 
@@ -101,7 +101,7 @@ async def test_without_keys_every_key_is_accepted(api):
     assert (await api.http.get("/v1/models", headers=bearer("any"))).status_code == 200
 
 
-async def test_requests_of_a_key_are_counted_down_and_then_refused(guarded):
+async def test_requests_of_a_key_are_limited(guarded):
     left = []
     for path in (EMBED, CHAT, TOKENIZE):
         response = await guarded.http.post(path, json=BODIES[path], headers=bearer(LIMITED))
@@ -121,7 +121,7 @@ async def test_requests_of_a_key_are_counted_down_and_then_refused(guarded):
     assert response.headers["retry-after"] == "20"
     assert response.headers["x-ratelimit-reset-requests"] == "1m0s"
     assert response.headers["x-ratelimit-remaining-requests"] == "0"
-    # What is no work for an engine is not counted, and other keys have limits of their own.
+    # Requests that need no engine are not counted, and other keys have their own limits.
     assert (await guarded.http.get("/v1/models", headers=bearer(LIMITED))).status_code == 200
     assert (await guarded.http.post(EMBED, json=BODIES[EMBED], headers=bearer(KEY))).status_code == 200
 
@@ -131,7 +131,7 @@ def remaining(response: httpx.Response) -> int:
 
 
 @pytest.mark.parametrize(("path", "used"), [(EMBED, 4), (COMPLETE, 8)])
-async def test_tokens_come_to_what_the_engine_counted(guarded, path, used):
+async def test_token_estimates_are_corrected_to_the_engines_count(guarded, path, used):
     first = await guarded.http.post(path, json=BODIES[path], headers=bearer(TOKENS))
     assert first.json()["usage"]["total_tokens"] == used
     assert remaining(first) == 200 - used
@@ -142,21 +142,21 @@ async def test_a_streams_tokens_are_counted_too(guarded):
     body = BODIES[COMPLETE] | {"stream": True, "max_tokens": 150, "prompt": "x"}
     begun = await guarded.http.post(COMPLETE, json=body, headers=bearer(TOKENS))
     assert begun.text.endswith("data: [DONE]\n\n")
-    # Its head went out while all that it may use was taken.
+    # Its headers were sent while the estimate was charged.
     assert remaining(begun) == 200 - 151
     after = await guarded.http.get("/v1/models", headers=bearer(TOKENS))
     assert remaining(after) == 200 - 151
 
 
 @pytest.mark.parametrize("path", [EMBED, COMPLETE, CHAT])
-async def test_what_is_refused_for_its_deadline_costs_no_tokens(guarded, path):
+async def test_a_request_with_an_invalid_timeout_costs_no_tokens(guarded, path):
     headers = bearer(TOKENS) | {"x-request-timeout": "soon"}
     assert (await guarded.http.post(path, json=BODIES[path], headers=headers)).status_code == 400
     after = await guarded.http.get("/v1/models", headers=bearer(TOKENS))
     assert remaining(after) == 200
 
 
-async def test_too_many_tokens_are_refused_before_the_engine_sees_them(guarded):
+async def test_too_many_tokens_are_rejected_before_the_engine(guarded):
     ask = BODIES[COMPLETE] | {"max_tokens": 120}
     guarded.writer.delay_s = NEVER_S
     under_way = asyncio.create_task(guarded.http.post(COMPLETE, json=ask, headers=bearer(TOKENS)))
@@ -176,27 +176,27 @@ async def test_too_many_tokens_are_refused_before_the_engine_sees_them(guarded):
 @pytest.mark.parametrize(
     "more", [{"max_tokens": 201}, {"n": 3, "max_tokens": 70}, {"prompt": ["a", "b"], "max_tokens": 100}]
 )
-async def test_more_than_a_minute_holds_is_told_to_be_too_large(guarded, more):
+async def test_a_request_above_the_limit_is_reported_as_too_large(guarded, more):
     response = await guarded.http.post(COMPLETE, json=BODIES[COMPLETE] | more, headers=bearer(TOKENS))
     assert response.status_code == 429
     assert error_of(response)["message"].startswith("Request too large for key 'some' on tokens per min (TPM)")
 
 
-async def test_an_open_end_makes_no_request_too_large(guarded):
+async def test_an_open_ended_answer_does_not_exceed_the_limit(guarded):
     body = {name: value for name, value in BODIES[CHAT].items() if name != "max_tokens"}
     response = await guarded.http.post(CHAT, json=body, headers=bearer(TOKENS))
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize(("path", "engine"), [(EMBED, "embedder"), (COMPLETE, "writer")])
-async def test_what_fails_costs_no_tokens(guarded, path, engine):
+async def test_a_failed_request_costs_no_tokens(guarded, path, engine):
     getattr(guarded, engine).fail_next = BackendFailedError("It failed.")
     response = await guarded.http.post(path, json=BODIES[path], headers=bearer(TOKENS))
     assert response.status_code == 500
     assert remaining(response) == 200
 
 
-async def test_a_client_that_leaves_pays_what_it_asked_for(guarded):
+async def test_a_disconnected_client_is_charged_the_estimate(guarded):
     guarded.writer.delay_s = NEVER_S
     client = Leaving(BODIES[COMPLETE] | {"max_tokens": 100})
     client.headers.append((b"authorization", f"Bearer {TOKENS}".encode()))
@@ -237,7 +237,7 @@ def preflight(origin: str) -> dict[str, str]:
     }
 
 
-async def test_a_page_may_ask_without_a_key_whether_it_may_ask(shared_with_pages):
+async def test_preflight_requests_need_no_key(shared_with_pages):
     response = await shared_with_pages.http.options(CHAT, headers=preflight(ORIGIN))
     assert response.status_code == 204
     assert response.headers["access-control-allow-origin"] == ORIGIN
@@ -246,7 +246,7 @@ async def test_a_page_may_ask_without_a_key_whether_it_may_ask(shared_with_pages
         assert name in response.headers["access-control-allow-headers"].lower()
 
 
-async def test_pages_of_other_sites_may_not(shared_with_pages):
+async def test_pages_of_other_origins_are_not_allowed(shared_with_pages):
     response = await shared_with_pages.http.options(CHAT, headers=preflight("https://evil.example.com"))
     assert response.status_code == 400
     assert "access-control-allow-origin" not in response.headers
@@ -274,13 +274,13 @@ async def test_pages_can_read_every_answer(shared_with_pages, path, body, status
     assert "x-request-id" in response.headers["access-control-expose-headers"]
 
 
-async def test_pages_can_read_a_refusal_for_want_of_a_key(shared_with_pages):
+async def test_pages_can_read_an_authentication_error(shared_with_pages):
     response = await shared_with_pages.http.post(CHAT, json=BODIES[CHAT], headers={"origin": ORIGIN})
     assert response.status_code == 401
     assert response.headers["access-control-allow-origin"] == ORIGIN
 
 
-async def test_unless_set_no_page_may_read_anything(api):
+async def test_by_default_no_page_may_read_anything(api):
     response = await api.http.get("/v1/models", headers={"origin": ORIGIN})
     assert not [name for name in response.headers if name.startswith("access-control")]
     assert (await api.http.options(CHAT, headers=preflight(ORIGIN))).headers.get(

@@ -18,7 +18,7 @@ RAM = Card(name="this machine", total_bytes=24 * GIB, is_gpu=False)
 
 
 def factory(role: Role, settings: Settings) -> InferenceBackend:
-    """What a user's own factory looks like."""
+    """An example of a custom factory."""
     return FakeBackend(role, name=f"{role}-on-{settings.port}")
 
 
@@ -28,7 +28,7 @@ def mistake(**environ: str) -> str:
     return str(caught.value)
 
 
-async def test_servers_elsewhere_are_served_under_the_names_that_are_set():
+async def test_remote_models_are_served_under_the_configured_names():
     service = build_service(load_settings({**ELSEWHERE, "MODEL_EMBED_NAME": "e", "MODEL_GEN_NAME": "g"}))
     assert [model.id for model in service.catalog.list()] == ["e", "g"]
     with pytest.raises(ModelNotFoundError):
@@ -36,7 +36,7 @@ async def test_servers_elsewhere_are_served_under_the_names_that_are_set():
     await service.stop()
 
 
-async def test_servers_elsewhere_may_name_their_models_later():
+async def test_remote_servers_may_report_their_models_later():
     service = build_service(load_settings(ELSEWHERE))
     with pytest.raises(BackendUnavailableError):
         service.catalog.resolve("x", Role.EMBED, endpoint="v1/embeddings")
@@ -44,7 +44,7 @@ async def test_servers_elsewhere_may_name_their_models_later():
 
 
 @pytest.mark.parametrize("path", [f"{HERE}.factory", f"{HERE}:factory"])
-async def test_a_factory_of_the_users_own_makes_the_backend(path):
+async def test_a_custom_factory_creates_the_backend(path):
     service = build_service(load_settings({"EMBED_BACKEND": path, "GEN_BACKEND": path, "PORT": "9000"}))
     service.start()
     await until(lambda: service.health().status == "ok")
@@ -60,20 +60,20 @@ async def test_a_factory_of_the_users_own_makes_the_backend(path):
         ("GEN_BACKEND", f"{HERE}:no_such_factory"),
     ],
 )
-def test_a_factory_that_is_not_there_is_named(name, path):
-    said = mistake(**{name: path})
-    assert said.startswith(f"{name} is '{path}'")
+def test_a_missing_factory_is_reported(name, path):
+    message = mistake(**{name: path})
+    assert message.startswith(f"{name} is '{path}'")
 
 
-async def test_changes_of_state_are_told():
-    told = []
+async def test_changes_of_state_are_reported():
+    found = []
     backends = {role: (str(role), FakeBackend(role)) for role in Role}
     service = build_service(
-        load_settings({}), backends=backends, on_change=lambda role, health: told.append((role, health.state))
+        load_settings({}), backends=backends, on_change=lambda role, health: found.append((role, health.state))
     )
     service.start()
-    await until(lambda: len(told) == 2)
-    assert sorted(told) == [(Role.EMBED, "ready"), (Role.GENERATE, "ready")]
+    await until(lambda: len(found) == 2)
+    assert sorted(found) == [(Role.EMBED, "ready"), (Role.GENERATE, "ready")]
     await service.stop()
 
 

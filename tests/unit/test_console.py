@@ -7,7 +7,7 @@ from domain.roles import Role
 
 @pytest.mark.parametrize("write", [Console.say, Console.warn, Console.fail])
 def test_lines_go_to_standard_error_as_they_are(write, capsys):
-    # Square brackets are markup to rich, and text to everybody else.
+    # rich would interpret square brackets as markup.
     write(Console(), "a [red]line[/] of " + "x" * 300)
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -22,13 +22,13 @@ def test_a_change_of_state_is_one_line(state, capsys):
     assert all(part in line for part in ("generate", state, "the-model", "Because [so]."))
 
 
-def test_a_role_that_is_well_has_no_reason_and_perhaps_no_name(capsys):
+def test_a_role_may_have_no_reason_and_no_model(capsys):
     health = BackendHealth(state=BackendState.READY, reason=None, model=None, since="now")
     Console().health_changed(Role.EMBED, health)
     assert "None" not in capsys.readouterr().err
 
 
-def test_a_step_is_told_once_where_there_is_no_terminal(capsys):
+def test_without_a_terminal_a_step_is_printed_once(capsys):
     with Console().progress() as progress:
         for share in (0.0, 0.5, 1.0):
             progress("fetching [1]", share)

@@ -14,7 +14,7 @@ def _watch_at_once(monkeypatch):
 
 
 class Client:
-    """What a server hears of a client: parts of a request, silence, and perhaps the end."""
+    """The messages of a client: parts of a request, then nothing, or a disconnect."""
 
     def __init__(self, *messages: str) -> None:
         self._messages = list(messages)
@@ -33,7 +33,7 @@ class Client:
 
 
 class Work:
-    """Never done unless told so."""
+    """Work that ends when `go_on` is set."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -47,7 +47,7 @@ class Work:
             await self.go_on.wait()
         except asyncio.CancelledError:
             self.was_cancelled = True
-            # Ending takes a while, as ending a request in an engine does.
+            # Cancellation takes a while, as in an engine.
             await asyncio.sleep(0)
             raise
         finally:
@@ -63,7 +63,7 @@ async def broken() -> str:
     raise KeyError("broken")
 
 
-async def test_work_that_ends_first_gives_its_result():
+async def test_work_that_ends_first_returns_its_result():
     assert await unless_disconnected(quick("result"), Client().receive) == "result"
 
 
@@ -76,7 +76,7 @@ async def test_a_disconnect_cancels_the_work_and_waits_for_its_end():
     assert asyncio.current_task().cancelling() == 0, "the handler itself goes on"
 
 
-async def test_other_messages_are_no_disconnect():
+async def test_other_messages_are_not_a_disconnect():
     work, client = Work(), Client("http.request", "http.request")
     running = asyncio.create_task(unless_disconnected(work.run(), client.receive))
     await until(lambda: client.is_silent or running.done())
@@ -97,7 +97,7 @@ async def test_the_failure_of_the_work_is_raised():
 
 
 @pytest.mark.parametrize("work", [quick, broken])
-async def test_nobody_listens_to_the_client_afterwards(work):
+async def test_the_client_is_not_watched_afterwards(work):
     client = Client()
     await asyncio.gather(unless_disconnected(work(), client.receive), return_exceptions=True)
     assert not client.is_heard
@@ -115,7 +115,7 @@ async def test_a_cancelled_handler_cancels_the_work():
     assert not client.is_heard
 
 
-def test_a_client_that_leaves_before_anybody_watches_is_noticed_all_the_same(monkeypatch):
+def test_a_disconnect_before_the_watch_is_noticed(monkeypatch):
     monkeypatch.setattr(app.http.disconnect, "WATCH_AFTER_S", 0.05)
     work = Work()
 
@@ -128,5 +128,5 @@ def test_a_client_that_leaves_before_anybody_watches_is_noticed_all_the_same(mon
     assert work.was_cancelled
 
 
-async def test_work_that_is_done_when_the_client_leaves_counts():
+async def test_work_that_is_done_at_the_disconnect_counts():
     assert await unless_disconnected(quick(), Client("http.disconnect").receive) == "done"

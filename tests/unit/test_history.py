@@ -1,4 +1,4 @@
-"""What the history keeps, for how long, and what it leaves out."""
+"""The history: what it keeps, for how long, and what it omits."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def generate(history: History):
     return history.series().roles[Role.GENERATE]
 
 
-def test_an_empty_one_has_series_of_nothing(history):
+def test_an_empty_history_has_empty_series(history):
     series = history.series()
     assert set(series.roles) == {"embed", "generate", "other"}
     for each in series.roles.values():
@@ -52,7 +52,7 @@ def test_an_empty_one_has_series_of_nothing(history):
     assert history.last_requests() == []
 
 
-def test_the_last_bucket_is_the_one_under_way(history):
+def test_the_last_bucket_is_the_open_one(history):
     series = history.series()
     assert series.begin + (BUCKETS - 1) * BUCKET_S <= NOW < series.begin + BUCKETS * BUCKET_S
     assert series.begin % BUCKET_S == 0
@@ -63,50 +63,50 @@ def test_a_request_is_counted_in_the_bucket_in_which_it_ends(history, clock):
     clock.now += BUCKET_S
     history.request_ended(record())
     history.request_ended(record(role=Role.EMBED, prompt_tokens=3))
-    told = generate(history)
-    assert told.requests[-3:] == [0, 1, 1]
-    assert told.prompt_tokens[-2:] == [7, 0]
-    assert told.completion_tokens[-2:] == [5, 0]
-    assert told.first_token.p50[-2] == pytest.approx(0.1, rel=0.12)
-    assert told.first_token.p50[-1] is None
-    assert told.latency.p95[-1] == pytest.approx(2.0, rel=0.12)
+    found = generate(history)
+    assert found.requests[-3:] == [0, 1, 1]
+    assert found.prompt_tokens[-2:] == [7, 0]
+    assert found.completion_tokens[-2:] == [5, 0]
+    assert found.first_token.p50[-2] == pytest.approx(0.1, rel=0.12)
+    assert found.first_token.p50[-1] is None
+    assert found.latency.p95[-1] == pytest.approx(2.0, rel=0.12)
     assert history.series().roles[Role.EMBED].prompt_tokens[-1] == 3
 
 
-def test_percentiles_of_a_bucket_and_of_the_whole_time(history, clock):
+def test_percentiles_of_a_bucket_and_of_all_buckets(history, clock):
     for duration in [0.1] * 98 + [1.0, 10.0]:
         history.request_ended(record(duration_s=duration))
     clock.now += BUCKET_S
     history.request_ended(record(duration_s=100.0))
-    told = generate(history).latency
-    assert told.p50[-2] == pytest.approx(0.1, rel=0.12)
-    assert told.p99[-2] == pytest.approx(1.0, rel=0.12)
-    assert told.p99[-1] == pytest.approx(100.0, rel=0.12)
-    assert told.whole.p99 == pytest.approx(10.0, rel=0.12)
+    found = generate(history).latency
+    assert found.p50[-2] == pytest.approx(0.1, rel=0.12)
+    assert found.p99[-2] == pytest.approx(1.0, rel=0.12)
+    assert found.p99[-1] == pytest.approx(100.0, rel=0.12)
+    assert found.whole.p99 == pytest.approx(10.0, rel=0.12)
 
 
 @pytest.mark.parametrize("fields", [{"status": 503}, {"status": 400}, {"error_type": "engine_failed"}])
-def test_what_fails_is_an_error_and_has_no_latency(history, fields):
+def test_a_failed_request_is_an_error_without_latency(history, fields):
     history.request_ended(record(**fields))
-    told = generate(history)
-    assert (told.requests[-1], told.errors[-1], told.latency.p50[-1]) == (1, 1, None)
+    found = generate(history)
+    assert (found.requests[-1], found.errors[-1], found.latency.p50[-1]) == (1, 1, None)
 
 
-def test_a_client_that_left_is_no_error(history):
+def test_a_disconnected_client_is_no_error(history):
     history.request_ended(record(status=499, error_type="cancelled", client_gone=True, completion_tokens=3))
-    told = generate(history)
-    assert (told.requests[-1], told.errors[-1], told.latency.p50[-1]) == (1, 0, None)
-    assert told.completion_tokens[-1] == 3
+    found = generate(history)
+    assert (found.requests[-1], found.errors[-1], found.latency.p50[-1]) == (1, 0, None)
+    assert found.completion_tokens[-1] == 3
 
 
-def test_requests_that_ask_no_engine_have_a_series_of_their_own(history):
+def test_requests_that_reach_no_engine_have_their_own_series(history):
     history.request_ended(record(role=None, model=None, route=UNMATCHED, status=404))
     assert history.series().roles[OTHER].errors[-1] == 1
     assert generate(history).requests[-1] == 0
 
 
 @pytest.mark.parametrize("route", ["/", "/page/{name:str}", "/status", "/health", "/health/ready", "/metrics"])
-def test_those_who_look_are_not_seen(history, route):
+def test_probes_are_not_recorded(history, route):
     history.request_ended(record(role=None, method="GET", route=route))
     assert history.last_requests() == []
     assert history.series().roles[OTHER].requests[-1] == 0
@@ -115,7 +115,7 @@ def test_those_who_look_are_not_seen(history, route):
 @pytest.mark.parametrize(
     "route", [CHAT, "/v1/models", "/tokenize", UNMATCHED, "/admin/engines/{role:str}/restart"]
 )
-def test_all_others_are_seen(history, route):
+def test_other_requests_are_recorded(history, route):
     history.request_ended(record(route=route))
     assert [request.route for request in history.last_requests()] == [route]
 
@@ -127,7 +127,7 @@ def test_the_last_requests_come_newest_first_and_are_bounded(history):
     assert ids == [f"req_{number}" for number in reversed(range(5, LAST_REQUESTS + 5))]
 
 
-def test_what_is_old_leaves_the_series_and_the_memory(history, clock):
+def test_old_buckets_are_dropped(history, clock):
     history.request_ended(record())
     clock.now += (BUCKETS - 1) * BUCKET_S
     assert generate(history).requests == [1] + [0] * (BUCKETS - 1)
@@ -137,7 +137,7 @@ def test_what_is_old_leaves_the_series_and_the_memory(history, clock):
     assert len(history._buckets) == 1
 
 
-def test_memory_is_bounded_however_long_it_goes_on(history, clock):
+def test_memory_is_bounded(history, clock):
     for _ in range(3 * BUCKETS):
         clock.now += BUCKET_S
         history.request_ended(record())
@@ -145,7 +145,7 @@ def test_memory_is_bounded_however_long_it_goes_on(history, clock):
     assert generate(history).requests == [1] * BUCKETS
 
 
-def test_a_clock_that_is_set_back_leaves_nothing_behind(history, clock):
+def test_a_clock_that_is_set_back_drops_later_buckets(history, clock):
     history.request_ended(record())
     clock.now -= 10 * BUCKET_S * BUCKETS
     history.request_ended(record())
@@ -153,23 +153,23 @@ def test_a_clock_that_is_set_back_leaves_nothing_behind(history, clock):
     assert generate(history).requests[-1] == 1
 
 
-def test_a_last_request_tells_all_but_whose_key_it_was(history):
+def test_a_last_request_has_everything_except_the_key(history):
     history.request_ended(record(key="alice", trace_id="ab" * 16, queue_s=0.5))
-    (told,) = history.last_requests()
+    (found,) = history.last_requests()
     assert set(RequestRecord.__struct_fields__) - set(LastRequest.__struct_fields__) == {"key"}
-    assert (told.trace_id, told.queue_s, told.duration_s) == ("ab" * 16, 0.5, 2.0)
-    assert b"alice" not in encode(told)
-    assert msgspec.json.decode(encode(told), type=LastRequest) == told
+    assert (found.trace_id, found.queue_s, found.duration_s) == ("ab" * 16, 0.5, 2.0)
+    assert b"alice" not in encode(found)
+    assert msgspec.json.decode(encode(found), type=LastRequest) == found
 
 
-def test_a_bucket_that_was_read_tells_of_what_came_later_too(history):
+def test_a_bucket_that_was_read_includes_later_requests(history):
     history.request_ended(record(duration_s=0.1))
     assert generate(history).latency.p99[-1] == pytest.approx(0.1, rel=0.12)
     history.request_ended(record(duration_s=10.0))
     assert generate(history).latency.p99[-1] == pytest.approx(10.0, rel=0.12)
 
 
-def test_closed_buckets_are_put_together_once(history, clock, monkeypatch):
+def test_closed_buckets_are_merged_once(history, clock, monkeypatch):
     for _ in range(20):
         history.request_ended(record(duration_s=0.1))
         clock.now += BUCKET_S
@@ -178,13 +178,13 @@ def test_closed_buckets_are_put_together_once(history, clock, monkeypatch):
     merge = Histogram.merge
     monkeypatch.setattr(Histogram, "merge", lambda self, other: (merged.append(other), merge(self, other)))
     history.request_ended(record(duration_s=10.0))
-    told = generate(history).latency.whole
-    assert (told.p50, told.p99) == (pytest.approx(0.1, rel=0.12), pytest.approx(10.0, rel=0.12))
-    # For each role and for other requests: two kinds of durations, each of the closed buckets and of the open one.
+    found = generate(history).latency.whole
+    assert (found.p50, found.p99) == (pytest.approx(0.1, rel=0.12), pytest.approx(10.0, rel=0.12))
+    # For each role and for other requests: two kinds of durations, each for closed buckets and for the open one.
     assert len(merged) == 3 * 2 * 2
 
 
-def test_the_whole_time_forgets_what_is_old(history, clock):
+def test_overall_percentiles_drop_old_buckets(history, clock):
     history.request_ended(record(duration_s=10.0))
     clock.now += BUCKET_S
     history.request_ended(record(duration_s=0.1))

@@ -1,4 +1,4 @@
-"""Metrics: what is counted under which name, that labels are bounded, and what is off when it is off."""
+"""Metrics: names and values, limits of labels, and switching them off."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.http.requests import METRICS
 from app.telemetry import conventions, instruments
-from app.telemetry.metrics import MOST_VALUES, Metrics
+from app.telemetry.metrics import MAX_LABEL_VALUES, Metrics
 from app.telemetry.record import UNMATCHED, OperationRecord, RequestRecord
 from app.telemetry.state import Retries, ServiceState
 from domain.errors import BackendFailedError
@@ -67,7 +67,7 @@ def request(**more) -> RequestRecord:
 
 
 def values(metrics: Metrics, sample: str) -> dict[tuple[tuple[str, str], ...], float]:
-    """The values of a sample by its labels, those that are empty left out."""
+    """The values of a sample by its labels, without empty labels."""
     return {
         tuple(sorted((name, value) for name, value in each.labels.items() if value)): each.value
         for family in metrics.collect()
@@ -101,7 +101,7 @@ def health(**more) -> ServiceHealth:
     return service_health(backends, tasks=1, **more)
 
 
-def test_a_call_is_measured_as_the_conventions_have_it():
+def test_a_call_is_measured_by_the_conventions():
     metrics = fresh()
     metrics.operation_ended(operation())
     for name, total in {
@@ -119,7 +119,7 @@ def test_a_call_is_measured_as_the_conventions_have_it():
 @pytest.mark.parametrize(
     ("tokens", "choices", "expected"), [(64, 4, 1.5 / 15), (4, 4, None), (6, 4, 1.5 / 0.5), (1, 1, None)]
 )
-def test_choices_that_are_written_side_by_side_take_as_long_as_one(tokens, choices, expected):
+def test_parallel_choices_take_as_long_as_one(tokens, choices, expected):
     metrics = fresh()
     metrics.operation_ended(operation(completion_tokens=tokens, choices=choices))
     found = values(metrics, "gen_ai_server_time_per_output_token_seconds_sum")
@@ -163,7 +163,7 @@ def test_buckets_are_those_of_the_conventions(instrument):
     assert sorted(shown) == pytest.approx([*buckets[instrument.name], math.inf])
 
 
-def test_the_first_token_of_a_whole_answer_tells_nothing():
+def test_without_streaming_there_is_no_first_token():
     metrics = fresh()
     metrics.operation_ended(operation(is_stream=False))
     metrics.operation_ended(operation(error_type="server_error"))
@@ -187,11 +187,11 @@ def test_a_failure_has_its_type():
         "error_type": "overloaded",
     }
     assert not values(metrics, "gen_ai_client_token_usage_count")
-    # It was refused; it did not wait for no time at all.
+    # A rejected call does not count as one that waited for 0 s.
     assert not values(metrics, "memoria_queue_wait_seconds_count")
 
 
-def test_waits_and_companies_are_counted():
+def test_waits_and_batch_sizes_are_counted():
     metrics = fresh()
     embed = operation(role=Role.EMBED, queue_s=0.2)
     metrics.operation_ended(embed)
@@ -207,7 +207,7 @@ def test_waits_and_companies_are_counted():
     assert value(metrics, "memoria_join_size_bucket", role="embed", le="8.0") == 1
 
 
-def test_what_clients_write_makes_no_series():
+def test_client_input_creates_no_series():
     metrics = fresh()
     for number in range(1000):
         text = f"made-up-{number}"
@@ -215,9 +215,9 @@ def test_what_clients_write_makes_no_series():
         metrics.request_ended(request(method=text, route=UNMATCHED, error_type=text, status=600 + number))
     durations = values(metrics, "gen_ai_server_request_duration_seconds_count")
     assert {dict(labels)["gen_ai_request_model"] for labels in durations} == {conventions.OTHER}
-    assert len(durations) <= MOST_VALUES + 1
+    assert len(durations) <= MAX_LABEL_VALUES + 1
     requests = values(metrics, "http_server_request_duration_seconds_count")
-    assert len(requests) <= MOST_VALUES + 1
+    assert len(requests) <= MAX_LABEL_VALUES + 1
     assert {dict(labels)["http_route"] for labels in requests} == {UNMATCHED}
     assert {dict(labels)["http_request_method"] for labels in requests} == {conventions.OTHER}
     assert sum(requests.values()) == sum(durations.values()) == 1000
@@ -233,7 +233,7 @@ def test_a_model_that_becomes_known_later_has_its_name():
     assert sorted(dict(labels)["gen_ai_request_model"] for labels in counts) == [conventions.OTHER, MODEL]
 
 
-def test_the_state_is_read_when_it_is_shown():
+def test_the_state_is_read_on_demand():
     metrics = fresh()
     now = health(
         embedding_cache=CacheStats(hits=5, shared=1, misses=7, entries=3, bytes=100, max_bytes=1000),
@@ -277,7 +277,7 @@ def test_the_state_is_read_when_it_is_shown():
         assert value(metrics, name, **dict(label.split("=") for label in labels)) == expected, sample
 
 
-def test_what_is_not_there_is_not_shown_as_zero():
+def test_absent_state_is_not_shown_as_zero():
     metrics = fresh()
     ServiceState(metrics, health, retries={})
     metrics.refresh()
@@ -318,7 +318,7 @@ def counting(settings: dict[str, str] | None = None) -> tuple[Api, Metrics | Non
     return api, api.app.state[METRICS]
 
 
-async def test_the_page_is_in_the_format_that_is_asked_for():
+async def test_the_page_has_the_requested_format():
     api, metrics = counting()
     async with serving(api):
         assert metrics is not None
@@ -338,7 +338,7 @@ async def test_the_page_is_in_the_format_that_is_asked_for():
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
-async def test_the_page_is_written_family_by_family_and_the_loop_comes_round_in_between(monkeypatch, accept):
+async def test_the_page_is_encoded_by_family_without_blocking_the_loop(monkeypatch, accept):
     metrics = fresh()
     metrics.operation_ended(operation())
     sample = Sample("_total", {}, 1.0)
@@ -349,7 +349,7 @@ async def test_the_page_is_written_family_by_family_and_the_loop_comes_round_in_
     page, _ = await metrics.text(accept)
     count = len(metrics.collect())
     assert count > 3
-    # When they are collected, when they are written.
+    # First while they are collected, then while they are encoded.
     assert gave_way[: 2 * count] == [0] * 2 * count
     encode, _ = choose_encoder(accept)
     registry = CollectorRegistry()
@@ -362,7 +362,7 @@ async def test_the_page_is_written_family_by_family_and_the_loop_comes_round_in_
     [f"application/openmetrics-text; version={odd}" for odd in ("abc", "1.x", "2.0.x", "", '"1.0.0"', "1..0")]
     + ["text/plain; version=1.x"],
 )
-async def test_whoever_asks_for_a_version_that_is_none_gets_the_usual_page(accept):
+async def test_an_invalid_version_gets_the_default_format(accept):
     api, _metrics = counting()
     async with serving(api):
         answer = await api.http.get("/metrics", headers={"accept": accept})
@@ -371,29 +371,29 @@ async def test_whoever_asks_for_a_version_that_is_none_gets_the_usual_page(accep
     assert "memoria_service_ready" in answer.text
 
 
-async def test_a_state_that_can_not_be_read_once_is_shared_all_the_same_later(monkeypatch, tmp_path, caplog):
+async def test_sharing_the_state_recovers_from_a_failure(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr("app.telemetry.metrics.REFRESH_S", 0.001)
     (tmp_path / "began").write_text("1")
     metrics = fresh(folder=tmp_path)
-    asked = 0
+    requested = 0
 
     def source() -> None:
-        nonlocal asked
-        asked += 1
-        if asked < 4:
+        nonlocal requested
+        requested += 1
+        if requested < 4:
             raise RuntimeError("not now")
 
     metrics.sources.append(source)
     metrics.start()
     async with asyncio.timeout(10):
-        while asked < 6:
+        while requested < 6:
             await asyncio.sleep(0.001)
     metrics.stop()
-    # Told, and not each time.
+    # Logged, but not each time.
     assert caplog.text.count("RuntimeError: not now") == 1
 
 
-async def test_the_service_tells_of_itself():
+async def test_the_service_exposes_its_own_metrics():
     api, _metrics = counting()
     async with serving(api):
         text = (await api.http.get("/metrics")).text
@@ -436,7 +436,7 @@ async def test_requests_are_counted_from_end_to_end():
     }
 
 
-async def test_the_page_is_behind_the_gate():
+async def test_metrics_require_a_key():
     api, _metrics = counting({"API_KEYS": "sk-first-key"})
     async with serving(api):
         refused = await api.http.get("/metrics")
@@ -445,7 +445,7 @@ async def test_the_page_is_behind_the_gate():
         assert shown.status_code == 200
 
 
-async def test_off_is_off():
+async def test_metrics_can_be_switched_off():
     api, metrics = counting({"METRICS": "false"})
     async with serving(api):
         assert metrics is None
@@ -454,18 +454,18 @@ async def test_off_is_off():
         assert "Unknown request URL" in error_of(answer)["message"]
 
 
-async def test_what_is_sent_alone_has_no_page():
+async def test_metrics_that_are_only_exported_have_no_page():
     sent = {"METRICS": "false", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"}
     api = Api(settings=sent)
     assert api.app.state[METRICS] is not None
     assert (await api.http.get("/metrics")).status_code == 404
 
 
-def test_who_counts_nothing_does_not_load_the_library():
+def test_without_metrics_the_library_is_not_loaded():
     script = (
         "import sys; from app import cli; from app.http import server; from app.http.asgi import create_app\n"
         "from app.bootstrap import build_app\n"
         "print([name for name in ('prometheus_client', 'opentelemetry') if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

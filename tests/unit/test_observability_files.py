@@ -1,4 +1,4 @@
-"""What is ready for Prometheus, Grafana and the Collector reads only what the service really shows."""
+"""The files for Prometheus, Grafana and the Collector use only metrics that the service exposes."""
 
 import json
 import re
@@ -30,7 +30,7 @@ ALERTS = {rule["alert"]: rule for rule in ALL_RULES if "alert" in rule}
 RECORDED = {rule["record"] for rule in ALL_RULES if "record" in rule}
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-# Put there by Prometheus itself.
+# Added by Prometheus itself.
 TARGET_LABELS = {"job", "instance"}
 SUFFIXES = {Kind.COUNTER: ("_total",), Kind.GAUGE: ("",), Kind.HISTOGRAM: ("_bucket", "_sum", "_count")}
 SHOWN = {
@@ -45,10 +45,10 @@ def assert_is_shown(expression: str, *, recorded: set[str] = RECORDED) -> None:
         if name in recorded:
             assert label in {"", "job"}, f"{label} of {name}"
         elif name.startswith("vllm:"):
-            # Held against real engines by tests/integration/test_engine_statistics.py.
+            # Compared with real engines in tests/integration/test_engine_statistics.py.
             assert label in {"", "le", "job", "instance", "model_name", "engine"}, f"{label} of {name}"
         else:
-            assert name in SHOWN, f"{name} is shown by nobody"
+            assert name in SHOWN, f"{name} is not exposed"
             assert not label or label in SHOWN[name], f"{name} has no label {label}"
 
 
@@ -66,7 +66,7 @@ def test_panels_read_what_is_shown(title: str, expression: str):
     assert_is_shown(expression, recorded=set())
 
 
-def test_what_nobody_shows_would_be_noticed():
+def test_an_unknown_metric_would_be_noticed():
     for wrong in (
         "memoria_made_up",
         'memoria_service_ready{role="embed"}',
@@ -88,13 +88,13 @@ def test_values_of_labels_are_values_that_occur():
         assert label_values(expression, "gen_ai_token_type") <= {conventions.INPUT, conventions.OUTPUT}
 
 
-def test_all_who_are_turned_away_for_want_of_room_raise_the_alert():
+def test_all_rejections_for_capacity_raise_the_alert():
     (types,) = re.findall(r'error_type=~"(.*?)"', ALERTS["MemoriaRefuses"]["expr"])
     assert set(types.split("|")) == {OverloadedError.default_code, TooManyConnectionsError.default_code}
 
 
 def test_failures_are_the_same_on_the_dashboard_and_in_the_alert():
-    """Streams that broke off among them: their status is 200."""
+    """They include streams that fail midway, whose status is 200."""
 
     def selectors(expression: str) -> set[str]:
         counted = re.findall(r"http_server_request_duration_seconds_count\{(.*?)\}", expression)
@@ -106,14 +106,14 @@ def test_failures_are_the_same_on_the_dashboard_and_in_the_alert():
     assert any('http_response_status_code="200"' in each for each in selectors(failures))
 
 
-def test_every_metric_of_ours_is_on_the_dashboard():
+def test_every_metric_of_the_service_is_on_the_dashboard():
     families = {
         name.removesuffix("_total").removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
         for _, expression in QUERIES
         for name, _ in read(expression)
     }
     named = {BY_FAMILY[family].name for family in families if family in BY_FAMILY}
-    # It fills the dashboard's variables, and has no panel.
+    # It is used in the dashboard's variables, and has no panel.
     assert {instrument.name for instrument in INSTRUMENTS} - named == {"memoria.build.info"}
 
 
@@ -124,10 +124,10 @@ def test_alerts_say_what_is_wrong_and_what_to_do():
         for text in (alert["annotations"]["summary"], alert["annotations"]["description"]):
             assert text.endswith("."), name
         aggregated = re.match(r"\s*(sum|histogram_quantile|job:)", alert["expr"]) is not None
-        said = set(re.findall(r"\$labels\.(\w+)", " ".join(alert["annotations"].values())))
+        message = set(re.findall(r"\$labels\.(\w+)", " ".join(alert["annotations"].values())))
         known = {label for _, label in read(alert["expr"])} | (set() if aggregated else TARGET_LABELS)
         known |= {label for series, _ in read(alert["expr"]) for label in (set() if aggregated else SHOWN[series])}
-        assert said <= known, name
+        assert message <= known, name
 
 
 def test_each_alert_is_shown_firing_and_silent():
@@ -144,19 +144,19 @@ def test_each_alert_is_shown_firing_and_silent():
     [("test", "rules", "alerts.test.yaml"), ("check", "config", "prometheus.yaml")],
     ids=["alerts fire as they should", "the configuration is one"],
 )
-def test_by_prometheuss_own_tool(arguments: tuple[str, ...]):
+def test_promtool_accepts_the_rules(arguments: tuple[str, ...]):
     tool = shutil.which("promtool")
     if tool is None:
         pytest.skip("promtool is not installed; Debian's package prometheus has it")
-    told = subprocess.run([tool, *arguments], cwd=FOLDER / "prometheus", capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout + told.stderr
+    found = subprocess.run([tool, *arguments], cwd=FOLDER / "prometheus", capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_prometheus_reads_the_rules_and_finds_the_service():
     assert PROMETHEUS["rule_files"] == ["alerts.yaml"]
     jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
     assert jobs["memoria"]["static_configs"] == [{"targets": ["memoria:8200"]}]
-    # The page's address, and the scheme, are Prometheus's own defaults: /metrics over http.
+    # Path and scheme are Prometheus's defaults: /metrics over http.
     assert not {"metrics_path", "scheme"} & set(jobs["memoria"])
     assert set(jobs) == {"memoria", "vllm"}
 
@@ -166,7 +166,7 @@ def test_the_dashboard_is_what_the_script_writes():
     assert script["dashboard"]() == DASHBOARD
 
 
-def test_panels_have_a_place_of_their_own():
+def test_panels_do_not_overlap():
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -182,19 +182,19 @@ def test_panels_have_a_place_of_their_own():
     assert len({panel["title"] for panel in PANELS}) >= len(PANELS) - 1
 
 
-def test_legends_name_labels_that_are_there():
+def test_legends_name_existing_labels():
     for panel in PANELS:
         for target in panel["targets"]:
-            said = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            assert said <= {label for _, label in read(target["expr"])}, panel["title"]
+            message = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert message <= {label for _, label in read(target["expr"])}, panel["title"]
 
 
-def test_the_collector_uses_what_it_defines():
+def test_the_collector_defines_what_it_uses():
     pipelines = COLLECTOR["service"]["pipelines"]
     for kind in ("receivers", "processors", "exporters"):
         used = {name for pipeline in pipelines.values() for name in pipeline[kind]}
         assert used <= set(COLLECTOR[kind])
-        # The one way or the other for metrics, as its comment says.
+        # Alternative ways for metrics, as the file's comment explains.
         assert set(COLLECTOR[kind]) - used <= {"prometheus"}
     assert COLLECTOR["service"]["extensions"] == list(COLLECTOR["extensions"])
     assert set(pipelines) == {"traces", "metrics"}

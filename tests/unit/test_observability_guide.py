@@ -1,4 +1,4 @@
-"""The guide to metrics and to the log names all that there is, and nothing else."""
+"""The guide documents exactly the existing metrics and log fields."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ OF_EVERY_LINE = {"time", "level", "logger", "message"}
 
 
 def row(instrument: Instrument) -> str:
-    """What the guide says of a metric."""
+    """The guide's table row of a metric."""
     name = instrument.family + ("_total" if instrument.kind is Kind.COUNTER else "")
     unit = UNITS.get(instrument.unit, instrument.unit.strip("{}"))
     labels = ", ".join(f"`{label}`" for label in instrument.labels) or "–"
@@ -31,24 +31,24 @@ def row(instrument: Instrument) -> str:
 def test_the_table_has_every_metric_and_no_other():
     table = GUIDE.split("<!-- metrics -->\n")[1].split("\n\n")[0]
     expected = [row(instrument) for instrument in INSTRUMENTS]
-    assert table.splitlines()[2:] == expected, "\n".join(["what it has to be:", *expected])
+    assert table.splitlines()[2:] == expected, "\n".join(["expected:", *expected])
 
 
-def test_every_metric_is_one_that_something_sets():
-    told = "".join((ROOT / "app" / "telemetry" / name).read_text() for name in ("metrics.py", "state.py"))
+def test_every_metric_is_set_somewhere():
+    result = "".join((ROOT / "app" / "telemetry" / name).read_text() for name in ("metrics.py", "state.py"))
     names = {name for name, value in vars(instruments).items() if isinstance(value, Instrument)}
-    assert set(re.findall(r"instruments\.([A-Z_]+)", told)) == names
+    assert set(re.findall(r"instruments\.([A-Z_]+)", result)) == names
 
 
 @pytest.fixture
 def sample() -> dict[str, Any]:
-    """The log line that the guide shows; on the page it is broken into several."""
+    """The sample log line of the guide, which is wrapped there."""
     found = re.search(r"<!-- log -->\n```json\n(.*?)```", GUIDE, re.DOTALL)
     assert found
     return json.loads(found[1].replace("\n", ""))
 
 
-def test_the_sample_of_the_log_is_a_line_as_it_is_written(sample, caplog):
+def test_the_sample_log_line_is_an_actual_line(sample, caplog):
     record = RequestRecord(
         began=0.0,
         request_id=sample["request_id"],

@@ -1,4 +1,4 @@
-"""Metrics over OTLP, into a real receiver: names, values and moments, and what happens when nobody answers."""
+"""Metrics over OTLP with a real receiver: names, values and times, and an unreachable receiver."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ def receiver() -> Generator[OtlpReceiver, None, None]:
 
 @pytest.fixture(autouse=True)
 def _environment() -> Generator[None, None, None]:
-    """What is set for the SDK, in this process, is as before in the end."""
+    """Restore the environment variables that are set for the SDK."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -62,7 +62,7 @@ def sent_once(metrics: Metrics, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_what_was_measured_arrives_under_opentelemetrys_names(receiver: OtlpReceiver, protocol: str):
+def test_metrics_are_exported_under_opentelemetrys_names(receiver: OtlpReceiver, protocol: str):
     metrics = fresh()
     began = time.time_ns()
     for duration_s in (0.015, 0.5, 100.0):
@@ -97,7 +97,7 @@ def test_what_was_measured_arrives_under_opentelemetrys_names(receiver: OtlpRece
     }
 
 
-def test_counters_gauges_and_what_engines_count_arrive_as_such(receiver: OtlpReceiver):
+def test_counters_gauges_and_engine_metrics_keep_their_type(receiver: OtlpReceiver):
     metrics = fresh()
     metrics.count_to(instruments.ENGINE_RESTARTS, 3, "embed")
     metrics.set(instruments.GPU_USED, 2.5)
@@ -120,14 +120,14 @@ def test_counters_gauges_and_what_engines_count_arrive_as_such(receiver: OtlpRec
     assert arrived["memoria.gpu.memory.used"].gauge.data_points[0].as_double == 2.5
 
 
-def test_it_is_said_whose_metrics_they_are(receiver: OtlpReceiver):
+def test_the_resource_identifies_the_service(receiver: OtlpReceiver):
     metrics = fresh()
     metrics.operation_ended(operation())
     sent_once(metrics, settings_for(receiver, OTEL_SERVICE_NAME="mine"))
     (resource,) = receiver.metrics[0].resource_metrics
-    said = attributes(resource.resource.attributes)
-    assert said["service.name"] == "mine"
-    assert said["service.instance.id"] == metrics.instance_id
+    message = attributes(resource.resource.attributes)
+    assert message["service.name"] == "mine"
+    assert message["service.instance.id"] == metrics.instance_id
     assert resource.scope_metrics[0].schema_url == conventions.SCHEMA_URL
 
 
@@ -136,7 +136,7 @@ def test_headers_are_sent_along(receiver: OtlpReceiver):
     assert receiver.headers[0]["authorization"] == "Bearer secret"
 
 
-def test_values_go_on_from_one_export_to_the_next(receiver: OtlpReceiver):
+def test_values_are_cumulative_across_exports(receiver: OtlpReceiver):
     metrics = fresh()
     exporter = exporter_for(metrics, settings_for(receiver, OTEL_METRIC_EXPORT_INTERVAL=SOON_MS))
     metrics.operation_ended(operation())
@@ -151,7 +151,7 @@ def test_values_go_on_from_one_export_to_the_next(receiver: OtlpReceiver):
     assert len(receiver.metrics) == arrived
 
 
-def test_a_receiver_that_is_away_is_told_of_once(
+def test_an_unreachable_receiver_is_logged_once(
     receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(logging.getLogger("memoria"), "propagate", True)
@@ -167,11 +167,11 @@ def test_a_receiver_that_is_away_is_told_of_once(
     receiver.wait_for(lambda: len(receiver.metrics) >= 2)
     exporter.stop()
     failed, again = [record.getMessage() for record in caplog.records]
-    assert failed.startswith(f"metrics can't be sent to {receiver.http_url}/v1/metrics (Failed to export")
-    assert again == f"metrics reach {receiver.http_url}/v1/metrics again"
+    assert failed.startswith(f"metrics can't be exported to {receiver.http_url}/v1/metrics (Failed to export")
+    assert again == f"metrics are exported to {receiver.http_url}/v1/metrics again"
 
 
-async def test_the_state_is_sent_as_the_event_loop_sees_it(receiver: OtlpReceiver):
+async def test_the_state_is_refreshed_on_the_event_loop_before_an_export(receiver: OtlpReceiver):
     settings = settings_for(receiver, METRICS="false")
     api = Api()
     metrics = build_metrics(settings, api.service)
@@ -196,5 +196,5 @@ async def test_the_state_is_sent_as_the_event_loop_sees_it(receiver: OtlpReceive
     ],
     ids=["nothing set", "no metrics", "disabled", "traces alone"],
 )
-def test_nothing_is_counted_that_nobody_gets(settings: dict[str, str]):
+def test_without_consumers_nothing_is_counted(settings: dict[str, str]):
     assert build_metrics(load_settings(settings | {"METRICS": "false"}), Api().service) is None

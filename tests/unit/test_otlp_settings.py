@@ -1,4 +1,4 @@
-"""The standard variables of OpenTelemetry: what follows from them, and what is a mistake."""
+"""OpenTelemetry's standard variables: valid values and mistakes."""
 
 import pytest
 from opentelemetry.sdk import environment_variables
@@ -27,7 +27,7 @@ def telemetry(**given: str):
             (f"{URL}/a/v1/traces", HTTP_PROTOBUF),
             (f"{URL}/a/v1/metrics", HTTP_PROTOBUF),
         ),
-        # The address of one signal is taken as it is.
+        # The endpoint of one signal is used unchanged.
         ({f"{A}_TRACES_ENDPOINT": URL}, (URL, HTTP_PROTOBUF), None),
         ({f"{A}_METRICS_ENDPOINT": f"{URL}/x"}, None, (f"{URL}/x", HTTP_PROTOBUF)),
         (
@@ -35,7 +35,7 @@ def telemetry(**given: str):
             ("https://other", HTTP_PROTOBUF),
             METRICS,
         ),
-        # gRPC knows no paths.
+        # gRPC has no paths.
         ({f"{A}_ENDPOINT": URL, f"{A}_PROTOCOL": "grpc"}, (URL, GRPC), (URL, GRPC)),
         ({f"{A}_ENDPOINT": URL, f"{A}_PROTOCOL": "GRPC"}, (URL, GRPC), (URL, GRPC)),
         ({f"{A}_ENDPOINT": URL, f"{A}_TRACES_PROTOCOL": "grpc"}, (URL, GRPC), METRICS),
@@ -51,7 +51,7 @@ def telemetry(**given: str):
         ({f"{A}_ENDPOINT": " "}, None, None),
     ],
 )
-def test_where_signals_are_sent(given, traces, metrics):
+def test_endpoints_of_signals(given, traces, metrics):
     found = telemetry(**given)
     for signal, wanted in ((found.traces, traces), (found.metrics_export, metrics)):
         assert signal == (None if wanted is None else OtlpSignal(endpoint=wanted[0], protocol=wanted[1]))
@@ -89,10 +89,10 @@ MISTAKES = {
 def test_a_mistake_is_one_sentence_with_name_and_value(name, value):
     with pytest.raises(ConfigurationError) as caught:
         load_settings({name: value})
-    said = str(caught.value)
-    assert said.startswith(f"{name} is '{value}'; it must be ")
-    assert said.endswith(".")
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"{name} is '{value}'; it must be ")
+    assert message.endswith(".")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_a_mistake_is_one_sentence_with_name_and_value(name, value):
 def test_a_mistake_in_headers_does_not_show_them(value):
     with pytest.raises(ConfigurationError) as caught:
         load_settings({f"{A}_HEADERS": value})
-    said = str(caught.value)
-    assert said.startswith(f"{A}_HEADERS must be header=value")
-    assert "secret" not in said
+    message = str(caught.value)
+    assert message.startswith(f"{A}_HEADERS must be header=value")
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize("name", [f"{A}_ENDPOINT", f"{A}_TRACES_ENDPOINT", f"{A}_METRICS_ENDPOINT"])
@@ -118,20 +118,20 @@ def test_a_mistake_in_headers_does_not_show_them(value):
         "http://collector:4318?key=secret",
     ],
 )
-def test_a_secret_in_an_address_is_refused_and_not_shown(name, value):
+def test_a_secret_in_an_endpoint_is_rejected_and_not_shown(name, value):
     with pytest.raises(ConfigurationError) as caught:
         load_settings({name: value})
-    said = str(caught.value)
-    assert said.startswith(f"{name} must be an address without user, password or query")
-    assert said.endswith(f"put keys into {A}_HEADERS.")
-    assert "secret" not in said
-    assert "ret@" not in said
+    message = str(caught.value)
+    assert message.startswith(f"{name} must be an address without user, password or query")
+    assert message.endswith(f"put keys into {A}_HEADERS.")
+    assert "secret" not in message
+    assert "ret@" not in message
 
 
 @pytest.mark.parametrize(
     "value", ["a=b", "authorization=Bearer%20x", "a=b, c=d", "authorization=Bearer x", "a=b==", "a=", "a=b,"]
 )
-def test_headers_that_the_exporters_take(value):
+def test_valid_headers_are_accepted(value):
     from opentelemetry.util.re import parse_env_headers
 
     assert parse_env_headers(value, liberal=True)
@@ -140,11 +140,11 @@ def test_headers_that_the_exporters_take(value):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("argument", ["", "0", "1", "1.0", "0.25"])
-def test_standard_samplers_are_taken(sampler, argument):
+def test_standard_samplers_are_accepted(sampler, argument):
     telemetry(OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=argument)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_together():
     with pytest.raises(ConfigurationError) as caught:
         load_settings({name: values[0] for name, values in MISTAKES.items()})
     assert [line.split()[0] for line in str(caught.value).splitlines()] == sorted(
@@ -157,7 +157,7 @@ def test_content_is_opt_in(value, captures):
     assert telemetry(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=value).capture_content is captures
 
 
-def test_what_only_the_sdk_reads_is_handed_on_and_defaults_are_not():
+def test_variables_of_the_sdk_are_passed_on_but_defaults_are_not():
     found = telemetry(
         OTEL_BSP_SCHEDULE_DELAY="5",
         OTEL_SERVICE_NAME="mine",
@@ -168,7 +168,7 @@ def test_what_only_the_sdk_reads_is_handed_on_and_defaults_are_not():
     assert found.environment == {"OTEL_BSP_SCHEDULE_DELAY": "5", "OTEL_SERVICE_NAME": "mine"}
 
 
-def test_the_environment_wins_over_dotenv(tmp_path):
+def test_the_environment_overrides_dotenv(tmp_path):
     path = tmp_path / ".env"
     path.write_text("OTEL_SERVICE_NAME=there\nOTEL_BSP_MAX_QUEUE_SIZE=9\n")
     found = load_settings({"OTEL_SERVICE_NAME": "here"}, path).telemetry
@@ -187,7 +187,7 @@ def test_names_that_the_sdk_reads_are_no_mistakes(tmp_path):
 @pytest.mark.parametrize(
     "name", ["OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_TRACE_ENDPOINT", "OTEL_TRACE_SAMPLER"]
 )
-def test_a_misspelled_name_is_told(tmp_path, name):
+def test_a_misspelled_name_is_reported(tmp_path, name):
     path = tmp_path / ".env"
     path.write_text(f"{name}=x\n")
     assert len(unknown_names(path)) == 1

@@ -32,7 +32,7 @@ async def test_the_page_is_at_the_root(api):
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-async def test_every_file_is_served_as_it_lies_there(api, name):
+async def test_every_file_is_served_unchanged(api, name):
     response = await api.http.get(f"/page/{name}")
     assert response.status_code == 200
     assert response.content == (FOLDER / name).read_bytes()
@@ -44,7 +44,7 @@ def test_no_source_code_is_served():
     assert {Path(name).suffix for name in FILES} == {".html", ".css", ".js", ".svg"}
 
 
-async def test_nothing_but_the_services_own_files_may_run(api):
+async def test_only_the_services_own_files_may_run(api):
     policy = (await api.http.get("/")).headers["content-security-policy"]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
@@ -53,19 +53,19 @@ async def test_nothing_but_the_services_own_files_may_run(api):
 
 
 def test_the_files_name_no_other_host():
-    # The namespace of SVG is a name and is never fetched.
+    # The SVG namespace is only a name and is never fetched.
     for name, file in FILES.items():
         hosts = set(re.findall(r"https?://[^\s\"'`<>)]+", file.body.decode())) - {"http://www.w3.org/2000/svg"}
         assert hosts == set(), name
 
 
-def test_the_page_has_no_script_style_or_handler_written_into_it():
+def test_the_page_has_no_inline_script_style_or_handler():
     index = FILES[INDEX].body.decode()
     assert re.findall(r"<script(?![^>]* src=)", index) == []
     assert re.findall(r"<style|\sstyle=|\son\w+=", index) == []
 
 
-async def test_a_known_version_is_not_sent_again(api):
+async def test_a_cached_version_is_not_sent_again(api):
     first = await api.http.get("/page/page.css")
     assert first.headers["cache-control"] == "no-cache"
     etag = first.headers["etag"]
@@ -77,7 +77,7 @@ async def test_a_known_version_is_not_sent_again(api):
     assert other.status_code == 200
 
 
-async def test_the_page_needs_no_key_and_what_it_shows_does(guarded):
+async def test_the_page_needs_no_key_but_its_data_does(guarded):
     for path in ["/", *(f"/page/{name}" for name in FILES)]:
         assert (await guarded.http.get(path)).status_code == 200, path
     assert (await guarded.http.get("/status")).status_code == 401
@@ -87,12 +87,17 @@ async def test_the_page_needs_no_key_and_what_it_shows_does(guarded):
 
 @pytest.mark.parametrize("path", ["/page", "/page/", "/page/none.js", "/page/../status", "/page/%2e%2e/status"])
 async def test_no_other_path_is_open(guarded, path):
-    # To paths that it does not have at all the application answers before it asks for a key.
+    # The application answers unknown paths before it checks the key.
     assert (await guarded.http.get(path)).status_code in (401, 404)
 
 
-async def test_the_status_tells_health_models_series_and_requests(api):
+async def test_the_status_has_roles_health_models_series_and_requests(api):
     status = (await api.http.get("/status")).json()
+    assert status["roles"] == [
+        {"key": "embed", "noun": "embedding", "generates": False},
+        {"key": "generate", "noun": "generation", "generates": True},
+    ]
+    assert [role["key"] for role in status["roles"]] == list(status["health"]["backends"])
     assert status["health"]["status"] == "ok"
     assert status["health"]["backends"]["generate"]["model"] == "fake-write"
     assert {model["id"] for model in status["models"]} >= {"fake-embed", "fake-write", "org/name"}
@@ -108,7 +113,7 @@ async def test_the_status_is_200_when_the_service_is_not_ready():
         assert status.status_code == 200
 
 
-async def test_the_status_shows_what_the_history_was_told():
+async def test_the_status_shows_the_history():
     async with serving(Api()) as api:
         api.history.request_ended(
             RequestRecord(

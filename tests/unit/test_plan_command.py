@@ -24,7 +24,7 @@ PAIR = ["--embed", "Qwen/Qwen3-Embedding-0.6B", "--gen", "Qwen/Qwen3-8B-FP8"]
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """The command, in an empty folder, with no setting of whoever runs the tests and no hub."""
+    """Runs the command in an empty folder, without the user's settings and without the hub."""
     monkeypatch.chdir(tmp_path)
     for variable in VARIABLES:
         monkeypatch.delenv(variable.name, raising=False)
@@ -37,23 +37,23 @@ def plan(tmp_path, monkeypatch):
     return run
 
 
-def is_mistake(result: Result, *said: str) -> bool:
+def is_mistake(result: Result, *messages: str) -> bool:
     return (
         result.exit_code == 2
         and result.stdout == ""
         and "Traceback" not in result.stderr
-        and all(each in result.stderr for each in said)
+        and all(each in result.stderr for each in messages)
     )
 
 
-def test_what_fits_ends_with_0(plan):
+def test_a_plan_that_fits_exits_with_0(plan):
     result = plan("--gpu-memory", "24GiB", "--gpu-name", "NVIDIA L4")
     assert result.exit_code == 0
     assert result.stdout.startswith("NVIDIA L4: 24.00 GiB. It fits.\n")
-    assert "What to change" not in result.stdout
+    assert "Suggested changes" not in result.stdout
 
 
-def test_what_does_not_fit_ends_with_1_and_says_what_to_change(plan):
+def test_a_plan_that_does_not_fit_exits_with_1_and_suggests_changes(plan):
     result = plan("--gpu-memory", "24GB", "--context", "16384", "--concurrency", "16")
     assert result.exit_code == 1
     assert "It does not fit: " in result.stdout
@@ -62,7 +62,7 @@ def test_what_does_not_fit_ends_with_1_and_says_what_to_change(plan):
 
 
 @pytest.mark.parametrize("gib", ["16GiB", "24GiB", "80GiB", "12GiB"])
-def test_the_bar_is_the_card(plan, gib):
+def test_the_bars_add_up_to_the_card(plan, gib):
     lines = plan("--gpu-memory", gib, *PAIR).stdout.splitlines()
     bars = [line for line in lines if re.match(r"(embed|generate|reserve|free) .*[█▒▓░] \d", line)]
     drawn = [re.search(r"[█▒▓░]+", line) for line in bars]
@@ -80,14 +80,14 @@ def test_json_has_exact_bytes(plan):
         assert sum(part["bytes"] for part in engine["parts"]) == engine["total_bytes"]
 
 
-def test_the_options_are_the_generators(plan):
+def test_options_apply_to_the_generation_engine(plan):
     options = ["--context", "4096", "--concurrency", "3", "--kv-cache-dtype", "fp8", "--embed-context", "1024"]
     embed, generate = json.loads(plan("--gpu-memory", "80GiB", "--json", *options).stdout)["engines"]
     assert (embed["max_model_len"], embed["kv_cache_dtype"]) == (1024, "auto")
     assert (generate["max_model_len"], generate["kv_cache_dtype"]) == (4096, "fp8")
 
 
-def test_settings_count_and_options_count_more(plan):
+def test_options_override_settings(plan):
     environ = {
         "VLLM_GEN_MAX_MODEL_LEN": "2048",
         "VLLM_EMBED_GPU_MEMORY": "6GiB",
@@ -108,21 +108,21 @@ def test_an_engine_that_is_off_is_not_planned(plan, off, on):
     assert result.exit_code == 0
     (engine,) = json.loads(result.stdout)["engines"]
     assert engine["role"] == on
-    beside = next(each for each in both if each["role"] == on)
-    assert engine["total_bytes"] >= beside["total_bytes"], "it has the card for itself"
+    shared = next(each for each in both if each["role"] == on)
+    assert engine["total_bytes"] >= shared["total_bytes"], "it has the whole card"
     assert f"_{off}_" not in plan("--gpu-memory", "24GiB", "--env", **{f"{off}_BACKEND": "off"}).stdout
     assert plan("--gpu-memory", "24GiB", **{f"{off}_BACKEND": "off"}).exit_code == 0
 
 
 def test_options_for_an_engine_that_is_off_are_a_mistake(plan):
     options = ["--gpu-memory", "24GiB", "--embed", "Qwen/Qwen3-Embedding-0.6B"]
-    said = plan(*options, EMBED_BACKEND="off")
-    assert is_mistake(said, "The embedding engine can't be planned: EMBED_BACKEND is off.")
+    result = plan(*options, EMBED_BACKEND="off")
+    assert is_mistake(result, "The embedding engine can't be planned: EMBED_BACKEND is off.")
 
 
 def test_lines_for_the_settings_make_the_same_plan(plan):
-    told = plan("--gpu-memory", "24GiB", "--env", VLLM_GEN_ARGS="--seed 7 --max-num-seqs 99").stdout
-    lines = dict(line.split("=", 1) for line in told.splitlines())
+    output = plan("--gpu-memory", "24GiB", "--env", VLLM_GEN_ARGS="--seed 7 --max-num-seqs 99").stdout
+    lines = dict(line.split("=", 1) for line in output.splitlines())
     assert lines["VLLM_GEN_ARGS"].endswith("--seed 7")
     assert load_settings(lines).role(Role.GENERATE).args == lines["VLLM_GEN_ARGS"]
     first, second = (
@@ -135,9 +135,9 @@ def test_lines_for_the_settings_make_the_same_plan(plan):
     ]
 
 
-def test_lines_for_compose_hold_memory_flags_alone(plan):
-    told = plan("--gpu-memory", "24GiB", "--compose", VLLM_GEN_ARGS="--seed 7").stdout
-    lines = dict(line.split("=", 1) for line in told.splitlines())
+def test_lines_for_compose_contain_only_memory_flags(plan):
+    output = plan("--gpu-memory", "24GiB", "--compose", VLLM_GEN_ARGS="--seed 7").stdout
+    lines = dict(line.split("=", 1) for line in output.splitlines())
     assert list(lines) == ["MODEL_EMBED_NAME", "VLLM_EMBED_MEMORY_ARGS", "MODEL_GEN_NAME", "VLLM_GEN_MEMORY_ARGS"]
     assert shlex.split(lines["VLLM_GEN_MEMORY_ARGS"])[::2] == [
         "--gpu-memory-utilization",
@@ -157,18 +157,18 @@ def test_a_local_folder_and_this_machine(plan, tmp_path):
     found = json.loads(plan("--embed", "./a", "--gen", "./b", "--json").stdout)
     assert [engine["model"] for engine in found["engines"]] == ["a", "b"]
     assert found["card"]["is_gpu"] is False
-    # In float32, as engines on the CPU compute.
+    # Engines on the CPU compute in float32.
     assert found["engines"][0]["parts"][0] == {"name": "weights", "bytes": 4000}
 
 
-def test_a_model_that_was_quantised_for_another_cache_gets_it(plan, tmp_path):
-    quantised = {**QWEN3, "quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
-    (tmp_path / "config.json").write_text(json.dumps(quantised))
+def test_a_model_quantized_for_another_cache_type_uses_it(plan, tmp_path):
+    quantized = {**QWEN3, "quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantized))
     write(tmp_path / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
 
     def cache(*options: str) -> tuple[str, int]:
-        told = plan("--gpu-memory", "24GiB", "--gen", str(tmp_path), "--json", *options).stdout
-        engine = json.loads(told)["engines"][1]
+        output = plan("--gpu-memory", "24GiB", "--gen", str(tmp_path), "--json", *options).stdout
+        engine = json.loads(output)["engines"][1]
         return engine["kv_cache_dtype"], engine["kv_bytes_per_token"]
 
     plain = 28 * 8 * 128 * 2 * 2
@@ -176,31 +176,31 @@ def test_a_model_that_was_quantised_for_another_cache_gets_it(plan, tmp_path):
     assert cache("--kv-cache-dtype", "bfloat16") == ("bfloat16", plain)
 
 
-def test_lines_for_the_settings_name_a_model_that_is_found_again(plan, tmp_path):
+def test_lines_for_the_settings_name_a_local_model_by_its_path(plan, tmp_path):
     folder = tmp_path / "models" / "mine"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(QWEN3))
     write(folder / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
-    told = plan("--gpu-memory", "24GiB", "--env", "--gen", "models/mine/").stdout
-    assert f"MODEL_GEN_NAME={folder}" in told.splitlines()
-    assert "MODEL_EMBED_NAME=Qwen/Qwen3-Embedding-0.6B" in told.splitlines()
+    output = plan("--gpu-memory", "24GiB", "--env", "--gen", "models/mine/").stdout
+    assert f"MODEL_GEN_NAME={folder}" in output.splitlines()
+    assert "MODEL_EMBED_NAME=Qwen/Qwen3-Embedding-0.6B" in output.splitlines()
     assert is_mistake(
         plan("--gpu-memory", "24GiB", "--compose", "--gen", "models/mine/"), f"'{folder}' is a local folder"
     )
 
 
-def test_a_packaged_model_has_its_own_name_and_is_none_for_compose(plan, tmp_path, monkeypatch):
+def test_a_packaged_model_keeps_its_name_and_is_rejected_for_compose(plan, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(QWEN3))
     write(tmp_path / "model.safetensors", {"x.weight": ("BF16", [1000], 2000)})
     prepared = LocatedModel(name="SmolLM2-135M-Instruct", source=str(tmp_path), is_local=True)
     monkeypatch.setattr("app.commands.plan.composition.locate", lambda *_, **__: prepared)
-    asked = ["--gpu-memory", "24GiB", "--gen", "SmolLM2-135M-Instruct"]
-    assert "MODEL_GEN_NAME=SmolLM2-135M-Instruct" in plan(*asked, "--env").stdout.splitlines()
-    assert is_mistake(plan(*asked, "--compose"), "'SmolLM2-135M-Instruct' is a packaged model")
+    options = ["--gpu-memory", "24GiB", "--gen", "SmolLM2-135M-Instruct"]
+    assert "MODEL_GEN_NAME=SmolLM2-135M-Instruct" in plan(*options, "--env").stdout.splitlines()
+    assert is_mistake(plan(*options, "--compose"), "'SmolLM2-135M-Instruct' is a packaged model")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--gpu-memory", "24"], "--gpu-memory is '24'; it must be a size such as 24GiB."),
         (["--gpu-memory", "0GiB"], "--gpu-memory is '0GiB'"),
@@ -216,11 +216,11 @@ def test_a_packaged_model_has_its_own_name_and_is_none_for_compose(plan, tmp_pat
         (["--gpu-memory", "24GiB", "--gen", "org/model"], "the hub can't be reached"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(plan, arguments, said):
-    assert is_mistake(plan(*arguments), said)
+def test_mistakes_are_reported_in_a_sentence(plan, arguments, message):
+    assert is_mistake(plan(*arguments), message)
 
 
-def test_a_model_of_an_unknown_kind_is_told(plan, tmp_path):
+def test_an_unsupported_model_is_reported(plan, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
     assert is_mistake(
         plan("--gen", str(tmp_path), "--gpu-memory", "24GiB"), "No plan can be made: ", "state-space"
@@ -228,7 +228,7 @@ def test_a_model_of_an_unknown_kind_is_told(plan, tmp_path):
 
 
 def examples() -> list[tuple[str, str]]:
-    """The commands in the documentation, and what it says that they print."""
+    """The commands in the documentation, and their output there."""
     return re.findall(r"```\n\$ (memoria plan .+?)\n(.+?)```", DOCS.read_text(), re.DOTALL)
 
 
@@ -238,5 +238,5 @@ def test_the_documentation_has_five_cards_and_one_that_is_too_small():
 
 
 @pytest.mark.parametrize(("command", "output"), examples(), ids=lambda text: text[:48])
-def test_the_documentation_shows_what_the_command_prints(plan, command, output):
+def test_the_documentation_shows_the_actual_output(plan, command, output):
     assert plan(*shlex.split(command)[2:]).stdout.rstrip() == output.rstrip()

@@ -1,4 +1,4 @@
-"""The group of gateway processes: how long it waits for one that does not answer."""
+"""The group of API processes: how long it waits for one that does not answer."""
 
 import signal
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from app import api_processes as processes
 
 
 class Answering:
-    """A process that notes how long it would have been waited for."""
+    """A process that records the timeout of its health check."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -34,18 +34,18 @@ def group(monkeypatch):
         signal.signal(number, handler)
 
 
-def test_young_processes_have_longer_to_answer_than_those_that_have_served(group):
-    for passed in (0, processes.START_PATIENCE_S - 1, processes.START_PATIENCE_S):
+def test_starting_processes_have_more_time_to_answer(group):
+    for passed in (0, processes.STARTUP_HANG_S - 1, processes.STARTUP_HANG_S):
         group.clock.now = 1000.0 + passed
         group.keep_subprocess_alive()
-    young, old = processes.START_PATIENCE_S, processes.HANG_S
+    young, old = processes.STARTUP_HANG_S, processes.HANG_S
     assert group.processes[0].waited == [young, young, old]
 
 
-def test_a_replacement_is_young_again(group):
+def test_a_replacement_has_the_startup_time_again(group):
     group.keep_subprocess_alive()
-    group.clock.now += processes.START_PATIENCE_S
+    group.clock.now += processes.STARTUP_HANG_S
     group.keep_subprocess_alive()
     group.processes[1] = Answering(3)
     group.keep_subprocess_alive()
-    assert group.processes[1].waited == [processes.START_PATIENCE_S]
+    assert group.processes[1].waited == [processes.STARTUP_HANG_S]

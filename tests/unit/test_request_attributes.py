@@ -1,4 +1,4 @@
-"""What spans say of a request and its answer, in the shapes of OpenTelemetry's conventions."""
+"""Span attributes of requests and answers, by OpenTelemetry's conventions."""
 
 import json
 import time
@@ -16,7 +16,7 @@ decoder, completion_decoder = BodyDecoder(ChatBody), BodyDecoder(CompletionBody)
 CONTENT = {"gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.tool.definitions"}
 
 
-def asked(*messages: dict, **more) -> GenerationRequest:
+def requested(*messages: dict, **more) -> GenerationRequest:
     body = decoder.decode(msgspec.json.encode({"model": "m", "messages": messages, **more}), allow_unknown=False)
     return body.to_request(body.to_conversation())
 
@@ -34,16 +34,16 @@ def messages(request: GenerationRequest) -> list[dict]:
     return json.loads(generation_attributes(request, is_stream=False, content=True)["gen_ai.input.messages"])
 
 
-def test_without_leave_there_is_no_content():
+def test_by_default_there_is_no_content():
     tool = {"type": "function", "function": {"name": "secret"}}
-    for request in (asked(USER, tools=[tool]), completion()):
+    for request in (requested(USER, tools=[tool]), completion()):
         attributes = generation_attributes(request, is_stream=False, content=False)
         assert not CONTENT & set(attributes)
         assert "secret" not in repr(attributes)
 
 
-def test_what_is_not_said_is_not_told():
-    assert set(generation_attributes(asked(USER), is_stream=False, content=False)) <= {
+def test_unset_parameters_have_no_attributes():
+    assert set(generation_attributes(requested(USER), is_stream=False, content=False)) <= {
         "gen_ai.request.temperature",
         "gen_ai.request.top_p",
         "gen_ai.request.top_k",
@@ -54,15 +54,15 @@ def test_what_is_not_said_is_not_told():
     }
 
 
-def test_all_values_are_what_spans_can_hold():
-    request = asked(USER, stop=["a", "b"], n=2, seed=1, stream=True, temperature=0, max_tokens=5)
+def test_all_values_are_valid_span_attributes():
+    request = requested(USER, stop=["a", "b"], n=2, seed=1, stream=True, temperature=0, max_tokens=5)
     for value in generation_attributes(request, is_stream=False, content=True).values():
         assert isinstance(value, str | bool | int | float | list)
         assert not isinstance(value, list) or all(isinstance(each, str) for each in value)
 
 
 def test_a_temperature_of_zero_and_a_single_choice():
-    attributes = generation_attributes(asked(USER, temperature=0, n=1, seed=0), is_stream=False, content=False)
+    attributes = generation_attributes(requested(USER, temperature=0, n=1, seed=0), is_stream=False, content=False)
     assert attributes["gen_ai.request.temperature"] == 0
     assert attributes["gen_ai.request.seed"] == 0
     assert "gen_ai.request.choice.count" not in attributes
@@ -71,16 +71,16 @@ def test_a_temperature_of_zero_and_a_single_choice():
 
 def test_the_type_of_the_output():
     def kind(**more) -> object:
-        return generation_attributes(asked(USER, **more), is_stream=False, content=False)["gen_ai.output.type"]
+        return generation_attributes(requested(USER, **more), is_stream=False, content=False)["gen_ai.output.type"]
 
     schema = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
     assert kind() == kind(response_format={"type": "text"}) == "text"
     assert kind(response_format={"type": "json_object"}) == kind(response_format=schema) == "json"
 
 
-def test_a_conversation_is_told_message_by_message():
+def test_a_conversation_is_captured_by_message():
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
-    request = asked(
+    request = requested(
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -108,11 +108,11 @@ def test_a_conversation_is_told_message_by_message():
     assert tool == {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
 
 
-def test_without_tools_none_are_told():
-    assert "gen_ai.tool.definitions" not in generation_attributes(asked(USER), is_stream=False, content=True)
+def test_without_tools_there_is_no_tool_attribute():
+    assert "gen_ai.tool.definitions" not in generation_attributes(requested(USER), is_stream=False, content=True)
 
 
-def test_a_prompt_is_told_as_what_the_user_says():
+def test_a_prompt_is_captured_as_a_user_message():
     assert messages(completion()) == [{"role": "user", "parts": [{"type": "text", "content": "secret"}]}]
 
 
@@ -149,19 +149,19 @@ def test_tool_calls_are_joined_by_call():
     def part(index: int, **more) -> GenerationDelta:
         return delta(tool_calls=[ToolCallDelta(index=index, **more)])
 
-    (told,) = answers(
+    (found,) = answers(
         part(0, id="a", name="one", arguments="{"),
         part(1, id="b", name="two", arguments="[]"),
         part(0, arguments="}"),
         delta(finish_reason=FinishReason.STOP),
     )
-    assert told["parts"] == [
+    assert found["parts"] == [
         {"type": "tool_call", "id": "a", "name": "one", "arguments": "{}"},
         {"type": "tool_call", "id": "b", "name": "two", "arguments": "[]"},
     ]
 
 
-def test_an_answer_that_broke_off_says_so():
+def test_an_incomplete_answer_is_marked():
     assert answers(delta(text="a"))[0]["finish_reason"] == "error"
     assert answers() == []
 
@@ -173,9 +173,9 @@ def test_embeddings():
     assert embedding_attributes(shorter) == {"memoria.input.count": 2, "gen_ai.embeddings.dimension.count": 8}
 
 
-def test_a_long_answer_is_put_together_in_time_that_grows_with_its_length():
+def test_joining_a_long_answer_takes_linear_time():
     def took(parts: int) -> float:
-        # Beyond Latin letters: where a text can't be written on in its place.
+        # Non-Latin letters: CPython can't extend such strings in place.
         deltas = [
             GenerationDelta(
                 index=0,

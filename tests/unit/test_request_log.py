@@ -1,4 +1,4 @@
-"""The line in the log for each request: what it says, and what it never says."""
+"""The log line of each request: its fields, and no private data."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from app.telemetry.request_log import RequestLog, fields, text
 from app.telemetry.telemetry import Telemetry
 from domain.errors import BackendFailedError
 from domain.roles import Role
-from tests.unit.observed import watched
+from tests.unit.observed import observing
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED
 
 FULL = {
@@ -46,16 +46,16 @@ def full(**more) -> RequestRecord:
 
 @pytest.fixture
 def lines(caplog):
-    """The lines that a record makes, each as JSON and with its level."""
+    """Logs a record, and returns its lines as JSON with their level."""
     caplog.set_level(logging.DEBUG, "memoria.request")
     formatter = JsonFormatter()
 
-    def told(what: RequestRecord) -> list[dict]:
+    def result(what: RequestRecord) -> list[dict]:
         caplog.clear()
         RequestLog().request_ended(what)
         return [json.loads(formatter.format(each)) for each in caplog.records if each.name == "memoria.request"]
 
-    return told
+    return result
 
 
 def test_a_line_has_all_that_is_known(lines):
@@ -85,7 +85,7 @@ def test_a_line_has_all_that_is_known(lines):
     }
 
 
-def test_what_does_not_apply_is_left_out():
+def test_fields_that_do_not_apply_are_omitted():
     assert fields(record(status=200)) == {
         "request_id": "mine",
         "method": "GET",
@@ -96,20 +96,20 @@ def test_what_does_not_apply_is_left_out():
     }
 
 
-def test_who_does_not_stream_says_so():
+def test_a_request_without_streaming_is_marked():
     assert fields(full(is_stream=False))["stream"] is False
 
 
-def test_a_failure_says_why():
+def test_a_failure_has_its_error_type():
     failed = full(status=500, error_type="server_error")
     assert fields(failed)["error_type"] == "server_error"
     assert "server_error" in text(failed)
 
 
-def test_a_client_that_left_is_flagged():
+def test_a_disconnected_client_is_flagged():
     left = full(status=499, error_type="cancelled", client_gone=True)
     assert fields(left)["client_gone"] is True
-    assert "the client left" in text(left)
+    assert "client disconnected" in text(left)
     assert "cancelled" not in text(left)
 
 
@@ -130,18 +130,18 @@ def test_a_client_that_left_is_flagged():
         ({"status": 0, "error_type": "service_stopping"}, "error"),
     ],
 )
-def test_failures_of_ours_are_errors_and_others_are_not(lines, more, level):
+def test_only_server_failures_have_level_error(lines, more, level):
     (line,) = lines(record(**more))
     assert line["level"] == level
 
 
 @pytest.mark.parametrize("route", [*sorted(PROBES), "/page/{name:str}"])
-def test_probes_are_told_on_the_level_debug(lines, route):
+def test_probes_are_logged_at_level_debug(lines, route):
     (line,) = lines(record(route=route, status=503))
     assert line["level"] == "debug"
 
 
-def test_below_the_level_nothing_is_said(caplog):
+def test_below_the_level_nothing_is_logged(caplog):
     caplog.set_level(logging.WARNING, "memoria.request")
     RequestLog().request_ended(full())
     assert caplog.records == []
@@ -154,12 +154,12 @@ def test_below_the_level_nothing_is_said(caplog):
 
 @pytest.fixture
 async def logged(capsys, tmp_path):
-    """An application with a log, and what has been written to it."""
+    """An application with a log, and its lines."""
     loggers = [logging.getLogger(name) for name in ("", "memoria", "uvicorn", "vllm", "memoria.engine")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     keys = tmp_path / "keys"
     keys.write_text(f"alice {KEY}\n")
-    async with watched(settings={"API_KEYS_FILE": str(keys)}) as api:
+    async with observing(settings={"API_KEYS_FILE": str(keys)}) as api:
         api.http.headers["authorization"] = f"Bearer {KEY}"
         api.app.telemetry = Telemetry([RequestLog()])
         set_up("debug", JSON)
@@ -224,7 +224,7 @@ async def test_nothing_private_is_in_any_line(logged, capsys):
         ("FOR\nGED", EMBED, {}),
     ],
 )
-async def test_odd_characters_forge_nothing(logged, method, path, sent):
+async def test_special_characters_do_not_forge_lines(logged, method, path, sent):
     api, written = logged
     await api.http.request(method, path, **sent)
     (line,) = written()

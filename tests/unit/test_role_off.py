@@ -1,4 +1,4 @@
-"""The service with one of its roles switched off."""
+"""The service with one role switched off."""
 
 import re
 
@@ -35,18 +35,18 @@ def test_settings_hold_the_roles_that_are_switched_on_in_the_tables_order():
 def test_a_service_without_any_role_is_a_mistake():
     with pytest.raises(ConfigurationError) as caught:
         load_settings(OFF[Role.EMBED] | OFF[Role.GENERATE])
-    said = str(caught.value)
-    assert said.startswith("EMBED_BACKEND and GEN_BACKEND are off")
-    assert "Set one of them to vllm-inprocess or vllm-http." in said
+    message = str(caught.value)
+    assert message.startswith("EMBED_BACKEND and GEN_BACKEND are off")
+    assert "Set one of them to vllm-inprocess or vllm-http." in message
 
 
-def test_settings_of_a_role_that_is_off_are_checked_all_the_same():
+def test_settings_of_a_role_that_is_off_are_validated_too():
     with pytest.raises(ConfigurationError, match=r"^EMBED_MAX_RUNNING is"):
         load_settings(OFF[Role.EMBED] | {"EMBED_MAX_RUNNING": "x"})
 
 
 @pytest.mark.parametrize("off", Role)
-async def test_health_models_and_status_are_those_of_the_other(off):
+async def test_health_models_and_status_have_only_the_other_role(off):
     on = OTHER[off]
     async with serving(Api(settings=OFF[off])) as api:
         await until(lambda: api.is_ready)
@@ -61,7 +61,7 @@ async def test_health_models_and_status_are_those_of_the_other(off):
 
 
 @pytest.mark.parametrize("off", Role)
-async def test_the_other_is_served_as_always(off):
+async def test_the_other_role_is_served_as_usual(off):
     async with serving(Api(settings=OFF[off])) as api:
         await until(lambda: api.is_ready)
         for path in PATHS[OTHER[off]]:
@@ -69,7 +69,7 @@ async def test_the_other_is_served_as_always(off):
 
 
 @pytest.mark.parametrize(("off", "path"), ASKED)
-async def test_its_endpoints_say_that_it_is_off_and_which_setting_switches_it_on(off, path):
+async def test_its_endpoints_name_the_setting_that_switches_it_on(off, path):
     async with serving(Api(settings=OFF[off])) as api:
         await until(lambda: api.is_ready)
         answer = await api.post(path)
@@ -81,14 +81,14 @@ async def test_its_endpoints_say_that_it_is_off_and_which_setting_switches_it_on
 
 
 @pytest.mark.parametrize(("off", "path"), ASKED)
-async def test_they_say_so_while_the_other_engine_still_starts(off, path):
+async def test_its_endpoints_report_that_while_the_other_engine_starts(off, path):
     api = Api(settings=OFF[off])
     assert (await api.post(path)).status_code == 404
     await api.http.aclose()
 
 
 @pytest.mark.parametrize(("off", "path"), ASKED)
-async def test_the_other_model_is_in_the_wrong_endpoint_as_always(off, path):
+async def test_the_other_model_is_rejected_in_its_endpoints_as_usual(off, path):
     async with serving(Api(settings=OFF[off])) as api:
         await until(lambda: api.is_ready)
         answer = await api.http.post(path, json=BODIES[path] | {"model": NAMES[OTHER[off]]})
@@ -115,7 +115,7 @@ async def test_there_is_no_engine_to_restart(off):
 
 
 @pytest.mark.parametrize("off", Role)
-async def test_metrics_have_only_the_other(off):
+async def test_metrics_have_only_the_other_role(off):
     on = OTHER[off]
     loaded = load_settings(OFF[off])
     metrics = build_metrics(loaded, build_service(loaded, backends={on: (NAMES[on], FakeBackend(on))}))
@@ -124,16 +124,16 @@ async def test_metrics_have_only_the_other(off):
     assert set(re.findall(r'role="(\w+)"', text)) == {on}
 
 
-async def test_policies_of_the_other_role_are_not_missed():
+async def test_policies_of_a_role_that_is_off_are_not_needed():
     joined = {"EMBED_JOIN": "true", "EMBED_CACHE": "1MiB"}
     async with serving(Api(settings=OFF[Role.EMBED] | joined)) as api:
         await until(lambda: api.is_ready)
         assert api.service.health().embedding_cache is None
 
 
-def test_several_processes_may_stand_before_one_role():
+def test_several_processes_may_serve_one_role():
     require_gateway(load_settings(OFF[Role.GENERATE] | {"EMBED_BACKEND": "vllm-http", "API_PROCESSES": "2"}))
-    with pytest.raises(ConfigurationError, match="EMBED_BACKEND says vllm-inprocess"):
+    with pytest.raises(ConfigurationError, match="EMBED_BACKEND is vllm-inprocess"):
         require_gateway(load_settings(OFF[Role.GENERATE] | {"API_PROCESSES": "2"}))
 
 
@@ -145,7 +145,7 @@ def test_only_the_other_model_is_prepared(off, tmp_path):
     assert list(found) == [OTHER[off]]
 
 
-def test_too_little_memory_is_told_with_the_settings_of_the_engines_there_are(monkeypatch):
+def test_a_shortage_names_only_settings_of_active_engines(monkeypatch):
     monkeypatch.setattr("adapters.vllm.inprocess.provider.CPU_ENGINE_GIB", 10_000.0)
     provider = inprocess_provider(load_settings({}), [Role.EMBED])
     provider.card = ram()

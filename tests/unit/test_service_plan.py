@@ -1,4 +1,4 @@
-"""The plan that the service makes before it starts its engines; a stand-in for nvidia-smi tells of a card."""
+"""The plan that the service makes before it starts its engines, with a fake nvidia-smi."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ NAMES = "'Qwen/Qwen3-Embedding-0.6B' and 'Qwen/Qwen3-8B-FP8'"
 
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
-    """Puts a stand-in on the path, which tells of one card and of the processes on it."""
+    """Puts a fake nvidia-smi on the path, which reports one GPU and its processes."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -51,7 +51,7 @@ def nvidia_smi(tmp_path, monkeypatch):
 
 def provider(models, *, on_gpu: bool = True, **environ: str) -> InProcessProvider:
     made = inprocess_provider(load_settings(environ), models)
-    # Whatever vLLM is installed here.
+    # Independent of the installed vLLM.
     made.card = gpu_card() if on_gpu else hardware.ram()
     return made
 
@@ -63,9 +63,9 @@ def plan(models=PAIR, *, on_gpu: bool = True, **environ: str) -> MemoryPlan | No
 def mistake(models=PAIR, *, on_gpu: bool = True, **environ: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
         plan(models, on_gpu=on_gpu, **environ)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def test_a_card(nvidia_smi):
@@ -73,7 +73,7 @@ def test_a_card(nvidia_smi):
     assert gpu_card() == Card(name="NVIDIA L4", capability="8.9", used_bytes=512 * MIB, total_bytes=24 * GIB)
 
 
-def test_a_card_without_memory_of_its_own_computes_in_the_machines(nvidia_smi, monkeypatch):
+def test_a_gpu_without_own_memory_uses_the_hosts(nvidia_smi, monkeypatch):
     nvidia_smi(card="NVIDIA GB10, [N/A], [N/A], 12.1")
     machine = Card(name="this machine", total_bytes=128 * GIB, used_bytes=8 * GIB, is_gpu=False)
     monkeypatch.setattr("adapters.models.hardware.ram", lambda: machine)
@@ -88,7 +88,7 @@ def test_a_card_without_memory_of_its_own_computes_in_the_machines(nvidia_smi, m
     ("visible", "card"),
     [(None, None), ("3", "3"), ("GPU-12ab,1", "GPU-12ab"), (" 2 , 0", "2"), ("MIG-12ab", None)],
 )
-def test_the_card_that_cuda_shows_is_asked_for(tmp_path, nvidia_smi, monkeypatch, visible, card):
+def test_the_visible_gpu_is_queried(tmp_path, nvidia_smi, monkeypatch, visible, card):
     nvidia_smi()
     (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "asked: $3, 0, 24576, 8.9"\n')
     if visible is not None:
@@ -97,13 +97,13 @@ def test_the_card_that_cuda_shows_is_asked_for(tmp_path, nvidia_smi, monkeypatch
 
 
 @pytest.mark.parametrize("visible", ["", "-1", " "])
-def test_no_card_is_used_that_cuda_does_not_show(nvidia_smi, monkeypatch, visible):
+def test_a_hidden_gpu_is_not_used(nvidia_smi, monkeypatch, visible):
     nvidia_smi()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert (gpu_card(), gpu_memory()) == (None, None)
 
 
-def test_a_driver_that_hangs_holds_up_nobody(tmp_path, nvidia_smi, monkeypatch):
+def test_a_hanging_driver_does_not_block(tmp_path, nvidia_smi, monkeypatch):
     nvidia_smi()
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nwhile :; do :; done\n")
     monkeypatch.setattr(nvidia_smi_module, "TIMEOUT_S", 0.1)
@@ -111,7 +111,7 @@ def test_a_driver_that_hangs_holds_up_nobody(tmp_path, nvidia_smi, monkeypatch):
 
 
 @pytest.mark.parametrize("card", ["", "NVIDIA L4", "No devices were found"])
-def test_a_card_that_tells_nothing_is_none(nvidia_smi, card):
+def test_a_gpu_without_data_is_ignored(nvidia_smi, card):
     nvidia_smi(card=card)
     assert gpu_card() is None
 
@@ -154,7 +154,7 @@ def test_the_memory_of_a_container_is_its_limit_less_what_it_holds(tmp_path, mon
         ("/system.slice/memoria.service", "system.slice", True),
         ("/system.slice/memoria.service", "", True),
         ("/system.slice/memoria.service", "system.slice/other.service", False),
-        # As a container sees itself, and a group outside of it.
+        # A container's own view, and a group outside of it.
         ("/", "", True),
         ("/../other", "../other", False),
     ],
@@ -192,13 +192,13 @@ def test_the_default_pair_is_planned_for_the_card(nvidia_smi):
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_an_engine_alone_leaves_room_for_another_one(nvidia_smi, role):
+def test_a_single_engine_in_process_leaves_memory_for_the_other(nvidia_smi, role):
     nvidia_smi(total_mib=80 * 1024)
     found = plan({role: PAIR[role]})
     assert found.engines[0].gpu_memory_utilization <= {Role.EMBED: 0.25, Role.GENERATE: 0.65}[role]
 
 
-def test_an_engine_alone_has_the_card_if_the_other_is_off(nvidia_smi):
+def test_a_single_engine_has_the_whole_gpu_if_the_other_is_off(nvidia_smi):
     nvidia_smi()
     alone = {Role.GENERATE: PAIR[Role.GENERATE]}
     (beside,), (only,) = plan(alone).engines, plan(alone, EMBED_BACKEND="off").engines
@@ -207,7 +207,7 @@ def test_an_engine_alone_has_the_card_if_the_other_is_off(nvidia_smi):
     assert plan(alone, EMBED_BACKEND="off").fits
 
 
-def test_settings_and_flags_win(nvidia_smi):
+def test_settings_and_flags_override_the_plan(nvidia_smi):
     nvidia_smi(total_mib=80 * 1024)
     found = plan(
         VLLM_EMBED_GPU_MEMORY="0.1",
@@ -220,7 +220,7 @@ def test_settings_and_flags_win(nvidia_smi):
     assert embed.max_model_len == 2048
     assert embed.total_bytes == pytest.approx(8 * GIB, abs=embed.kv_block_bytes)
     assert generate.total_bytes == pytest.approx(20 * GIB, abs=generate.kv_block_bytes)
-    # What a flag says counts more than a setting.
+    # A flag has precedence over a setting.
     assert (generate.max_model_len, generate.max_num_seqs, generate.kv_cache_dtype) == (4096, 32, "fp8")
 
 
@@ -231,7 +231,7 @@ def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "message"),
     [
         (
             {"VLLM_GEN_GPU_MEMORY": "30GiB"},
@@ -245,27 +245,27 @@ def test_a_share_in_a_flag_is_a_budget(nvidia_smi):
         (
             {"VLLM_GEN_GPU_MEMORY": "9GiB"},
             "'Qwen/Qwen3-8B-FP8' needs 1.5 GiB more than it was given, for its weights and one request of full "
-            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. `memoria plan` "
-            "shows it all.",
+            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. See "
+            "`memoria plan` for details.",
         ),
         (
             {"VLLM_GEN_ARGS": "--kv-cache-memory-bytes 1000"},
             "'Qwen/Qwen3-8B-FP8' needs 578 MiB more than it was given, for its weights and one request of full "
-            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. `memoria plan` "
-            "shows it all.",
+            "context on NVIDIA L4. Let the plan choose the memory of the generation engine. See "
+            "`memoria plan` for details.",
         ),
     ],
 )
-def test_what_can_not_fit_is_said_before_anything_starts(nvidia_smi, environ, said):
+def test_a_shortage_is_reported_before_anything_starts(nvidia_smi, environ, message):
     nvidia_smi(used_mib=2048)
-    assert mistake(**environ) == said
+    assert mistake(**environ) == message
 
 
 def test_an_engine_alone_can_be_given_more_than_its_usual_share(nvidia_smi):
     nvidia_smi(total_mib=13 * 1024)
     alone = {Role.GENERATE: PAIR[Role.GENERATE]}
     assert mistake(alone).endswith(
-        "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. `memoria plan` shows it all."
+        "on NVIDIA L4. Give it more with VLLM_GEN_GPU_MEMORY. See `memoria plan` for details."
     )
     assert plan(alone, VLLM_GEN_GPU_MEMORY="0.95").fits
     for decided in ({"VLLM_GEN_GPU_MEMORY": "0.7"}, {"VLLM_GEN_ARGS": "--gpu-memory-utilization 0.7"}):
@@ -277,7 +277,7 @@ def test_a_card_with_too_little_memory(nvidia_smi):
     assert mistake().startswith(f"{NAMES} do not fit on NVIDIA L4, which has 10.0 of 10.0 GiB free")
 
 
-def test_a_model_of_an_unknown_kind_gets_what_it_got_without_a_plan(nvidia_smi, tmp_path, caplog):
+def test_an_unsupported_model_gets_the_default_shares(nvidia_smi, tmp_path, caplog):
     nvidia_smi()
     (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
     odd = PAIR | {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
@@ -285,27 +285,27 @@ def test_a_model_of_an_unknown_kind_gets_what_it_got_without_a_plan(nvidia_smi, 
     assert "No memory plan: 'odd' has state-space layers" in caplog.text
 
 
-def test_so_does_an_engine_with_a_flag_that_the_plan_does_not_know(nvidia_smi, caplog):
+def test_an_unsupported_flag_gets_the_default_shares(nvidia_smi, caplog):
     nvidia_smi()
     assert plan(VLLM_GEN_ARGS="--tensor-parallel-size 2") is None
     assert "does not support the flag --tensor-parallel-size" in caplog.text
 
 
-def test_so_does_one_with_a_cache_that_the_plan_does_not_know(nvidia_smi, caplog):
+def test_an_unsupported_cache_type_gets_the_default_shares(nvidia_smi, caplog):
     nvidia_smi()
     assert plan(VLLM_GEN_ARGS="--kv-cache-dtype turboquant_k8v4") is None
     assert "does not support the KV cache type 'turboquant_k8v4'" in caplog.text
 
 
 @pytest.mark.parametrize("word", ["1", "True"])
-def test_a_longer_context_than_the_models_if_vllm_is_told_to_allow_it(nvidia_smi, monkeypatch, word):
+def test_a_longer_context_than_the_models_if_vllm_allows_it(nvidia_smi, monkeypatch, word):
     nvidia_smi(total_mib=80 * 1024)
     assert "A context of 50000 tokens exceeds" in mistake(VLLM_GEN_MAX_MODEL_LEN="50000")
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", word)
     assert plan(VLLM_GEN_MAX_MODEL_LEN="50000").engine(Role.GENERATE).max_model_len == 50000
 
 
-def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_path, monkeypatch):
+def test_on_the_cpu_an_unsupported_model_needs_some_memory(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"mamba_d_state": 16}))
     odd = {Role.GENERATE: LocatedModel(name="odd", source=str(tmp_path), is_local=True)}
     assert plan(odd, on_gpu=False) is None
@@ -316,7 +316,7 @@ def test_on_the_cpu_an_unknown_model_is_let_through_only_with_some_memory(tmp_pa
         here.shares_without_plan()
 
 
-def test_a_machine_without_room_is_told(monkeypatch):
+def test_a_machine_without_memory_is_reported(monkeypatch):
     monkeypatch.setattr(
         "adapters.models.hardware.ram", lambda: Card(name="this machine", total_bytes=4 * GIB, is_gpu=False)
     )
@@ -333,15 +333,15 @@ class Metered(FakeBackend, MemoryMeter):
         )
 
 
-async def test_health_tells_what_was_planned_and_what_is():
+async def test_health_has_planned_and_measured_memory():
     backends = {Role.EMBED: ("e", Metered(Role.EMBED)), Role.GENERATE: ("g", FakeBackend(Role.GENERATE))}
     service = build_service(load_settings({"EMBED_JOIN": "true", "EMBED_CACHE": "1MiB"}), backends=backends)
     service.start()
     await eventually(lambda: service.health().backends[Role.EMBED].memory is not None)
-    told = json.loads(encode(service.health()))["backends"]
+    result = json.loads(encode(service.health()))["backends"]
     await service.stop()
-    assert told["generate"]["memory"] is None
-    assert told["embed"]["memory"] == {
+    assert result["generate"]["memory"] is None
+    assert result["embed"]["memory"] == {
         "planned": [{"name": "weights", "bytes": 10}, {"name": "kv_cache", "bytes": 5}],
         "measured_bytes": 14,
         "kv_cache_planned_bytes": 5,

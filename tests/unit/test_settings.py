@@ -30,7 +30,7 @@ from tools.compose_variables import COMPOSE_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 
-# One usable value for each variable that is not its default.
+# A valid value for each variable that is not its default.
 OTHER_VALUES = {
     "HOST": "0.0.0.0",
     "PORT": "0",
@@ -143,7 +143,7 @@ def test_every_variable_has_another_value_here():
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_every_variable_has_an_effect_of_its_own(name):
+def test_every_variable_has_its_own_effect(name):
     changed = load_settings({name: OTHER_VALUES[name]})
     others = [load_settings({other: value}) for other, value in OTHER_VALUES.items() if other != name]
     assert changed not in [load_settings({}), *others]
@@ -156,7 +156,7 @@ def test_all_of_them_together_are_usable():
     assert (loaded.log_level, loaded.cache_dir) == ("debug", Path("some/folder"))
 
 
-def test_the_home_folder_may_be_written_short():
+def test_the_home_folder_may_be_abbreviated():
     assert load_settings({"MEMORIA_CACHE_DIR": "~/models"}).cache_dir == Path.home() / "models"
 
 
@@ -166,7 +166,7 @@ def test_a_blank_value_is_the_default(name, blank):
     assert load_settings({name: blank}) == load_settings({})
 
 
-def test_spaces_around_a_value_do_not_count():
+def test_spaces_around_a_value_are_ignored():
     assert load_settings({"PORT": " 9000 "}).port == 9000
 
 
@@ -213,13 +213,13 @@ def test_spaces_around_a_value_do_not_count():
         ("VLLM_GEN_MAX_MODEL_LEN", "8k"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_and_shown(name, value):
-    said = mistake(**{name: value})
-    assert said.startswith(f"{name} is '{value}'; it ")
-    assert said.endswith(".")
+def test_an_invalid_value_is_reported_with_its_name(name, value):
+    message = mistake(**{name: value})
+    assert message.startswith(f"{name} is '{value}'; it ")
+    assert message.endswith(".")
 
 
-def test_a_home_folder_of_nobody_is_named():
+def test_the_home_folder_of_an_unknown_user_is_reported():
     assert mistake(MEMORIA_CACHE_DIR="~nobody-of-this-name/models").startswith("MEMORIA_CACHE_DIR ")
 
 
@@ -229,7 +229,7 @@ def test_a_folder_name_too_long_for_the_file_system_is_a_mistake_at_most():
 
 
 @pytest.mark.parametrize("url", ["http://host:port", "http://[::1", "http://host:99999", "http://:8100"])
-def test_an_address_that_no_client_can_use_is_named(url):
+def test_an_unusable_address_is_reported(url):
     assert mistake(VLLM_EMBED_URL=url).startswith("VLLM_EMBED_URL ")
 
 
@@ -254,18 +254,18 @@ def test_each_of_several_addresses_has_to_be_one(urls):
     assert "must be an address" in mistake(VLLM_GEN_URL=urls)
 
 
-def test_one_server_counts_once():
+def test_a_server_must_not_be_listed_twice():
     assert "list one server twice" in mistake(VLLM_GEN_URL="http://a:1,http://b:2,http://a:1/v1")
 
 
 @pytest.mark.parametrize("name", ["HTTP_CONNECT_TIMEOUT_S", "HTTP_READ_TIMEOUT_S", "HTTP_BREAKER_COOL_DOWN_S"])
 @pytest.mark.parametrize("written", ["0", "-1", "0.0", "x", "1e3"])
-def test_a_limit_of_time_is_more_than_nothing(name, written):
+def test_a_time_limit_is_above_zero(name, written):
     assert f"{name} is '{written}'" in mistake(**{name: written})
 
 
 @pytest.mark.parametrize("written", ["1.1", "2", "-0.1", "20%"])
-def test_a_share_is_at_most_all(written):
+def test_a_share_is_at_most_one(written):
     assert "HTTP_RETRY_SHARE" in mistake(HTTP_RETRY_SHARE=written)
 
 
@@ -281,11 +281,11 @@ def test_what_can_be_set_for_servers():
 
 
 @pytest.mark.parametrize("written", ["vllm-htp", "vllm_http"])
-def test_a_misspelled_backend_is_told_the_one_it_resembles(written):
+def test_a_misspelled_backend_gets_a_suggestion(written):
     assert "did you mean vllm-http?" in mistake(EMBED_BACKEND=written)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_together():
     lines = mistake(PORT="x", LOG_LEVEL="y", VLLM_GEN_URL="z", EMBED_BACKEND="-").splitlines()
     assert [line.split()[0] for line in lines] == ["PORT", "EMBED_BACKEND", "VLLM_GEN_URL", "LOG_LEVEL"]
 
@@ -301,10 +301,10 @@ def test_any_text_gives_settings_or_one_line_for_each_mistake(environ):
         assert isinstance(load_settings(environ), Settings)
     except ConfigurationError as error:
         lines = f"\n{error}"
-        # Of a secret only the name is told.
-        told = [name for name in environ if f"\n{name} is '" in lines or f"\n{name} must" in lines]
-        assert told
-        for name in told:
+        # A secret's value is not shown.
+        result = [name for name in environ if f"\n{name} is '" in lines or f"\n{name} must" in lines]
+        assert result
+        for name in result:
             with pytest.raises(ConfigurationError):
                 load_settings({name: environ[name]})
 
@@ -337,11 +337,11 @@ def test_the_silence_before_a_comment_is_in_seconds(written, seconds):
 
 
 @pytest.mark.parametrize("written", ["short", "sk-has a space", "sk-naïve-key", "x" * 257])
-def test_a_key_that_cannot_be_used_is_told_without_the_key(written):
-    said = mistake(API_KEYS=f"sk-good-key,{written}")
-    assert said.startswith("API_KEYS must be keys")
-    assert written not in said
-    assert "sk-good-key" not in said
+def test_an_invalid_key_is_reported_without_the_key(written):
+    message = mistake(API_KEYS=f"sk-good-key,{written}")
+    assert message.startswith("API_KEYS must be keys")
+    assert written not in message
+    assert "sk-good-key" not in message
 
 
 def test_keys_are_not_in_what_settings_print():
@@ -350,17 +350,17 @@ def test_keys_are_not_in_what_settings_print():
     assert "sk-first-key" not in f"{loaded.security!r}{loaded.security}{loaded}"
 
 
-def test_aliases_are_trimmed_and_told_once():
+def test_aliases_are_trimmed_and_deduplicated():
     assert load_settings({"MODEL_EMBED_ALIASES": " a, b ,,a,c "}).role(Role.EMBED).aliases == ("a", "b", "c")
 
 
-def test_a_dotenv_file_sets_what_the_environment_leaves_open(tmp_path):
+def test_a_dotenv_file_sets_what_the_environment_does_not(tmp_path):
     path = dotenv(tmp_path, "PORT=9000\nHOST=0.0.0.0\n")
     loaded = load_settings({"PORT": "9001"}, path)
     assert (loaded.port, loaded.host) == (9001, "0.0.0.0")
 
 
-def test_a_dotenv_files_mistakes_are_told(tmp_path):
+def test_a_dotenv_files_mistakes_are_reported(tmp_path):
     with pytest.raises(ConfigurationError, match="PORT is 'x'"):
         load_settings({}, dotenv(tmp_path, "PORT=x\n"))
 
@@ -377,24 +377,24 @@ def test_a_dotenv_file_that_is_not_there_sets_nothing(tmp_path):
     assert unknown_names(tmp_path / ".env") == []
 
 
-def test_a_dotenv_file_that_is_no_text_is_told(tmp_path):
+def test_a_binary_dotenv_file_is_reported(tmp_path):
     path = tmp_path / ".env"
     path.write_bytes(b"HOST=\xff\xfe\n")
     with pytest.raises(ConfigurationError, match=r"\.env"):
         load_settings({}, path)
 
 
-def test_a_misspelled_name_in_a_dotenv_file_is_told_the_one_it_resembles(tmp_path):
+def test_a_misspelled_name_in_a_dotenv_file_gets_a_suggestion(tmp_path):
     (warning,) = unknown_names(dotenv(tmp_path, "MODEL_EMBD_NAME=x\nPORT=1\n"))
-    assert warning == ".env sets MODEL_EMBD_NAME, which nothing reads. Did you mean MODEL_EMBED_NAME?"
+    assert warning == ".env sets MODEL_EMBD_NAME, which is unknown. Did you mean MODEL_EMBED_NAME?"
 
 
-def test_names_of_other_programs_are_theirs(tmp_path):
+def test_names_of_other_programs_are_ignored(tmp_path):
     assert unknown_names(dotenv(tmp_path, "HF_TOKEN=x\nAWS_REGION=y\nPOSTGRES_PASSWORD=z\n")) == []
 
 
 def test_names_that_only_containers_read_are_no_mistakes(tmp_path):
-    # They are close enough to settings to be taken for them: VLLM_GEN_MODEL_ARGS and VLLM_GEN_ARGS.
+    # They are similar to settings: VLLM_GEN_MODEL_ARGS and VLLM_GEN_ARGS.
     text = "".join(f"{variable.name}={variable.default}\n" for variable in COMPOSE_VARIABLES)
     assert unknown_names(dotenv(tmp_path, text)) == []
 
@@ -409,14 +409,14 @@ def test_names_that_only_containers_read_are_no_mistakes(tmp_path):
         ("HTTP_CONECT_TIMEOUT_S", "HTTP_CONNECT_TIMEOUT_S"),
     ],
 )
-def test_a_name_with_the_same_words_nearly_is_misspelled(tmp_path, name, meant):
+def test_a_name_with_almost_the_same_words_is_misspelled(tmp_path, name, meant):
     (warning,) = unknown_names(dotenv(tmp_path, f"{name}=x\n"))
     assert warning.endswith(f"Did you mean {meant}?")
 
 
 def test_a_setting_is_declared_in_one_place():
     class Tried(msgspec.Struct, kw_only=True):
-        """Hours of one role."""
+        """Settings of one role."""
 
         hours: Annotated[float, SERVICE.setting("{prefix}_HOURS", "Hours of the {noun} engine.", float)] = 1.5
 
@@ -430,8 +430,8 @@ def test_a_setting_is_declared_in_one_place():
     assert build(Tried, lambda variable: variable.parse("2")).hours == 2.0
 
 
-def test_every_default_means_what_the_struct_says():
-    """What is written of a default in documents is parsed to the default of the field."""
+def test_every_documented_default_equals_the_fields():
+    """The documented default is parsed to the field's default."""
     loaded = load_settings({})
     assert loaded.http == FaultTolerance()
     assert loaded.api == ApiOptions()

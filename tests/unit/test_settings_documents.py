@@ -1,4 +1,4 @@
-"""What people read of the settings is what the declaration says."""
+"""The documents about settings match the declarations."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ ROWS = {
 }
 
 
-def test_the_example_file_is_what_the_settings_say():
+def test_the_example_file_matches_the_settings():
     assert (ROOT / ".env.example").read_text() == env_example(), f"{PRINT} prints the file"
 
 
@@ -33,7 +33,7 @@ def test_the_example_files_values_are_the_defaults(tmp_path):
     assert load_settings({}, path) == load_settings({})
 
 
-def test_the_page_is_what_the_settings_say():
+def test_the_page_matches_the_settings():
     page = (ROOT / "docs" / "settings.md").read_text()
     assert page == settings_page(), f"{PRINT} --page prints the page"
     assert [line for line in page.splitlines() if line.startswith("| `")] == list(ROWS.values())
@@ -47,7 +47,7 @@ def test_the_page_has_every_group_with_its_sentence():
         assert section.count("\n| `") == len(GROUPS[group]) > 0
 
 
-def test_the_readme_has_what_is_changed_most():
+def test_the_readme_has_the_most_commonly_changed_settings():
     table = README.split("<!-- settings -->\n")[1].split("\n\n")[0] + "\n"
     assert table == readme_table(), f"{PRINT} --readme prints the table"
     assert table.splitlines()[2:] == [ROWS[name] for name in CHANGED_MOST]

@@ -20,7 +20,7 @@ KEEP_ALIVE_S = 15.0
 
 @pytest.fixture(autouse=True)
 def _one_clock(monkeypatch):
-    """What the code takes for the time is the loop's, which some tests let pass by itself."""
+    """Use the loop's clock as the time, which some tests simulate."""
     monkeypatch.setattr(app.http.streaming, "time", SimpleNamespace(monotonic=now), raising=False)
 
 
@@ -29,7 +29,7 @@ class Chunk(msgspec.Struct):
 
 
 class Source:
-    """Chunks, then perhaps a failure, or silence."""
+    """Yields chunks, then fails, waits or ends."""
 
     def __init__(self, *texts: str, failure: Exception | None = None, silent: bool = False) -> None:
         self._texts = texts
@@ -50,7 +50,7 @@ class Source:
 
 
 class Connection:
-    """An ASGI server's side of one request."""
+    """The ASGI server's side of one request."""
 
     def __init__(self) -> None:
         self.sent: list[dict] = []
@@ -69,7 +69,7 @@ class Connection:
 
 
 class Presenter:
-    """Each item is a list of chunks already."""
+    """A presenter for items that are lists of chunks."""
 
     def __init__(self) -> None:
         self.usage = UsageCounter()
@@ -95,7 +95,7 @@ async def answer(source: Source, keep_alive_s: float = KEEP_ALIVE_S) -> Connecti
 
 
 def event(data: bytes) -> bytes:
-    """An event is one data line and an empty one."""
+    """An event: a data line and an empty line."""
     return b"data: %b\n\n" % data
 
 
@@ -111,7 +111,7 @@ async def test_each_chunk_is_sent_by_itself_and_the_answer_is_finished():
     assert [message["more_body"] for message in sent[1:]] == [True, True, False]
 
 
-async def test_a_stream_declares_itself_and_is_not_to_be_held_back():
+async def test_a_stream_has_headers_against_buffering():
     start = (await answer(Source("a"))).sent[0]
     headers = dict(start["headers"])
     assert start["status"] == 200
@@ -149,14 +149,14 @@ async def test_a_failure_after_the_first_chunk_is_an_event_and_no_end_mark_follo
     assert connection.sent[-1]["more_body"] is False
 
 
-async def test_an_unforeseen_failure_is_hidden_from_the_client():
+async def test_an_unexpected_failure_is_hidden_from_the_client():
     body = (await answer(Source("a", failure=KeyError("secret")))).body
     assert b'"error"' in body
     assert b"secret" not in body
     assert DONE not in body
 
 
-async def test_a_client_that_leaves_before_the_first_chunk_ends_the_stream():
+async def test_a_disconnect_before_the_first_chunk_ends_the_stream():
     connection, source = Connection(), Source(silent=True)
     connection.left.set()
     await response_of(source)({}, connection.receive, connection.send)
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_ends_the_stream():
     assert not source.is_open
 
 
-async def test_a_client_that_leaves_in_the_middle_ends_the_stream():
+async def test_a_disconnect_during_the_stream_ends_it():
     connection, source = Connection(), Source("a", "b", silent=True)
     response = response_of(source)
     running = asyncio.create_task(response({}, connection.receive, connection.send))
@@ -188,11 +188,11 @@ async def test_a_connection_that_breaks_while_sending_ends_the_stream():
     assert not source.is_open
 
 
-# Comments while nothing comes. Time passes by itself here.
+# Comments while the stream is idle, with a simulated clock.
 
 
 class Slow:
-    """Chunks, each after so many seconds."""
+    """Yields chunks, each after a wait."""
 
     def __init__(self, *waits_s: float, failure: Exception | None = None) -> None:
         self._waits_s = waits_s
@@ -211,7 +211,7 @@ class Slow:
 
 
 class Clock(Connection):
-    """Notes when each part was sent."""
+    """Records when each part was sent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ def slowly(source, keep_alive_s: float, *, leave_at: float | None = None) -> Clo
         if leave_at is not None:
             asyncio.get_running_loop().call_later(leave_at, connection.left.set)
         await response_of(source, keep_alive_s)({}, connection.receive, connection.send)
-        # What has been cancelled ends in the next turn of the loop.
+        # Cancelled tasks end in the next iteration of the loop.
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "no task is left behind"
         return connection
@@ -248,7 +248,7 @@ def texts(count: int) -> bytes:
     return b"".join(event(b'{"text":"%d"}' % number) for number in range(count))
 
 
-def test_a_comment_is_one_that_readers_of_event_streams_pass_over():
+def test_comments_are_ignored_by_event_stream_clients():
     assert KEEP_ALIVE.startswith(b":")
     assert KEEP_ALIVE.endswith(b"\n\n")
     assert b"data" not in KEEP_ALIVE
@@ -265,19 +265,19 @@ def test_a_comment_is_one_that_readers_of_event_streams_pass_over():
     ],
     ids=str,
 )
-def test_silence_is_filled_with_comments_and_nothing_else_is(waits_s, comments_at):
+def test_comments_are_sent_only_while_the_stream_is_idle(waits_s, comments_at):
     connection = slowly(Slow(*waits_s), 10)
     assert connection.comments_at == pytest.approx(comments_at)
     assert connection.without_comments() == texts(len(waits_s)) + DONE
 
 
-def test_without_a_time_there_are_no_comments():
+def test_without_keep_alive_there_are_no_comments():
     connection = slowly(Slow(1000, 1000), 0)
     assert connection.comments_at == []
     assert connection.body == texts(2) + DONE
 
 
-def test_an_answer_begins_when_the_silence_has_lasted():
+def test_an_answer_begins_after_the_idle_time():
     connection = slowly(Slow(25), 10)
     assert connection.sent[0]["status"] == 200
     assert connection.times[:2] == pytest.approx([10, 10])
@@ -289,7 +289,7 @@ def test_an_answer_whose_first_chunk_comes_in_time_begins_with_it():
     assert connection.sent[1]["body"] == texts(1)
 
 
-def test_without_a_time_the_first_chunk_is_waited_for_however_long_it_takes():
+def test_without_keep_alive_the_first_chunk_is_awaited():
     source = Slow(1000, failure=ContextLengthError(256, param="prompt"))
     with pytest.raises(ContextLengthError):
         slowly(source, 0)
@@ -322,7 +322,7 @@ def test_an_empty_stream_that_takes_long_has_its_end_mark():
 
 @pytest.mark.parametrize("keep_alive_s", [0, 10])
 @pytest.mark.parametrize("leave_at", [5, 12])
-def test_a_client_that_leaves_while_nothing_comes_ends_the_stream(keep_alive_s, leave_at):
+def test_a_disconnect_while_idle_ends_the_stream(keep_alive_s, leave_at):
     source = Slow(100)
     connection = slowly(source, keep_alive_s, leave_at=leave_at)
     assert connection.without_comments() == b""
@@ -336,7 +336,7 @@ def test_nothing_is_sent_after_the_end():
     assert sum(not message.get("more_body", True) for message in connection.sent) == 1
 
 
-def test_a_comment_that_can_not_be_sent_ends_no_answer_and_is_no_lost_failure():
+def test_a_failed_comment_does_not_end_the_answer():
     class Broken(Clock):
         async def send(self, message: dict) -> None:
             if message.get("body") == KEEP_ALIVE:

@@ -1,4 +1,4 @@
-"""Spans as OpenTelemetry's conventions want them, made with its SDK, over the application on fake engines."""
+"""Spans by OpenTelemetry's conventions, created with its SDK, of the application on fake engines."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from app.telemetry.setup import build_tracing
 from app.telemetry.tracing import Tracing
 from domain.errors import BackendFailedError, ConfigurationError
 from domain.roles import Role
-from tests.unit.observed import WatchedApi, watched
+from tests.unit.observed import ObservedApi, observing
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED, NEVER_S, SILENT, Leaving
 from tests.unit.waiting import until
 
@@ -35,7 +35,7 @@ TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 
 
 class Spans:
-    """What has been exported."""
+    """The exported spans."""
 
     def __init__(self, **provider) -> None:
         self._exporter = InMemorySpanExporter()
@@ -57,9 +57,9 @@ class Spans:
 
 
 class Traced:
-    """An application whose spans are kept; the engines' contexts, too."""
+    """An application, its exported spans, and the contexts that its engines received."""
 
-    def __init__(self, api: WatchedApi, spans: Spans) -> None:
+    def __init__(self, api: ObservedApi, spans: Spans) -> None:
         self.api, self.spans = api, spans
         self.contexts: list = []
         for engine in (api.embedder, api.writer):
@@ -77,7 +77,7 @@ class Traced:
 @pytest.fixture(scope="module")
 async def running() -> AsyncGenerator[Traced, None]:
     spans = Spans()
-    async with watched(tracing=Tracing(spans.provider)) as api:
+    async with observing(tracing=Tracing(spans.provider)) as api:
         yield Traced(api, spans)
 
 
@@ -87,7 +87,7 @@ def traced(running) -> Traced:
         engine.delay_s, engine.fail_next = 0.0, None
     running.spans.forget()
     running.contexts.clear()
-    running.api.heard.forget()
+    running.api.listener.forget()
     return running
 
 
@@ -143,7 +143,7 @@ async def test_a_request_is_a_span_with_a_call_of_the_engine_below(traced, path,
     assert "error.type" not in {**server.attributes, **call.attributes}
 
 
-async def test_the_http_span_says_what_the_conventions_want(traced):
+async def test_the_http_span_has_the_attributes_of_the_conventions(traced):
     headers = {"user-agent": "a program", "x-request-id": "mine"}
     await traced.api.http.post(f"{COMPLETE}?key={SECRET}", json=BODIES[COMPLETE], headers=headers)
     assert dict(traced.spans.one(f"POST {COMPLETE}").attributes) == {
@@ -160,26 +160,26 @@ async def test_the_http_span_says_what_the_conventions_want(traced):
     }
 
 
-async def test_the_call_says_with_what_it_was_asked(traced):
-    asked = {"temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["zz", "yy"], "n": 2, "max_tokens": 3}
-    asked |= {"presence_penalty": 0.25, "frequency_penalty": -0.25, "top_k": 5, "stream": True}
-    await traced.api.complete(**asked)
-    told = traced.spans.one("text_completion fake-write").attributes
-    assert {name: told[f"gen_ai.request.{name}"] for name in ("temperature", "top_p", "top_k", "seed")} == {
+async def test_the_calls_span_has_the_request_parameters(traced):
+    requested = {"temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["zz", "yy"], "n": 2, "max_tokens": 3}
+    requested |= {"presence_penalty": 0.25, "frequency_penalty": -0.25, "top_k": 5, "stream": True}
+    await traced.api.complete(**requested)
+    found = traced.spans.one("text_completion fake-write").attributes
+    assert {name: found[f"gen_ai.request.{name}"] for name in ("temperature", "top_p", "top_k", "seed")} == {
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 5,
         "seed": 7,
     }
-    assert told["gen_ai.request.stop_sequences"] == ("zz", "yy")
-    assert (told["gen_ai.request.choice.count"], told["gen_ai.request.max_tokens"]) == (2, 3)
-    assert (told["gen_ai.request.presence_penalty"], told["gen_ai.request.frequency_penalty"]) == (0.25, -0.25)
-    assert told["gen_ai.request.stream"] is True
-    assert told["gen_ai.response.finish_reasons"] == ("length", "length")
-    assert told["gen_ai.usage.output_tokens"] == 6
+    assert found["gen_ai.request.stop_sequences"] == ("zz", "yy")
+    assert (found["gen_ai.request.choice.count"], found["gen_ai.request.max_tokens"]) == (2, 3)
+    assert (found["gen_ai.request.presence_penalty"], found["gen_ai.request.frequency_penalty"]) == (0.25, -0.25)
+    assert found["gen_ai.request.stream"] is True
+    assert found["gen_ai.response.finish_reasons"] == ("length", "length")
+    assert found["gen_ai.usage.output_tokens"] == 6
 
 
-def test_reasons_are_told_in_the_order_of_the_choices():
+def test_finish_reasons_have_the_order_of_the_choices():
     spans = Spans()
     scope = {"type": "http", "method": "POST", "path": CHAT, "state": {}, "headers": [], "scheme": "http"}
     scope |= {"http_version": "1.1", "server": ("api", 80), "client": None}
@@ -190,9 +190,9 @@ def test_reasons_are_told_in_the_order_of_the_choices():
     call.end()
     observation.end()
     assert spans.one("chat m").attributes["gen_ai.response.finish_reasons"] == ("length", "stop")
-    told = spans.one("POST").attributes
-    assert (told["server.address"], told["server.port"]) == ("api", 80)
-    assert "client.address" not in told
+    found = spans.one("POST").attributes
+    assert (found["server.address"], found["server.port"]) == ("api", 80)
+    assert "client.address" not in found
 
 
 async def test_a_streams_spans_end_with_it_and_carry_the_time_to_the_first_chunk(traced):
@@ -210,7 +210,7 @@ async def test_a_streams_spans_end_with_it_and_carry_the_time_to_the_first_chunk
     assert call.attributes["gen_ai.usage.output_tokens"] == 5
 
 
-async def test_a_whole_answer_has_no_first_chunk(traced):
+async def test_a_complete_answer_has_no_first_chunk(traced):
     await traced.api.complete()
     assert "gen_ai.response.time_to_first_chunk" not in traced.spans.one("text_completion fake-write").attributes
 
@@ -222,16 +222,16 @@ async def test_each_prompt_is_a_call(traced):
     assert all(is_child(call, server) for call in calls)
 
 
-async def test_embeddings_tell_how_many_and_how_long(traced):
+async def test_embedding_spans_have_counts(traced):
     await traced.api.embed(["a", "b"], dimensions=4)
-    told = traced.spans.one("embeddings fake-embed").attributes
-    assert told["gen_ai.embeddings.dimension.count"] == 4
-    assert told["memoria.input.count"] == 2
+    found = traced.spans.one("embeddings fake-embed").attributes
+    assert found["gen_ai.embeddings.dimension.count"] == 4
+    assert found["memoria.input.count"] == 2
 
 
-async def test_over_http_a_call_is_a_clients():
+async def test_over_http_a_call_is_a_client_span():
     spans = Spans()
-    async with watched(tracing=Tracing(spans.provider, on_behalf_of_clients=True)) as api:
+    async with observing(tracing=Tracing(spans.provider, has_remote_engines=True)) as api:
         await api.complete()
     assert spans.one("text_completion fake-write").kind is SpanKind.CLIENT
 
@@ -246,7 +246,7 @@ async def test_spans_name_the_version_of_their_conventions(traced):
 
 
 @pytest.mark.parametrize("path", [EMBED, COMPLETE, CHAT])
-async def test_the_engine_gets_the_context_of_its_call_and_what_came_with_it(traced, path):
+async def test_the_engine_receives_the_trace_context_and_baggage(traced, path):
     headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=value", "baggage": "user=alice,plan=gold"}
     await traced.api.http.post(path, json=BODIES[path], headers=headers)
     (context,) = traced.contexts
@@ -281,18 +281,18 @@ async def test_without_a_usable_parent_a_trace_begins_here(traced, headers):
     server = traced.spans.one(f"POST {COMPLETE}")
     assert server.parent is None
     assert f"{server.context.trace_id:032x}" not in ("0" * 32, TRACE)
-    assert traced.api.heard.request.trace_id == f"{server.context.trace_id:032x}"
+    assert traced.api.listener.request.trace_id == f"{server.context.trace_id:032x}"
 
 
 @pytest.mark.parametrize("odd", [b"x", b"\xff\xfe=1", b"a=b" * 4000, b"=,;", b"a b=c", b"k" * 9000])
-async def test_odd_state_and_baggage_harm_nobody(traced, odd):
+async def test_invalid_tracestate_and_baggage_are_ignored(traced, odd):
     headers = [(b"traceparent", TRACEPARENT.encode()), (b"tracestate", odd), (b"baggage", odd)]
     response = await traced.api.http.post(COMPLETE, json=BODIES[COMPLETE], headers=headers)
     assert response.status_code == 200
     assert f"{traced.spans.one(f'POST {COMPLETE}').context.trace_id:032x}" == TRACE
 
 
-async def test_of_a_trace_that_is_not_kept_no_span_but_the_first_is_begun(traced, monkeypatch):
+async def test_an_unsampled_trace_has_only_its_first_span(traced, monkeypatch):
     begun: list[str] = []
     begin = Tracing._begin
 
@@ -307,14 +307,14 @@ async def test_of_a_trace_that_is_not_kept_no_span_but_the_first_is_begun(traced
         assert len(begun) == spans
 
 
-async def test_a_trace_that_its_client_does_not_keep_goes_on_unkept(traced):
+async def test_a_clients_sampling_decision_is_propagated(traced):
     await traced.api.http.post(COMPLETE, json=BODIES[COMPLETE], headers={"traceparent": TRACEPARENT[:-1] + "0"})
     assert traced.spans.all() == []
     (context,) = traced.contexts
     assert context.trace["traceparent"].startswith(f"00-{TRACE}-")
     assert context.trace["traceparent"].endswith("-00")
-    # Nobody finds it under its name.
-    assert traced.api.heard.request.trace_id is None
+    # There is no trace to look up.
+    assert traced.api.listener.request.trace_id is None
 
 
 @pytest.mark.parametrize(
@@ -326,14 +326,14 @@ async def test_a_trace_that_its_client_does_not_keep_goes_on_unkept(traced):
         (ParentBased(TraceIdRatioBased(1.0)), None, True),
     ],
 )
-async def test_a_sampler_is_heeded(sampler, parent, kept):
+async def test_the_sampler_is_respected(sampler, parent, kept):
     spans = Spans(sampler=sampler)
-    async with watched(tracing=Tracing(spans.provider)) as api:
+    async with observing(tracing=Tracing(spans.provider)) as api:
         headers = {"traceparent": parent} if parent else {}
         response = await api.http.post(CHAT, json=BODIES[CHAT] | {"stream": True}, headers=headers)
     assert response.status_code == 200
     assert bool(spans.all()) is kept
-    assert (api.heard.request.trace_id is not None) is kept
+    assert (api.listener.request.trace_id is not None) is kept
 
 
 # Errors
@@ -350,7 +350,7 @@ async def test_a_sampler_is_heeded(sampler, parent, kept):
         ("PURGE", COMPLETE, None, 405, f"HTTP {COMPLETE}"),
     ],
 )
-async def test_what_is_the_clients_fault_is_no_error_of_the_server(traced, method, path, body, status, name):
+async def test_client_errors_are_no_span_errors(traced, method, path, body, status, name):
     await traced.api.http.request(method, path, json=body)
     span = traced.spans.one(name)
     assert span.attributes["http.response.status_code"] == status
@@ -363,7 +363,7 @@ async def test_what_is_the_clients_fault_is_no_error_of_the_server(traced, metho
         assert span.attributes["http.request.method_original"] == "PURGE"
 
 
-async def test_a_refusal_by_the_engine_is_its_calls_error(traced):
+async def test_a_rejection_by_the_engine_is_its_calls_error(traced):
     await traced.api.complete(prompt="x" * 300)
     server, call = traced.spans.one(f"POST {COMPLETE}"), traced.spans.one("text_completion fake-write")
     assert call.attributes["error.type"] == "context_length_exceeded"
@@ -381,7 +381,7 @@ async def test_a_failure_is_an_error_of_both(traced, stream):
     for span in (server, call):
         assert span.attributes["error.type"] == "server_error"
         assert span.status.status_code is StatusCode.ERROR
-        # What an exception says may repeat a prompt.
+        # An exception's message may contain a prompt.
         assert not span.events
         assert not span.status.description
 
@@ -394,10 +394,10 @@ async def test_a_deadline_is_an_error_of_both(traced):
         assert span.status.status_code is StatusCode.ERROR
 
 
-async def test_a_server_error_without_a_name_is_told_by_its_status():
+async def test_a_server_error_without_a_type_has_its_status():
     spans = Spans()
     tracing = Tracing(spans.provider)
-    api = WatchedApi(tracing=tracing)
+    api = ObservedApi(tracing=tracing)
 
     async def broken(_scope, _receive, send) -> None:
         await send({"type": "http.response.start", "status": 503, "headers": []})
@@ -411,7 +411,7 @@ async def test_a_server_error_without_a_name_is_told_by_its_status():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_is_marked_and_is_no_error(traced, monkeypatch, stream):
+async def test_a_disconnect_is_marked_and_no_error(traced, monkeypatch, stream):
     monkeypatch.setattr(app.http.disconnect, "WATCH_AFTER_S", 0.0)
     traced.api.writer.delay_s = 0.002
     client = Leaving(BODIES[COMPLETE] | {"stream": stream, "max_tokens": 200})
@@ -428,7 +428,7 @@ async def test_a_client_that_leaves_is_marked_and_is_no_error(traced, monkeypatc
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_that_is_given_up_is_an_error(traced, stream):
+async def test_an_abandoned_request_is_an_error(traced, stream):
     traced.api.writer.delay_s = 0.002
     client = Leaving(BODIES[COMPLETE] | {"stream": stream, "max_tokens": 200})
     call = asyncio.create_task(client.call(traced.api.app, COMPLETE))
@@ -452,7 +452,7 @@ async def test_probes_leave_no_spans(traced, path):
 
 async def test_waiting_is_a_span_below_the_call():
     spans = Spans()
-    async with watched(tracing=Tracing(spans.provider), settings={"GEN_MAX_RUNNING": "1"}) as api:
+    async with observing(tracing=Tracing(spans.provider), settings={"GEN_MAX_RUNNING": "1"}) as api:
         api.writer.delay_s = 0.01
         await asyncio.gather(api.complete(max_tokens=1), api.complete(max_tokens=1))
     queue = spans.one("queue")
@@ -461,20 +461,20 @@ async def test_waiting_is_a_span_below_the_call():
     assert queue.kind is SpanKind.INTERNAL
 
 
-async def test_those_that_travel_together_link_to_the_call_that_carried_them():
+async def test_batched_requests_link_to_the_batchs_call():
     spans = Spans()
-    async with watched(tracing=Tracing(spans.provider), settings={"EMBED_JOIN": "true"}) as api:
+    async with observing(tracing=Tracing(spans.provider), settings={"EMBED_JOIN": "true"}) as api:
         api.embedder.delay_s = 0.005
         await asyncio.gather(*(api.embed(text) for text in ("a", "b", "c")))
     calls = {call.context.span_id: call for call in spans.named("embeddings fake-embed")}
-    journeys = spans.named("joined call")
-    assert len(journeys) == len(spans.named("join")) == 2
-    leaders = [journey.parent.span_id for journey in journeys if not journey.links]
-    followers = [journey for journey in journeys if journey.links]
+    batches = spans.named("joined call")
+    assert len(batches) == len(spans.named("join")) == 2
+    leaders = [journey.parent.span_id for journey in batches if not journey.links]
+    followers = [journey for journey in batches if journey.links]
     assert (len(leaders), len(followers)) == (1, 1)
     (link,) = followers[0].links
     assert link.context.span_id == leaders[0]
-    for journey in journeys:
+    for journey in batches:
         assert journey.attributes["memoria.joined.requests"] == 2
         assert is_child(journey, calls[journey.parent.span_id])
     assert all("memoria.joined.requests" not in join.attributes for join in spans.named("join"))
@@ -483,66 +483,66 @@ async def test_those_that_travel_together_link_to_the_call_that_carried_them():
 # Content
 
 
-async def talk(api: WatchedApi) -> None:
+async def talk(api: ObservedApi) -> None:
     await api.chat(SECRET)
     await api.chat(SECRET, stream=True)
     await api.complete(SECRET)
     await api.embed(SECRET)
 
 
-async def test_content_is_never_told_unless_asked_for(traced):
+async def test_content_is_not_captured_by_default(traced):
     await talk(traced.api)
     assert len(traced.spans.all()) == 8
     assert SECRET not in "".join(span.to_json() for span in traced.spans.all())
 
 
-async def test_content_is_told_where_it_is_asked_for():
+async def test_content_is_captured_if_enabled():
     spans = Spans()
     asked_for = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
-    async with watched(tracing=Tracing(spans.provider), settings=asked_for) as api:
+    async with observing(tracing=Tracing(spans.provider), settings=asked_for) as api:
         answer = (await api.chat(SECRET, **SILENT)).json()["choices"][0]
         (chat,) = spans.named("chat fake-write")
-        asked = json.loads(chat.attributes["gen_ai.input.messages"])
-        assert asked == [{"role": "user", "parts": [{"type": "text", "content": SECRET}]}]
-        (told,) = json.loads(chat.attributes["gen_ai.output.messages"])
+        requested = json.loads(chat.attributes["gen_ai.input.messages"])
+        assert requested == [{"role": "user", "parts": [{"type": "text", "content": SECRET}]}]
+        (found,) = json.loads(chat.attributes["gen_ai.output.messages"])
         text = answer["message"]["content"]
-        assert told == {
+        assert found == {
             "role": "assistant",
             "parts": [{"type": "text", "content": text}],
             "finish_reason": answer["finish_reason"],
         }
-        # Joined parts of a stream are the same text.
+        # The joined parts of a stream are the same text.
         spans.forget()
         await api.chat(SECRET, stream=True)
         (chat,) = spans.named("chat fake-write")
-        assert json.loads(chat.attributes["gen_ai.output.messages"]) == [told]
-        # Inputs of embeddings have no place in the conventions.
+        assert json.loads(chat.attributes["gen_ai.output.messages"]) == [found]
+        # The conventions have no attribute for inputs of embeddings.
         spans.forget()
         await api.embed(SECRET)
         assert SECRET not in "".join(span.to_json() for span in spans.all())
 
 
-async def test_of_what_is_not_kept_no_content_is_written_down(monkeypatch):
+async def test_unsampled_requests_capture_no_content(monkeypatch):
     monkeypatch.setattr("app.telemetry.request_attributes._json", lambda _: pytest.fail("content was encoded"))
     asked_for = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
-    async with watched(tracing=Tracing(TracerProvider(sampler=ALWAYS_OFF)), settings=asked_for) as api:
+    async with observing(tracing=Tracing(TracerProvider(sampler=ALWAYS_OFF)), settings=asked_for) as api:
         for answer in (await api.chat(SECRET), await api.chat(SECRET, stream=True), await api.complete(SECRET)):
             assert answer.status_code == 200
-            assert api.heard.operations.pop().error_type is None
+            assert api.listener.operations.pop().error_type is None
 
 
-async def test_of_a_stream_that_breaks_off_what_came_is_told():
+async def test_a_failed_streams_partial_content_is_captured():
     spans = Spans()
     asked_for = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
-    async with watched(tracing=Tracing(spans.provider), settings=asked_for) as api:
+    async with observing(tracing=Tracing(spans.provider), settings=asked_for) as api:
         api.writer.fail_next = BackendFailedError("It failed.")
         await api.complete(stream=True)
-    told = json.loads(spans.one("text_completion fake-write").attributes["gen_ai.output.messages"])
-    assert [message["finish_reason"] for message in told] == ["error"]
-    assert len(told[0]["parts"][0]["content"]) == 1
+    found = json.loads(spans.one("text_completion fake-write").attributes["gen_ai.output.messages"])
+    assert [message["finish_reason"] for message in found] == ["error"]
+    assert len(found[0]["parts"][0]["content"]) == 1
 
 
-# What is built from the settings
+# Building from the settings
 
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -550,7 +550,7 @@ BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
 @pytest.fixture
 def built(monkeypatch, _own_environment):
-    """Builds what the settings say, without making it the process's own."""
+    """Builds tracing from settings, without making its provider the global one."""
     providers: list[TracerProvider] = []
     monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", providers.append)
     made: list[Tracing] = []
@@ -567,7 +567,7 @@ def built(monkeypatch, _own_environment):
         tracing.stop()
 
 
-def test_without_an_address_nothing_is_built(built):
+def test_without_an_endpoint_nothing_is_built(built):
     assert built() is None
     assert not [name for name in os.environ if name.startswith("OTEL_")]
 
@@ -584,15 +584,15 @@ def test_without_an_address_nothing_is_built(built):
         ),
     ],
 )
-def test_the_sampler_is_the_one_that_the_variables_name(built, given, description):
+def test_the_sampler_follows_from_the_variables(built, given, description):
     assert built(**BASE, **given).provider.sampler.get_description().startswith(description)
 
 
 def test_the_resource_names_the_service(built):
-    told = built(**BASE, OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test").provider.resource.attributes
-    assert told["service.name"] == "memoria-vllm"
-    assert told["deployment.environment"] == "test"
-    assert told["service.version"]
+    found = built(**BASE, OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test").provider.resource.attributes
+    assert found["service.name"] == "memoria-vllm"
+    assert found["deployment.environment"] == "test"
+    assert found["service.version"]
 
 
 @pytest.mark.parametrize(
@@ -618,8 +618,8 @@ def test_what_dotenv_sets_reaches_the_libraries_and_engine_processes(tmp_path):
         "OTEL_EXPORTER_OTLP_ENDPOINT=http://a:4318\nOTEL_BSP_SCHEDULE_DELAY=7\nOTEL_EXPORTER_OTLP_HEADERS=a=b\n"
     )
     export_environment(load_settings({}, path).telemetry)
-    told = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
-    assert told == {
+    found = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+    assert found == {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:4318",
         "OTEL_BSP_SCHEDULE_DELAY": "7",
         "OTEL_EXPORTER_OTLP_HEADERS": "a=b",
@@ -637,7 +637,7 @@ def test_what_dotenv_sets_reaches_the_libraries_and_engine_processes(tmp_path):
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "grpc", "127.0.0.1:9"),
     ],
 )
-def test_the_exporter_is_the_protocols(built, given, kind, endpoint):
+def test_the_exporter_follows_from_the_protocol(built, given, kind, endpoint):
     (processor,) = built(**BASE, **given).provider._active_span_processor._span_processors
     exporter = processor.span_exporter
     assert f".{kind}." in type(exporter).__module__
@@ -647,7 +647,7 @@ def test_the_exporter_is_the_protocols(built, given, kind, endpoint):
 @pytest.mark.parametrize(
     ("endpoint", "insecure"), [("http://a:1", True), ("https://a:1", False), ("HTTPS://a:1", False)]
 )
-def test_grpc_is_encrypted_where_the_address_says_so(monkeypatch, endpoint, insecure):
+def test_grpc_is_encrypted_for_https(monkeypatch, endpoint, insecure):
     from app.telemetry import otlp_metrics, tracing
 
     given = []
@@ -674,22 +674,22 @@ def test_a_mistake_in_a_variable_that_only_the_sdk_reads_is_a_sentence(built, na
     assert "\n" not in str(caught.value)
 
 
-async def test_stopping_sends_what_is_left():
+async def test_stopping_exports_what_is_left():
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1e6))
-    async with watched(tracing=Tracing(provider)) as api:
+    async with observing(tracing=Tracing(provider)) as api:
         await api.complete()
         assert exporter.get_finished_spans() == ()
         await api.app.telemetry.stop()
         assert len(exporter.get_finished_spans()) == 2
-        # Afterwards nothing is sent, and nothing fails.
+        # Afterwards nothing is exported, and nothing fails.
         assert (await api.complete()).status_code == 200
         assert len(exporter.get_finished_spans()) == 2
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_collector_that_never_answers_holds_nobody_up(built, monkeypatch, protocol):
-    monkeypatch.setattr("app.telemetry.tracing.LAST_PATIENCE_S", 0.3)
+def test_an_unresponsive_collector_does_not_block_stopping(built, monkeypatch, protocol):
+    monkeypatch.setattr("app.telemetry.tracing.FINAL_EXPORT_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         tracing = built(
@@ -699,18 +699,18 @@ def test_a_collector_that_never_answers_holds_nobody_up(built, monkeypatch, prot
         began = time.monotonic()
         tracing.stop()
         assert time.monotonic() - began < 3
-        # Whoever sends is told to give up.
+        # A running export is aborted.
         assert tracing._exporter._shutdown
 
 
-def test_spans_of_the_past_are_as_long_as_they_were():
+def test_spans_of_the_past_keep_their_times():
     spans = Spans()
     tracing = Tracing(spans.provider)
     call = OperationRecord(name="chat", role=Role.GENERATE, model="m")
     context = tracing.begin_operation(Context(), call, {})
     tracing.child(context, "queue", 10.0, 12.5, batch_size=0, link=None)
     tracing.end_operation(context, call, [], {})
-    # What is over has nothing below it any more.
+    # A span that has ended gets no further children.
     tracing.child(context, "late", 10.0, 12.5, batch_size=0, link=None)
     queue = spans.one("queue")
     assert (queue.start_time, queue.end_time) == (10_000_000_000, 12_500_000_000)
@@ -719,16 +719,18 @@ def test_spans_of_the_past_are_as_long_as_they_were():
 
 async def test_the_requests_span_begins_when_its_record_does(traced):
     await traced.api.complete()
-    assert traced.spans.one(f"POST {COMPLETE}").start_time == int(traced.api.heard.request.began * 1_000_000_000)
+    assert traced.spans.one(f"POST {COMPLETE}").start_time == int(
+        traced.api.listener.request.began * 1_000_000_000
+    )
 
 
 @pytest.mark.usefixtures("_own_environment")
-def test_what_the_sdk_says_names_the_variable_and_never_shows_headers():
+def test_errors_of_the_sdk_name_the_variable_and_hide_headers():
     given = load_settings(
         {"OTEL_BSP_MAX_QUEUE_SIZE": "lots", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret"}
     ).telemetry
     with (
-        pytest.raises(ConfigurationError, match=r"^OTEL_BSP_MAX_QUEUE_SIZE is 'lots': .*leave it out\.$"),
+        pytest.raises(ConfigurationError, match=r"^OTEL_BSP_MAX_QUEUE_SIZE is 'lots': .*Correct or remove it\.$"),
         opentelemetry(given),
     ):
         raise ValueError("invalid literal: 'lots'.")
@@ -736,6 +738,6 @@ def test_what_the_sdk_says_names_the_variable_and_never_shows_headers():
         raise RuntimeError("Something with key=secret")
     assert str(caught.value).startswith("One of the variables OTEL_… can't be used")
     assert "secret" not in str(caught.value)
-    # There already while the libraries are loaded.
+    # Set before the libraries are loaded.
     with opentelemetry(given):
         assert os.environ["OTEL_BSP_MAX_QUEUE_SIZE"] == "lots"

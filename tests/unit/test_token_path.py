@@ -1,4 +1,4 @@
-"""How many hands a streamed token passes between the engine and the socket."""
+"""The number of generators that a streamed token passes between the engine and the socket."""
 
 import inspect
 import sys
@@ -9,12 +9,12 @@ from tests.fakes import FakeBackend
 from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 
-MOST_GENERATORS = 5
+MAX_GENERATORS = 5
 OBSERVED = {"METRICS": "true", "REQUEST_LOG": "true", "HISTORY": "true"}
 
 
-class Watched(FakeBackend):
-    """Notes which generators are resumed for each delta, from the engine outwards."""
+class TracedBackend(FakeBackend):
+    """Records which generators are resumed for each delta, from the engine outwards."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -32,20 +32,20 @@ class Watched(FakeBackend):
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [({}, ["_generate"]), (OBSERVED, ["_generate", "_noted"])],
+    [({}, ["_generate"]), (OBSERVED, ["_generate", "_recorded"])],
     ids=["unobserved", "metrics, log and history"],
 )
 async def test_a_token_passes_the_engines_generator_and_one_more_if_it_is_observed(settings, expected):
     api = Api(settings=settings)
-    api.writer.__class__ = Watched
+    api.writer.__class__ = TracedBackend
     api.writer.paths = []
     async with serving(api):
         await until(lambda: api.is_ready)
         api.writer.paths.clear()
         response = await api.chat(stream=True, max_tokens=6)
         assert response.text.endswith("data: [DONE]\n\n")
-    # The first delta is waited for before the stream is handed out.
+    # The first delta is awaited before the stream is returned.
     _first, *paths = api.writer.paths
     assert paths
     assert all(path == expected for path in paths)
-    assert len(expected) <= MOST_GENERATORS
+    assert len(expected) <= MAX_GENERATORS

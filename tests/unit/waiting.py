@@ -1,4 +1,4 @@
-"""Waiting: for a condition, or in a loop whose time passes by itself."""
+"""Helpers to wait: for a condition, or in an event loop with a simulated clock."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -18,7 +18,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """For what a thread does, which takes real time."""
+    """Wait for a condition that a thread fulfills, which takes real time."""
     for _ in range(1000):
         if condition():
             return
@@ -27,7 +27,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 class InstantLoop(asyncio.SelectorEventLoop):
-    """Its clock stands while anything runs, and jumps to the next timer when everybody waits."""
+    """An event loop whose clock jumps to the next timer when all tasks wait, and stands still otherwise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class InstantLoop(asyncio.SelectorEventLoop):
 
     def _select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise AssertionError("everybody waits, and nobody will ever wake them")
+            raise AssertionError("all tasks wait, and no timer will wake them")
         self._seconds += timeout
         return self._real_select(0)
 

@@ -112,7 +112,7 @@ class InProcessProvider:
             logger.warning("No memory plan: %s Falling back to default memory shares.", error)
             return None
         if not plan.fits:
-            raise ConfigurationError(f"{shortage(plan)}. {plan.changes[0].what} `memoria plan` shows it all.")
+            raise ConfigurationError(f"{shortage(plan)}. {plan.changes[0].what} See `memoria plan` for details.")
         return plan
 
     def shares_without_plan(self) -> dict[Role, float]:

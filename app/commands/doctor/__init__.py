@@ -1,5 +1,5 @@
-"""`memoria doctor`: looks, before a start, at what starts fail of most.
+"""The command `memoria doctor`: checks for the most common causes of failed starts.
 
-`composition.py` and `inspection.py` look at the machine. Every other file judges one kind of thing by what it is
-given, so that it can be tested without a machine of that kind.
+`composition.py` and `inspection.py` examine the machine. The other modules judge what they are given, so that they
+can be tested without such a machine.
 """

@@ -1,6 +1,6 @@
-"""Gathers what there is on this machine, and has it checked: the doctor's composition root.
+"""The doctor's composition root: gathers facts about this machine and runs all checks.
 
-What is slow is asked last, and nothing loads vLLM or PyTorch.
+Slow checks run last, and nothing loads vLLM or PyTorch.
 """
 
 import importlib.metadata
@@ -27,66 +27,68 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str], None]) -> Report:
-    """Look at everything. Raises nothing: a check that fails itself is a finding too.
+    """Run all checks. Never raises: a check that fails itself is reported as a finding.
 
     Args:
         environ: the environment.
-        dotenv: a .env file, which need not exist.
-        progress: called with what is being checked.
+        dotenv: path of a .env file, which need not exist.
+        progress: called with the name of each check.
     """
     findings: list[Finding] = []
 
-    def look(what: str, check: Check) -> None:
-        progress(f"looking at {what}")
-        findings.extend(judged(what, check))
+    def run(name: str, check: Check) -> None:
+        progress(f"checking {name}")
+        findings.extend(run_check(name, check))
 
-    look("packages", _packages)
+    run("packages", _packages)
     try:
         settings = load_settings(environ, dotenv)
     except ConfigurationError as error:
         findings += configuration.mistakes(error)
-        look("gpu", lambda: _gpu(has_engine=True))
+        run("gpu", lambda: _gpu(has_engine=True))
         findings.append(
-            warning("the rest", "can't be looked at before the settings can be read", "Look again when they can")
+            warning(
+                "the rest", "can't be checked until the settings are valid", "Correct the settings, then rerun"
+            )
         )
         return report(findings)
-    look("settings", lambda: _settings(settings, dotenv))
-    look("port", lambda: _port(settings))
+    run("settings", lambda: _settings(settings, dotenv))
+    run("port", lambda: _port(settings))
     roles = inprocess_roles(settings)
-    look("gpu", lambda: _gpu(has_engine=bool(roles)))
+    run("gpu", lambda: _gpu(has_engine=bool(roles)))
     if roles:
         inspection = Inspection(inprocess_provider(settings, roles))
         for role in roles:
-            look(f"{role} model", lambda role=role: inspection.check_model(role))  # type: ignore[misc]
-        look("memory", inspection.check_memory)
-        look("/dev/shm", inspection.check_shared_memory)
-        look("disk", inspection.check_disk)
+            run(f"{role} model", lambda role=role: inspection.check_model(role))  # type: ignore[misc]
+        run("memory", inspection.check_memory)
+        run("/dev/shm", inspection.check_shared_memory)
+        run("disk", inspection.check_disk)
     for role, own in settings.roles.items():
         if own.backend == HTTP:
-            look(f"{role} server", lambda role=role: _servers(role, settings))  # type: ignore[misc]
+            run(f"{role} server", lambda role=role: _servers(role, settings))  # type: ignore[misc]
     return report(findings)
 
 
-def judged(what: str, check: Check) -> list[Finding]:
-    """What a check finds until it ends or fails; that it failed is a finding too."""
+def run_check(name: str, check: Check) -> list[Finding]:
+    """The findings of a check; if it fails, those until then and one about the failure."""
     found: list[Finding] = []
     try:
-        # One by one, so that what was found before a failure is reported.
+        # One by one, so that findings before a failure are kept.
         for finding in check():
             found.append(finding)  # noqa: PERF402
     except ConfigurationError as error:
-        found += [failure(what, line) for line in str(error).splitlines()]
+        found += [failure(name, line) for line in str(error).splitlines()]
     except Exception as error:
-        said = f"could not be looked at ({type(error).__name__}: {error})"
-        found.append(warning(what, said, "Look at it by hand"))
+        message = f"could not be checked ({type(error).__name__}: {error})"
+        found.append(warning(name, message, "Check it manually"))
     return found
 
 
 def _packages() -> Iterator[Finding]:
     metadata = importlib.metadata.metadata(PACKAGE)
-    name = packages.flavour(_installed)
+    name = packages.flavor(_installed)
     yield packages.check_python(platform.python_version(), metadata["Requires-Python"])
-    declared = packages.wanted(metadata.get_all("Requires-Dist") or [], extra=name)
+    declared = packages.applicable(metadata.get_all("Requires-Dist") or [], extra=name)
     pins = packages.pinned(PIN_LISTS / f"{name}.txt")
     yield from packages.check_packages(declared, pins, _installed, name=name)
 
@@ -115,7 +117,7 @@ def _settings(settings: Settings, dotenv: Path) -> Iterator[Finding]:
 def _port(settings: Settings) -> Iterator[Finding]:
     with bind(settings.host, settings.port):
         pass
-    free = f"{settings.host}:{settings.port} is free" if settings.port else "any free one will be taken (PORT=0)"
+    free = f"{settings.host}:{settings.port} is free" if settings.port else "any free port will be used (PORT=0)"
     yield ok("port", free)
 
 
@@ -123,14 +125,14 @@ def _gpu(*, has_engine: bool) -> list[Finding]:
     return gpu.check_card(
         hardware.gpu_card(),
         driver=hardware.gpu_driver(),
-        flavour=packages.flavour(_installed),
+        flavor=packages.flavor(_installed),
         cuda=_cuda(),
         has_engine=has_engine,
     )
 
 
 def _cuda() -> int | None:
-    """Version of CUDA that this install brings, its first number."""
+    """Major version of the CUDA runtime in this install."""
     version = _installed("nvidia-cuda-runtime") or ""
     major = version.split(".")[0]
     return int(major) if major.isdigit() else None

@@ -1,4 +1,4 @@
-"""Settings: what is written wrong, what does not go together, and what is dangerous."""
+"""Checks the settings for invalid values, conflicts and insecure combinations."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -13,19 +13,19 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def mistakes(error: ConfigurationError) -> list[Finding]:
-    """A line for each mistake; they say themselves what is allowed."""
+    """One finding per mistake; the messages themselves say what is allowed."""
     return [failure("settings", line) for line in str(error).splitlines()]
 
 
 def check_settings(
     settings: Settings, rules: Iterable[Callable[[], object]], *, unknown: Iterable[str] = ()
 ) -> list[Finding]:
-    """What of the settings does not go together.
+    """Check for conflicting settings.
 
     Args:
-        settings: all of them, each by itself well formed.
-        rules: what the service asks before it starts; each raises ConfigurationError.
-        unknown: sentences about names that nothing reads.
+        settings: all settings, each valid by itself.
+        rules: the checks that the service makes before it starts; each raises ConfigurationError.
+        unknown: warnings about unknown names.
     """
     found = [warning("settings", sentence, "Correct the name, or remove the line") for sentence in unknown]
     for rule in rules:
@@ -35,26 +35,26 @@ def check_settings(
             found += mistakes(error)
     for role in settings.roles:
         found += _check_backend(role, settings)
-    return found or [ok("settings", "all can be used")]
+    return found or [ok("settings", "all are valid")]
 
 
 def check_exposure(host: str, *, has_keys: bool, has_tls: bool) -> Finding:
-    """Who can use the service."""
+    """Check who can use the service."""
     if host in LOOPBACK or host.startswith("127."):
-        return ok("access", f"only programs on this machine reach it (HOST={host})")
+        return ok("access", f"only from this machine (HOST={host})")
     if not has_keys:
         return warning(
             "access",
-            f"HOST is {host}: whoever reaches this machine can use the models, without a key",
-            "Set API_KEYS to ask for one, or HOST=127.0.0.1",
+            f"HOST is {host}: anyone who can reach this machine can use the models without an API key",
+            "Set API_KEYS to require one, or set HOST=127.0.0.1",
         )
     if not has_tls:
         return warning(
             "access",
-            f"HOST is {host}, and keys travel unencrypted",
-            "Set TLS_CERT_FILE and TLS_KEY_FILE, unless a proxy before the service does it",
+            f"HOST is {host}, and API keys are sent unencrypted",
+            "Set TLS_CERT_FILE and TLS_KEY_FILE, unless a proxy in front of the service handles TLS",
         )
-    return ok("access", f"with a key, over https (HOST={host})")
+    return ok("access", f"with an API key, over HTTPS (HOST={host})")
 
 
 def _check_backend(role: Role, settings: Settings) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The findings of checks, and the report that contains them."""
 
 import enum
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ import msgspec
 
 
 class Verdict(enum.StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """The service starts, and something will not be as expected."""
+    """The service starts, but something will not work as expected."""
     FAILURE = "failure"
     """The service does not start, or a model will not answer."""
 
@@ -20,38 +20,38 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the report."""
 
     check: str
-    """What was looked at, in a word or two."""
+    """What was checked, in a word or two."""
     verdict: Verdict
     found: str
-    """What there is, in one sentence."""
+    """The result, in one sentence."""
     advice: str | None = None
-    """What to do; None if all is well."""
+    """What to do; None if there is nothing to do."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All lines, and the worst of their verdicts."""
+    """All findings, and the worst of their verdicts."""
 
     verdict: Verdict
     findings: list[Finding]
 
 
 def report(findings: Sequence[Finding]) -> Report:
-    """The sum of all findings."""
+    """Combine findings into a report."""
     verdicts = {finding.verdict for finding in findings}
     worst = next((verdict for verdict in (Verdict.FAILURE, Verdict.WARNING) if verdict in verdicts), Verdict.OK)
     return Report(verdict=worst, findings=list(findings))
 
 
 def ok(check: str, found: str) -> Finding:
-    """All is well."""
+    """A finding without a problem."""
     return Finding(check=check, verdict=Verdict.OK, found=found)
 
 
 def warning(check: str, found: str, advice: str) -> Finding:
-    """Something to look at."""
+    """A finding that may need attention."""
     return Finding(check=check, verdict=Verdict.WARNING, found=found, advice=advice)
 
 
 def failure(check: str, found: str, advice: str | None = None) -> Finding:
-    """Something that has to be mended; without advice where what was found says it already."""
+    """A finding that must be fixed; without advice if the result already contains it."""
     return Finding(check=check, verdict=Verdict.FAILURE, found=found, advice=advice)

@@ -1,4 +1,4 @@
-"""The card: whether engines can use it, and whether it can compute with a model's numbers."""
+"""Checks the GPU: its driver, its compute capability, and its memory."""
 
 from collections.abc import Mapping
 
@@ -9,88 +9,88 @@ from domain.units import GIB, size
 
 Capability = tuple[int, int]
 
-# From what driver on a version of CUDA runs. Source: NVIDIA, "CUDA Compatibility", table of minor version
+# Minimum driver by major version of CUDA. Source: NVIDIA, "CUDA Compatibility", table of minor version
 # compatibility.
-OLDEST_DRIVER = {12: 525, 13: 580}
-# What code for a version of CUDA can be compiled for. Source: NVIDIA's release notes of CUDA 13.0.
-OLDEST_CARD: dict[int, Capability] = {13: (7, 5)}
+MIN_DRIVER = {12: 525, 13: 580}
+# Minimum compute capability by major version of CUDA. Source: NVIDIA's release notes of CUDA 13.0.
+MIN_CAPABILITY: dict[int, Capability] = {13: (7, 5)}
 
 
 def check_card(
-    card: Card | None, *, driver: str | None, flavour: str, cuda: int | None, has_engine: bool
+    card: Card | None, *, driver: str | None, flavor: str, cuda: int | None, has_engine: bool
 ) -> list[Finding]:
-    """Whether there is a card that engines of this install can use.
+    """Check whether engines of this install can use the GPU.
 
     Args:
-        card: the first one, or None.
-        driver: version of NVIDIA's driver, or None if it is not known.
-        flavour: cpu, gpu or gateway.
-        cuda: version of CUDA that this install was built for, its first number.
-        has_engine: whether an engine runs in process at all.
+        card: the first GPU, or None.
+        driver: version of NVIDIA's driver, or None if unknown.
+        flavor: cpu, gpu or gateway.
+        cuda: major version of CUDA that this install was built for.
+        has_engine: whether any engine runs in process.
     """
     if not has_engine:
         return [ok("gpu", "not needed: no engine runs in process")]
-    if flavour != "gpu":
+    if flavor != "gpu":
         if card is None:
-            return [ok("gpu", "none; engines compute on the CPU")]
+            return [ok("gpu", "none; engines run on the CPU")]
         return [
             warning(
                 "gpu",
-                f"{card.name} is there, and this install computes on the CPU",
-                "Use the card: make serve INSTALL=gpu",
+                f"{card.name} is present, but this install runs on the CPU",
+                "Use the GPU: make serve INSTALL=gpu",
             )
         ]
     if card is None:
         return [
             failure(
                 "gpu",
-                "this install needs an NVIDIA GPU, and nvidia-smi shows none",
-                "Load NVIDIA's driver (in a container: give it the GPU), look what CUDA_VISIBLE_DEVICES hides, or "
-                "take the CPU: make serve INSTALL=cpu",
+                "this install needs an NVIDIA GPU, but nvidia-smi shows none",
+                "Load NVIDIA's driver (in a container: pass the GPU through), check CUDA_VISIBLE_DEVICES, or use "
+                "the CPU: make serve INSTALL=cpu",
             )
         ]
-    return [_check_driver(driver or "unknown", cuda), _check_age(card, cuda)]
+    return [_check_driver(driver or "unknown", cuda), _check_capability(card, cuda)]
 
 
 def _check_driver(driver: str, cuda: int | None) -> Finding:
-    needed = OLDEST_DRIVER.get(cuda or 0)
+    needed = MIN_DRIVER.get(cuda or 0)
     major = driver.split(".")[0]
     if needed is not None and major.isdigit() and int(major) < needed:
         return failure(
             "driver",
-            f"driver {driver}, and CUDA {cuda} of this install needs {needed} or newer",
-            f"Install NVIDIA's driver {needed} or newer, and load it (mostly: reboot)",
+            f"driver {driver}, but this install's CUDA {cuda} needs {needed} or newer",
+            f"Install NVIDIA's driver {needed} or newer, and load it (usually by rebooting)",
         )
     return ok("driver", f"driver {driver}")
 
 
-def _check_age(card: Card, cuda: int | None) -> Finding:
-    needed = OLDEST_CARD.get(cuda or 0)
+def _check_capability(card: Card, cuda: int | None) -> Finding:
+    needed = MIN_CAPABILITY.get(cuda or 0)
     have = card.capability_number
     if have is None:
         return warning(
-            "gpu", f"{card.name} does not tell its compute capability", "Install a newer driver, then look again"
+            "gpu", f"{card.name} does not report its compute capability", "Install a newer driver, then rerun"
         )
     if needed is not None and have < needed:
         return failure(
             "gpu",
-            f"{card.name} has compute capability {card.capability}, and CUDA {cuda} of this install "
+            f"{card.name} has compute capability {card.capability}, but this install's CUDA {cuda} "
             f"needs {dotted(needed)}",
-            "Use a newer card, or compute on the CPU: make serve INSTALL=cpu",
+            "Use a newer GPU, or the CPU: make serve INSTALL=cpu",
         )
-    what = f"{card.name}, {size(card.total_bytes)}, compute capability {card.capability}"
-    return ok("gpu", what)
+    description = f"{card.name}, {size(card.total_bytes)}, compute capability {card.capability}"
+    return ok("gpu", description)
 
 
 def check_gpu_memory(
     card: Card, shares: Mapping[Role, float], weights: Mapping[Role, int | None]
 ) -> list[Finding]:
-    """Whether what engines ask for is there. vLLM refuses to start with less than its share free.
+    """Check whether the GPU has the memory that engines request; vLLM does not start with less free memory.
 
     Args:
-        card: the card.
-        shares: by role, the share of the card that its engine will ask for.
-        weights: by role, bytes of its weights, or None if not known.
+        card: the GPU.
+        shares: by role, the share of the GPU's memory that the engine will request.
+        weights: by role, size of the weights in bytes, or None if unknown.
     """
     found: list[Finding] = []
     wanted = sum(shares.values()) * card.total_bytes
@@ -99,7 +99,7 @@ def check_gpu_memory(
         found.append(
             failure(
                 "gpu memory",
-                f"the engines ask for {size(wanted)}, and the card has {size(card.total_bytes)}",
+                f"the engines request {size(wanted)}, but the GPU has {size(card.total_bytes)}",
                 f"Lower {settings}",
             )
         )
@@ -107,8 +107,8 @@ def check_gpu_memory(
         found.append(
             failure(
                 "gpu memory",
-                f"the engines ask for {size(wanted)}, {size(card.free_bytes)} of {size(card.total_bytes)} free",
-                f"See who uses the card (nvidia-smi), or lower {settings}",
+                f"the engines request {size(wanted)}, {size(card.free_bytes)} of {size(card.total_bytes)} free",
+                f"See which processes use the GPU (nvidia-smi), or lower {settings}",
             )
         )
     for role, share in shares.items():
@@ -117,8 +117,8 @@ def check_gpu_memory(
             found.append(
                 failure(
                     "gpu memory",
-                    f"the {role} model's weights take {size(need)}, and its engine gets {size(have)}",
-                    f"Raise its share ({settings}), or choose a smaller or quantised model",
+                    f"the {role} model's weights take {size(need)}, but its engine gets {size(have)}",
+                    f"Raise its share ({settings}), or choose a smaller or quantized model",
                 )
             )
     if found:
@@ -127,5 +127,5 @@ def check_gpu_memory(
 
 
 def dotted(capability: Capability) -> str:
-    """As NVIDIA writes it."""
+    """A compute capability as NVIDIA writes it, such as 7.5."""
     return f"{capability[0]}.{capability[1]}"

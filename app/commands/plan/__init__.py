@@ -1,1 +1,1 @@
-"""The command `memoria plan`: what is asked, and how a plan is shown."""
+"""The command `memoria plan`."""

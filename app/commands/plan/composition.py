@@ -19,10 +19,10 @@ from domain.roles import ROLES, Role
 
 
 def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) -> AnsweredPlan:
-    """The plan of all engines that are switched on, wherever they run, on this machine or another card.
+    """Plan all engines that are switched on, whichever backend they have, for this machine or another card.
 
     Raises:
-        ConfigurationError: a model does not exist, or is of a kind that no plan can be made for.
+        ConfigurationError: a model does not exist, or the planner does not support it.
     """
     _require_switched_on(settings, question)
     card = _card(question)
@@ -45,12 +45,12 @@ def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) 
 
 
 def _require_switched_on(settings: Settings, question: PlanQuestion) -> None:
-    """Raise if the command's options are about an engine that the settings switch off."""
+    """Raise if an option concerns an engine that the settings switch off."""
     for role, info in ROLES.items():
         if role not in settings.roles and question.of(role) != EngineQuestion():
             raise ConfigurationError(
-                f"The {info.noun} engine can't be planned: {info.prefix}_BACKEND is {OFF}. Leave its options "
-                f"out, or set {info.prefix}_BACKEND={INPROCESS}."
+                f"The {info.noun} engine can't be planned: {info.prefix}_BACKEND is {OFF}. Remove its "
+                f"options, or set {info.prefix}_BACKEND={INPROCESS}."
             )
 
 
@@ -63,7 +63,7 @@ def _card(question: PlanQuestion) -> Card:
 
 def _locate(role: Role, name: str, settings: Settings, question: PlanQuestion, progress: Progress) -> LocatedModel:
     if name in KNOWN_SHAPES:
-        # No need to ask the hub.
+        # The hub is not needed.
         return LocatedModel(name=name, source=name, is_local=False)
     prefix = ROLES[role].prefix
     setting = f"--{prefix.lower()}" if question.of(role).model else f"MODEL_{prefix}_NAME"
@@ -71,10 +71,10 @@ def _locate(role: Role, name: str, settings: Settings, question: PlanQuestion, p
 
 
 def _options(own: RoleSettings, asked: EngineQuestion) -> EngineOptions:
-    """One engine: by the command's options, then the settings."""
+    """The options of one engine; the command's options override the settings."""
     return msgspec.structs.replace(
         engine_options(own),
-        # If a flag is given twice, vLLM takes the last one: the command's options win.
+        # If a flag is repeated, vLLM uses the last one.
         flags=f"{own.args} {asked.flags}",
         concurrency=asked.concurrency,
     )

@@ -1,4 +1,4 @@
-"""The forms in which a plan is printed: text, JSON, or lines for .env."""
+"""Prints a plan as text, as JSON, or as lines for .env."""
 
 import msgspec
 from rich.console import Console
@@ -10,11 +10,11 @@ from domain.errors import ConfigurationError
 from domain.roles import ROLES
 
 
-def tell(answer: AnsweredPlan, form: str | None) -> None:
+def print_answer(answer: AnsweredPlan, form: str | None) -> None:
     """Write a plan to standard output.
 
     Args:
-        answer: what to print.
+        answer: the plan.
         form: json, env or compose; None for text.
 
     Raises:
@@ -30,17 +30,17 @@ def tell(answer: AnsweredPlan, form: str | None) -> None:
 
 
 def _require_hub_name(model: str) -> None:
-    """Raise if a server in a container could not load the model: it has neither our packages nor this disk."""
-    what = "a local folder" if model.startswith("/") else "a packaged model" if "/" not in model else None
-    if what is not None:
+    """Raise if a server in a container can't load the model: it has neither the model packages nor this disk."""
+    kind = "a local folder" if model.startswith("/") else "a packaged model" if "/" not in model else None
+    if kind is not None:
         raise ConfigurationError(
-            f"The servers of deploy/compose.yaml load models from the hub, and '{model}' is {what}. Name a model "
-            "on the hub, or take the plan for engines in process (--env)."
+            f"The servers of deploy/compose.yaml load models from the hub, but '{model}' is {kind}. Name a model "
+            "on the hub, or use the plan for engines in process (--env)."
         )
 
 
 def _lines(answer: AnsweredPlan, form: str) -> list[str]:
-    """Lines for .env, which the service hands on to its engines, or deploy/compose.yaml to vLLM's servers."""
+    """Lines for .env, which the service passes to its engines, or deploy/compose.yaml to vLLM's servers."""
     lines: list[str] = []
     for engine in answer.plan.engines:
         name, model = ROLES[engine.role].prefix, answer.models[engine.role]
@@ -51,6 +51,6 @@ def _lines(answer: AnsweredPlan, form: str) -> list[str]:
         if form == "compose":
             lines.append(f"VLLM_{name}_MEMORY_ARGS={memory}")
         else:
-            # One variable for all flags: what it said before stays in it.
+            # One variable has all flags, so its other flags are kept.
             lines.append(f"VLLM_{name}_ARGS={' '.join(filter(None, (memory, answer.other_flags[engine.role])))}")
     return lines

@@ -1,4 +1,4 @@
-"""What `memoria plan` is asked; what is None comes from the settings, the machine or the plan."""
+"""The question and answer of `memoria plan`; None means that the settings, the machine or the plan decide."""
 
 import shlex
 from collections.abc import Mapping
@@ -13,53 +13,53 @@ from domain.units import GIB
 
 
 class EngineQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of one engine."""
+    """The command's options for one engine."""
 
     model: str | None = None
     context: int | None = None
-    """Tokens of the longest request."""
+    """Context length in tokens."""
     concurrency: int | None = None
-    """Requests of that length at a time."""
+    """Concurrent requests of that length."""
     kv_cache_dtype: str | None = None
 
     @property
     def flags(self) -> str:
-        """What can be said by vLLM's flags, as such."""
+        """The options that correspond to vLLM's flags, as flags."""
         context = f" --max-model-len {self.context}" if self.context is not None else ""
         cache = f" --kv-cache-dtype {shlex.quote(self.kv_cache_dtype)}" if self.kv_cache_dtype else ""
         return f"{context}{cache}".strip()
 
 
 class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of the command."""
+    """The command's options."""
 
     gpu_bytes: int | None = None
-    """Memory of a card to plan for; None for this machine."""
+    """Memory of the card to plan for; None for this machine."""
     gpu_name: str | None = None
     engines: Mapping[Role, EngineQuestion] = {}
 
     def of(self, role: Role) -> EngineQuestion:
-        """The part for one engine."""
+        """The options for one engine."""
         return self.engines.get(role, EngineQuestion())
 
 
 class AnsweredPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan, and the flags that make it so."""
+    """A plan, and the flags that apply it."""
 
     plan: MemoryPlan
     models: dict[Role, str]
-    """For each engine, its model as a setting names it: packaged, a folder's whole path, or on the hub."""
+    """For each engine, its model as a setting names it: a packaged model, an absolute path, or a hub name."""
     memory_flags: dict[Role, str]
-    """For each engine, what follows from the plan."""
+    """For each engine, the flags that apply the plan."""
     other_flags: dict[Role, str]
-    """For each engine, what the settings say besides."""
+    """For each engine, the other flags from the settings."""
 
 
 def card_bytes(written: str | None) -> int | None:
-    """The size of a card as it is written: 24GiB.
+    """Parse the size of a card, such as 24GiB.
 
     Raises:
-        ConfigurationError: it is no size.
+        ConfigurationError: it is not a size.
     """
     if written is None:
         return None

@@ -1,4 +1,4 @@
-"""A plan as a person reads it: a table, a bar and a few sentences. All sizes in GiB."""
+"""Prints a plan as text: a table, a bar and a few sentences. All sizes are in GiB."""
 
 from rich.console import Console
 from rich.table import Table
@@ -7,12 +7,12 @@ from domain.memory_plan import EnginePlan, MemoryPlan
 from domain.units import GIB, KIB
 
 BAR = 72
-"""Characters that stand for the whole card."""
+"""Width of the whole card in characters."""
 WIDTH = 100
 NAMES = {
     "weights": "weights",
     "kv_cache": "KV cache",
-    "activations": "activations, at their peak",
+    "activations": "activations, peak",
     "cuda_graphs": "CUDA graphs",
     "cuda_context": "CUDA context and libraries",
     "buffer": "vLLM's own buffer",
@@ -20,17 +20,17 @@ NAMES = {
 }
 MARKS = {"weights": "█", "kv_cache": "▒"}
 OTHER_MARK = "▓"
-LEGEND = f"{MARKS['weights']} weights  {MARKS['kv_cache']} KV cache  {OTHER_MARK} everything else  ░ nobody's"
+LEGEND = f"{MARKS['weights']} weights  {MARKS['kv_cache']} KV cache  {OTHER_MARK} other  ░ not used by engines"
 
 
 def print_plan(plan: MemoryPlan, console: Console) -> None:
-    """Print all that a plan says."""
+    """Print a plan."""
     console.print(_headline(plan), markup=False)
     console.print(_table(plan))
     console.print("\n".join(_bars(plan)), markup=False)
     console.print(f"\nStart: {plan.start}", markup=False)
     if plan.changes:
-        console.print("\nWhat to change, in order of least loss:", markup=False)
+        console.print("\nSuggested changes, least costly first:", markup=False)
         for number, change in enumerate(plan.changes, 1):
             then = ", and it fits" if change.fits_then else ""
             console.print(f"{number}. {change.what} Saves {_gib(change.saves_bytes)} GiB{then}.", markup=False)
@@ -47,17 +47,17 @@ def _table(plan: MemoryPlan) -> Table:
     table = Table("GiB")
     for engine in plan.engines:
         table.add_column(f"{engine.role}: {engine.model}", justify="right", overflow="fold")
-    for name, told in NAMES.items():
+    for name, description in NAMES.items():
         if any(part.name == name for engine in plan.engines for part in engine.parts):
-            table.add_row(told, *(_part(engine, name) for engine in plan.engines))
+            table.add_row(description, *(_part(engine, name) for engine in plan.engines))
     table.add_section()
-    table.add_row("together", *(_gib(engine.total_bytes) for engine in plan.engines))
+    table.add_row("total", *(_gib(engine.total_bytes) for engine in plan.engines))
     table.add_section()
     for name, values in _settings(plan.engines).items():
         table.add_row(name, *values)
     table.add_section()
     for length in sorted({fitting.context for engine in plan.engines for fitting in engine.fitting}):
-        table.add_row(f"at a time, of {length} tokens", *(_fitting(engine, length) for engine in plan.engines))
+        table.add_row(f"requests of {length} tokens", *(_fitting(engine, length) for engine in plan.engines))
     return table
 
 
@@ -71,7 +71,7 @@ def _settings(engines: list[EnginePlan]) -> dict[str, list[str]]:
     }
     if any(engine.gpu_memory_utilization is not None for engine in engines):
         rows["gpu_memory_utilization"] = [str(engine.gpu_memory_utilization) for engine in engines]
-    rows["KV cache of a token, KiB"] = [f"{engine.kv_bytes_per_token / KIB:g}" for engine in engines]
+    rows["KV cache per token, KiB"] = [f"{engine.kv_bytes_per_token / KIB:g}" for engine in engines]
     return rows
 
 
@@ -85,9 +85,9 @@ def _part(engine: EnginePlan, name: str) -> str:
 
 
 def _bars(plan: MemoryPlan) -> list[str]:
-    """One line for each owner, each beginning where the one above ends."""
+    """One line per owner; each begins where the one above ends."""
     whole = max(plan.card.total_bytes, plan.card.total_bytes + plan.missing_bytes)
-    # What is marked for one owner, and the share of the whole that it is.
+    # Each owner's segments: their mark and their bytes.
     owners: list[tuple[str, list[tuple[str, int]]]] = []
     if plan.card.used_bytes:
         owners.append(("in use", [("░", plan.card.used_bytes)]))
@@ -97,13 +97,13 @@ def _bars(plan: MemoryPlan) -> list[str]:
     ]
     owners += [("reserve", [("░", plan.reserve_bytes)]), ("free", [("░", plan.free_bytes)])]
     lines, begin = [], 0
-    for owner, pieces in owners:
-        total = sum(amount for _mark, amount in pieces)
+    for owner, segments in owners:
+        total = sum(amount for _mark, amount in segments)
         if not total:
             continue
         drawn = ""
-        for mark, amount in pieces:
-            # From where it begins to where it ends, so that what is rounded never adds up.
+        for mark, amount in segments:
+            # Both ends are rounded, so that rounding errors don't add up.
             end = begin + amount
             drawn += mark * (round(end / whole * BAR) - round(begin / whole * BAR))
             begin = end

@@ -9,7 +9,7 @@ from domain.roles import Role
 
 
 async def restart_engine(request: AnyRequest, role: FromPath[str]) -> ASGIApp:
-    """Restart a failed engine: 202 with the health as it is, 409 with the same if it has not failed."""
+    """Restart a failed engine: 202 with the current health, 409 with the same if it has not failed."""
     service = service_of(request)
     if role not in service.roles:
         raise InvalidRequestError(

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, whole or streamed."""
+"""`POST /v1/chat/completions`, complete or streamed."""
 
 import time
 

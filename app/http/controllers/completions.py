@@ -1,4 +1,4 @@
-"""`POST /v1/completions`, whole or streamed."""
+"""`POST /v1/completions`, complete or streamed."""
 
 import time
 

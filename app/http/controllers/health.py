@@ -16,9 +16,9 @@ def _short(health: ServiceHealth) -> JSONAnswer:
 
 
 async def health(request: AnyRequest) -> ASGIApp:
-    """Each role's state and reason: 200 if all serve, else 503.
+    """Each role's state and reason: 200 if all are ready, else 503.
 
-    Where keys are set, a request without one gets only the status.
+    If API keys are set, a request without one receives only the status.
     """
     health = service_of(request).health()
     if is_unauthenticated(request):
@@ -27,10 +27,10 @@ async def health(request: AnyRequest) -> ASGIApp:
 
 
 async def live() -> ASGIApp:
-    """200 for as long as this process answers."""
+    """200 while the process answers."""
     return JSONAnswer(b'{"status":"ok"}', 200)
 
 
 async def ready(request: AnyRequest) -> ASGIApp:
-    """200 if all roles take requests, else 503, for load balancers."""
+    """200 if all roles accept requests, else 503, for load balancers."""
     return _short(service_of(request).health())

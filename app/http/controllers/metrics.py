@@ -7,7 +7,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from app.http.requests import METRICS, AnyRequest
 
 if TYPE_CHECKING:
-    # Loads the library behind it only where metrics are shown.
+    # At runtime, the library is loaded only if metrics are served.
     from app.telemetry.metrics import Metrics
 
 

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: what this API accepts and answers."""
+"""`GET /openapi.json`: the OpenAPI document of this API."""
 
 from litestar.types import ASGIApp
 

@@ -36,7 +36,7 @@ class FileAnswer:
         self._file = file
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the file."""
         file = self._file
         headers = [*HEADERS, (b"etag", file.etag)]
         if _has(scope, file.etag):

@@ -10,12 +10,24 @@ from app.http.requests import AnyRequest, history_of, json_response, service_of
 from app.telemetry.history import LastRequest, Series
 from domain.health import ServiceHealth
 from domain.openai.models import Model
+from domain.roles import ROLES, Role
 
 VERSION = importlib.metadata.version("memoria-vllm")
 
 
+class RoleDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """A role that is switched on, as the page shows it."""
+
+    key: Role
+    """Its key in `health.backends` and `series.roles`."""
+    noun: str
+    """What precedes `engine` in sentences, such as `embedding`."""
+    generates: bool
+    """Whether it generates tokens."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """State and recent history of the service. Contains nothing of any request's content.
+    """State and recent history of the service, without any request's content.
 
     With several API processes, series and requests are those of the answering process.
     """
@@ -23,6 +35,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     time: float
     """Unix time of this answer, by the same clock as its other times."""
+    roles: list[RoleDescription]
+    """In the order in which they are shown."""
     health: ServiceHealth
     models: list[Model]
     """Every model under each of its names, as `GET /v1/models` lists them."""
@@ -32,11 +46,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def status(request: AnyRequest) -> ASGIApp:
-    """Always 200: the answer says whether an engine is down."""
+    """Always 200; the answer contains the engines' states."""
     service, history = service_of(request), history_of(request)
     status = Status(
         version=VERSION,
         time=time.time(),
+        roles=[
+            RoleDescription(key=role, noun=ROLES[role].noun, generates=ROLES[role].generates)
+            for role in service.roles
+        ],
         health=service.health(),
         models=service.catalog.list(),
         series=history.series(),

@@ -1,5 +1,5 @@
 // The OpenAI SDK for Node, unmodified, against a running service: node suite.mjs http://localhost:8200/v1
-// One line for each check; the exit status tells whether all of them passed.
+// Prints one line per check; the exit status is 0 if all passed.
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
@@ -269,7 +269,7 @@ for (const [title, tool_choice, name, reason] of [
     let finish;
     for await (const chunk of stream) {
       for (const delta of chunk.choices[0].delta.tool_calls ?? []) {
-        // The first piece of a call tells its id, type and name; the later ones only add to the arguments.
+        // The first chunk of a call has its id, type and name; later ones only extend the arguments.
         const { id, type, function: { name: called, arguments: piece } } = delta;
         calls[delta.index] ??= { id, type, function: { name: called, arguments: '' } };
         calls[delta.index].function.arguments += piece ?? '';
@@ -329,7 +329,7 @@ check("a tool's result goes back and is answered in words", async () => {
   assert.equal(answer.choices[0].message.tool_calls?.length ?? 0, 0);
 });
 
-// Errors, request ids, broken-off streams
+// Errors, request ids, aborted streams
 
 for (const [title, ask] of [
   ['chat.completions', () => client.chat.completions.create({ ...chat, model: 'nobody' })],

@@ -1,4 +1,4 @@
-"""A server that answers a GET of some paths, in a thread: a vLLM server, or a model hub."""
+"""A fake vLLM server or model hub: an HTTP server in a thread that answers GET requests of some paths."""
 
 import contextlib
 import http.server
@@ -10,7 +10,7 @@ Answers = dict[str, tuple[int, bytes]]
 
 @contextlib.contextmanager
 def answering(answers: Answers, *, key: str | None = None) -> Generator[str, None, None]:
-    """Its address, for as long as it runs."""
+    """Run the server, and yield its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def _answer(self) -> bytes:
@@ -19,12 +19,12 @@ def answering(answers: Answers, *, key: str | None = None) -> Generator[str, Non
                 status, body = 401, b"{}"
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
-            # What the hub's client asks of a file.
+            # Headers that the hub's client requires of a file.
             self.send_header("etag", f'"{abs(hash(body)):040d}"')
             self.send_header("x-repo-commit", 40 * "a")
             if status == 404:
-                beside = any(path.startswith(self.path.rsplit("/", 1)[0]) for path in answers)
-                is_file = "/resolve/" in self.path and beside
+                is_known_repo = any(path.startswith(self.path.rsplit("/", 1)[0]) for path in answers)
+                is_file = "/resolve/" in self.path and is_known_repo
                 self.send_header("x-error-code", "EntryNotFound" if is_file else "RepoNotFound")
             self.end_headers()
             return body

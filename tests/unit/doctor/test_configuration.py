@@ -10,11 +10,11 @@ HERE = __name__
 factory = FakeBackend
 
 
-def complaint():
+def raise_mistakes():
     raise ConfigurationError("ONE is wrong.\nTWO is wrong.")
 
 
-def judged(rules=(), unknown=(), **environ):
+def findings_of(rules=(), unknown=(), **environ):
     found = check_settings(load_settings(environ), rules, unknown=unknown)
     return [(finding.verdict, finding.found) for finding in found]
 
@@ -25,28 +25,30 @@ def test_every_mistake_is_a_line():
     assert {finding.verdict for finding in found} == {Verdict.FAILURE}
 
 
-def test_settings_that_can_be_used():
-    assert judged(GEN_BACKEND=f"{HERE}.factory", EMBED_BACKEND=f"{HERE}:factory") == [
-        (Verdict.OK, "all can be used")
+def test_valid_settings():
+    assert findings_of(GEN_BACKEND=f"{HERE}.factory", EMBED_BACKEND=f"{HERE}:factory") == [
+        (Verdict.OK, "all are valid")
     ]
 
 
-def test_what_the_service_refuses_is_told_at_once():
-    found = judged([complaint, lambda: None, complaint], ["GPT sets nothing."], GEN_BACKEND="no.such")
-    assert [verdict for verdict, _said in found] == [Verdict.WARNING] + 5 * [Verdict.FAILURE]
+def test_all_mistakes_are_reported_together():
+    found = findings_of(
+        [raise_mistakes, lambda: None, raise_mistakes], ["GPT sets nothing."], GEN_BACKEND="no.such"
+    )
+    assert [verdict for verdict, _message in found] == [Verdict.WARNING] + 5 * [Verdict.FAILURE]
     assert "GEN_BACKEND is 'no.such'" in found[-1][1]
 
 
-def test_a_factory_that_breaks_when_it_is_loaded_is_told(tmp_path, monkeypatch):
+def test_a_factory_that_fails_to_load_is_reported(tmp_path, monkeypatch):
     (tmp_path / "breaks_at_once.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    ((verdict, said),) = judged(GEN_BACKEND="breaks_at_once.factory")
-    assert (verdict, "division" in said) == (Verdict.FAILURE, True)
+    ((verdict, message),) = findings_of(GEN_BACKEND="breaks_at_once.factory")
+    assert (verdict, "division" in message) == (Verdict.FAILURE, True)
 
 
-def test_flags_with_an_open_quote_are_told():
-    ((verdict, said),) = judged(VLLM_GEN_ARGS="--dtype 'float32")
-    assert (verdict, said) == (Verdict.FAILURE, "VLLM_GEN_ARGS: No closing quotation")
+def test_flags_with_an_open_quote_are_reported():
+    ((verdict, message),) = findings_of(VLLM_GEN_ARGS="--dtype 'float32")
+    assert (verdict, message) == (Verdict.FAILURE, "VLLM_GEN_ARGS: No closing quotation")
 
 
 @pytest.mark.parametrize(

@@ -15,45 +15,45 @@ def card(**changes):
     return msgspec.structs.replace(CARD, **changes)
 
 
-def judged(a_card, flavour="gpu", has_engine=True, driver="580.95.05"):
-    findings = check_card(a_card, driver=driver, flavour=flavour, cuda=13, has_engine=has_engine)
+def verdicts_of(a_card, flavor="gpu", has_engine=True, driver="580.95.05"):
+    findings = check_card(a_card, driver=driver, flavor=flavor, cuda=13, has_engine=has_engine)
     return {finding.check: finding.verdict for finding in findings}
 
 
 def test_a_card_that_fits():
-    assert judged(CARD) == {"driver": Verdict.OK, "gpu": Verdict.OK}
+    assert verdicts_of(CARD) == {"driver": Verdict.OK, "gpu": Verdict.OK}
 
 
 @pytest.mark.parametrize(
-    ("world", "verdict"),
+    ("arguments", "verdict"),
     [
         ({"a_card": None}, Verdict.FAILURE),
-        ({"a_card": None, "flavour": "cpu"}, Verdict.OK),
-        ({"a_card": CARD, "flavour": "cpu"}, Verdict.WARNING),
+        ({"a_card": None, "flavor": "cpu"}, Verdict.OK),
+        ({"a_card": CARD, "flavor": "cpu"}, Verdict.WARNING),
         ({"a_card": None, "has_engine": False}, Verdict.OK),
         ({"a_card": card(capability="7.0")}, Verdict.FAILURE),
         ({"a_card": card(capability="7.5")}, Verdict.OK),
         ({"a_card": card(capability=None)}, Verdict.WARNING),
     ],
 )
-def test_the_card_is_held_against_the_install(world, verdict):
-    assert judged(**world)["gpu"] is verdict
+def test_the_gpu_is_compared_with_the_install(arguments, verdict):
+    assert verdicts_of(**arguments)["gpu"] is verdict
 
 
 @pytest.mark.parametrize(
     ("driver", "verdict"), [("579.1", Verdict.FAILURE), ("580.1", Verdict.OK), ("unknown", Verdict.OK)]
 )
-def test_the_driver_is_held_against_cuda(driver, verdict):
-    assert judged(CARD, driver=driver)["driver"] is verdict
+def test_the_driver_is_compared_with_cuda(driver, verdict):
+    assert verdicts_of(CARD, driver=driver)["driver"] is verdict
 
 
-def test_nothing_is_asked_of_a_driver_for_a_cuda_that_is_not_known():
-    findings = check_card(card(capability="1.0"), driver="1.0", flavour="gpu", cuda=None, has_engine=True)
+def test_without_a_cuda_version_any_driver_is_accepted():
+    findings = check_card(card(capability="1.0"), driver="1.0", flavor="gpu", cuda=None, has_engine=True)
     assert {finding.verdict for finding in findings} == {Verdict.OK}
 
 
 @pytest.mark.parametrize(
-    ("shares", "weights", "free", "verdict", "said"),
+    ("shares", "weights", "free", "verdict", "message"),
     [
         (
             {EMBED: 0.25, GENERATE: 0.65},
@@ -67,15 +67,15 @@ def test_nothing_is_asked_of_a_driver_for_a_cuda_that_is_not_known():
             {},
             24,
             Verdict.FAILURE,
-            "ask for 26.4 GiB, and the card has 24.0 GiB",
+            "request 26.4 GiB, but the GPU has 24.0 GiB",
         ),
         ({EMBED: 0.25, GENERATE: 0.65}, {}, 20, Verdict.FAILURE, "20.0 GiB of 24.0 GiB free"),
         ({GENERATE: 0.25}, {GENERATE: 9 * GIB}, 23, Verdict.FAILURE, "weights take 9.0 GiB"),
         ({GENERATE: 0.25}, {GENERATE: None}, 23, Verdict.OK, "6.0 GiB for"),
     ],
 )
-def test_what_engines_ask_for_is_held_against_the_card(shares, weights, free, verdict, said):
+def test_requested_memory_is_compared_with_the_gpu(shares, weights, free, verdict, message):
     (finding,) = check_gpu_memory(card(used_bytes=(24 - free) * GIB), shares, weights)
     assert finding.verdict is verdict
-    assert said in finding.found
+    assert message in finding.found
     assert (finding.advice is None) == (verdict is Verdict.OK)

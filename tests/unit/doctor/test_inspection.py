@@ -1,4 +1,4 @@
-"""What is found out of a model without loading it."""
+"""Facts about models that are found without loading them."""
 
 import pytest
 
@@ -31,14 +31,14 @@ def test_a_bare_folder(folder, tmp_path):
     assert (found.has_chat_template, found.is_sentence_encoder, found.fetch_bytes) == (False, False, 0)
 
 
-def test_weights_of_one_kind_count(folder, tmp_path):
+def test_only_one_format_of_weights_counts(folder, tmp_path):
     (folder / "model-1.safetensors").write_bytes(b"123")
     (folder / "model-2.safetensors").write_bytes(b"4567")
     (folder / "pytorch_model.bin").write_bytes(b"1234567")
     assert inspected(folder, tmp_path).weight_bytes == 7
 
 
-def test_of_weights_that_are_there_twice_one_set_counts(folder, tmp_path):
+def test_of_duplicate_weights_one_set_counts(folder, tmp_path):
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"123")
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"4567")
     (folder / "consolidated.safetensors").write_bytes(b"12345678")
@@ -62,25 +62,25 @@ def test_a_chat_template_is_found(folder, tmp_path, file, text, expected):
     assert inspected(folder, tmp_path).has_chat_template is expected
 
 
-def test_a_sentence_encoder_says_so(folder, tmp_path):
+def test_a_sentence_encoder_is_recognized(folder, tmp_path):
     (folder / "modules.json").write_text("[]")
     assert inspected(folder, tmp_path).is_sentence_encoder
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff"])
-def test_a_config_that_is_none_is_told(folder, tmp_path, text):
+def test_an_invalid_config_is_reported(folder, tmp_path, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ConfigurationError, match=r"MODEL_GEN_NAME: .*config\.json is not a JSON object"):
         inspected(folder, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "nothing", "../a"])
-def test_a_model_that_is_nowhere_is_told(tmp_path, name):
+def test_a_missing_model_is_reported(tmp_path, name):
     with pytest.raises(ConfigurationError, match="MODEL_GEN_NAME: "):
         inspected(name, tmp_path)
 
 
-def test_a_folder_is_where_its_shape_is_read(folder, tmp_path):
+def test_the_shape_of_a_local_model_is_read_from_its_folder(folder, tmp_path):
     assert inspected(folder, tmp_path).source == str(folder)
 
 
@@ -88,9 +88,7 @@ def test_a_folder_is_where_its_shape_is_read(folder, tmp_path):
     ("name", "weights", "is_known"),
     [("some/model", True, True), ("some/model", False, False), ("Qwen/Qwen3-8B-FP8", False, True)],
 )
-def test_the_hub_is_not_asked_for_the_shape_of_a_model_that_is_here(
-    tmp_path, monkeypatch, name, weights, is_known
-):
+def test_the_hub_is_not_needed_for_the_shape_of_a_cached_model(tmp_path, monkeypatch, name, weights, is_known):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     snapshot = tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / (40 * "a")
@@ -112,7 +110,7 @@ def test_a_packaged_model_is_not_fetched(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_prepared_packaged_model_is_looked_at(tmp_path):
+def test_a_prepared_packaged_model_is_inspected(tmp_path):
     prepared = tmp_path / "models" / PACKAGED.folder_name
     prepared.mkdir(parents=True)
     (prepared / "config.json").write_text('{"architectures":["LlamaForCausalLM"]}')
@@ -127,7 +125,7 @@ OLD = "Tesla P4, 611, 7611"
 
 
 def tool(folder, monkeypatch, text: str) -> None:
-    """Puts a stand-in for nvidia-smi on the path."""
+    """Put a fake nvidia-smi on the path."""
     script = folder / "nvidia-smi"
     script.write_text(f"#!/bin/sh\n{text}\n")
     script.chmod(0o755)
@@ -135,19 +133,19 @@ def tool(folder, monkeypatch, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("output", "expected"),
     [
         (NEW, ("NVIDIA RTX 4090", 24564 * 2**20, 24000 * 2**20, "8.9", (8, 9))),
         (f"{NEW}\n{OLD}", ("NVIDIA RTX 4090", 24564 * 2**20, 24000 * 2**20, "8.9", (8, 9))),
         (OLD, ("Tesla P4", 7611 * 2**20, 7000 * 2**20, None, None)),
-        # It has no memory of its own.
+        # This GPU has no memory of its own.
         ("GB10, [N/A], [N/A], 12.1", ("GB10", 128 * 2**30, 120 * 2**30, "12.1", (12, 1))),
         ("No devices were found", None),
         ("", None),
     ],
 )
-def test_the_first_card_is_described(tmp_path, monkeypatch, said, expected):
-    tool(tmp_path, monkeypatch, f"echo '{said}'")
+def test_the_first_card_is_described(tmp_path, monkeypatch, output, expected):
+    tool(tmp_path, monkeypatch, f"echo '{output}'")
     machine = Card(name="this machine", total_bytes=128 * 2**30, used_bytes=8 * 2**30, is_gpu=False)
     monkeypatch.setattr("adapters.models.hardware.ram", lambda: machine)
     card = gpu_card()
@@ -155,18 +153,18 @@ def test_the_first_card_is_described(tmp_path, monkeypatch, said, expected):
     assert found == expected
 
 
-def test_an_old_driver_that_refuses_the_question_is_asked_another(tmp_path, monkeypatch):
+def test_an_old_driver_is_queried_without_the_capability(tmp_path, monkeypatch):
     tool(tmp_path, monkeypatch, f"case $1 in *compute_cap*) exit 2;; esac\necho '{OLD}'")
     assert gpu_card().capability is None
 
 
-def test_the_driver_tells_its_version(tmp_path, monkeypatch):
+def test_the_driver_version_is_read(tmp_path, monkeypatch):
     tool(tmp_path, monkeypatch, 'test "$1" = --query-gpu=driver_version && echo 580.95.05')
     assert gpu_driver() == "580.95.05"
 
 
 @pytest.mark.parametrize("status", [9, None])
-def test_without_a_card_there_is_none(tmp_path, monkeypatch, status):
+def test_without_nvidia_smi_there_is_no_card(tmp_path, monkeypatch, status):
     tool(tmp_path, monkeypatch, f"exit {status}")
     if status is None:
         (tmp_path / "nvidia-smi").unlink()

@@ -8,7 +8,7 @@ from domain.units import GIB, MIB
 
 
 @pytest.mark.parametrize(("available", "verdict"), [(4, Verdict.WARNING), (9, Verdict.OK)])
-def test_memory_beside_a_gpu(available, verdict):
+def test_host_memory(available, verdict):
     assert machine.check_host_memory(available * GIB, engines=2).verdict is verdict
 
 
@@ -34,7 +34,7 @@ def test_a_disk_that_is_too_small(tmp_path):
     assert not folder.exists()
 
 
-def test_what_goes_to_one_disk_adds_up(tmp_path):
+def test_folders_on_one_disk_add_up(tmp_path):
     free = machine.psutil.disk_usage(str(tmp_path)).free
     one, two = tmp_path / "one", tmp_path / "two"
     needs = {one: int(free * 0.7), two: int(free * 0.7)}
@@ -43,7 +43,7 @@ def test_what_goes_to_one_disk_adds_up(tmp_path):
     assert "HF_HOME or MEMORIA_CACHE_DIR" in finding.advice
 
 
-def test_a_disk_with_room(tmp_path):
+def test_a_disk_with_space(tmp_path):
     (finding,) = machine.check_disk({tmp_path: 1}, {tmp_path: "HF_HOME"})
     assert finding.verdict is Verdict.OK
 
@@ -53,9 +53,9 @@ def test_nothing_to_fetch_needs_no_disk():
     assert (finding.verdict, finding.found) == (Verdict.OK, "nothing has to be fetched")
 
 
-def test_a_folder_that_can_not_be_written(tmp_path):
+def test_a_folder_that_is_not_writable(tmp_path):
     if os.geteuid() == 0:
-        # Root may write everywhere, but not into a file.
+        # Root may write everywhere, but a file can't contain a folder.
         (tmp_path / "file").write_text("")
         folder = tmp_path / "file" / "folder"
     else:

@@ -15,22 +15,22 @@ def of(architecture, **known):
 
 
 @pytest.mark.parametrize(
-    ("model", "verdict", "said"),
+    ("model", "verdict", "message"),
     [
-        (facts(), Verdict.OK, "is in the cache"),
-        (facts(hub_answers=False), Verdict.OK, "the hub does not answer, and is not needed"),
+        (facts(), Verdict.OK, "is in this machine's cache"),
+        (facts(hub_answers=False), Verdict.OK, "the hub is unreachable, but not needed"),
         (facts(fetch_bytes=9 * 2**30), Verdict.OK, "will be fetched from the hub: 9.0 GiB"),
-        (facts(fetch_bytes=1, hub_answers=False), Verdict.FAILURE, "the hub does not answer"),
+        (facts(fetch_bytes=1, hub_answers=False), Verdict.FAILURE, "the hub is unreachable"),
         (facts(origin="package"), Verdict.OK, "is prepared"),
         (facts(origin="package", fetch_bytes=1), Verdict.OK, "with pip"),
         (facts(origin="folder", weight_bytes=5), Verdict.OK, "a local folder"),
         (facts(origin="folder", weight_bytes=0), Verdict.FAILURE, "no weights"),
     ],
 )
-def test_where_a_model_comes_from(model, verdict, said):
+def test_where_a_model_comes_from(model, verdict, message):
     finding = check_presence(Role.EMBED, model)
     assert finding.verdict is verdict
-    assert said in finding.found
+    assert message in finding.found
     assert (finding.advice is None) == (verdict is Verdict.OK)
 
 
@@ -61,7 +61,7 @@ def test_a_model_has_to_fit_its_role(role, model, verdict):
         assert ("MODEL_EMBED_NAME" if role is Role.EMBED else "MODEL_GEN_NAME") in finding.advice
 
 
-def test_longer_endings_count_first():
+def test_longer_suffixes_have_precedence():
     assert kind_of("XForRewardModel") == "embed"
     assert kind_of("XLMHeadModel") == "generate"
     assert kind_of("XClassificationModel") == "classify"

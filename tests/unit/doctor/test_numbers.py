@@ -25,7 +25,7 @@ FP8 = {"quantization_config": {"quant_method": "fp8"}}
         (FP8, None, None),
     ],
 )
-def test_the_numbers_of_a_model_are_held_against_the_card(config, capability, verdict):
+def test_the_weights_are_compared_with_the_gpu(config, capability, verdict):
     finding = check_numbers_on_card("generate weights", config, card(capability=capability))
     assert (finding and finding.verdict) is verdict
 
@@ -47,7 +47,7 @@ def test_plain_weights_have_no_quantization(config):
         ({}, [], None),
     ],
 )
-def test_the_numbers_of_a_model_are_held_against_the_cpu(config, flags, verdict):
+def test_the_weights_are_compared_with_the_cpu(config, flags, verdict):
     finding = check_numbers_on_cpu("generate weights", config, flags=flags, variable="VLLM_GEN_ARGS")
     assert (finding and finding.verdict) is verdict
     assert finding is None or "VLLM_GEN_ARGS" in finding.advice

