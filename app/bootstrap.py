@@ -35,8 +35,8 @@ from domain.policies.batching import BatchingBackend
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.member import ServerGroup
-from domain.policies.rate_limit import Clock
 from domain.policies.supervision import StateListener, SupervisionBackend
+from domain.policies.token_bucket import Clock
 from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
 from domain.progress import Progress, ignore_progress

@@ -21,7 +21,7 @@ from app.http.response_headers import ACCOUNT_HEADERS
 from app.settings import Settings
 from app.telemetry.request import note_key
 from domain.errors import AuthenticationError, RequestRateError
-from domain.policies.rate_limit import Clock
+from domain.policies.token_bucket import Clock
 
 ACCESS_RULES = "access_rules"
 """Where the application's state keeps the rules of its endpoints."""

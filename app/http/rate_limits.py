@@ -11,7 +11,7 @@ from typing import Any
 from app.http.api_keys import ApiKey
 from app.http.requests import AnyRequest
 from domain.errors import RequestRateError, TokenRateError
-from domain.policies.rate_limit import Bucket, Clock, duration
+from domain.policies.token_bucket import Bucket, Clock, duration
 from domain.requests import OPEN_ENDED_ANSWER_TOKENS, Request
 
 ACCOUNT = "account"

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from adapters.vllm.dialect.pattern import length_pattern, rewrite_pattern
-from adapters.vllm.dialect.schema_rules import FORMATS, normalize_schema
+from adapters.vllm.dialect.schema_support import FORMATS, normalize_schema
 
 pytestmark = pytest.mark.integration
 

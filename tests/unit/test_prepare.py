@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.vllm.dialect.grammar_limits import MAX_CHOICE_LENGTH, MAX_FORM_BYTES, MAX_OPTIONAL_PARTS
+from adapters.vllm.dialect.grammar_size import MAX_CHOICE_LENGTH, MAX_FORM_BYTES, MAX_OPTIONAL_PARTS
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.dialect.prepare import MAX_BAD_WORDS, prepare
 from app.http.codec import BodyDecoder

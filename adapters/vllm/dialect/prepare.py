@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from adapters.vllm.dialect.grammar_limits import check_form, check_schema
-from adapters.vllm.dialect.schema_rules import normalize_schema, normalize_tag
+from adapters.vllm.dialect.grammar_size import check_form, check_schema
+from adapters.vllm.dialect.schema_support import normalize_schema, normalize_tag
 from domain.conversation import Conversation, Function
 from domain.errors import InvalidRequestError
 from domain.openai.nesting import check_json

@@ -27,7 +27,7 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from adapters.vllm.dialect.forced_calls import CallReader, CallShape, parse_calls, shapes_from_tag
 from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
-from adapters.vllm.dialect.schema_rules import normalize_if_possible
+from adapters.vllm.dialect.schema_support import normalize_if_possible
 from adapters.vllm.inprocess.chat_options import ChatOptions
 from domain.conversation import Conversation
 from domain.errors import InvalidRequestError

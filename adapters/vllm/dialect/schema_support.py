@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from adapters.vllm.dialect.grammar_limits import check_part
+from adapters.vllm.dialect.grammar_size import check_part
 from adapters.vllm.dialect.pattern import PatternError, length_pattern, rewrite_pattern
 from domain.errors import InvalidRequestError
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from adapters.vllm.dialect.grammar_limits import (
+from adapters.vllm.dialect.grammar_size import (
     MAX_CHOICE_LENGTH,
     MAX_OPTIONAL_PARTS,
     MAX_PROPERTIES,

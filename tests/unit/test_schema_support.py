@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from adapters.vllm.dialect import schema_rules
+from adapters.vllm.dialect import schema_support
 from adapters.vllm.dialect.pattern import length_pattern
-from adapters.vllm.dialect.schema_rules import normalize_schema, normalize_tag
+from adapters.vllm.dialect.schema_support import normalize_schema, normalize_tag
 from domain.errors import InvalidRequestError
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
@@ -143,7 +143,7 @@ def test_a_schema_reached_only_by_reference_is_normalized() -> None:
 
 def test_each_part_of_a_schema_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
     visited = []
-    monkeypatch.setattr(schema_rules, "check_part", lambda part, _: visited.append(id(part)))
+    monkeypatch.setattr(schema_support, "check_part", lambda part, _: visited.append(id(part)))
     text = {"type": "string", "maxLength": 3}
     schema = obj(a={"$ref": "#/$defs/t"}, b={"$ref": "#/$defs/t"}, c={"$ref": "#"}) | {"$defs": {"t": text}}
     normalize_schema(schema, "x")

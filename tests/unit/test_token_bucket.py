@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.policies.rate_limit import Bucket, duration
+from domain.policies.token_bucket import Bucket, duration
 
 
 class Clock:
