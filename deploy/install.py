@@ -298,7 +298,7 @@ def install_browser():
 def compile_bytecode():
     """Compile all packages on every core, also those of an install that was interrupted."""
     say("  compiling")
-    command = [venv_python(), "-m", "compileall", "-q", "-q", "-j", "0", "-x", "/tests/"]
+    command = [venv_python(), "-m", "compileall", "-q", "-q", "-j", "0", "-x", "/site-packages/.*/tests/"]
     command.append(os.path.join(VENV, "lib"))
     # A few packages ship templates and sources of other Pythons that don't compile; that is no failure.
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)

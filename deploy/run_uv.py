@@ -8,6 +8,7 @@ The variables: https://docs.astral.sh/uv/reference/environment/
 """
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ SINGLE = {
     "client-cert": ["SSL_CLIENT_CERT"],
     "proxy": ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"],
 }
+TIMEOUTS = ("default-timeout", "timeout")
 # Options of pip with several values, the variable that passes them on, and what separates them there.
 SEVERAL = {
     "extra-index-url": ("UV_EXTRA_INDEX_URL", " "),
@@ -62,10 +64,13 @@ def uv_environment(pip: dict[str, str], environment: dict[str, str]) -> dict[str
     passed = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "true"}
     bundle = environment.get("REQUESTS_CA_BUNDLE") or environment.get("CURL_CA_BUNDLE")
     if bundle:
-        passed["SSL_CERT_FILE"] = bundle
+        passed["SSL_CERT_DIR" if os.path.isdir(bundle) else "SSL_CERT_FILE"] = bundle
     for option, variables in SINGLE.items():
         if option in pip:
-            passed |= dict.fromkeys(variables, os.path.expanduser(pip[option]))
+            value = os.path.expanduser(pip[option])
+            # uv takes whole seconds alone.
+            value = str(math.ceil(float(value))) if option in TIMEOUTS else value
+            passed |= dict.fromkeys(variables, value)
     for option, (variable, separator) in SEVERAL.items():
         if option in pip:
             passed[variable] = separator.join(map(os.path.expanduser, pip[option].split()))

@@ -44,6 +44,7 @@ class InferenceError(Exception):
         param: the request parameter at fault, in OpenAI's spelling (`messages[0].role`), or None.
         code: OpenAI's machine-readable code, or None.
         retry_after_s: whole seconds after which a retry makes sense, or None.
+        has_reached_engine: False if the request was refused before an engine could see it.
     """
 
     status: ClassVar[int] = 500
@@ -51,6 +52,8 @@ class InferenceError(Exception):
     default_code: ClassVar[str | None] = None
     should_retry: ClassVar[bool | None] = None
     """Whether OpenAI's client libraries should retry; None lets them decide by the status."""
+
+    has_reached_engine = True
 
     def __init__(
         self,

@@ -111,12 +111,12 @@ class GenerationRequest(Request[GenerationResult], frozen=True, kw_only=True):
     def max_answer_tokens(self) -> int | None:
         """See `Request`."""
         limit = self.sampling.max_tokens
-        return None if limit is None else limit * self.sampling.n
+        return None if limit is None else limit * self.width
 
     @property
     def width(self) -> int:
-        """See `Request`."""
-        return self.sampling.n
+        """See `Request`. Greedy choices are identical, so only one is computed."""
+        return 1 if self.sampling.temperature == 0 else self.sampling.n
 
 
 class TokenizeRequest(Request[Tokenization], frozen=True, kw_only=True):

@@ -8,8 +8,6 @@ from app.http.authentication import build_api_keys
 from app.http.tls import require_pair
 from app.settings import Settings
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def run(settings: Settings, console: Console) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
@@ -41,7 +39,7 @@ def run(settings: Settings, console: Console) -> int:
 def _warn_if_open(settings: Settings, console: Console) -> None:
     security = settings.security
     has_keys = bool(security.api_keys) or security.api_keys_file is not None
-    if not has_keys and settings.host not in LOOPBACK:
+    if not has_keys and not server.is_loopback(settings.host):
         console.warn(
             f"HOST is {settings.host}: anyone who can reach this machine can use the models without an API key. "
             "Set API_KEYS to require one."

@@ -51,6 +51,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on this host."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def serve(app: Litestar, listener: socket.socket, settings: Settings, *, on_drain: Callable[[], None]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 

@@ -128,13 +128,14 @@ class _Writer:
         self._comment: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(keep_alive_s, self._check_idle) if keep_alive_s > 0 else None
         self.has_begun = False
-        """Whether the status has been sent."""
+        """Whether the status is decided: it can't be an error's any more."""
+        self._has_sent_head = False
 
     async def begin(self) -> None:
         """Send the status and headers, unless they have been sent."""
         if not self.has_begun:
             self.has_begun = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await self._send_head()
 
     async def write(self, body: bytes) -> None:
         """Send a part of the body."""
@@ -142,8 +143,14 @@ class _Writer:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes) -> None:
-        """Send the last part of the body."""
+        """Send the last part of the body; the head too, if sending it was interrupted."""
+        if not self._has_sent_head:
+            await self._send_head()
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _send_head(self) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        self._has_sent_head = True
 
     async def stop(self) -> None:
         """Stop sending comments."""
@@ -156,7 +163,9 @@ class _Writer:
     def _check_idle(self) -> None:
         idle_s = time.monotonic() - self._wrote_at
         if idle_s >= self._keep_alive_s:
-            self._comment = asyncio.create_task(self._write_comment())
+            # On a blocked connection one comment waits, and no more.
+            if self._comment is None or self._comment.done():
+                self._comment = asyncio.create_task(self._write_comment())
             idle_s = 0.0
         self._timer = self._loop.call_later(self._keep_alive_s - idle_s, self._check_idle)
 

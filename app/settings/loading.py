@@ -88,7 +88,9 @@ def unknown_names(dotenv: Path) -> list[str]:
 
 
 def _is_misspelled(name: str, known: str) -> bool:
-    words, known_words = name.split("_"), known.split("_")
+    words, known_words = name.split("_"), known.removesuffix("_S").split("_")
+    if len(words) == len(known_words) + known.endswith("_S"):
+        known_words = known.split("_")
     if len(words) != len(known_words):
         return name.replace("_", "") == known.replace("_", "")
     return all(

@@ -85,7 +85,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """From the request's start to the first token of any operation."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """Tokens that engines generated. For n greedy choices they generate one, whereas `usage` counts all n."""
+    """Tokens of all choices, as in `usage`: n greedy choices count n times, though one of them is generated."""
 
     @property
     def is_probe(self) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -103,8 +104,10 @@ class BatchingBackend(BackendWrapper):
             waiters = self._take_batch()
             if waiters:
                 self._calls += 1
-                batch = asyncio.create_task(self._run_batch(waiters))
+                batch = asyncio.create_task(self._embed_batch(waiters))
                 self._batches.add(batch)
+                # Not in the task itself: a task that is cancelled before its first step runs none of its code.
+                batch.add_done_callback(partial(self._batch_done, waiters))
                 now = time.monotonic()
                 for waiter in waiters:
                     waiter.report_wait(now)
@@ -131,17 +134,12 @@ class BatchingBackend(BackendWrapper):
         self._waiting.extendleft(reversed(skipped))
         return taken
 
-    async def _run_batch(self, waiters: list["_Waiter"]) -> None:
-        try:
-            await self._embed_batch(waiters)
-        finally:
-            task = asyncio.current_task()
-            if task is not None:
-                self._batches.discard(task)
-            for waiter in waiters:
-                # Only requests of a cancelled batch have no result yet.
-                waiter.fail(BackendUnavailableError("The service is stopping.", retry_after_s=1))
-            self._call_done()
+    def _batch_done(self, waiters: list["_Waiter"], batch: asyncio.Task[None]) -> None:
+        self._batches.discard(batch)
+        for waiter in waiters:
+            # Only requests of a cancelled batch have no result yet.
+            waiter.fail(BackendUnavailableError("The service is stopping.", retry_after_s=1))
+        self._call_done()
 
     async def _embed_batch(self, waiters: list["_Waiter"]) -> None:
         if len(waiters) == 1:

@@ -33,7 +33,9 @@ class DeadlineBackend(BackendWrapper):
             async with limit:
                 return await self._backend.call(request, context)
         except TimeoutError as error:
-            raise _translated(error, limit, allowed_s) from error
+            if not limit.expired():
+                raise
+            raise _deadline_error(allowed_s) from error
 
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
@@ -43,7 +45,9 @@ class DeadlineBackend(BackendWrapper):
             async with limit, self._backend.stream(request, context) as events:
                 yield events
         except TimeoutError as error:
-            raise _translated(error, limit, allowed_s) from error
+            if not limit.expired():
+                raise
+            raise _deadline_error(allowed_s) from error
 
     def _allowed_s(self, context: RequestContext) -> float | None:
         """Timeout of the request in seconds, the smaller of the two; None for no limit."""
@@ -53,10 +57,7 @@ class DeadlineBackend(BackendWrapper):
         return self._timeout_s if own is None else min(own, self._timeout_s)
 
 
-def _translated(error: TimeoutError, limit: asyncio.Timeout, allowed_s: float | None) -> Exception:
-    """DeadlineError if the limit was reached; a TimeoutError from elsewhere is returned unchanged."""
-    if not limit.expired():
-        return error
+def _deadline_error(allowed_s: float | None) -> DeadlineError:
     return DeadlineError(
         f"The request exceeded its timeout of {allowed_s:g} seconds and was aborted. Send less work per request, "
         "or raise the timeout (the x-request-timeout header, or the service's REQUEST_TIMEOUT_S)."

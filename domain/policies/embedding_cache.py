@@ -47,6 +47,8 @@ class CachingBackend(BackendWrapper):
         self._max_bytes = max_bytes
         self._rows: OrderedDict[Key, Row] = OrderedDict()
         self._bytes = 0
+        self._version = 0
+        """Raised by `clear`, so that vectors of an earlier engine are not stored."""
         self._running: dict[Key, _Computation] = {}
         self._reports_tokens_per_input = False
         self._hits = self._shared = self._misses = 0
@@ -125,6 +127,7 @@ class CachingBackend(BackendWrapper):
     async def _compute(
         self, keys: list[Key], request: EmbeddingRequest, context: RequestContext
     ) -> dict[Key, Row]:
+        version = self._version
         inputs: list[Prompt] = [key[0] if isinstance(key[0], str) else list(key[0]) for key in keys]
         result = await self._backend.call(msgspec.structs.replace(request, inputs=inputs), context)
         if result.input_tokens is None and len(keys) > 1:
@@ -135,8 +138,9 @@ class CachingBackend(BackendWrapper):
         size = 4 * result.dimensions
         vectors = [result.vectors[start : start + size] for start in range(0, len(result.vectors), size)]
         rows = {key: Row(vector, tokens) for key, vector, tokens in zip(keys, vectors, counts, strict=True)}
-        for key, row in rows.items():
-            self._store(key, row)
+        if version == self._version:
+            for key, row in rows.items():
+                self._store(key, row)
         return rows
 
     def _lookup(self, key: Key) -> Row | None:
@@ -155,7 +159,8 @@ class CachingBackend(BackendWrapper):
             self._bytes -= _size(*self._rows.popitem(last=False))
 
     def clear(self) -> None:
-        """Drop all entries, because the engine may have been replaced."""
+        """Drop all entries, also those of calls under way, because the engine may have been replaced."""
+        self._version += 1
         self._rows.clear()
         self._bytes = 0
         # Requests that already wait for these still get them; later requests don't share them.

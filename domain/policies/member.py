@@ -121,7 +121,9 @@ class Member(BackendWrapper):
 
     def _record(self, error: InferenceError) -> None:
         """Record an error's meaning for the state of the server."""
-        if isinstance(error, BackendBusyError):
+        if not error.has_reached_engine:
+            self.breaker.abandoned()
+        elif isinstance(error, BackendBusyError):
             # The server is alive and rejects the request: neither a failure nor a success.
             self.breaker.abandoned()
             self._backs_off_until = self._clock() + min(error.retry_after_s or 1, MAX_BACK_OFF_S)

@@ -1,5 +1,6 @@
 """Parts of the in-process adapter, tested with vLLM's own types and without an engine."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.dialect.prepare import prepare
+from adapters.vllm.inprocess.watchdog import Watchdog
 from domain.conversation import Conversation, Function, ToolChoice, UserMessage
-from domain.errors import InvalidRequestError
+from domain.errors import EngineHungError, InvalidRequestError
 from domain.port import RequestContext
 from domain.requests import GenerationRequest
 from domain.roles import Role
@@ -230,3 +232,43 @@ async def test_the_template_has_original_schemas_and_the_grammar_normalized_ones
     (first, *_) = module._json_schemas(tag)
     assert first["json_schema"]["properties"]["a"] == {"type": "string", "pattern": length_pattern(0, 3)}
     assert first["max_whitespace_cnt"] == 1
+
+
+async def test_tokens_of_answers_that_have_no_output_yet_are_progress(inprocess_setups: dict[Role, Any]) -> None:
+    from adapters.vllm.inprocess.backend import VLLMInProcessBackend
+
+    class Engine:
+        """Whole answers are generated; none of them is complete."""
+
+        tokens = 0
+
+        @property
+        def engine(self) -> "Engine":
+            return self
+
+        def generated_tokens(self) -> int:
+            return self.tokens
+
+        def translate_errors(self, _param: str) -> Any:
+            return contextlib.nullcontext()
+
+        async def check_health(self) -> None:
+            pass
+
+        def get_num_unfinished_requests(self) -> int:
+            return 1
+
+    now = [0.0]
+    backend = VLLMInProcessBackend(role=Role.GENERATE, name="m", setup=inprocess_setups[Role.GENERATE])
+    engine = Engine()
+    attached = {"_engine": engine, "_watchdog": Watchdog(list, hang_s=1, now=lambda: now[0]), "_thread": object()}
+    for name, value in attached.items():
+        setattr(backend, name, value)
+    for _ in range(100):
+        now[0] += 5
+        engine.tokens += 1
+        await backend.probe()
+    now[0] += 5
+    backend._thread = SimpleNamespace(kill=lambda: None)
+    with pytest.raises(EngineHungError):
+        await backend.probe()

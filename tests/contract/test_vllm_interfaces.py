@@ -76,6 +76,7 @@ CALLS: dict[str, list[str]] = {
     "vllm.v1.engine.async_llm.AsyncLLM.get_num_unfinished_requests": [],
     "vllm.v1.engine.async_llm.AsyncLLM.get_tokenizer": [],
     "vllm.v1.engine.output_processor.OutputProcessor.propagate_error": ["e"],
+    "vllm.v1.engine.detokenizer.IncrementalDetokenizer.num_output_tokens": [],
     "vllm.v1.executor.Executor.get_class": ["vllm_config"],
     "vllm.v1.metrics.loggers.StatLoggerBase.record": [],
     "vllm.v1.metrics.loggers.StatLoggerBase.log_engine_initialized": [],
@@ -146,6 +147,8 @@ ATTRIBUTES: dict[str, list[str]] = {
     "vllm.renderers.online_renderer.OnlineRenderer": [
         "parser", "chat_template", "chat_template_content_format", "default_chat_template_kwargs",
     ],
+    "vllm.v1.engine.output_processor.OutputProcessor": ["request_states"],
+    "vllm.v1.engine.output_processor.RequestState": ["detokenizer"],
     "vllm.outputs.RequestOutput": ["outputs", "prompt_logprobs", "prompt_token_ids"],
 }  # fmt: skip
 """Attributes that the constructor sets."""

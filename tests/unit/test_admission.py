@@ -243,3 +243,8 @@ def test_estimated_tokens_include_the_prompt_and_all_answers():
     assert GenerationRequest(prompt=conversation, sampling=sampling).estimated_tokens == 50
     unbounded = SamplingParameters(max_tokens=None)
     assert GenerationRequest(prompt=[1], sampling=unbounded).estimated_tokens == 257
+
+
+def test_greedy_choices_are_estimated_as_one_because_one_is_computed():
+    request = GenerationRequest(prompt=[1], sampling=SamplingParameters(max_tokens=10, n=3, temperature=0.0))
+    assert (request.width, request.estimated_tokens) == (1, 11)

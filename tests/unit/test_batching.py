@@ -2,14 +2,15 @@ import asyncio
 
 import pytest
 
-from domain.errors import BackendUnavailableError, ContextLengthError, InvalidRequestError
+from domain.errors import BackendUnavailableError, ContextLengthError, DeadlineError, InvalidRequestError
 from domain.policies.batching import BatchingBackend
-from domain.port import RequestContext
+from domain.policies.deadline import DeadlineBackend
+from domain.port import InferenceBackend, RequestContext
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
 from domain.roles import Role
 from tests.fakes import FakeBackend
-from tests.unit.waiting import until
+from tests.unit.waiting import run_instantly, until
 
 CONTEXT = RequestContext(request_id="test")
 
@@ -43,7 +44,7 @@ async def batching(fake: FakeBackend, **bounds) -> BatchingBackend:
     return backend
 
 
-def send(backend: BatchingBackend, *inputs, **fields) -> asyncio.Task:
+def send(backend: InferenceBackend, *inputs, **fields) -> asyncio.Task:
     request = EmbeddingRequest(inputs=list(inputs), **fields)
     return asyncio.create_task(backend.call(request, CONTEXT))
 
@@ -247,3 +248,19 @@ async def test_a_rejected_lone_request_does_not_affect_the_next():
     with pytest.raises(InvalidRequestError):
         await send(backend, "a", dimensions=3)
     assert await send(backend, "b") == await alone("b")
+
+
+def test_a_batch_that_is_cancelled_before_its_first_step_blocks_no_later_request():
+    async def scenario():
+        fake = FakeBackend(Role.EMBED)
+        backend = DeadlineBackend(BatchingBackend(fake), timeout_s=1)
+        await backend.start()
+        fake.delay_s = 1000.0
+        # The call and all that wait for it reach their deadline in the same iteration of the loop.
+        silent = await asyncio.gather(*(send(backend, str(number)) for number in range(3)), return_exceptions=True)
+        assert {type(error) for error in silent} == {DeadlineError}
+        fake.delay_s = 0.0
+        for _ in range(2):
+            assert (await send(backend, "later")).prompt_tokens == 5
+
+    run_instantly(scenario())

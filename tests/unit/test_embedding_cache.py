@@ -187,3 +187,13 @@ def test_answers_equal_those_of_the_backend_for_any_cache_size(requests, max_byt
             assert backend.stats.bytes <= max_bytes
 
     asyncio.run(run())
+
+
+async def test_vectors_of_a_call_that_began_before_a_clear_are_not_stored():
+    fake = FakeBackend(Role.EMBED, delay_s=0.01)
+    backend = await caching(fake)
+    under_way = asyncio.create_task(embed(backend, "a"))
+    await until(lambda: fake.running == 1)
+    backend.clear()
+    assert await under_way == await plain("a")
+    assert backend.stats.entries == 0

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 
@@ -93,3 +94,18 @@ async def test_a_failure_has_no_exception_group_as_cause():
     with pytest.raises(BackendFailedError) as caught:
         await task
     assert not isinstance(caught.value.__cause__, BaseExceptionGroup)
+
+
+async def test_a_failure_leaves_no_cancellation_on_the_caller():
+    async def fail() -> None:
+        raise BackendFailedError("Broken.")
+
+    async def retry_too_long() -> None:
+        async with asyncio.timeout(0.01):
+            with contextlib.suppress(BackendFailedError):
+                await gather_all([fail(), asyncio.sleep(1000)])
+            await asyncio.sleep(1000)
+
+    with pytest.raises(TimeoutError):
+        await retry_too_long()
+    assert asyncio.current_task().cancelling() == 0

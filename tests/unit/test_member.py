@@ -9,6 +9,7 @@ from domain.errors import (
     BackendUnavailableError,
     BackendUnreachableError,
     ContextLengthError,
+    InvalidRequestError,
 )
 from domain.health import BackendState, BreakerState
 from domain.policies.circuit_breaker import CircuitBreaker
@@ -25,7 +26,7 @@ from tests.unit.waiting import now, run_instantly
 
 CONTEXT = RequestContext(request_id="test")
 TEXTS = EmbeddingRequest(inputs=["one", "two", "three"])
-PROMPT = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=3, temperature=0.0, n=2))
+PROMPT = GenerationRequest(prompt="x", sampling=SamplingParameters(max_tokens=3, temperature=1.0, n=2))
 COOL_DOWN_S = 4.0
 
 
@@ -88,6 +89,23 @@ def test_load_of_generations_is_counted_in_choices():
         assert member.outstanding == 2
         await task
         assert member.outstanding == 0
+
+    run_instantly(scenario())
+
+
+def test_a_request_refused_before_the_server_sees_it_proves_nothing():
+    async def scenario():
+        engine, member = await started()
+        for _ in range(2):
+            await fails(engine, member, BackendTimeoutError("Silent."))
+        await asyncio.sleep(COOL_DOWN_S)
+        assert member.breaker.state is BreakerState.HALF_OPEN
+        refused = InvalidRequestError("No such schema.")
+        refused.has_reached_engine = False
+        await fails(engine, member, refused)
+        assert member.breaker.state is BreakerState.HALF_OPEN
+        await member.call(TEXTS, CONTEXT)
+        assert member.breaker.state is BreakerState.CLOSED
 
     run_instantly(scenario())
 

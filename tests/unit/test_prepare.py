@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import adapters.vllm.dialect.prepare as prepare_module
 from adapters.vllm.dialect.grammar_size import MAX_CHOICE_LENGTH, MAX_FORM_BYTES, MAX_OPTIONAL_PARTS
 from adapters.vllm.dialect.pattern import length_pattern
 from adapters.vllm.dialect.prepare import MAX_BAD_WORDS, prepare
@@ -268,3 +269,21 @@ def test_tools_and_structured_outputs_are_both_prepared():
     prepared = prepare(request_of("chat", tools=tools, guided_json=SHORT))
     assert prepared.prompt.tools[0].parameters["properties"]["a"] == SHORT_PATTERN
     assert prepared.sampling.structured_outputs.json == SHORT_PATTERN
+
+
+def test_prompts_of_one_request_share_the_preparation_of_their_form(monkeypatch):
+    normalized = []
+    monkeypatch.setattr(
+        prepare_module, "normalize_schema", lambda schema, param: normalized.append(param) or {"type": "string"}
+    )
+    decoder, least = BODIES["completions"]
+    body = decoder.decode(msgspec.json.encode(least | {"prompt": ["a", "b", "c"], "guided_json": SHORT}))
+    prepared = [prepare(request) for request in body.to_requests()]
+    assert normalized == ["guided_json"]
+    assert [request.sampling.structured_outputs.json for request in prepared] == [{"type": "string"}] * 3
+
+
+def test_what_is_refused_here_has_not_reached_the_engine():
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare(request_of("chat", bad_words=[str(number) for number in range(MAX_BAD_WORDS + 1)]))
+    assert caught.value.has_reached_engine is False

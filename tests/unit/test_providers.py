@@ -94,3 +94,16 @@ def test_the_provider_does_not_import_vllm():
         "sys.exit(any(name in sys.modules for name in ('vllm', 'torch', 'transformers')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_lone_engine_plans_with_the_memory_that_is_free(tmp_path, memory):
+    # A quarter of the card, the default share, would be more than is free.
+    memory(Card(name="a card", total_bytes=24 * GIB, used_bytes=20 * GIB))
+    name = "Qwen/Qwen3-Embedding-0.6B"
+    options = InProcessOptions(
+        engines={Role.EMBED: EngineOptions(model=name)}, cache_dir=tmp_path, shares_gpu=True
+    )
+    models = {Role.EMBED: LocatedModel(name=name, source=name, is_local=False)}
+    plan = InProcessProvider(options).fitting_plan(models)
+    assert plan.fits
+    assert plan.engines[0].total_bytes < 4 * GIB

@@ -94,6 +94,16 @@ def test_certificates_are_those_of_the_system_or_of_the_variables_that_pip_reads
     assert run_uv.uv_environment({}, {"REQUESTS_CA_BUNDLE": "/ours.pem"})["SSL_CERT_FILE"] == "/ours.pem"
 
 
+def test_a_folder_of_certificates_is_passed_as_a_folder(tmp_path):
+    passed = run_uv.uv_environment({}, {"REQUESTS_CA_BUNDLE": str(tmp_path)})
+    assert passed["SSL_CERT_DIR"] == str(tmp_path)
+    assert "SSL_CERT_FILE" not in passed
+
+
+def test_uv_gets_whole_seconds():
+    assert run_uv.uv_environment({"timeout": "60.5"}, {})["UV_HTTP_TIMEOUT"] == "61"
+
+
 def test_without_a_configuration_no_source_is_set():
     found = run_uv.uv_environment({}, {})
     assert not {"UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT"} & set(found)

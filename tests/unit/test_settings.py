@@ -405,6 +405,7 @@ def test_names_that_only_containers_read_are_no_mistakes(tmp_path):
         ("MODEL_EMBEDDING_NAME", "MODEL_EMBED_NAME"),
         ("MODEL_EMBEDNAME", "MODEL_EMBED_NAME"),
         ("API_KEY", "API_KEYS"),
+        ("REQUEST_TIMEOUT", "REQUEST_TIMEOUT_S"),
         ("EMBED_MAX_WAITING_TOKEN", "EMBED_MAX_WAITING_TOKENS"),
         ("HTTP_CONECT_TIMEOUT_S", "HTTP_CONNECT_TIMEOUT_S"),
     ],

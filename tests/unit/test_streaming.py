@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import json
 from collections.abc import AsyncGenerator
@@ -356,3 +357,48 @@ def test_a_failed_comment_does_not_end_the_answer():
     gc.collect()
     assert lost == []
     assert connections[0].body == texts(2) + DONE
+
+
+def test_a_head_that_was_interrupted_is_sent_before_the_end():
+    class Stuck(Clock):
+        async def send(self, message: dict) -> None:
+            if not self.sent and message["type"] == "http.response.start" and now() < 30:
+                await asyncio.sleep(1000)
+            await super().send(message)
+
+    async def run() -> Stuck:
+        connection, source = Stuck(), Slow(0, 0)
+
+        @contextlib.asynccontextmanager
+        async def limited():
+            async with open_stream(source.chunks()) as chunks:
+                try:
+                    async with asyncio.timeout(30):
+                        yield chunks
+                except TimeoutError:
+                    raise BackendFailedError("Too late.") from None
+
+        response = StreamedAnswer(
+            limited(), lambda chunks: chunks, Presenter(), reservation=Reservation(None, 0), keep_alive_s=0
+        )
+        await response({}, connection.receive, connection.send)
+        return connection
+
+    sent = run_instantly(run()).sent
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert b"Too late." in sent[1]["body"]
+
+
+def test_a_blocked_connection_has_one_comment_waiting_and_no_more():
+    class Blocked(Clock):
+        async def send(self, message: dict) -> None:
+            if now() < 100:
+                await asyncio.sleep(100 - now())
+            await super().send(message)
+
+    async def run() -> Blocked:
+        connection = Blocked()
+        await response_of(Slow(105), 10)({}, connection.receive, connection.send)
+        return connection
+
+    assert run_instantly(run()).comments_at == [100.0]

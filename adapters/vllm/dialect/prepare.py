@@ -30,6 +30,14 @@ def prepare(request: GenerationRequest) -> GenerationRequest:
             grammar of it. `param` is the client's field, from `sampling.structured_outputs_param` or
             `Conversation.tool_params`.
     """
+    try:
+        return _prepare(request)
+    except InvalidRequestError as error:
+        error.has_reached_engine = False
+        raise
+
+
+def _prepare(request: GenerationRequest) -> GenerationRequest:
     sampling, prompt = request.sampling, request.prompt
     if isinstance(prompt, Conversation) and prompt.tools:
         request = msgspec.structs.replace(request, prompt=_prepare_tools(prompt))
@@ -41,6 +49,24 @@ def prepare(request: GenerationRequest) -> GenerationRequest:
     if sampling.bad_words is not None:
         _check_bad_words(sampling.bad_words)
     return request
+
+
+_latest: list[tuple[StructuredOutputs, StructuredOutputs]] = []
+"""The latest structured outputs, and what they became."""
+
+
+def _prepare_structured_outputs(form: StructuredOutputs, param: str) -> StructuredOutputs:
+    """The form with its schemas rewritten.
+
+    All prompts of a completion request share one form, and a large schema takes many milliseconds: only the first
+    prompt pays for it.
+    """
+    for known, prepared in _latest:
+        if known is form:
+            return prepared
+    prepared = _prepare_form(form, param)
+    _latest[:] = [(form, prepared)]
+    return prepared
 
 
 def _prepare_tools(conversation: Conversation) -> Conversation:
@@ -58,7 +84,7 @@ def _prepare_tool(tool: Function, param: str) -> Function:
     return msgspec.structs.replace(tool, parameters=normalize_schema(tool.parameters, param))
 
 
-def _prepare_structured_outputs(form: StructuredOutputs, param: str) -> StructuredOutputs:
+def _prepare_form(form: StructuredOutputs, param: str) -> StructuredOutputs:
     check_form(form, param)
     if form.json is not None:
         return _prepare_json(form, param)

@@ -84,6 +84,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         self._memory_plan = memory_plan
         self._thread: EngineThread | None = None
         self._watchdog: Watchdog | None = None
+        self._generated_tokens = 0
         self._engine: RunningEngine | None = None
         self._chat: Chat | None = None
         own: dict[Any, Any] = (
@@ -171,6 +172,11 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
             await running.engine.check_health()
             if time.monotonic() - watchdog.last_progress > CANARY_AFTER_S and not self.unfinished_requests():
                 await self._send_canary()
+        # Whole answers produce no output before their end.
+        tokens = running.generated_tokens()
+        if tokens != self._generated_tokens:
+            self._generated_tokens = tokens
+            watchdog.progress()
         reason = watchdog.hangs(has_work=self.unfinished_requests() > 0)
         if reason is not None:
             await asyncio.to_thread(thread.kill)

@@ -350,7 +350,8 @@ def _normalize_grammar(request: ChatCompletionRequest, schemas: list[tuple[Any, 
 
 def _normalize(schema: Any, schemas: list[tuple[Any, Any]]) -> Any:
     for own, normalized in schemas:
-        if own == schema:
+        # Compared as JSON too, because in Python 0 equals False.
+        if own == schema and json.dumps(own) == json.dumps(schema):
             return normalized
     return normalize_if_possible(schema)
 

@@ -19,6 +19,7 @@ from adapters.models.shape import UnknownShapeError
 from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card, EnginePlan, EngineRequirements, MemoryPlan, shortage
+from domain.memory_plan.parts import reserve_bytes
 from domain.model_facts import ModelFacts
 from domain.port import InferenceBackend
 from domain.progress import Progress
@@ -241,10 +242,11 @@ def _with_default_share(engine: EngineRequirements, card: Card) -> EngineRequire
     """Limit an engine to its role's default share of the GPU, unless a setting specifies its memory."""
     if not card.is_gpu or engine.budget_bytes is not None:
         return engine
+    available = card.free_bytes - reserve_bytes(card.total_bytes, on_gpu=True)
     advice = f"Give it more with {_setting('VLLM_{}_GPU_MEMORY', engine.role)}."
     return msgspec.structs.replace(
         engine,
-        budget_bytes=int(ROLES[engine.role].gpu_share * card.total_bytes),
+        budget_bytes=min(int(ROLES[engine.role].gpu_share * card.total_bytes), max(0, available)),
         # If the cache size is set, that is the setting to change.
         budget_change=advice if engine.cache_bytes is None else None,
     )

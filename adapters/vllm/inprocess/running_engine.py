@@ -76,6 +76,11 @@ class RunningEngine:
         """A unique id for vLLM, which starts with the request's id."""
         return f"{context.request_id}-{next(_sequence)}"
 
+    def generated_tokens(self) -> int:
+        """Tokens of all unfinished generations so far: a change shows progress before any output is due."""
+        states = self.engine.output_processor.request_states.values()
+        return sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer is not None)
+
     def trace_headers(self, context: RequestContext) -> Mapping[str, str] | None:
         """Trace context for vLLM's span. A request without a trace, such as a canary, gets no span."""
         return (context.trace or UNSAMPLED) if self._traces else None

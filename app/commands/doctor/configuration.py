@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
 from app.engines import load_factory
+from app.http.server import is_loopback
 from app.settings import HTTP, INPROCESS, Settings
 from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def mistakes(error: ConfigurationError) -> list[Finding]:
@@ -40,7 +39,7 @@ def check_settings(
 
 def check_exposure(host: str, *, has_keys: bool, has_tls: bool) -> Finding:
     """Check who can use the service."""
-    if host in LOOPBACK or host.startswith("127."):
+    if is_loopback(host):
         return ok("access", f"only from this machine (HOST={host})")
     if not has_keys:
         return warning(
