@@ -90,7 +90,9 @@ class Server:
                 return time.monotonic() - self._began
             time.sleep(POLL_S)
         last = " ".join(self._log.read_text(errors="replace").split())[-400:]
-        raise ConfigurationError(f"A server for the comparison did not start. It said: {last}")
+        status = self._process.poll()
+        ended = "is not ready yet" if status is None else f"ended with status {status}"
+        raise ConfigurationError(f"A server for the comparison did not start: it {ended}. It said: {last}")
 
     def stop(self) -> None:
         """End it, and whatever it has left behind."""
