@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from adapters.resource_tracker import is_resource_tracker
+from adapters.vllm.inprocess.owner import OWNER
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORIA = Path(sys.executable).parent / "memoria"
@@ -52,6 +53,11 @@ def engine_environment() -> dict[str, str]:
     }
 
 
+def inherited_environment() -> dict[str, str]:
+    """This process's environment for a child, whose engines must not take it for their owner."""
+    return {name: value for name, value in os.environ.items() if name != OWNER}
+
+
 class ProcessFailedError(Exception):
     """A process ended, or did not get ready; the message holds the end of what it said."""
 
@@ -60,7 +66,6 @@ class LoggedProcess:
     """A child whose output is read all along, so that it never blocks, and shown when it fails."""
 
     def __init__(self, command: list[str], environment: dict[str, str], folder: Path = ROOT) -> None:
-        inherited = {name: value for name, value in os.environ.items() if name != "MEMORIA_OWNER_PID"}
         self._process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -69,7 +74,7 @@ class LoggedProcess:
             cwd=folder,
             preexec_fn=_end_with_parent,
             env={
-                **inherited,
+                **inherited_environment(),
                 "HF_HUB_OFFLINE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
                 "LOG_FORMAT": "text",

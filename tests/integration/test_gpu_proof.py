@@ -1,7 +1,6 @@
 """The script that verifies the memory plan on a GPU, as far as it runs on a CPU."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
 from app.commands.bench.comparison import MEMORIA, OVER_HTTP, VLLM
 from domain.roles import Role
-from tests.processes import ROOT
+from tests.processes import ROOT, inherited_environment
 from tools.real_shapes import CONFIGS, make_real_shapes
 
 pytestmark = pytest.mark.integration
@@ -28,7 +27,7 @@ def start(output: Path, *arguments: str, temporary: Path | None = None) -> subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **({"TMPDIR": str(temporary)} if temporary else {})},
+        env=inherited_environment() | ({"TMPDIR": str(temporary)} if temporary else {}),
     )
 
 
