@@ -216,7 +216,7 @@ class Load:
                 tally.note(f"no answer: {type(error).__name__} {error}")
             else:
                 tally.refused += 1
-                self.statuses[f"{role} nobody there"] += 1
+                self.statuses[f"{role} connection refused"] += 1
         except (KeyError, ValueError, AssertionError) as error:
             tally.wrong += 1
             tally.note(f"an answer that is none: {type(error).__name__} {error}")

@@ -29,7 +29,7 @@ MODELS = "MODELS"
 def main() -> int:
     """Prove it, and return the exit status."""
     options = _options()
-    # Whoever ends the script ends what it has started too.
+    # SIGTERM must also stop the processes that this script has started.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         report = prove(options)
@@ -108,7 +108,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _leave_out_own_settings(folder: Path) -> None:
-    """Without the settings of whoever runs it, and their .env, so that the same is proved everywhere."""
+    """Ignore the user's settings and .env file, so that results are comparable between machines."""
     for variable in VARIABLES:
         os.environ.pop(variable.name, None)
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -10,7 +10,7 @@ import msgspec
 from adapters.models.hardware import gpu_card, gpu_driver
 from domain.units import GIB, MIB
 
-# The cache of a plan is what vLLM is told to make, less what does not fill a block.
+# vLLM allocates whole blocks, so the KV cache may differ from the planned size by this share.
 CACHE_TOLERANCE = 0.02
 # What an ended engine may leave behind on a card, in bytes: the driver's own figures move by some MiB.
 LEFT_BEHIND = 256 * MIB
@@ -57,7 +57,7 @@ def with_context(logged: dict[str, dict[str, int]], free_before: int | None) -> 
     starts = [one["free_at_start"] for one in logged.values() if "free_at_start" in one]
     if free_before is None or not starts:
         return logged
-    # The engines start one after the other, so only the first one's is told; the second is a process of its kind.
+    # The engines start one after the other, so only the first one's context can be measured.
     context = max(0, free_before - max(starts))
     return {model: {**one, "cuda_context": context} for model, one in logged.items()}
 

@@ -161,7 +161,7 @@ class Proof:
         health, on_card = step.get("health"), self._card_bytes is not None
         if health is None:
             return
-        # Where the driver tells of no processes, the card's own difference is what both engines take.
+        # If the driver lists no processes, the change of the card's used memory is what both engines take.
         by_process = lists_processes(health) or used(step["cards"]["before"]) is None
         compared = memory_by_role(health, step["logged"], on_card=on_card, by_process=by_process)
         step["memory"], step["card"] = compared, compare_card(step["cards"] if on_card else {}, compared)

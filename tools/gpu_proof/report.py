@@ -55,7 +55,7 @@ def _memory_lines(step: dict[str, Any]) -> list[str]:
     if memory is None:
         return []
     if not memory:
-        return ["The service told of no plan, so nothing can be compared with one.", ""]
+        return ["The service reported no memory plan, so the measured memory is not compared with one.", ""]
     rows = []
     for role, one in memory.items():
         rows.append([role, "all", gib(one["planned_bytes"]), gib(one["measured_bytes"])])

@@ -1,7 +1,7 @@
 """What telemetry costs: the same service with none of it, with what it has by itself, and with traces.
 
 Once with engines in process, tiny models so that the front end weighs as much as it can, and once as a gateway in
-front of answers that cost nothing. Whoever collects the telemetry answers at once, on the same cores.
+front of answers that cost nothing. The telemetry collector answers at once, on the same cores.
 """
 
 from app.commands.bench import workloads
@@ -43,7 +43,7 @@ async def compare_telemetry(
     """
     collector = servers.canned()
     await ready(collector, path="/health")
-    report.notes.append("Whoever collects the telemetry answers at once, and runs on the same cores.")
+    report.notes.append("The telemetry collector answers at once and runs on the same cores.")
     await in_process_cost(report, servers, models, collector, rounds=rounds, seconds=seconds, progress=progress)
     await gateway_cost(report, servers, collector, rounds=rounds, seconds=seconds, progress=progress)
     servers.end(collector)
