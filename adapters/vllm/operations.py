@@ -5,22 +5,52 @@ from typing import Any, cast
 
 from domain.errors import WrongEndpointError
 from domain.port import RequestContext
-from domain.requests import GenerationRequest, Request, ResultT
+from domain.requests import (
+    DetokenizeRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+    Request,
+    ResultT,
+    TokenizeRequest,
+)
+from domain.roles import Role
 
 Operation = Callable[[Any, RequestContext], Awaitable[Any]]
+
+
+# What a model of each role serves besides tokens.
+OWN_REQUEST: Mapping[Role, type[Request[Any]]] = {
+    Role.EMBED: EmbeddingRequest,
+    Role.GENERATE: GenerationRequest,
+}
 
 
 class Operations:
     """The operations of one backend, by the type of their request."""
 
-    def __init__(self, operations: Mapping[type[Request[Any]], Operation], *, model: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        role: Role,
+        own: Operation,
+        *,
+        tokenize: Operation,
+        detokenize: Operation,
+        model: Callable[[], str],
+    ) -> None:
         """Make it.
 
         Args:
-            operations: a method for each type of request that the backend serves.
+            role: the model's role.
+            own: the role's operation, which takes a request of the type in `OWN_REQUEST`.
+            tokenize: takes a TokenizeRequest.
+            detokenize: takes a DetokenizeRequest.
             model: returns the model's name, for error messages.
         """
-        self._operations = operations
+        self._operations: dict[type[Request[Any]], Operation] = {
+            OWN_REQUEST[role]: own,
+            TokenizeRequest: tokenize,
+            DetokenizeRequest: detokenize,
+        }
         self._model = model
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import httpx
 
@@ -67,11 +66,11 @@ class VLLMHTTPBackend:
         self._model: ServerModel | None = None
         self._embedding: Embedding | None = None
         self._generation: Generation | None = None
-        own: dict[Any, Any] = (
-            {EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate}
-        )
         self._operations = Operations(
-            own | {TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize},
+            role,
+            self._embed if role is Role.EMBED else self._generate,
+            tokenize=self._tokenize,
+            detokenize=self._detokenize,
             model=lambda: self._name,
         )
 

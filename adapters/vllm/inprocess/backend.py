@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterable
-from typing import Any
 
 from vllm.envs import enable_envs_cache
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -87,11 +86,11 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         self._generated_tokens = 0
         self._engine: RunningEngine | None = None
         self._chat: Chat | None = None
-        own: dict[Any, Any] = (
-            {EmbeddingRequest: self._embed} if role is Role.EMBED else {GenerationRequest: self._generate}
-        )
         self._operations = Operations(
-            own | {TokenizeRequest: self._tokenize, DetokenizeRequest: self._detokenize},
+            role,
+            self._embed if role is Role.EMBED else self._generate,
+            tokenize=self._tokenize,
+            detokenize=self._detokenize,
             model=lambda: self._name,
         )
         self._canaries: set[asyncio.Task[None]] = set()
