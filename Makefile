@@ -47,9 +47,10 @@ check: install-unit ## Check style, types and imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two plugins that no unit test uses take more than a second to load. `make test` tries each property more often.
+# Three processes, because tests that wait leave a core free. Two plugins that no unit test uses take more than a
+# second to load. `make test` tries each property more often.
 unit: install-unit ## Run the unit tests: no engine, no browser, no Node
-	$(BIN)/pytest tests/unit --hypothesis-profile quick -p no:schemathesis -p no:faker
+	$(BIN)/pytest tests/unit --hypothesis-profile quick -n 3 --dist worksteal -p no:schemathesis -p no:faker
 
 test: install-test check audit ## Run every check and every test, with real engines
 	$(BIN)/memoria models

@@ -1,4 +1,5 @@
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 
 HERE = Path(__file__).parent
+# What `app.telemetry.log.set_up` changes.
+LOGGERS = [
+    *("", "memoria", "memoria.engine", "memoria.request", "uvicorn", "vllm", "py.warnings"),
+    *("opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util.re"),
+]
 # For `make unit`. Without it hypothesis tries a property with 100 examples unless the test says otherwise.
 settings.register_profile("quick", max_examples=25)
 
@@ -17,6 +23,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("error"))
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[list[logging.Logger]]:
+    """The loggers that a test may change; afterwards they are as before."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield loggers
+    logging.captureWarnings(False)
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

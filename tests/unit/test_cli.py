@@ -1,6 +1,5 @@
 import importlib.metadata
 import json
-import logging
 import signal
 import socket
 import subprocess
@@ -16,11 +15,10 @@ ELSEWHERE = {"EMBED_BACKEND": "vllm-http", "GEN_BACKEND": "vllm-http", "PORT": "
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_before():
+def _signals_as_before(logging_as_before):
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
-    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 import json
-import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from adapters.vllm.inprocess.engine_log import ADDRESS, EngineLog
-from app.telemetry.log import JSON, SERVICE_LOG, TEXT, set_up
+from app.telemetry.log import JSON, TEXT, set_up
 
 PRINTS = """
 import sys
@@ -25,14 +24,11 @@ RuntimeError: A worker failed."""
 
 
 @pytest.fixture
-def make_log(monkeypatch, capsys) -> Iterator[Callable[..., EngineLog]]:
+def make_log(monkeypatch, capsys, logging_as_before) -> Callable[..., EngineLog]:
     # So that monkeypatch restores the address after the test.
     monkeypatch.setenv(ADDRESS, "")
-    service_log = logging.getLogger(SERVICE_LOG)
     set_up("warning", TEXT)
-    yield lambda name, *, echo=False: EngineLog(echo=echo, find_name=lambda _pid: name)
-    service_log.handlers.clear()
-    service_log.propagate = True
+    return lambda name, *, echo=False: EngineLog(echo=echo, find_name=lambda _pid: name)
 
 
 def run(text: str) -> subprocess.CompletedProcess:

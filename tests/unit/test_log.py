@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,22 +24,14 @@ from domain.health import BackendHealth, BackendState
 from domain.roles import Role
 
 ODD = 'a "quoted" \n line\r\x00\x1b[31m \u2028 ümläut \ud800 end'
-TOUCHED = ["", "memoria", "memoria.engine", "memoria.request", "uvicorn", "vllm", "py.warnings"]
 TELLTALES = ["opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util.re"]
 
 
 @pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in TOUCHED + TELLTALES]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    # As in a new process: vLLM may be loaded in this one, with its own level.
-    for logger in loggers:
+def _loggers_as_in_a_new_process(logging_as_before: list[logging.Logger]) -> None:
+    # vLLM may be loaded in this one, with its own level.
+    for logger in logging_as_before:
         logger.setLevel(logging.NOTSET if logger.name != "root" else logging.WARNING)
-    yield
-    logging.captureWarnings(False)
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 @pytest.fixture

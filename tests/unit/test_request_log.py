@@ -153,10 +153,8 @@ def test_below_the_level_nothing_is_logged(caplog):
 
 
 @pytest.fixture
-async def logged(capsys, tmp_path):
+async def logged(capsys, tmp_path, logging_as_before):
     """An application with a log, and its lines."""
-    loggers = [logging.getLogger(name) for name in ("", "memoria", "uvicorn", "vllm", "memoria.engine")]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     keys = tmp_path / "keys"
     keys.write_text(f"alice {KEY}\n")
     async with observing(settings={"API_KEYS_FILE": str(keys)}) as api:
@@ -170,10 +168,6 @@ async def logged(capsys, tmp_path):
             return [line for line in found if line["logger"] == "memoria.request"]
 
         yield api, written
-    logging.captureWarnings(False)
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 @pytest.mark.parametrize("path", [EMBED, COMPLETE, CHAT])
