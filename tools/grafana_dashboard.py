@@ -1,4 +1,4 @@
-"""Writes `dashboard.json` beside itself: python tools/grafana_dashboard.py.
+"""Writes `dashboard.json`: python tools/grafana_dashboard.py.
 
 A dashboard is a long file in which only a few things differ from one panel to the next; these are here.
 """
@@ -307,12 +307,12 @@ PANELS: list[tuple[int, dict[str, Any]]] = [
     (
         8,
         chart(
-            "Requests that travel together",
+            "Requests per batch",
             percentiles("memoria_join_size", "role", ""),
-            about="Of embedding requests that had company.",
+            about="Batches of several embedding requests.",
         ),
     ),
-    (8, chart("Wait to travel together", percentiles("memoria_join_wait_seconds", "role", ""), unit="s")),
+    (8, chart("Wait for a batch", percentiles("memoria_join_wait_seconds", "role", ""), unit="s")),
     (
         8,
         chart(

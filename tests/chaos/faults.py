@@ -51,7 +51,7 @@ class Stage(msgspec.Struct, kw_only=True):
 
     async def find_engines(self) -> None:
         """Tell the two engine processes apart by which of them works for an embedding."""
-        # While one starts there are helpers beside it, and for a moment it can't be looked at.
+        # While one starts it has helper processes, and for a moment it can't be looked at.
         while len(processes := await asyncio.to_thread(self.service.engine_processes)) != len(Role):
             await asyncio.sleep(POLL_S)
         known = {role: process for role, process in self.engines.items() if process in processes}
@@ -79,7 +79,7 @@ def _signalled(role: str, number: signal.Signals) -> Fault:
         other = stage.load.tallies["generate" if role == "embed" else "embed"]
         refused = other.refused
         lost.send_signal(number)
-        # It is noticed before it is recovered from: a stopped engine answers nobody meanwhile.
+        # Wait until the loss is noticed, then for the recovery: a stopped engine answers no request meanwhile.
         while psutil.pid_exists(lost.pid) and lost.status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(POLL_S)
         await stage.recovered(role)
@@ -114,10 +114,12 @@ async def embedding_flood(stage: Stage) -> None:
     await asyncio.gather(*(one_after_another(number) for number in range(500)))
     if generate.refused > refused:
         generate.wrong += 1
-        generate.note(f"{generate.refused - refused} refused by a model that nobody flooded")
+        generate.note(f"{generate.refused - refused} refused by the model that was not flooded")
     if generate.right < right + load.clients:
         generate.wrong += 1
-        generate.note(f"{generate.right - right} answers for {load.clients} clients of the model beside the flood")
+        generate.note(
+            f"{generate.right - right} answers for {load.clients} clients of the model that was not flooded"
+        )
     await stage.recovered("embed", "generate")
 
 

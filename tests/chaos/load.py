@@ -80,7 +80,7 @@ class Load:
 
     @property
     def is_service_there(self) -> bool:
-        """False while the service itself is being ended or started: then nobody is there to answer."""
+        """False while the service itself is being stopped or started, when no request is answered."""
         return self.health.service_url is not None
 
     @is_service_there.setter
@@ -112,7 +112,7 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def paused(self) -> AsyncGenerator[None, None]:
-        """Nobody asks anything for as long as the block runs."""
+        """Send no request for as long as the block runs."""
         self._may_ask.clear()
         try:
             while any(self.under_way.values()):
@@ -126,7 +126,7 @@ class Load:
         await self.http.aclose()
 
     async def answers(self, role: str) -> bool:
-        """Whether a request of our own, which nobody counts, is answered, and right."""
+        """Whether an uncounted request is answered correctly."""
         assert self.truth is not None
         try:
             if role == "embed":

@@ -1,4 +1,4 @@
-"""How requests arrive: from so many clients, each waiting for its answer, or at a rate, whoever waits."""
+"""How requests arrive: from a number of clients that each wait for their answer, or at a fixed rate."""
 
 import asyncio
 import itertools

@@ -33,14 +33,14 @@ PRINTED_WIDTH = 180
 
 
 class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be asked of a benchmark."""
+    """The options of `memoria bench`."""
 
     url: str
-    """Of the running service to measure; not used by a comparison."""
+    """The running service to measure; not used by a comparison."""
     compare: bool
-    """Beside vLLM's own servers and other gateways."""
+    """Compare with vLLM's own servers and other gateways."""
     telemetry: bool
-    """The service with telemetry beside itself without."""
+    """Compare the service with and without telemetry."""
     soak_minutes: float | None
     rate: float | None
     """Requests in a second that arrive without waiting for one another; None for so many clients."""
@@ -92,7 +92,7 @@ def tell(report: Report, options: BenchOptions) -> None:
 
 
 def _command(options: BenchOptions) -> str:
-    """What to type for the same; where the reports went is nobody else's business."""
+    """The command that repeats this benchmark, without the output folder."""
     words = ["memoria", "bench"]
     if options.compare:
         words += ["--compare", "--rounds", f"{options.rounds}"]

@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         """A fresh connection.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: the connection failed.
         """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):

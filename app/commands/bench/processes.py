@@ -152,7 +152,7 @@ class Servers:
             "--num_workers",
             "1",
         ]
-        # It refuses to start without a key otherwise; nobody but this benchmark reaches it.
+        # It refuses to start without a key otherwise; it listens on loopback for this benchmark alone.
         environment = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
         return self._start(command, environment, port)
 
@@ -239,7 +239,7 @@ def rival(program: str) -> str | None:
 
 
 def version_of(program: str) -> str:
-    """What a program installed by pip says of its version, or the Python beside it of the package."""
+    """The version of a program, or of its package if it was installed by pip."""
     name = Path(program).name
     code = f"import importlib.metadata as m; print(m.version({name!r}))"
     python = Path(program).with_name("python")
