@@ -17,40 +17,27 @@ from domain.roles import Role
 
 Operation = Callable[[Any, RequestContext], Awaitable[Any]]
 
-
-# What a model of each role serves besides tokens.
-OWN_REQUEST: Mapping[Role, type[Request[Any]]] = {
-    Role.EMBED: EmbeddingRequest,
-    Role.GENERATE: GenerationRequest,
+SERVED: Mapping[Role, frozenset[type[Request[Any]]]] = {
+    Role.EMBED: frozenset({EmbeddingRequest, TokenizeRequest, DetokenizeRequest}),
+    Role.GENERATE: frozenset({GenerationRequest, TokenizeRequest, DetokenizeRequest}),
 }
+"""The types of requests that a model of each role serves."""
 
 
 class Operations:
     """The operations of one backend, by the type of their request."""
 
     def __init__(
-        self,
-        role: Role,
-        own: Operation,
-        *,
-        tokenize: Operation,
-        detokenize: Operation,
-        model: Callable[[], str],
+        self, role: Role, operations: Mapping[type[Request[Any]], Operation], *, model: Callable[[], str]
     ) -> None:
         """Make it.
 
         Args:
-            role: the model's role.
-            own: the role's operation, which takes a request of the type in `OWN_REQUEST`.
-            tokenize: takes a TokenizeRequest.
-            detokenize: takes a DetokenizeRequest.
+            role: the model's role, which decides what it serves.
+            operations: the adapter's method for each type of request, those of other roles included.
             model: returns the model's name, for error messages.
         """
-        self._operations: dict[type[Request[Any]], Operation] = {
-            OWN_REQUEST[role]: own,
-            TokenizeRequest: tokenize,
-            DetokenizeRequest: detokenize,
-        }
+        self._operations = {kind: operations[kind] for kind in SERVED[role]}
         self._model = model
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:

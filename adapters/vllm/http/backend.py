@@ -68,9 +68,12 @@ class VLLMHTTPBackend:
         self._generation: Generation | None = None
         self._operations = Operations(
             role,
-            self._embed if role is Role.EMBED else self._generate,
-            tokenize=self._tokenize,
-            detokenize=self._detokenize,
+            {
+                EmbeddingRequest: self._embed,
+                GenerationRequest: self._generate,
+                TokenizeRequest: self._tokenize,
+                DetokenizeRequest: self._detokenize,
+            },
             model=lambda: self._name,
         )
 

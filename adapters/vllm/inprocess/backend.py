@@ -88,9 +88,12 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         self._chat: Chat | None = None
         self._operations = Operations(
             role,
-            self._embed if role is Role.EMBED else self._generate,
-            tokenize=self._tokenize,
-            detokenize=self._detokenize,
+            {
+                EmbeddingRequest: self._embed,
+                GenerationRequest: self._generate,
+                TokenizeRequest: self._tokenize,
+                DetokenizeRequest: self._detokenize,
+            },
             model=lambda: self._name,
         )
         self._canaries: set[asyncio.Task[None]] = set()
