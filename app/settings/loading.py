@@ -88,9 +88,12 @@ def unknown_names(dotenv: Path) -> list[str]:
 
 
 def _is_misspelled(name: str, known: str) -> bool:
-    words, known_words = name.split("_"), known.removesuffix("_S").split("_")
-    if len(words) == len(known_words) + known.endswith("_S"):
-        known_words = known.split("_")
+    """Whether a name is a known one with mistakes in its words, or without its unit of seconds."""
+    return any(_has_similar_words(name, meant) for meant in (known, known.removesuffix("_S")))
+
+
+def _has_similar_words(name: str, known: str) -> bool:
+    words, known_words = name.split("_"), known.split("_")
     if len(words) != len(known_words):
         return name.replace("_", "") == known.replace("_", "")
     return all(
