@@ -9,11 +9,6 @@ from tests.unit.serving import Api, serving
 from tests.unit.waiting import until
 
 HERE = Path(__file__).parent
-# What `app.telemetry.log.set_up` changes.
-LOGGERS = [
-    *("", "memoria", "memoria.engine", "memoria.request", "uvicorn", "vllm", "py.warnings"),
-    *("opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util.re"),
-]
 # For `make unit`. Without it hypothesis tries a property with 100 examples unless the test says otherwise.
 settings.register_profile("quick", max_examples=25)
 
@@ -26,15 +21,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def logging_as_before() -> Iterator[list[logging.Logger]]:
-    """The loggers that a test may change; afterwards they are as before."""
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    yield loggers
+def logging_as_before() -> Iterator[None]:
+    """Undo what a test does to the log of this process."""
+    before = {logger: (logger.handlers, logger.propagate, logger.level) for logger in _loggers()}
+    yield
     logging.captureWarnings(False)
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
+    for logger in _loggers():
+        # Those that the test has created become as new.
+        logger.handlers, logger.propagate, level = before.get(logger, ([], True, logging.NOTSET))
         logger.setLevel(level)
+
+
+def _loggers() -> list[logging.Logger]:
+    known = logging.root.manager.loggerDict.values()
+    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,11 @@ TELLTALES = ["opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util
 
 
 @pytest.fixture(autouse=True)
-def _loggers_as_in_a_new_process(logging_as_before: list[logging.Logger]) -> None:
+def _loggers_as_in_a_new_process(logging_as_before: None) -> None:
     # vLLM may be loaded in this one, with its own level.
-    for logger in logging_as_before:
-        logger.setLevel(logging.NOTSET if logger.name != "root" else logging.WARNING)
+    for name in ("vllm", *TELLTALES):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture
