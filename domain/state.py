@@ -1,7 +1,8 @@
 """The port of the store that keeps responses and conversations.
 
-An adapter implements `StateStore` on a database; `tests/contract` tests each against the contract below. What is stored
-belongs to one owner, the name of an API key, and is invisible to all others. Without API keys the owner is empty.
+An adapter implements `StateStore` on a database; one suite of tests checks each against the contract below. What
+is stored belongs to one owner, the name of an API key, and is invisible to all others. Without API keys the owner
+is empty.
 
 Bodies and items are JSON objects as bytes, in the shapes of OpenAI's Responses API; the store does not read them.
 """
@@ -72,9 +73,8 @@ class StateStore(Protocol):
 
     Errors: every method raises only `StateUnavailableError` (and `asyncio.CancelledError`).
 
-    Durability: what an awaited method has written survives the end of the process at any moment. A response that is
-    unfinished when its process ends is reported as failed by every method from then on, with the error that
-    `interrupted_body` puts into its body.
+    Durability: what an awaited method has written survives the end of the process at any moment. A response that
+    is unfinished when its process ends is reported as failed by every method from then on.
     """
 
     async def start(self) -> None:

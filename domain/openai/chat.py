@@ -189,6 +189,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             max_tokens=self._max_tokens(),
             logprobs=self._logprobs(),
             response_format=_structured_outputs(self.response_format),
+            n=self.n or 1,
         )
         return GenerationRequest(
             prompt=conversation,
@@ -225,7 +226,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
             parallel_tool_calls=self.parallel_tool_calls is not False,
             reasoning_effort=self.reasoning_effort,
             include_reasoning=self.include_reasoning is not False,
-            template_arguments=_template_arguments(self.chat_template_kwargs),
+            template_arguments=check_template_arguments(self.chat_template_kwargs),
             documents=self.documents,
             add_generation_prompt=opens,
             continue_final_message=continues,
@@ -390,8 +391,8 @@ RESERVED_ARGUMENTS = {
 """Parameters of `apply_chat_template` of transformers, which are not passed to the template."""
 
 
-def _template_arguments(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Reject arguments that would replace the template or the conversation, or cause an error in the engine."""
+def check_template_arguments(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the arguments; reject those that replace the template or the messages, or break the engine."""
     for name in sorted(RESERVED_ARGUMENTS & set(arguments or {})):
         raise InvalidRequestError(
             f"'chat_template_kwargs' must not set '{name}'.",

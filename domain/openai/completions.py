@@ -61,7 +61,7 @@ class CompletionBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_f
         if self.candidates > (self.n or 1) and logprobs is None:
             # Needed to choose the best, even if the client did not request them.
             logprobs = 0
-        sampling = self.to_sampling(max_tokens=max_tokens, logprobs=logprobs)
+        sampling = self.to_sampling(max_tokens=max_tokens, logprobs=logprobs, n=self.n or 1)
         sampling = msgspec.structs.replace(sampling, n=self.candidates)
         prompts = as_prompts(self.prompt, "prompt")
         if len(prompts) > MAX_PROMPTS:

@@ -1,4 +1,4 @@
-"""Sampling fields that completion and chat completion requests share: OpenAI's, and vLLM's additions.
+"""Sampling fields that the requests of several endpoints share: OpenAI's, and vLLM's additions.
 
 vLLM's fields have the names and meaning of its own server (vllm.entrypoints.openai.completion.protocol, 0.32.0),
 so that `extra_body` works as with vLLM's server.
@@ -26,18 +26,13 @@ TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], msgspec.Meta(max_length=4096)]
 
 
-class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sampling fields of a request."""
+class SharedSamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sampling fields of completions, chat completions and responses."""
 
     frequency_penalty: Annotated[
         Penalty | None, describe("Penalizes tokens by how often they already appear.")
     ] = None
     logit_bias: Annotated[dict[str, Bias] | None, describe("Token id → bias.")] = None
-    max_tokens: Annotated[TokenCount | None, describe("Maximum tokens per choice.")] = None
-    n: Annotated[
-        Annotated[int, msgspec.Meta(ge=1, le=128)] | None,
-        describe("Choices per prompt; with greedy sampling, one is generated and copied."),
-    ] = None
     presence_penalty: Annotated[Penalty | None, describe("Penalizes tokens that already appear.")] = None
     seed: Annotated[
         Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
@@ -45,10 +40,6 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = None
     stop: Annotated[str | list[str] | None, describe("At most 4 sequences that end the text.")] = None
     stream: Annotated[bool | None, describe("Stream deltas as server-sent events.")] = None
-    stream_options: Annotated[
-        StreamOptions | None,
-        describe("`include_usage` is supported; `include_obfuscation` is ignored, because no padding is added."),
-    ] = None
     temperature: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=2)] | None,
         describe("0 is greedy. Default: the value of the model's generation_config.json, or 1."),
@@ -100,27 +91,23 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         describe("Truncate the prompt to this number of tokens; -1 for the context length.", vllm=True),
     ] = None
 
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a usage chunk."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    def check_stream_options(self) -> None:
-        """Raise InvalidRequestError for `stream_options` without `stream`."""
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequestError(
-                "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
-            )
-
     def to_sampling(
-        self, *, max_tokens: int | None, logprobs: int | None, response_format: StructuredOutputs | None = None
+        self,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None,
+        response_format: StructuredOutputs | None = None,
+        format_param: str = "response_format",
+        n: int = 1,
     ) -> SamplingParameters:
         """Convert to the domain's sampling parameters.
 
         Args:
             max_tokens: maximum tokens per choice, None for the rest of the context length.
             logprobs: number of most likely tokens to return, None for no log probabilities.
-            response_format: the constraint of `response_format`, if the request has that field.
+            response_format: the constraint that the endpoint's own field sets, if it has one.
+            format_param: the name of that field.
+            n: choices per prompt.
 
         Raises:
             InvalidRequestError: an invalid value, or an invalid combination.
@@ -132,10 +119,10 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 param="min_tokens",
                 code="invalid_value",
             )
-        constraint = _single_constraint(self, response_format)
+        constraint = _single_constraint(self, response_format, format_param)
         return SamplingParameters(
             max_tokens=max_tokens,
-            n=self.n or 1,
+            n=n,
             temperature=self.temperature,
             top_p=self.top_p,
             stop=_stops(self.stop),
@@ -158,6 +145,32 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             skip_special_tokens=self.skip_special_tokens,
             spaces_between_special_tokens=self.spaces_between_special_tokens,
         )
+
+
+class SamplingFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sampling fields of completions and chat completions."""
+
+    max_tokens: Annotated[TokenCount | None, describe("Maximum tokens per choice.")] = None
+    n: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=128)] | None,
+        describe("Choices per prompt; with greedy sampling, one is generated and copied."),
+    ] = None
+    stream_options: Annotated[
+        StreamOptions | None,
+        describe("`include_usage` is supported; `include_obfuscation` is ignored, because no padding is added."),
+    ] = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def check_stream_options(self) -> None:
+        """Raise InvalidRequestError for `stream_options` without `stream`."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError(
+                "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+            )
 
 
 def _stops(stop: str | list[str] | None) -> list[str]:
@@ -206,10 +219,12 @@ class _Constraint(NamedTuple):
     outputs: StructuredOutputs
 
 
-def _single_constraint(fields: SamplingFields, response_format: StructuredOutputs | None) -> _Constraint | None:
+def _single_constraint(
+    fields: SharedSamplingFields, response_format: StructuredOutputs | None, format_param: str
+) -> _Constraint | None:
     """The constraint on the output, which one of several fields may set."""
     candidates = {
-        "response_format": response_format,
+        format_param: response_format,
         "structured_outputs": fields.structured_outputs,
         "guided_json": _outputs(json=fields.guided_json),
         "guided_regex": _outputs(regex=fields.guided_regex),
