@@ -5,7 +5,9 @@ InferenceError
 │   ├── AuthenticationError        401  no API key, or an unknown one
 │   ├── ContextLengthError         400  more tokens than the model's context length
 │   ├── TooManyTokensError         400  more tokens than allowed in one embedding request
+│   ├── PreviousResponseError      400  no response of that id can be continued
 │   ├── ModelNotFoundError         404  no model of that name is served
+│   ├── StoredObjectNotFoundError  404  no response, conversation or item of that id is stored
 │   ├── WrongEndpointError         404  the model does not support this endpoint
 │   ├── UnknownUrlError            404  no such path
 │   ├── MethodNotAllowedError      405  the path does not support this method
@@ -34,6 +36,9 @@ local paths.
 """
 
 from typing import ClassVar
+
+MAX_SHOWN_ID = 100
+"""Characters of an unknown id that an error message includes."""
 
 
 class InferenceError(Exception):
@@ -114,6 +119,27 @@ class ModelNotFoundError(InvalidRequestError):
 
     status = 404
     default_code = "model_not_found"
+
+
+class PreviousResponseError(InvalidRequestError):
+    """No response of that id is stored that the client may continue."""
+
+    default_code = "previous_response_not_found"
+
+    def __init__(self, response_id: str, hint: str) -> None:
+        super().__init__(
+            f"Previous response with id '{response_id[:MAX_SHOWN_ID]}' not found. {hint}",
+            param="previous_response_id",
+        )
+
+
+class StoredObjectNotFoundError(InvalidRequestError):
+    """No response, conversation or item of that id is stored for this client."""
+
+    status = 404
+
+    def __init__(self, what: str, object_id: str, *, param: str | None = None, hint: str = "") -> None:
+        super().__init__(f"{what} with id '{object_id[:MAX_SHOWN_ID]}' not found. {hint}".rstrip(), param=param)
 
 
 class WrongEndpointError(InvalidRequestError):

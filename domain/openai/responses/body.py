@@ -145,6 +145,10 @@ class InputFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknow
         """The tools, by position. Raises InvalidRequestError for invalid ones."""
         return read_tools(self.tools or [], decode, ignore)
 
+    def callable_tools(self, tools: dict[int, ClientTool]) -> CallableTools:
+        """The tools as the model gets them. Raises InvalidRequestError for an invalid choice."""
+        return callable_tools(tools, self.tool_choice)
+
     def read_input(self, decode: DecodePart, ignore: IgnorePart) -> list[Any]:
         """The items of the request. Raises InvalidRequestError for invalid ones."""
         if self.input is None:
@@ -234,10 +238,6 @@ class ResponseBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields
     def has_encrypted_reasoning(self) -> bool:
         """Whether reasoning items include their content in a form to send back."""
         return ENCRYPTED_REASONING in (self.include or ())
-
-    def callable_tools(self, tools: dict[int, ClientTool]) -> CallableTools:
-        """The tools as the model gets them. Raises InvalidRequestError for an invalid choice."""
-        return callable_tools(tools, self.tool_choice)
 
     def check(self) -> None:
         """Raise InvalidRequestError for unsupported parameters and invalid combinations."""

@@ -1,0 +1,1 @@
+"""Creates, stores and continues responses of the Responses API."""

@@ -1,0 +1,199 @@
+"""Generates responses in the background, independently of the client's connection.
+
+The process that accepted a response generates it and keeps its events in memory until it has ended; the store has
+them too, for other processes and for later.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+
+from app.http.errors import as_inference_error
+from app.http.rate_limits import Reservation
+from app.responses.preparation import Prepared, record
+from domain.errors import InferenceError, OverloadedError
+from domain.openai.responses.events import Event
+from domain.port import RequestContext
+from domain.state import StateStore
+
+log = logging.getLogger("memoria")
+
+FLUSH_INTERVAL_S = 0.2
+"""How often events are stored, and requests to cancel from other processes are looked up."""
+QUEUE_RETRY_S = 1.0
+"""How long a response waits before it tries again, while the model's queue is full."""
+_encode = msgspec.json.Encoder().encode
+
+StoredEvent = tuple[int, bytes]
+"""A sequence number, and the event as a JSON object."""
+
+
+class Run:
+    """One response that is generated in the background."""
+
+    def __init__(
+        self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation, state: StateStore
+    ) -> None:
+        self.owner = owner
+        self._prepared = prepared
+        self._context = context
+        self._reservation = reservation
+        self._state = state
+        self._events: list[StoredEvent] = []
+        self._stored = 0
+        self._has_ended = False
+        self._is_cancelled = False
+        self._changed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Start to generate."""
+        self._state.begin(record(self._prepared, self.owner))
+        self._add(self._prepared.presenter.first_chunks())
+        self.task = asyncio.create_task(self._run(), name=f"response-{self.id}")
+
+    @property
+    def id(self) -> str:
+        """The response's id."""
+        return self._prepared.presenter.response.id
+
+    @property
+    def body(self) -> bytes:
+        """The response as it is now, as JSON."""
+        return _encode(self._prepared.presenter.response)
+
+    async def events(self, after: int) -> AsyncGenerator[StoredEvent, None]:
+        """The events with sequence numbers above `after`, as they arrive, to the last."""
+        position = after + 1
+        while True:
+            changed = self._changed
+            while position < len(self._events):
+                yield self._events[position]
+                position += 1
+            if self._has_ended:
+                return
+            await changed.wait()
+
+    async def cancel(self) -> None:
+        """Cancel the response and wait until it has ended; one that has ended stays as it is."""
+        if self.task is None or self.task.done():
+            return
+        self._is_cancelled = True
+        # A task that is cancelled before its first step never runs.
+        await asyncio.sleep(0)
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    def flush(self) -> None:
+        """Hand new events to the store."""
+        if self._stored < len(self._events):
+            self._state.append_events(self.id, self._events[self._stored :])
+            self._stored = len(self._events)
+
+    def _add(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        # The sequence number of an event is its position.
+        self._events += [(event.sequence_number, _encode(event)) for event in events]
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _run(self) -> None:
+        presenter = self._prepared.presenter
+        try:
+            with self._reservation as reservation:
+                try:
+                    await self._generate()
+                finally:
+                    reservation.used = presenter.usage.total_tokens
+            self._add(presenter.end_output())
+        except asyncio.CancelledError:
+            if self._is_cancelled:
+                presenter.cancel()
+            else:
+                presenter.fail(InferenceError("The service was stopped while it generated the response."))
+        except Exception as exception:
+            presenter.fail(as_inference_error(exception))
+        await self._finish()
+
+    async def _generate(self) -> None:
+        presenter, backend = self._prepared.presenter, self._prepared.model.backend
+        while True:
+            try:
+                async with backend.stream(self._prepared.generation, self._context) as events:
+                    async for event in events:
+                        self._add(presenter.chunks(event))
+                return
+            except OverloadedError:
+                # Nothing waits for this response, so it is the one to give way.
+                await asyncio.sleep(QUEUE_RETRY_S)
+
+    async def _finish(self) -> None:
+        try:
+            await self._state.finish(record(self._prepared, self.owner))
+        except InferenceError as error:
+            log.warning("a background response could not be stored: %s", error.message)
+        self._add(self._prepared.presenter.last_chunks())
+        self._has_ended = True
+        self.flush()
+        self._wake()
+
+
+class BackgroundRuns:
+    """All background responses of this process."""
+
+    def __init__(self, state: StateStore) -> None:
+        """Create it without starting anything.
+
+        Args:
+            state: where responses and their events are stored.
+        """
+        self._state = state
+        self._runs: dict[str, Run] = {}
+        self._loop: asyncio.Task[None] | None = None
+
+    def begin(self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation) -> Run:
+        """Generate a response in the background."""
+        run = Run(prepared, owner, context, reservation, self._state)
+        self._runs[run.id] = run
+        run.begin()
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._attend(), name="background-responses")
+        return run
+
+    def find(self, owner: str, response_id: str) -> Run | None:
+        """The owner's response of that id, if this process generates it."""
+        run = self._runs.get(response_id)
+        return run if run is not None and run.owner == owner else None
+
+    async def stop(self) -> None:
+        """End all responses as failed, because the service ends."""
+        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        if self._loop is not None:
+            tasks.append(self._loop)
+        # A task that is cancelled before its first step never runs.
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._runs.clear()
+
+    async def _attend(self) -> None:
+        """Store events and notice requests to cancel, while there are responses."""
+        while self._runs:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            for run in list(self._runs.values()):
+                run.flush()
+                if run.task is not None and run.task.done():
+                    del self._runs[run.id]
+            # The next look at the store may succeed.
+            with contextlib.suppress(InferenceError):
+                for response_id in await self._state.cancel_requested(list(self._runs)):
+                    if response_id in self._runs:
+                        await self._runs[response_id].cancel()

@@ -1,0 +1,46 @@
+"""Pages of items: the lists of a response's input and of a conversation."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from domain.errors import StoredObjectNotFoundError
+from domain.openai.responses.response import ItemList
+from domain.state import Item
+
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+
+
+class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which items of a list a client wants."""
+
+    after: str | None = None
+    """The id of the item before the first one."""
+    limit: int = DEFAULT_LIMIT
+    order: Literal["asc", "desc"] = "desc"
+
+
+def page_of(items: Sequence[Item], query: PageQuery) -> ItemList:
+    """One page of a list.
+
+    Args:
+        items: all items, oldest first.
+        query: which of them.
+
+    Raises:
+        StoredObjectNotFoundError: there is no item with the id in `after`.
+    """
+    ordered = list(items) if query.order == "asc" else list(reversed(items))
+    if query.after is not None:
+        ids = [item.id for item in ordered]
+        if query.after not in ids:
+            raise StoredObjectNotFoundError("Item", query.after, param="after")
+        ordered = ordered[ids.index(query.after) + 1 :]
+    shown = ordered[: query.limit]
+    return ItemList(
+        data=[msgspec.Raw(item.data) for item in shown],
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=len(ordered) > len(shown),
+    )
