@@ -79,6 +79,8 @@ class GenerationUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of all choices, including reasoning."""
     reasoning_tokens: int | None = None
     """Reasoning tokens; None for a model without a reasoning parser."""
+    cached_tokens: int | None = None
+    """Prompt tokens that the engine took from its prefix cache; None if the engine does not report them."""
 
     @property
     def total_tokens(self) -> int:

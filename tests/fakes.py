@@ -55,6 +55,8 @@ from domain.streams import open_stream
 DIMENSIONS = 8
 LENGTHS = (4, 8)
 VOCABULARY = 128
+CACHE_BLOCK = 128
+"""Tokens of a block of the prefix cache."""
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 
 
@@ -77,6 +79,7 @@ class FakeBackend:
         self.started = False
         self.stops = 0
         self.reports_tokens_per_input = True
+        self._cached: set[tuple[int, ...]] = set()
         self.steps: list[str] = []
         """Steps that a start reports."""
 
@@ -154,6 +157,7 @@ class FakeBackend:
             if len(prompt) >= self.max_model_len:
                 raise ContextLengthError(self.max_model_len, param=param)
             room = self.max_model_len - len(prompt)
+            cached = self._cache(prompt)
             total = reasoning = 0
             for index in range(request.sampling.n):
                 output = _continuation(request, prompt, index, room)
@@ -180,9 +184,17 @@ class FakeBackend:
                 prompt_tokens=len(prompt),
                 completion_tokens=total,
                 reasoning_tokens=reasoning if param == "messages" else None,
+                cached_tokens=cached,
             )
         finally:
             self.running -= 1
+
+    def _cache(self, prompt: list[int]) -> int:
+        """Cache the prompt's blocks; the number of tokens that were cached. Its last token is always computed."""
+        ends = range(CACHE_BLOCK, len(prompt), CACHE_BLOCK)
+        found = max((end for end in ends if tuple(prompt[:end]) in self._cached), default=0)
+        self._cached |= {tuple(prompt[:end]) for end in ends}
+        return found
 
     async def _tokenize(self, request: TokenizeRequest) -> Tokenization:
         text = request.prompt if isinstance(request.prompt, str) else _template(request.prompt)

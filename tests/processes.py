@@ -24,7 +24,7 @@ START_TIMEOUT_S = 240
 ENGINE_FLAGS = "--kv-cache-memory-bytes 67108864 --max-num-seqs 64"
 # What vLLM's own server has to be told, and the service finds out by itself.
 CHAT_FLAGS = (
-    "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3 "
+    "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3 --enable-prompt-tokens-details "
     '--structured-outputs-config {"backend":"xgrammar","disable_any_whitespace":true}'
 )
 

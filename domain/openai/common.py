@@ -26,6 +26,14 @@ TextMap = Annotated[
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN_ID)]
 
 
+class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """Breakdown of prompt tokens."""
+
+    audio_tokens: int = 0
+    cached_tokens: int
+    """Tokens that the engine took from its prefix cache."""
+
+
 class CompletionTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
     """Breakdown of completion tokens."""
 
@@ -33,11 +41,15 @@ class CompletionTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """OpenAI's schema `CompletionUsage`; the details are present for reasoning models."""
+    """OpenAI's schema `CompletionUsage`.
+
+    Details of the prompt are present if the engine reports them, those of the completion for reasoning models.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
@@ -48,13 +60,14 @@ class UsageCounter:
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._reasoning_tokens: int | None = None
+        self._cached_tokens: int | None = None
 
     def add(self, usage: GenerationUsage) -> None:
         """Add one prompt's usage."""
         self._prompt_tokens += usage.prompt_tokens
         self._completion_tokens += usage.completion_tokens
-        if usage.reasoning_tokens is not None:
-            self._reasoning_tokens = (self._reasoning_tokens or 0) + usage.reasoning_tokens
+        self._reasoning_tokens = _sum(self._reasoning_tokens, usage.reasoning_tokens)
+        self._cached_tokens = _sum(self._cached_tokens, usage.cached_tokens)
 
     @property
     def total_tokens(self) -> int:
@@ -63,15 +76,21 @@ class UsageCounter:
 
     def total(self) -> Usage:
         """The total so far."""
-        details = None
-        if self._reasoning_tokens is not None:
-            details = CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens)
+        reasoning, cached = self._reasoning_tokens, self._cached_tokens
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             total_tokens=self.total_tokens,
-            completion_tokens_details=details,
+            prompt_tokens_details=None if cached is None else PromptTokensDetails(cached_tokens=cached),
+            completion_tokens_details=(
+                None if reasoning is None else CompletionTokensDetails(reasoning_tokens=reasoning)
+            ),
         )
+
+
+def _sum(total: int | None, tokens: int | None) -> int | None:
+    """The sum of what is known; None if nothing is."""
+    return total if tokens is None else (total or 0) + tokens
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

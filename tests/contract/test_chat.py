@@ -1,6 +1,7 @@
 """Contract of every backend for conversations."""
 
 import json
+import random
 
 import pytest
 from jsonschema import validate
@@ -84,6 +85,17 @@ async def test_all_roles_and_text_parts_reach_the_prompt(generator: Case) -> Non
         ),
     )
     assert short.usage.prompt_tokens <= parts.usage.prompt_tokens < long.usage.prompt_tokens
+
+
+@STREAM
+async def test_usage_counts_cached_prompt_tokens(generator: Case, stream: bool) -> None:
+    letters = "".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=150))
+    asked = conversation(UserMessage(content=letters))
+    first, *again = [(await generate(generator, asked, stream=stream)).usage for _ in range(4)]
+    assert first.cached_tokens == 0
+    # Several servers have a cache each.
+    assert again[-1].cached_tokens is not None
+    assert 0 < again[-1].cached_tokens < again[-1].prompt_tokens
 
 
 @STREAM

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 
 import pytest
 
@@ -13,6 +14,12 @@ from tests.contract.cases import CONTEXT, Case, generate
 from tests.contract.waiting import cancel_running, until_idle
 
 PROMPT = "The quick brown fox"
+
+
+def random_prompt(case: Case, length: int) -> list[int]:
+    """Token ids that no other test has sent, of letters."""
+    letters = [case.tokenize(letter)[0] for letter in "abcdefghijklmnopqrstuvwxyz"]
+    return random.choices(letters, k=length)
 
 
 async def test_joined_deltas_equal_the_complete_answer(generator: Case) -> None:
@@ -33,6 +40,17 @@ async def test_max_tokens_limits_the_answer(generator: Case) -> None:
 async def test_usage_counts_the_prompt(generator: Case) -> None:
     generated = await generate(generator, PROMPT)
     assert generated.usage.prompt_tokens == len(generator.tokenize(PROMPT))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_usage_counts_cached_prompt_tokens(generator: Case, stream: bool) -> None:
+    length = generator.max_model_len * 3 // 4
+    prompt = random_prompt(generator, length)
+    assert (await generate(generator, prompt, stream=stream)).usage.cached_tokens == 0
+    # Several servers have a cache each.
+    again = [(await generate(generator, prompt, stream=stream)).usage.cached_tokens for _ in range(3)]
+    assert all(cached is not None for cached in again)
+    assert 0 < again[-1] < length
 
 
 async def test_token_ids_and_text_give_the_same_answer(generator: Case) -> None:

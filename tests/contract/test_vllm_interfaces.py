@@ -149,7 +149,7 @@ ATTRIBUTES: dict[str, list[str]] = {
     ],
     "vllm.v1.engine.output_processor.OutputProcessor": ["request_states"],
     "vllm.v1.engine.output_processor.RequestState": ["detokenizer"],
-    "vllm.outputs.RequestOutput": ["outputs", "prompt_logprobs", "prompt_token_ids"],
+    "vllm.outputs.RequestOutput": ["outputs", "prompt_logprobs", "prompt_token_ids", "num_cached_tokens"],
 }  # fmt: skip
 """Attributes that the constructor sets."""
 
@@ -282,6 +282,7 @@ def test_a_server_accepts_the_flags_of_the_compose_file(role):
     if role == "embed":
         assert (arguments.runner, arguments.hf_overrides) == ("pooling", {"is_matryoshka": True})
     else:
+        assert arguments.enable_prompt_tokens_details is True
         assert (arguments.tool_call_parser, arguments.reasoning_parser) == ("hermes", "qwen3")
         assert arguments.tool_call_parser in resolve("vllm.tool_parsers.ToolParserManager").list_registered()
         assert arguments.reasoning_parser in resolve("vllm.reasoning.ReasoningParserManager").list_registered()

@@ -12,7 +12,7 @@ from app.bootstrap import build_service
 from app.settings import load_settings
 from domain.errors import BackendFailedError, BackendTimeoutError, BackendUnavailableError
 from domain.roles import Role
-from tests.fakes import DIMENSIONS, FakeBackend
+from tests.fakes import CACHE_BLOCK, DIMENSIONS, FakeBackend
 from tests.unit.serving import (
     BODIES,
     CHAT,
@@ -30,6 +30,8 @@ from tests.unit.serving import (
 )
 from tests.unit.test_errors import SEEN_BY_CLIENTS, make
 from tests.unit.waiting import until
+
+NOTHING_CACHED = {"prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0}}
 
 # Embeddings
 
@@ -82,7 +84,7 @@ async def test_a_completion_is_not_streamed_by_default(api):
     assert response.status_code == 200
     assert (answer["object"], answer["model"]) == ("text_completion", "fake-write")
     assert answer["id"].startswith("cmpl-")
-    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
+    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8} | NOTHING_CACHED
     (choice,) = answer["choices"]
     assert (choice["index"], choice["finish_reason"], choice["logprobs"]) == (0, "length", None)
     assert len(choice["text"]) == 4
@@ -125,7 +127,16 @@ async def test_usage_comes_last_if_requested(api):
     *chunks, last = chunks_of(response)
     assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11} | NOTHING_CACHED
+
+
+async def test_usage_has_the_cached_tokens_of_all_prompts(api):
+    prompts = ["a" * 130, "b" * 140, "c"]
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+    before, after = [chunks_of(await api.complete(prompts, **asked))[-1]["usage"] for _ in range(2)]
+    assert before["prompt_tokens_details"]["cached_tokens"] == 0
+    assert after["prompt_tokens_details"] == {"cached_tokens": 2 * CACHE_BLOCK, "audio_tokens": 0}
+    assert (await api.complete(prompts)).json()["usage"] == after
 
 
 async def test_choices_of_several_prompts_are_numbered_through(api):

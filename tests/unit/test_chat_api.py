@@ -13,7 +13,7 @@ from app.bootstrap import build_app
 from app.settings import load_settings
 from domain.errors import BackendFailedError, BackendUnavailableError
 from domain.roles import Role
-from tests.fakes import FakeBackend
+from tests.fakes import CACHE_BLOCK, FakeBackend
 from tests.unit.serving import (
     BODIES,
     CHAT,
@@ -203,6 +203,13 @@ async def test_usage_comes_last_where_it_is_asked_for(api):
     assert last["usage"] == (await api.chat()).json()["usage"]
 
 
+async def test_usage_has_the_cached_tokens(api):
+    text = "x" * 150
+    assert (await api.chat(text)).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    again = (await api.chat(text)).json()["usage"]["prompt_tokens_details"]
+    assert again == {"cached_tokens": CACHE_BLOCK, "audio_tokens": 0}
+
+
 # What fails
 
 
@@ -337,7 +344,8 @@ async def test_best_of_answers_with_so_many_as_asked_for_and_counts_them_all(api
     answer = (await api.complete("ab", n=2, best_of=5, temperature=1, seed=3)).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1]
     assert all(choice["logprobs"] is None for choice in answer["choices"])
-    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 20, "total_tokens": 22}
+    usage = answer["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (2, 20, 22)
     assert api.writer.seen[-1].sampling.n == 5
 
 

@@ -164,6 +164,7 @@ def test_the_servers_are_set_up_to_share_a_card(file, name):
     ):
         assert flag in command
     assert {"--enable-prefix-caching", "--no-enable-log-requests", "--disable-uvicorn-access-log"} <= set(command)
+    assert ("--enable-prompt-tokens-details" in command) == (name == "generate")
     assert int(own["shm_size"]) >= 2**30
     (device,) = own["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["device_ids"], device["capabilities"]) == ("nvidia", ["0"], ["gpu"])

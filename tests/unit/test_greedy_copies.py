@@ -61,7 +61,7 @@ async def test_greedy_choices_are_generated_once_and_copied(engine, streams):
 @pytest.mark.parametrize("streams", [True, False])
 async def test_copied_choices_count_as_completion_tokens_and_the_prompt_counts_once(engine, streams):
     events = await copied(engine, request("abc", n=COPIES, max_tokens=4), streams=streams)
-    assert events[-1] == GenerationUsage(prompt_tokens=3, completion_tokens=12)
+    assert events[-1] == GenerationUsage(prompt_tokens=3, completion_tokens=12, cached_tokens=0)
 
 
 @pytest.mark.parametrize("temperature", [None, 0.7])
@@ -96,3 +96,9 @@ def test_reasoning_tokens_are_multiplied_too():
     usage = GenerationUsage(prompt_tokens=3, completion_tokens=5, reasoning_tokens=2)
     copy = copied_result(GenerationResult(choices=[], usage=usage), COPIES).usage
     assert copy == GenerationUsage(prompt_tokens=3, completion_tokens=15, reasoning_tokens=6)
+
+
+def test_the_prompt_is_counted_once():
+    usage = GenerationUsage(prompt_tokens=3, completion_tokens=5, cached_tokens=2)
+    copy = copied_result(GenerationResult(choices=[], usage=usage), COPIES).usage
+    assert (copy.prompt_tokens, copy.cached_tokens) == (3, 2)

@@ -1,6 +1,7 @@
 import base64
 import struct
 
+import msgspec
 import pytest
 
 from adapters.vllm.dialect.pattern import length_pattern
@@ -387,10 +388,25 @@ def test_a_choice_without_a_message_is_an_empty_delta():
 
 
 def test_usage_includes_reasoning_tokens():
-    told = ServerUsage(7, 5, ServerUsageDetails(reasoning_tokens=3))
-    assert usage_of(told, PLAIN) == GenerationUsage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=3)
+    reported = ServerUsage(7, 5, completion_tokens_details=ServerUsageDetails(reasoning_tokens=3))
+    assert usage_of(reported, PLAIN) == GenerationUsage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=3)
     assert usage_of(ServerUsage(7, 5), PLAIN).reasoning_tokens is None
     assert usage_of(ServerUsage(7), PLAIN).completion_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "cached"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 16, "created_cache_tokens": None}}, 16),
+        ({"prompt_tokens_details": {"cached_tokens": 0}}, 0),
+        ({"prompt_tokens_details": {"cached_tokens": None}}, None),
+        ({"prompt_tokens_details": None}, None),
+        ({}, None),
+    ],
+)
+def test_cached_tokens_are_those_that_the_server_reports(sent, cached):
+    reported = msgspec.convert({"prompt_tokens": 40, "completion_tokens": 5} | sent, ServerUsage)
+    assert usage_of(reported, PLAIN).cached_tokens == cached
 
 
 # Tokens

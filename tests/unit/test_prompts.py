@@ -103,6 +103,21 @@ def test_a_reasoning_model_that_did_not_reason_says_so():
     assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
 
 
+def test_cached_tokens_of_all_prompts_are_added_up():
+    usage = usage_of(
+        GenerationUsage(prompt_tokens=40, completion_tokens=1, cached_tokens=32),
+        GenerationUsage(prompt_tokens=40, completion_tokens=1),
+        GenerationUsage(prompt_tokens=40, completion_tokens=1, cached_tokens=16),
+    )
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 48, "audio_tokens": 0}
+
+
+def test_an_empty_cache_is_not_an_unknown_one():
+    usage = usage_of(GenerationUsage(prompt_tokens=1, completion_tokens=1, cached_tokens=0))
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0, "audio_tokens": 0}
+    assert "prompt_tokens_details" not in usage_of(GenerationUsage(prompt_tokens=1, completion_tokens=1))
+
+
 def test_ids_have_their_prefix_and_are_never_the_same():
     first, second = new_id("cmpl"), new_id("cmpl")
     assert first != second

@@ -189,12 +189,13 @@ def _parse_missed_calls(text: str, request: GenerationRequest) -> tuple[str, lis
 
 def usage_of(usage: ServerUsage, request: GenerationRequest) -> GenerationUsage:
     """The domain's usage for a server's."""
-    details = usage.completion_tokens_details
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     return GenerationUsage(
         prompt_tokens=usage.prompt_tokens,
         # With `max_tokens` 0 the engine still generates one token, which is not part of the completion.
         completion_tokens=0 if request.sampling.max_tokens == 0 else usage.completion_tokens or 0,
-        reasoning_tokens=details.reasoning_tokens if details is not None else None,
+        reasoning_tokens=completion.reasoning_tokens if completion is not None else None,
+        cached_tokens=prompt.cached_tokens if prompt is not None else None,
     )
 
 

@@ -25,11 +25,22 @@ class ServerUsageDetails(msgspec.Struct, frozen=True):
     reasoning_tokens: int | None = None
 
 
+class ServerPromptDetails(msgspec.Struct, frozen=True):
+    """Breakdown of the prompt tokens."""
+
+    cached_tokens: int | None = None
+
+
 class ServerUsage(msgspec.Struct, frozen=True):
-    """Token counts of a response; only servers with a reasoning parser send details."""
+    """Token counts of a response.
+
+    Only servers with a reasoning parser send details of the completion, and only those with the flag
+    `--enable-prompt-tokens-details` send details of the prompt.
+    """
 
     prompt_tokens: int
     completion_tokens: int | None = None
+    prompt_tokens_details: ServerPromptDetails | None = None
     completion_tokens_details: ServerUsageDetails | None = None
 
 

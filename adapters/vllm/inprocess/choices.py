@@ -21,10 +21,15 @@ class Choices:
         self._to_echo = set(range(request.sampling.n)) if request.echo else set()
         self._prompt_logprobs: list[TokenLogprob] = []
         self.completion_tokens = 0
+        self.cached_tokens: int | None = None
+        """Prompt tokens from the prefix cache, once the first output has arrived."""
 
     def deltas(self, output: RequestOutput) -> list[GenerationDelta]:
         """One delta for each choice with new output."""
         deltas: list[GenerationDelta] = []
+        if self.cached_tokens is None:
+            # Of several choices only the first may have computed the prompt.
+            self.cached_tokens = output.num_cached_tokens
         if self._logprobs is not None and not self._prompt_logprobs and output.prompt_logprobs:
             # Only the first output is sure to have them: vLLM merges the outputs of several choices, and attaches
             # the prompt's log probabilities to whichever choice comes first.

@@ -77,7 +77,11 @@ async def _complete(
                 running.record_progress()
                 for delta in choices.deltas(output):
                     yield delta
-        yield GenerationUsage(prompt_tokens=prompt_tokens, completion_tokens=choices.completion_tokens)
+        yield GenerationUsage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=choices.completion_tokens,
+            cached_tokens=choices.cached_tokens,
+        )
 
 
 async def _chat(
@@ -97,6 +101,7 @@ async def _chat(
             raise ContextLengthError(running.max_model_len, param="messages")
         count = request.sampling.logprobs
         completion_tokens = 0
+        cached_tokens: int | None = None
         outputs = running.engine.generate(
             rendered.engine_input,
             rendered.sampling_params(),
@@ -108,6 +113,8 @@ async def _chat(
             async for output in outputs:
                 progress.has_output = True
                 running.record_progress()
+                if cached_tokens is None:
+                    cached_tokens = output.num_cached_tokens
                 for choice in output.outputs:
                     completion_tokens += len(choice.token_ids)
                     has_reasoned = rendered.starts_with_reasoning and completion_tokens > 0
@@ -126,6 +133,7 @@ async def _chat(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             reasoning_tokens=rendered.reasoning_tokens(),
+            cached_tokens=cached_tokens,
         )
 
 

@@ -126,7 +126,7 @@ class Servers:
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
             "--served-model-name", model.name, "--runner", ROLES[role].runner,
-            "--host", "127.0.0.1", "--port", str(port), *flags.split(),
+            "--host", "127.0.0.1", "--port", str(port), "--enable-prompt-tokens-details", *flags.split(),
         ]  # fmt: skip
         environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         return self._start(command, environment, port)
