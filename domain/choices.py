@@ -59,6 +59,7 @@ class _ChoiceBuilder:
         self._calls: list[ToolCallDelta] = []
         self._logprobs: list[TokenLogprob] | None = None
         self._finish_reason: FinishReason | None = None
+        self._stop_sequence: str | None = None
 
     def add(self, delta: GenerationDelta) -> None:
         self._text.append(delta.text)
@@ -68,6 +69,7 @@ class _ChoiceBuilder:
             self._logprobs = self._logprobs or []
             self._logprobs += delta.logprobs
         self._finish_reason = delta.finish_reason or self._finish_reason
+        self._stop_sequence = delta.stop_sequence or self._stop_sequence
 
     def build(self, index: int) -> GenerationDelta:
         return GenerationDelta(
@@ -77,6 +79,7 @@ class _ChoiceBuilder:
             tool_calls=join_calls(self._calls),
             logprobs=self._logprobs,
             finish_reason=self._finish_reason,
+            stop_sequence=self._stop_sequence,
         )
 
 

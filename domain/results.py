@@ -62,6 +62,8 @@ class GenerationDelta(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
     """Set only on the last delta of a choice."""
+    stop_sequence: str | None = None
+    """The stop sequence of the request that ended the choice, on its last delta; None if another cause did."""
 
     @property
     def has_content(self) -> bool:

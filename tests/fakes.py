@@ -176,6 +176,8 @@ class FakeBackend:
                         index,
                         output.reason if position == len(parts) - 1 else None,
                     )
+                    if delta.finish_reason is not None:
+                        delta = msgspec.structs.replace(delta, stop_sequence=output.stop)
                     parsed = parser.parse(delta)
                     if parsed.has_content:
                         yield parsed
@@ -233,9 +235,10 @@ class FakeBackend:
 
 
 class _Output:
-    def __init__(self, tokens: list[int], reason: FinishReason) -> None:
+    def __init__(self, tokens: list[int], reason: FinishReason, stop: str | None = None) -> None:
         self.tokens = tokens
         self.reason = reason
+        self.stop = stop
 
 
 def _prompt_of(request: GenerationRequest) -> Prompt:
@@ -356,7 +359,7 @@ def _continuation(request: GenerationRequest, prompt: list[int], index: int, roo
         text = "".join(map(chr, tokens))
         for stop in sampling.stop:
             if stop in text:
-                return _Output(tokens[: text.index(stop)], FinishReason.STOP)
+                return _Output(tokens[: text.index(stop)], FinishReason.STOP, stop)
     return _Output(tokens, FinishReason.LENGTH)
 
 

@@ -124,6 +124,18 @@ async def test_several_choices(generator: Case, stream: bool) -> None:
 
 
 @STREAM
+@pytest.mark.parametrize("thinks", [False, True], ids=["text", "reasoning"])
+async def test_the_last_delta_has_the_stop_sequence(generator: Case, stream: bool, thinks: bool) -> None:
+    free = await generate(generator, conversation(thinks=thinks), max_tokens=16)
+    stop = (free.reasoning() if thinks else free.text())[4:6]
+    stopped = await generate(
+        generator, conversation(thinks=thinks), max_tokens=16, stop=["never", stop], stream=stream
+    )
+    assert (stopped.finish_reason, stopped.deltas[-1].stop_sequence) == (FinishReason.STOP, stop)
+    assert all(delta.stop_sequence is None for delta in stopped.deltas[:-1])
+
+
+@STREAM
 async def test_logprobs(generator: Case, stream: bool) -> None:
     answer = await generate(generator, conversation(), logprobs=2, stream=stream, logit_bias={0: -100.0})
     tokens = [token for delta in answer.deltas for token in delta.logprobs or []]

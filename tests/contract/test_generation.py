@@ -79,6 +79,30 @@ async def test_generation_ends_before_a_stop_sequence(generator: Case) -> None:
         assert stopped.deltas[-1].finish_reason is FinishReason.STOP
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_last_delta_has_the_stop_sequence_that_ended_the_choice(generator: Case, stream: bool) -> None:
+    free = (await generate(generator, PROMPT, max_tokens=24)).text()
+    stop = free[4:6]
+    only_real: list[dict] = [] if generator.is_fake else [{"include_stop_str_in_output": True}]
+    for fields in [{}, {"n": 2}, *only_real]:
+        stopped = await generate(generator, PROMPT, max_tokens=24, stop=["never", stop], stream=stream, **fields)
+        found = {(delta.index, delta.stop_sequence) for delta in stopped.deltas if delta.finish_reason is not None}
+        assert found == {(index, stop) for index in range(fields.get("n", 1))}
+        assert all(delta.stop_sequence is None for delta in stopped.deltas if delta.finish_reason is None)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_choice_that_anything_else_ends_has_no_stop_sequence(generator: Case, stream: bool) -> None:
+    free = await generate(generator, PROMPT, max_tokens=4, stop=["never"], stream=stream)
+    assert [delta.stop_sequence for delta in free.deltas] == [None] * len(free.deltas)
+    if generator.is_fake:
+        return
+    token = generator.tokenize("a")[0]
+    fields = {"logit_bias": {token: 100.0}, "stop_token_ids": [token], "stop": ["never"]}
+    ended = await generate(generator, PROMPT, stream=stream, **fields)
+    assert (ended.finish_reason, ended.deltas[-1].stop_sequence) == (FinishReason.STOP, None)
+
+
 async def test_the_same_seed_gives_the_same_text(generator: Case) -> None:
     texts = [
         (await generate(generator, PROMPT, seed=seed, temperature=1.5, max_tokens=16)).text() for seed in (1, 1, 2)

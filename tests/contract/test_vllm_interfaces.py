@@ -133,7 +133,7 @@ FIELDS: dict[str, list[str]] = {
     "vllm.config.ObservabilityConfig": ["otlp_traces_endpoint"],
     "vllm.config.StructuredOutputsConfig": ["backend", "disable_any_whitespace", "reasoning_parser"],
     "vllm.config.ModelConfig": ["max_model_len", "tokenizer", "tokenizer_revision", "hf_config"],
-    "vllm.outputs.CompletionOutput": ["index", "text", "token_ids", "logprobs", "finish_reason"],
+    "vllm.outputs.CompletionOutput": ["index", "text", "token_ids", "logprobs", "finish_reason", "stop_reason"],
     "vllm.renderers.TokenizeParams": [
         "max_total_tokens", "max_output_tokens", "add_special_tokens", "needs_detokenization",
         "truncate_prompt_tokens",

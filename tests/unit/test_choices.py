@@ -42,6 +42,7 @@ def choices(draw) -> list[GenerationDelta]:
             tool_calls=draw(calls()),
             logprobs=draw(st.none() | st.lists(logprobs, max_size=4)),
             finish_reason=draw(st.sampled_from(FinishReason) | st.none()),
+            stop_sequence=draw(st.sampled_from(["end"]) | st.none()),
         )
         for index in range(draw(st.integers(1, 3)))
     ]
@@ -80,6 +81,7 @@ def deltas_of(draw, choice: GenerationDelta) -> list[GenerationDelta]:
             tool_calls=[pieces[number] for pieces in by_call if pieces[number] is not None],
             logprobs=numbers,
             finish_reason=choice.finish_reason if number == count - 1 else None,
+            stop_sequence=choice.stop_sequence if number == count - 1 else None,
         )
         for number, (text, reasoning, numbers) in enumerate(
             zip(

@@ -64,6 +64,14 @@ async def test_copied_choices_count_as_completion_tokens_and_the_prompt_counts_o
     assert events[-1] == GenerationUsage(prompt_tokens=3, completion_tokens=12, cached_tokens=0)
 
 
+@pytest.mark.parametrize("streams", [True, False])
+async def test_every_copy_has_the_stop_sequence(engine, streams):
+    free = await copied(engine, request("abc", n=1, max_tokens=8), streams=streams)
+    stop = "".join(event.text for event in free[:-1])[3:5]
+    events = await copied(engine, request("abc", n=COPIES, max_tokens=8, stop=[stop]), streams=streams)
+    assert [event.stop_sequence for event in events[:-1] if event.finish_reason] == [stop] * COPIES
+
+
 @pytest.mark.parametrize("temperature", [None, 0.7])
 def test_sampled_choices_are_not_copied(temperature):
     assert greedy_copies(request(n=COPIES, temperature=temperature, seed=1)) == 1

@@ -230,6 +230,16 @@ def test_an_abort_with_structured_outputs_is_reported_for_their_field():
     assert caught.value.param == "guided_regex"
 
 
+STOPPED = request_of(stop=["x", "end"])
+
+
+@pytest.mark.parametrize(("reason", "sequence"), [("end", "end"), ("</s>", None), (7, None), (None, None)])
+def test_the_stop_sequence_is_one_of_the_request(reason, sequence):
+    sent = {"index": 0, "finish_reason": "stop", "stop_reason": reason}
+    assert delta(msgspec.convert(sent, ServerChoice), STOPPED).stop_sequence == sequence
+    assert chat_delta(msgspec.convert(sent, ServerChatChoice), STOPPED).stop_sequence == sequence
+
+
 # Chat
 
 

@@ -47,6 +47,16 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, Any]:
     return fields
 
 
+def stop_sequence(stop_reason: int | str | None, request: GenerationRequest) -> str | None:
+    """The stop sequence of the request that ended a choice.
+
+    Args:
+        stop_reason: vLLM's reason: a stop sequence, the id of a stop token, or None for anything else.
+        request: the request.
+    """
+    return stop_reason if isinstance(stop_reason, str) and stop_reason in request.sampling.stop else None
+
+
 def may_be_truncated(request: GenerationRequest, prompt_tokens: int, max_model_len: int | None) -> bool:
     """Whether a prompt may have been truncated; vLLM would echo the whole text nevertheless.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters.vllm.dialect.forced_calls import hermes_shapes, parse_calls
 from adapters.vllm.dialect.refusals import generation_aborted
-from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields
+from adapters.vllm.dialect.request_fields import conversation_fields, sampling_fields, stop_sequence
 from adapters.vllm.http.wire import (
     ServerChatChoice,
     ServerChatLogprobs,
@@ -144,6 +144,7 @@ def delta(choice: ServerChoice, request: GenerationRequest) -> GenerationDelta:
         text=choice.text,
         logprobs=logprobs,
         finish_reason=_finish_reason(choice.finish_reason, request),
+        stop_sequence=stop_sequence(choice.stop_reason, request),
     )
 
 
@@ -173,6 +174,7 @@ def chat_delta(choice: ServerChatChoice, request: GenerationRequest) -> Generati
         tool_calls=calls,
         logprobs=_chat_logprobs(choice.logprobs) if choice.logprobs is not None else None,
         finish_reason=_finish_reason(choice.finish_reason, request),
+        stop_sequence=stop_sequence(choice.stop_reason, request),
     )
 
 

@@ -73,6 +73,8 @@ class ServerChoice(msgspec.Struct, frozen=True):
     text: str = ""
     logprobs: ServerLogprobs | None = None
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    """The stop sequence, or the id of the stop token, that ended the choice."""
     prompt_token_ids: list[int] | None = None
     """In the first chunk of a choice, if `return_token_ids` is set; an echoed prompt then has no text."""
 
@@ -143,6 +145,8 @@ class ServerChatChoice(msgspec.Struct, frozen=True):
     delta: ServerChatMessage | None = None
     logprobs: ServerChatLogprobs | None = None
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    """As in `ServerChoice`."""
 
 
 class ServerChatCompletion(msgspec.Struct, frozen=True):

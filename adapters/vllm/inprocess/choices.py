@@ -4,6 +4,7 @@ from typing import Any
 
 from vllm.outputs import RequestOutput
 
+from adapters.vllm.dialect.request_fields import stop_sequence
 from adapters.vllm.inprocess.translate import finish_reason, output_logprobs, prompt_logprobs
 from domain.requests import GenerationRequest
 from domain.results import GenerationDelta, TokenLogprob
@@ -47,7 +48,13 @@ class Choices:
             reason = finish_reason(choice, self._request)
             if not self._prompt_only:
                 self.completion_tokens += len(choice.token_ids)
-            delta = GenerationDelta(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason)
+            delta = GenerationDelta(
+                index=choice.index,
+                text=text,
+                logprobs=logprobs,
+                finish_reason=reason,
+                stop_sequence=stop_sequence(choice.stop_reason, self._request),
+            )
             if delta.has_content:
                 deltas.append(delta)
         return deltas

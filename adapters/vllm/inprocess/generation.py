@@ -8,7 +8,7 @@ from adapters.vllm.dialect import fill_in_the_middle
 from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, single_choice
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import not_a_chat_model
-from adapters.vllm.dialect.request_fields import may_be_truncated
+from adapters.vllm.dialect.request_fields import may_be_truncated, stop_sequence
 from adapters.vllm.inprocess.chat import Chat
 from adapters.vllm.inprocess.choices import Choices
 from adapters.vllm.inprocess.running_engine import RunningEngine
@@ -126,6 +126,7 @@ async def _chat(
                         tool_calls=part.tool_calls,
                         logprobs=output_logprobs(choice, count, running.tokenizer) if count is not None else None,
                         finish_reason=finish_reason(choice, request, has_reasoned=has_reasoned),
+                        stop_sequence=stop_sequence(choice.stop_reason, request),
                     )
                     if delta.has_content:
                         yield delta
