@@ -185,7 +185,7 @@ def response_usage(usage: GenerationUsage) -> ResponseUsage:
     """The usage in the shape of the Responses API; what the engine does not report is 0."""
     return ResponseUsage(
         input_tokens=usage.prompt_tokens,
-        input_tokens_details=InputTokensDetails(cached_tokens=getattr(usage, "cached_tokens", None) or 0),
+        input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens or 0),
         output_tokens=usage.completion_tokens,
         output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning_tokens or 0),
         total_tokens=usage.total_tokens,
