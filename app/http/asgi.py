@@ -16,6 +16,7 @@ from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
 from app.http.cors import cors
 from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
 from app.http.endpoints import ENDPOINTS
+from app.http.error_formats import ErrorFormats
 from app.http.errors import REFUSAL, handle, refuse
 from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
 from app.http.response_headers import request_id, stamped
@@ -38,6 +39,7 @@ class Application(Litestar):
     """What the handlers call; started and stopped by the lifespan."""
     history: History
     """What `GET /status` shows of the last minutes."""
+    error_formats = ErrorFormats(ENDPOINTS)
     telemetry = NO_TELEMETRY
     """Observes requests, those to unknown paths included."""
 
@@ -52,7 +54,7 @@ class Application(Litestar):
             await super().__call__(scope, receive, send)
             return
         request = cast(HTTPScope, scope)
-        stamped_send = stamped(request, cast(Send, send))
+        stamped_send = stamped(request, cast(Send, send), self.error_formats.of(request["path"]))
         observation = self.telemetry.begin(request, request_id(request))
         refusal: InferenceError | None = request["state"].get(REFUSAL)
         try:
@@ -135,6 +137,7 @@ def create_app(
         debug=False,
     )
     application.service, application.history, application.telemetry = service, history, telemetry
+    application.error_formats = ErrorFormats(served)
     return application
 
 

@@ -1,7 +1,7 @@
 """Asks for API keys, counts their requests and reports what is left of their limits.
 
-Source: OpenAI's API reference, "Authentication" and "Rate limits in headers"; the bodies are those that
-openai-python turns into `AuthenticationError` and `RateLimitError`.
+Source: OpenAI's API reference, "Authentication" and "Rate limits in headers"; Anthropic's API reference,
+"Authentication". The client libraries turn the answers into `AuthenticationError` and `RateLimitError`.
 """
 
 import time
@@ -89,20 +89,35 @@ class ApiKeyMiddleware(ASGIMiddleware):
         await next_app(scope, receive, send)
 
     def _account(self, scope: Scope) -> Account:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        scheme, _, text = given[0].strip().partition(b" ") if given else (b"", b"", b"")
-        text = text.strip()
-        if scheme.lower() != b"bearer" or not text or len(given) > 1:
+        given = _given_keys(scope)
+        for text in given:
+            key = self._keys.find(text)
+            if key is not None:
+                return self._accounts[key.name]
+        if given:
             raise AuthenticationError(
-                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+                f"Incorrect API key provided: {masked(given[0].decode('latin-1'))}.", code="invalid_api_key"
             )
-        key = self._keys.find(text)
-        if key is None:
-            raise AuthenticationError(
-                f"Incorrect API key provided: {masked(text.decode('latin-1'))}.", code="invalid_api_key"
-            )
-        return self._accounts[key.name]
+        raise AuthenticationError(
+            "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+            "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an x-api-key header."
+        )
+
+
+def _given_keys(scope: Scope) -> list[bytes]:
+    """The keys in a request's headers.
+
+    Clients of Anthropic's API send `x-api-key`, or both headers with different keys, of which one may be for
+    another service. A header that occurs twice counts as absent.
+    """
+    bearers, keys = [], []
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, text = value.strip().partition(b" ")
+            bearers.append(text.strip() if scheme.lower() == b"bearer" else b"")
+        elif name == b"x-api-key":
+            keys.append(value.strip())
+    return [values[0] for values in (keys, bearers) if len(values) == 1 and values[0]]
 
 
 def build_api_keys(settings: Settings, *, clock: Clock = time.monotonic) -> ApiKeyMiddleware | None:

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -26,9 +27,16 @@ _MISSING = re.compile(r"^Object missing required field `(.*)`$")
 class BodyDecoder(Generic[T]):
     """Decodes request bodies of one type and says what is wrong with those that it refuses."""
 
-    def __init__(self, body_type: type[T]) -> None:
+    def __init__(self, body_type: type[T], *, is_tolerant: bool = False) -> None:
+        """Create the decoder.
+
+        Args:
+            body_type: the type of the bodies.
+            is_tolerant: whether the API of this body expects unknown parts to be ignored.
+        """
         self._type = body_type
         self._decoder = msgspec.json.Decoder(body_type)
+        self.is_tolerant = is_tolerant
 
     def decode(self, body: bytes, *, allow_unknown: bool = False) -> T:
         """The request.
@@ -40,17 +48,46 @@ class BodyDecoder(Generic[T]):
         Raises:
             InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or value.
         """
+
+        def without_fields(error: msgspec.ValidationError) -> Any:
+            if not (allow_unknown and _UNKNOWN.match(str(error))):
+                raise error
+            return without_unknown(msgspec.json.decode(body), self._type)
+
+        return self._decode(body, without_fields)
+
+    def decode_tolerantly(self, body: bytes) -> tuple[T, list[str]]:
+        """The request, without fields that its type does not know and without members that its lists tolerate.
+
+        Args:
+            body: the bytes as received.
+
+        Returns:
+            The request and what was dropped, such as `messages[0].foo` and `tools[1] (web_search)`.
+
+        Raises:
+            InvalidRequestError: not JSON, not an object, a missing field, a wrong type or value.
+        """
+        dropped: list[str] = []
+
+        def without_ignored(error: msgspec.ValidationError) -> Any:
+            known = without_unknown(msgspec.json.decode(body), self._type, dropped, drop_members=True)
+            if not dropped:
+                raise error
+            return known
+
+        return self._decode(body, without_ignored), dropped
+
+    def _decode(self, body: bytes, recover: Callable[[msgspec.ValidationError], Any]) -> T:
+        """Decode at once, and on a mistake what `recover` returns; it may raise the mistake again."""
         if not body:
             raise InvalidRequestError("The request has no body. Send a JSON object.")
         try:
             try:
                 return self._decoder.decode(body)
             except msgspec.ValidationError as error:
-                if not (allow_unknown and _UNKNOWN.match(str(error))):
-                    raise
-                # Slower, and needed only if there is an unknown field.
-                known = without_unknown(msgspec.json.decode(body), self._type)
-                return msgspec.convert(known, self._type)
+                # Slower, and needed only if there is a mistake.
+                return msgspec.convert(recover(error), self._type)
         except msgspec.ValidationError as error:
             raise self._refusal(str(error), body) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -16,8 +16,9 @@ import uvicorn
 from litestar.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.http.endpoints import PROBES
-from app.http.errors import REFUSAL, error_body, error_headers
+from app.http.endpoints import ENDPOINTS, PROBES
+from app.http.error_formats import ErrorFormats, request_id_of
+from app.http.errors import REFUSAL, error_headers
 from app.http.http_1_0 import without_chunks
 from app.http.joined_writes import JoiningTransport
 from app.http.request_pacer import PACER, RequestPacer
@@ -39,6 +40,7 @@ CHUNK_OVERHEAD = 8
 """Maximum bytes on the wire per byte of a body: a chunk of one byte has five bytes of framing."""
 RESERVE = 64
 """Connections beyond the maximum that are answered with 503 instead of being closed."""
+_ERROR_FORMATS = ErrorFormats(ENDPOINTS)
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
@@ -202,13 +204,22 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, error: InferenceError) -> None:
         """Answer, unless another answer has started, and close."""
         if self.cycle is None or not self.cycle.response_started or self._is_between_messages():
-            body = error_body(error)
+            body = _ERROR_FORMATS.of(self._path()).body(error, self._request_id())
             headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
             lines = [f"{name}: {value}\r\n" for name, value in (headers | error_headers(error)).items()]
             head = f"HTTP/1.1 {error.status} {_REASONS[error.status]}\r\n{''.join(lines)}\r\n"
             self.transport.write(head.encode() + body)
             self._report(error)
         self.transport.close()
+
+    def _path(self) -> str:
+        """The path of the message that is being received, as far as it has arrived; empty if none has begun."""
+        target: bytes = getattr(self, "url", b"")
+        return target.partition(b"?")[0].decode("latin-1")
+
+    def _request_id(self) -> str:
+        """The id of the request that is being received; empty if its head is incomplete."""
+        return "" if self.cycle is None or self._is_answered() else request_id_of(cast(Scope, self.cycle.scope))
 
     def _report(self, error: InferenceError) -> None:
         """Report to the request's observer, if there is a request: its handler only sees a disconnect."""

@@ -6,6 +6,8 @@ from litestar.config.cors import CORSConfig
 
 EXPOSED = [
     "x-request-id",
+    "request-id",
+    "x-memoria-ignored",
     "openai-processing-ms",
     "openai-version",
     "retry-after",

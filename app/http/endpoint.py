@@ -12,6 +12,8 @@ from typing import Any, Literal
 import msgspec
 from litestar.types import ASGIApp
 
+from app.http.error_formats import OPENAI, ErrorFormat
+
 Handler = Callable[..., Coroutine[Any, Any, ASGIApp]]
 """Takes the request, if it reads it, and each path parameter by name; returns the answer as an ASGI app."""
 SERVED_ENDPOINTS = "endpoints"
@@ -50,12 +52,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """For the OpenAPI document, whose operation id follows from it."""
     body: type[msgspec.Struct] | None = None
     """The type that its request body is decoded into."""
-    body_origin: Literal["OpenAI", "vLLM"] = "OpenAI"
+    body_origin: Literal["OpenAI", "vLLM", "Anthropic"] = "OpenAI"
     """Whose API defines the body's fields, where a field itself does not say otherwise."""
     is_streamed: bool = False
     """Whether the answer may be a stream of server-sent events."""
     errors: tuple[int, ...] = ()
     """The statuses with which it answers an error."""
+    error_format: ErrorFormat = OPENAI
+    """The shape of its errors, and of those of unknown paths below its own."""
     other_statuses: tuple[tuple[int, str], ...] = ()
     """Statuses besides `status` whose answer has the same type, and what each of them says."""
 

@@ -9,6 +9,7 @@ from app.http.controllers.chat import create_chat_completion
 from app.http.controllers.completions import create_completion
 from app.http.controllers.embeddings import create_embedding
 from app.http.controllers.health import health, live, ready
+from app.http.controllers.messages import count_tokens, create_message
 from app.http.controllers.metrics import metrics
 from app.http.controllers.models import list_models, retrieve_model
 from app.http.controllers.openapi import openapi
@@ -16,7 +17,10 @@ from app.http.controllers.page import index, page_file
 from app.http.controllers.status import Status, status
 from app.http.controllers.tokenize import detokenize, tokenize
 from app.http.endpoint import Access, Endpoint, Handler
+from app.http.error_formats import ANTHROPIC, OPENAI, ErrorFormat
 from app.http.openapi import ERRORS
+from domain.anthropic.messages import CountTokensBody, MessagesBody
+from domain.anthropic.response import CountTokensAnswer, MessagesAnswer
 from domain.health import ServiceHealth
 from domain.openai.chat import ChatBody
 from domain.openai.chat_response import ChatCompletion
@@ -31,9 +35,11 @@ def inference(
     handler: Handler,
     body: type[msgspec.Struct],
     answer: type[msgspec.Struct],
+    error_format: ErrorFormat = OPENAI,
     **more: Any,
 ) -> Endpoint:
     """An endpoint that gives work to an engine: a counted POST that can fail in every way."""
+    own = (*OPENAI_ERRORS, *error_format.other_statuses)
     return Endpoint(
         method="POST",
         path=path,
@@ -41,10 +47,14 @@ def inference(
         body=body,
         answer=answer,
         is_counted=True,
-        errors=tuple(ERRORS),
+        errors=own,
+        error_format=error_format,
         **more,
     )
 
+
+OPENAI_ERRORS = tuple(status for status in ERRORS if status not in ANTHROPIC.other_statuses)
+"""The statuses of errors in OpenAI's API."""
 
 ENDPOINTS = (
     inference(
@@ -72,6 +82,27 @@ ENDPOINTS = (
         EmbeddingResponse,
         summary="Embed texts",
         about="vectors, as numbers or base64",
+    ),
+    inference(
+        "/v1/messages",
+        create_message,
+        MessagesBody,
+        MessagesAnswer,
+        summary="Create a message",
+        about="answers to conversations in Anthropic's API: tools, structured outputs, thinking, streams",
+        body_origin="Anthropic",
+        error_format=ANTHROPIC,
+        is_streamed=True,
+    ),
+    inference(
+        "/v1/messages/count_tokens",
+        count_tokens,
+        CountTokensBody,
+        CountTokensAnswer,
+        summary="Count the tokens of a message",
+        about="the number of tokens of such a conversation",
+        body_origin="Anthropic",
+        error_format=ANTHROPIC,
     ),
     Endpoint(
         method="GET",

@@ -1,4 +1,4 @@
-"""Turns any exception into an answer in OpenAI's error shape."""
+"""Turns any exception into an answer, in the error format of its endpoint."""
 
 import logging
 import traceback
@@ -9,7 +9,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.types import Method, Scope, Send
 from litestar.utils import normalize_path
 
-from app.http.codec import encode
+from app.http.error_formats import OPENAI, error_format_of, request_id_of
 from app.telemetry.request import STATUS_CLIENT_GONE, note_client_left, note_error
 from domain.errors import (
     AuthenticationError,
@@ -19,7 +19,6 @@ from domain.errors import (
     MethodNotAllowedError,
     UnknownUrlError,
 )
-from domain.openai.error import error_response
 
 log = logging.getLogger("memoria")
 
@@ -56,8 +55,8 @@ def _log_unexpected(exception: Exception, method: str, path: str) -> None:
 
 
 def error_body(error: InferenceError) -> bytes:
-    """The JSON body for an error, also the data of an error event."""
-    return encode(error_response(error))
+    """The JSON body for an error in OpenAI's shape, also the data of an error event."""
+    return OPENAI.body(error, "")
 
 
 def error_headers(error: InferenceError) -> dict[str, str]:
@@ -66,7 +65,7 @@ def error_headers(error: InferenceError) -> dict[str, str]:
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, error.retry_after_s))
     if error.should_retry is not None:
-        # openai-python and openai-node read it before the status.
+        # OpenAI's and Anthropic's libraries read it before the status.
         headers["x-should-retry"] = str(error.should_retry).lower()
     if isinstance(error, AuthenticationError):
         # RFC 9110 (11.6.1) requires it with every 401.
@@ -84,7 +83,8 @@ async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -
         more: headers in addition to those of the error.
     """
     note_error(scope, error)
-    body = error_body(error)
+    error_format = error_format_of(scope)
+    body = error_format.body(error, request_id_of(scope))
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),
@@ -92,7 +92,7 @@ async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -
         **error_headers(error),
     }
     head = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": head})
+    await send({"type": "http.response.start", "status": error_format.status(error), "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
@@ -115,4 +115,10 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
         # The methods of the path, which RFC 9110 (15.5.6) requires.
         headers |= exception.headers
         note_route(request, exception.headers["allow"])
-    return Response(error_body(error), status_code=error.status, media_type="application/json", headers=headers)
+    error_format = error_format_of(request.scope)
+    return Response(
+        error_format.body(error, request_id_of(request.scope)),
+        status_code=error_format.status(error),
+        media_type="application/json",
+        headers=headers,
+    )

@@ -13,6 +13,7 @@ import msgspec
 from app.http.disconnect import unless_disconnected
 from app.http.rate_limits import Reservation, reserve
 from app.http.requests import AnyRequest, context_of, options_of
+from app.http.stream_formats import OPENAI_STREAM, StreamFormat
 from app.http.streaming import Presenter, StreamedAnswer
 from domain.catalog import ServedModel
 from domain.fan_in import stream_all
@@ -69,8 +70,16 @@ def streamed(
     model: ServedModel,
     generations: Sequence[GenerationRequest],
     presenter: GenerationPresenter,
+    stream_format: StreamFormat = OPENAI_STREAM,
 ) -> StreamedAnswer[Any]:
     """A response that streams generations.
+
+    Args:
+        request: the request.
+        model: the requested model.
+        generations: one for each prompt.
+        presenter: converts their events to chunks.
+        stream_format: how chunks are written.
 
     Raises:
         TokenRateError: the client's key does not have enough tokens left.
@@ -81,7 +90,12 @@ def streamed(
     if len(generations) == 1:
         stream: AbstractAsyncContextManager[Any] = model.backend.stream(generations[0], context)
         return StreamedAnswer(
-            stream, presenter.chunks, presenter, reservation=reservation, keep_alive_s=keep_alive_s
+            stream,
+            presenter.chunks,
+            presenter,
+            reservation=reservation,
+            keep_alive_s=keep_alive_s,
+            stream_format=stream_format,
         )
     return StreamedAnswer(
         stream_all(model.backend, generations, context),
@@ -89,4 +103,5 @@ def streamed(
         presenter,
         reservation=reservation,
         keep_alive_s=keep_alive_s,
+        stream_format=stream_format,
     )

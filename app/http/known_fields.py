@@ -1,20 +1,36 @@
-"""Finds the fields that a request type knows, at any depth of a body, and drops those that it does not know."""
+"""Finds the fields that a request type knows, at any depth of a body, and drops those that it does not know.
+
+Lists that are marked as tolerant (`domain/tolerance.py`) also lose members of an unknown type.
+"""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from msgspec import inspect
 
+from domain.tolerance import TOLERANT
+
 _STEP = re.compile(r"[^.\[\]]+")
+TYPE = "type"
+"""The field of a tolerant list's members that says what they are."""
 
 
-def without_unknown(value: Any, body_type: Any) -> Any:
+def without_unknown(
+    value: Any, body_type: Any, dropped: list[str] | None = None, *, drop_members: bool = False
+) -> Any:
     """A decoded JSON value without the fields that its type does not know, at any depth.
 
     Values that violate the type in another way stay as they are: the decoder reports them.
+
+    Args:
+        value: the decoded value.
+        body_type: its type.
+        dropped: receives what was dropped, such as `messages[0].foo` and `tools[1] (web_search)`.
+        drop_members: also drop members of unknown type from lists that tolerate them.
     """
-    return _pruned(value, _type_info(body_type))
+    return _Pruning([] if dropped is None else dropped, drop_members).pruned(value, _type_info(body_type), "")
 
 
 def names_at(value: Any, body_type: Any, path: str) -> list[str]:
@@ -39,6 +55,50 @@ def names_at(value: Any, body_type: Any, path: str) -> list[str]:
     return list(_fields(kind)) if isinstance(kind, inspect.StructType) else []
 
 
+class _Pruning:
+    """One pass over a body."""
+
+    def __init__(self, dropped: list[str], drop_members: bool) -> None:
+        self._dropped = dropped
+        self._drop_members = drop_members
+
+    def pruned(self, value: Any, kind: inspect.Type | None, path: str) -> Any:
+        """The value without what its type does not know; `path` is that of the value."""
+        tolerant = self._drop_members and _is_tolerant(kind)
+        kind = _chosen(value, kind)
+        if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+            return self._object(value, kind, path)
+        if isinstance(kind, inspect.ListType) and isinstance(value, list):
+            known = set(_types(kind.item_type)) if tolerant else set()
+            return [
+                self.pruned(item, kind.item_type, f"{path}[{position}]")
+                for position, item in enumerate(value)
+                if not (tolerant and self._drops(item, known, f"{path}[{position}]"))
+            ]
+        return value
+
+    def _object(self, value: dict[str, Any], kind: inspect.StructType, path: str) -> dict[str, Any]:
+        known = _fields(kind)
+        kept = {}
+        for name, item in value.items():
+            inner = f"{path}.{name}" if path else name
+            if name in known:
+                kept[name] = self.pruned(item, known[name], inner)
+            elif name == kind.tag_field:
+                kept[name] = item
+            else:
+                self._dropped.append(inner)
+        return kept
+
+    def _drops(self, item: Any, known: set[Any], path: str) -> bool:
+        """Whether a member of a tolerant list is of an unknown type, which it has to name."""
+        own = item.get(TYPE) if isinstance(item, dict) else None
+        if not isinstance(own, str) or own in known:
+            return False
+        self._dropped.append(f"{path} ({own})")
+        return True
+
+
 @cache
 def _type_info(body_type: Any) -> inspect.Type:
     return inspect.type_info(body_type)
@@ -48,17 +108,27 @@ def _fields(kind: inspect.StructType) -> dict[str, inspect.Type]:
     return {field.encode_name: field.type for field in kind.fields}
 
 
-def _pruned(value: Any, kind: inspect.Type | None) -> Any:
-    kind = _chosen(value, kind)
-    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
-        known = _fields(kind)
-        kept = {name: _pruned(item, known[name]) for name, item in value.items() if name in known}
-        if kind.tag_field is not None and kind.tag_field in value:
-            kept[kind.tag_field] = value[kind.tag_field]
-        return kept
-    if isinstance(kind, inspect.ListType) and isinstance(value, list):
-        return [_pruned(item, kind.item_type) for item in value]
-    return value
+def _is_tolerant(kind: inspect.Type | None) -> bool:
+    """Whether a field's list, which may be optional, is marked as tolerant."""
+    if isinstance(kind, inspect.Metadata):
+        return bool((kind.extra or {}).get(TOLERANT)) or _is_tolerant(kind.type)
+    return isinstance(kind, inspect.UnionType) and any(map(_is_tolerant, kind.types))
+
+
+def _types(kind: inspect.Type) -> Iterator[Any]:
+    """The types of objects that a list's members may be: their tags, or the values of a field `type`."""
+    if isinstance(kind, inspect.Metadata):
+        yield from _types(kind.type)
+    elif isinstance(kind, inspect.UnionType):
+        for one in kind.types:
+            yield from _types(one)
+    elif isinstance(kind, inspect.LiteralType):
+        yield from kind.values
+    elif isinstance(kind, inspect.StructType):
+        if kind.tag_field == TYPE:
+            yield kind.tag
+        elif (field := _fields(kind).get(TYPE)) is not None:
+            yield from _types(field)
 
 
 def _chosen(value: Any, kind: inspect.Type | None) -> inspect.Type | None:

@@ -9,7 +9,6 @@ import msgspec
 
 from app.http.codec import encode
 from app.http.endpoint import Endpoint
-from domain.openai.error import ErrorResponse
 
 REF = "#/components/schemas/{name}"
 STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -25,6 +24,7 @@ ERRORS = {
     500: "A failure of the engine or of the service.",
     503: "The engine is not ready; `Retry-After` says when to try again.",
     504: "The engine did not answer in time.",
+    529: "The model's queue is full; `Retry-After` says when to try again.",
 }
 """All statuses of errors and what they say."""
 
@@ -34,7 +34,8 @@ def document(endpoints: tuple[Endpoint, ...]) -> bytes:
     """The document as JSON (OpenAPI 3.1), of those endpoints that have a type of answer."""
     documented = [(endpoint, endpoint.answer) for endpoint in endpoints if endpoint.answer is not None]
     types = [kind for endpoint, answer in documented for kind in (endpoint.body, answer) if kind is not None]
-    _, schemas = msgspec.json.schema_components([*types, ErrorResponse], ref_template=REF)
+    errors = dict.fromkeys(endpoint.error_format.document for endpoint, _ in documented)
+    _, schemas = msgspec.json.schema_components([*types, *errors], ref_template=REF)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint, answer in documented:
         paths.setdefault(endpoint.public_path, {})[endpoint.method.lower()] = _operation(endpoint, answer)
@@ -58,7 +59,7 @@ def _operation(endpoint: Endpoint, answer: type[msgspec.Struct]) -> dict[str, An
     meanings = ((endpoint.status, endpoint.summary), *endpoint.other_statuses)
     responses = {str(status): {"description": meaning, "content": content} for status, meaning in meanings}
     for status in endpoint.errors:
-        responses[str(status)] = {"description": ERRORS[status], "content": _json(ErrorResponse)}
+        responses[str(status)] = {"description": ERRORS[status], "content": _json(endpoint.error_format.document)}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": endpoint.summary.lower().replace(" ", "_"),

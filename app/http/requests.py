@@ -9,6 +9,7 @@ from litestar.types import Receive, Scope, Send
 
 from app.http.codec import BodyDecoder, encode
 from app.http.errors import ClientDisconnectedError
+from app.http.ignored import note_ignored
 from app.http.request_pacer import PACER, RequestPacer
 from app.http.response_headers import request_id
 from app.service import Service
@@ -76,14 +77,20 @@ def _client_timeout_s(request: AnyRequest) -> float | None:
 
 
 async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:
-    """Read and decode the request's body.
+    """Read and decode the request's body. What a tolerant decoder ignores is reported in a header.
 
     Raises:
         UnsupportedMediaTypeError: it is declared as something other than JSON, or as compressed.
         InvalidRequestError: it is invalid.
         ClientDisconnectedError: the client disconnected before the body was complete.
     """
-    return decoder.decode(await _read_json(request), allow_unknown=options_of(request).allow_unknown_fields)
+    content, options = await _read_json(request), options_of(request)
+    if not decoder.is_tolerant or options.strict_tools:
+        return decoder.decode(content, allow_unknown=options.allow_unknown_fields)
+    body, dropped = decoder.decode_tolerantly(content)
+    if dropped:
+        note_ignored(request.scope, dropped)
+    return body
 
 
 async def _read_json(request: AnyRequest) -> bytes:

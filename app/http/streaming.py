@@ -1,8 +1,7 @@
-"""Streams server-sent events to a client.
+"""Streams server-sent events to a client, in the format of its API (`stream_formats.py`).
 
-Source: OpenAI's streaming format: `data: {…}` for each chunk, `data: [DONE]` at the end. A failure after the
-first byte can't change the status: it becomes `data: {"error": {…}}`, on which openai-python raises, and no end
-mark follows, so that an incomplete answer is not mistaken for a complete one.
+A failure after the first byte can't change the status: it becomes an error event, on which the client libraries
+raise, and no end mark follows, so that an incomplete answer is not mistaken for a complete one.
 """
 
 import asyncio
@@ -10,30 +9,27 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 from litestar.types import Receive, Scope, Send
 
 from app.http.disconnect import unless_disconnected
-from app.http.errors import ClientDisconnectedError, as_inference_error, error_body
+from app.http.error_formats import request_id_of
+from app.http.errors import ClientDisconnectedError, as_inference_error
 from app.http.rate_limits import Reservation
+from app.http.stream_formats import OPENAI_STREAM, StreamFormat
 from app.telemetry.request import note_client_left, note_error
 from domain.openai.common import UsageCounter
 
 Item = TypeVar("Item")
 
-DONE = b"data: [DONE]\n\n"
-# A line that begins with a colon is a comment, which clients ignore.
-KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     # Keeps nginx from buffering.
     (b"x-accel-buffering", b"no"),
 ]
-
-_encode_into = msgspec.json.Encoder().encode_into
 
 
 class Presenter(Protocol):
@@ -47,7 +43,7 @@ class Presenter(Protocol):
 
 
 class StreamedAnswer(Generic[Item]):
-    """An ASGI response that sends chunks as they arrive, and comments while none arrive.
+    """An ASGI response that sends chunks as they arrive, and keep-alive events or comments while none arrive.
 
     A long prompt takes the engine a while, and proxies close connections that are idle for too long: after
     `keep_alive_s` seconds the response begins without its first chunk. Until then, a failure raises and keeps its
@@ -62,6 +58,7 @@ class StreamedAnswer(Generic[Item]):
         *,
         reservation: Reservation,
         keep_alive_s: float,
+        stream_format: StreamFormat = OPENAI_STREAM,
     ) -> None:
         """Create the response; the stream starts when the response is sent.
 
@@ -70,13 +67,15 @@ class StreamedAnswer(Generic[Item]):
             chunks: converts an item to chunks, which are sent in one write; may be none.
             presenter: the presenter that `chunks` belongs to.
             reservation: tokens charged to the client's key, corrected at the end.
-            keep_alive_s: idle time in seconds after which a comment is sent; 0 for never.
+            keep_alive_s: idle time in seconds after which the format's `keep_alive` is sent; 0 for never.
+            stream_format: how chunks, errors and the end are written.
         """
         self._stream = stream
         self._chunks = chunks
         self._presenter = presenter
         self._reservation = reservation
         self._keep_alive_s = keep_alive_s
+        self._format = stream_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or stop when the client disconnects.
@@ -90,7 +89,7 @@ class StreamedAnswer(Generic[Item]):
             note_client_left(scope)
 
     async def _run(self, scope: Scope, send: Send) -> None:
-        writer = _Writer(send, self._keep_alive_s)
+        writer = _Writer(send, self._keep_alive_s, self._format.keep_alive)
         try:
             with self._reservation as reservation:
                 try:
@@ -102,26 +101,28 @@ class StreamedAnswer(Generic[Item]):
                 raise
             error = as_inference_error(exception)
             note_error(scope, error)
-            last = b"data: %b\n\n" % error_body(error)
+            last = self._format.error(error, request_id_of(scope))
         else:
-            last = _events(self._presenter.last_chunks()) + DONE
+            last = self._format.encode(self._presenter.last_chunks()) + self._format.end
         finally:
             await writer.stop()
         await writer.end(last)
 
     async def _write_all(self, writer: "_Writer") -> None:
+        encode = self._format.encode
         async with self._stream as items:
             await writer.begin()
             async for item in items:
                 if chunks := self._chunks(item):
-                    await writer.write(_events(chunks))
+                    await writer.write(encode(chunks))
 
 
 class _Writer:
-    """Writes the response, and a comment whenever it has been idle for too long."""
+    """Writes the response, and a comment or event whenever it has been idle for too long."""
 
-    def __init__(self, send: Send, keep_alive_s: float) -> None:
+    def __init__(self, send: Send, keep_alive_s: float, keep_alive: bytes) -> None:
         self._send = send
+        self._keep_alive = keep_alive
         self._keep_alive_s = keep_alive_s
         self._wrote_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
@@ -173,15 +174,4 @@ class _Writer:
         # The next write of the answer reports problems of the connection.
         with contextlib.suppress(Exception):
             await self.begin()
-            await self.write(KEEP_ALIVE)
-
-
-def _events(chunks: Sequence[Any]) -> bytes:
-    """Encode chunks as events. JSON contains no raw line breaks, so one data line per chunk is enough."""
-    buffer = bytearray()
-    for chunk in chunks:
-        buffer += b"data: "
-        _encode_into(chunk, buffer, -1)
-        buffer += b"\n\n"
-    # Servers accept any bytes-like object; this saves a copy per token.
-    return cast(bytes, buffer)
+            await self.write(self._keep_alive)

@@ -27,6 +27,14 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
             parsers.parse_yes_or_no,
         ),
     ] = False
+    strict_tools: Annotated[
+        bool,
+        SERVICE.setting(
+            "STRICT_TOOLS",
+            "Whether unknown tools and fields in requests to /v1/messages are rejected (true) or ignored (false).",
+            parsers.parse_yes_or_no,
+        ),
+    ] = False
     keep_alive_s: Annotated[
         float,
         SERVICE.setting(

@@ -62,6 +62,18 @@ async def lenient_api(shared_lenient_api) -> Api:
     return await idle(shared_lenient_api)
 
 
+@pytest.fixture(scope="session")
+async def shared_strict_api() -> AsyncGenerator[Api, None]:
+    async with serving(Api(settings={"STRICT_TOOLS": "true"})) as running:
+        yield running
+
+
+@pytest.fixture
+async def strict_api(shared_strict_api) -> Api:
+    """A service that ignores nothing in requests to Anthropic's API."""
+    return await idle(shared_strict_api)
+
+
 async def idle(api: Api) -> Api:
     for engine in (api.embedder, api.writer):
         engine.delay_s, engine.fail_next = 0.0, None

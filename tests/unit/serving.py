@@ -38,7 +38,14 @@ BODIES = {
     TOKENIZE: {"model": "fake-write", "prompt": "text"},
     DETOKENIZE: {"model": "fake-write", "tokens": [97, 98]},
 }
-"""A valid request for each endpoint."""
+"""A valid request for each endpoint of OpenAI's API and vLLM's."""
+MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
+MESSAGES_BODIES = {
+    MESSAGES: {"model": "fake-write", "messages": [{"role": "user", "content": "text"}], "max_tokens": 4},
+    COUNT_TOKENS: {"model": "fake-write", "messages": [{"role": "user", "content": "text"}]},
+}
+"""A valid request for each endpoint of Anthropic's API, whose errors have another shape."""
+ALL_BODIES = BODIES | MESSAGES_BODIES
 SILENT = {"chat_template_kwargs": {"enable_thinking": False}}
 """Makes the fake write text; otherwise it writes only reasoning."""
 
@@ -65,7 +72,7 @@ class Api:
         return await self.http.post(EMBED, json={"model": "fake-embed", "input": value, **more})
 
     async def post(self, path: str, **more) -> httpx.Response:
-        return await self.http.post(path, json=BODIES[path] | more)
+        return await self.http.post(path, json=ALL_BODIES[path] | more)
 
     async def chat(self, content="hi", **more) -> httpx.Response:
         body = {

@@ -16,7 +16,18 @@ from domain.openai.completions import CompletionBody
 from domain.openai.embeddings import EmbeddingBody
 from domain.openai.error import error_response
 from domain.openai.field import EFFECT, FROM_VLLM
-from tests.unit.serving import BODIES, CHAT, COMPLETE, DETOKENIZE, EMBED, TOKENIZE
+from tests.unit.serving import (
+    ALL_BODIES,
+    BODIES,
+    CHAT,
+    COMPLETE,
+    COUNT_TOKENS,
+    DETOKENIZE,
+    EMBED,
+    MESSAGES,
+    MESSAGES_BODIES,
+    TOKENIZE,
+)
 
 BODY_TYPES = {row.path: row.body for row in ENDPOINTS if row.body is not None}
 QUESTIONS = [row.public_path for row in ENDPOINTS if row.method == "GET" and row.answer is not None]
@@ -117,12 +128,13 @@ def test_a_request_has_the_body_that_is_decoded(path):
 def test_every_failure_that_a_client_may_see_is_told(path):
     responses = DOCUMENT["paths"][path]["post"]["responses"]
     told = {status: response["content"] for status, response in responses.items() if status != "200"}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+    name = "MessagesErrorResponse" if path in MESSAGES_BODIES else "ErrorResponse"
+    error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     statuses = ["400", "401", "404", "408", "413", "415", "429", "431", "500", "503", "504"]
-    assert told == dict.fromkeys(statuses, error)
+    assert told == dict.fromkeys(statuses + ["529"] * (path in MESSAGES_BODIES), error)
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETE])
+@pytest.mark.parametrize("path", [CHAT, COMPLETE, MESSAGES])
 def test_what_can_be_streamed_says_so(path):
     assert "text/event-stream" in DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]
 
@@ -151,7 +163,7 @@ def test_every_field_that_is_decoded_is_told(body_type):
 
 def _least(body_type: type[msgspec.Struct]) -> msgspec.Struct:
     (path,) = [path for path, kind in BODY_TYPES.items() if kind is body_type]
-    return msgspec.convert(BODIES[path], body_type)
+    return msgspec.convert(ALL_BODIES[path], body_type)
 
 
 def test_what_is_refused_is_marked_as_refused():
@@ -218,9 +230,9 @@ def test_the_other_fields_are_told_to_be_vllms(body_type):
 
 @pytest.mark.parametrize("path", BODY_TYPES)
 def test_a_good_body_fits_its_schema(path):
-    assert is_valid(BODIES[path], BODY_TYPES[path])
-    assert not is_valid({**BODIES[path], "model": 5}, BODY_TYPES[path])
-    assert not is_valid({**BODIES[path], "zz_new": 5}, BODY_TYPES[path])
+    assert is_valid(ALL_BODIES[path], BODY_TYPES[path])
+    assert not is_valid({**ALL_BODIES[path], "model": 5}, BODY_TYPES[path])
+    assert not is_valid({**ALL_BODIES[path], "zz_new": 5}, BODY_TYPES[path])
     assert not is_valid({}, BODY_TYPES[path]) or path == TOKENIZE
 
 
@@ -243,6 +255,17 @@ def test_a_good_body_fits_its_schema(path):
         (TOKENIZE, {}),
         (TOKENIZE, {"return_token_strs": True}),
         (DETOKENIZE, {}),
+        (MESSAGES, {}),
+        (MESSAGES, {"thinking": {"type": "disabled"}}),
+        (
+            MESSAGES,
+            {
+                "thinking": {"type": "disabled"},
+                "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+                "tool_choice": {"type": "any"},
+            },
+        ),
+        (COUNT_TOKENS, {}),
     ],
 )
 async def test_an_answer_fits_its_schema(api, path, more):

@@ -37,6 +37,7 @@ OTHER_VALUES = {
     "API_PROCESSES": "2",
     "MEMORIA_CACHE_DIR": "some/folder",
     "ALLOW_UNKNOWN_FIELDS": "true",
+    "STRICT_TOOLS": "true",
     "SSE_KEEP_ALIVE_S": "0.5",
     "API_KEYS": "sk-first-key,sk-second-key",
     "API_KEYS_FILE": "some/keys",

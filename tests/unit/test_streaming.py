@@ -10,7 +10,8 @@ import pytest
 
 import app.http.streaming
 from app.http.rate_limits import Reservation
-from app.http.streaming import DONE, KEEP_ALIVE, StreamedAnswer
+from app.http.stream_formats import DONE, KEEP_ALIVE
+from app.http.streaming import StreamedAnswer
 from domain.errors import BackendFailedError, ContextLengthError
 from domain.openai.common import UsageCounter
 from domain.streams import open_stream
