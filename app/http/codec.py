@@ -38,12 +38,13 @@ class BodyDecoder(Generic[T]):
         self._decoder = msgspec.json.Decoder(body_type)
         self.is_tolerant = is_tolerant
 
-    def decode(self, body: bytes, *, allow_unknown: bool = False) -> T:
+    def decode(self, body: bytes, *, allow_unknown: bool = False, path: str = "") -> T:
         """The request.
 
         Args:
             body: the bytes as received.
             allow_unknown: drop fields that the type does not know.
+            path: where the value stands in a larger body, such as `input[3]`; empty for a whole body.
 
         Raises:
             InvalidRequestError: not JSON, not an object, an unknown or missing field, a wrong type or value.
@@ -54,13 +55,14 @@ class BodyDecoder(Generic[T]):
                 raise error
             return without_unknown(msgspec.json.decode(body), self._type)
 
-        return self._decode(body, without_fields)
+        return self._decode(body, without_fields, path)
 
-    def decode_tolerantly(self, body: bytes) -> tuple[T, list[str]]:
+    def decode_tolerantly(self, body: bytes, *, path: str = "") -> tuple[T, list[str]]:
         """The request, without fields that its type does not know and without members that its lists tolerate.
 
         Args:
             body: the bytes as received.
+            path: where the value stands in a larger body, such as `input[3]`; empty for a whole body.
 
         Returns:
             The request and what was dropped, such as `messages[0].foo` and `tools[1] (web_search)`.
@@ -76,9 +78,10 @@ class BodyDecoder(Generic[T]):
                 raise error
             return known
 
-        return self._decode(body, without_ignored), dropped
+        part = self._decode(body, without_ignored, path)
+        return part, [_joined(path, name) for name in dropped]
 
-    def _decode(self, body: bytes, recover: Callable[[msgspec.ValidationError], Any]) -> T:
+    def _decode(self, body: bytes, recover: Callable[[msgspec.ValidationError], Any], path: str) -> T:
         """Decode at once, and on a mistake what `recover` returns; it may raise the mistake again."""
         if not body:
             raise InvalidRequestError("The request has no body. Send a JSON object.")
@@ -86,22 +89,24 @@ class BodyDecoder(Generic[T]):
             try:
                 return self._decoder.decode(body)
             except msgspec.ValidationError as error:
-                # Slower, and needed only if there is a mistake.
-                return msgspec.convert(recover(error), self._type)
+                # Slower, and needed only if there is a mistake. Parts that are kept as JSON need the text.
+                return self._decoder.decode(encode(recover(error)))
         except msgspec.ValidationError as error:
-            raise self._refusal(str(error), body) from None
+            raise self._refusal(str(error), body, path) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
 
-    def _refusal(self, text: str, body: bytes) -> InvalidRequestError:
+    def _refusal(self, text: str, body: bytes, outer: str) -> InvalidRequestError:
         """msgspec's message in OpenAI's words."""
         at = _AT.search(text)
-        path = at[2] if at else ""
+        inner = at[2] if at else ""
+        path = _joined(outer, inner)
         reason = text[: at.start()] if at else text
         if unknown := _UNKNOWN.match(reason):
-            return self._unknown(path, unknown[1], body)
+            near = difflib.get_close_matches(unknown[1][:LONGEST_NAME], self._names_at(inner, body), n=1)
+            return _unknown(path, unknown[1], near)
         if missing := _MISSING.match(reason):
-            param = f"{path}.{missing[1]}" if path else missing[1]
+            param = _joined(path, missing[1])
             return InvalidRequestError(
                 f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
             )
@@ -115,12 +120,6 @@ class BodyDecoder(Generic[T]):
         code = "invalid_type" if ", got" in reason else "invalid_value"
         return InvalidRequestError(f"{what}: {reason}", param=path, code=code)
 
-    def _unknown(self, path: str, name: str, body: bytes) -> InvalidRequestError:
-        param = (f"{path}.{name}" if path else name)[:LONGEST_NAME]
-        near = difflib.get_close_matches(name[:LONGEST_NAME], self._names_at(path, body), n=1)
-        meant = f" Did you mean '{near[0]}'?" if near else ""
-        return InvalidRequestError(f"Unknown parameter: '{param}'.{meant}", param=param, code="unknown_parameter")
-
     def _names_at(self, path: str, body: bytes) -> list[str]:
         """The fields that an object at this path may have, which can depend on the rest of the body."""
         try:
@@ -129,3 +128,16 @@ class BodyDecoder(Generic[T]):
             # The decoder stopped at the unknown field; what follows it is not valid JSON.
             return []
         return names_at(value, self._type, path)
+
+
+def _unknown(path: str, name: str, near: list[str]) -> InvalidRequestError:
+    param = _joined(path, name)[:LONGEST_NAME]
+    meant = f" Did you mean '{near[0]}'?" if near else ""
+    return InvalidRequestError(f"Unknown parameter: '{param}'.{meant}", param=param, code="unknown_parameter")
+
+
+def _joined(outer: str, inner: str) -> str:
+    """The path of a field inside another one."""
+    if not outer or not inner or inner.startswith("["):
+        return outer + inner
+    return f"{outer}.{inner}"

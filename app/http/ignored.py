@@ -17,6 +17,7 @@ MAX_KINDS = 100
 """Kinds that are remembered, and logged at most."""
 _UNSAFE = re.compile(r"[^ -~]")
 _POSITION = re.compile(r"\[\d+\]")
+_IGNORED_NAMES = "ignored_names"
 _logged: set[str] = set()
 
 
@@ -27,7 +28,9 @@ def note_ignored(scope: Scope, dropped: list[str]) -> None:
         scope: the scope of the request.
         dropped: such as `messages[0].foo` and `tools[1] (web_search)`; not empty.
     """
-    scope["state"][IGNORED] = _header(dropped)
+    state = scope["state"]
+    ignored = state[_IGNORED_NAMES] = [*state.get(_IGNORED_NAMES, ()), *dropped]
+    state[IGNORED] = _header(ignored)
     path = scope["path"]
     for name in dropped:
         if len(_logged) >= MAX_KINDS:

@@ -18,6 +18,12 @@ ACCOUNT = "account"
 """Key of the account in a request's state; absent if no keys are set."""
 
 
+def owner_of(request: AnyRequest) -> str:
+    """The name of the request's key, to which what it stores belongs; empty if no keys are set."""
+    account: Account | None = request.scope["state"].get(ACCOUNT)
+    return "" if account is None else account.name
+
+
 class Account:
     """The remaining requests and tokens of one key."""
 

@@ -89,7 +89,7 @@ class StreamedAnswer(Generic[Item]):
             note_client_left(scope)
 
     async def _run(self, scope: Scope, send: Send) -> None:
-        writer = _Writer(send, self._keep_alive_s, self._format.keep_alive)
+        writer = StreamWriter(send, self._keep_alive_s, self._format.keep_alive)
         try:
             with self._reservation as reservation:
                 try:
@@ -108,7 +108,7 @@ class StreamedAnswer(Generic[Item]):
             await writer.stop()
         await writer.end(last)
 
-    async def _write_all(self, writer: "_Writer") -> None:
+    async def _write_all(self, writer: "StreamWriter") -> None:
         encode = self._format.encode
         async with self._stream as items:
             await writer.begin()
@@ -117,7 +117,7 @@ class StreamedAnswer(Generic[Item]):
                     await writer.write(encode(chunks))
 
 
-class _Writer:
+class StreamWriter:
     """Writes the response, and a comment or event whenever it has been idle for too long."""
 
     def __init__(self, send: Send, keep_alive_s: float, keep_alive: bytes) -> None:

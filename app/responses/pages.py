@@ -1,7 +1,7 @@
 """Pages of items: the lists of a response's input and of a conversation."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     after: str | None = None
     """The id of the item before the first one."""
-    limit: int = DEFAULT_LIMIT
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
     order: Literal["asc", "desc"] = "desc"
 
 

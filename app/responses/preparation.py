@@ -7,7 +7,7 @@ import msgspec
 
 from app.responses.history import History, stored_items
 from app.responses.truncation import fitting, prompt_limit
-from domain.catalog import ModelCatalog, ServedModel
+from domain.catalog import ServedModel
 from domain.conversation import Conversation
 from domain.openai.responses.body import InputFields, ResponseBody
 from domain.openai.responses.conversation import to_messages
@@ -17,10 +17,7 @@ from domain.openai.responses.response import begin_response, new_response_id
 from domain.openai.responses.tools import CallableTools, ClientTool
 from domain.port import RequestContext
 from domain.requests import GenerationRequest, TokenizeRequest
-from domain.roles import Role
 from domain.state import Item, ResponseStatus, StoredResponse
-
-ENDPOINT = "v1/responses"
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -57,7 +54,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
 async def prepare(
     body: ResponseBody,
-    catalog: ModelCatalog,
+    model: ServedModel,
     history: History,
     parts: Parts,
     context: RequestContext,
@@ -69,7 +66,7 @@ async def prepare(
 
     Args:
         body: the request.
-        catalog: finds the model.
+        model: the model that answers.
         history: finds what the request continues.
         parts: how items and tools are decoded.
         context: of the calls that count tokens.
@@ -80,7 +77,6 @@ async def prepare(
         InferenceError: the request is invalid, or what it continues is not stored.
     """
     body.check()
-    model = catalog.resolve(body.model, Role.GENERATE, endpoint=ENDPOINT)
     prompt = await read_prompt(body, model, history, parts, context, max_output_tokens=body.max_output_tokens)
     generation = body.to_request(prompt.conversation, prompt.callable)
     response = begin_response(

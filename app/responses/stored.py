@@ -1,7 +1,7 @@
 """Reads, streams and deletes stored responses, those included that are still generated."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -9,7 +9,7 @@ from app.responses.background import FLUSH_INTERVAL_S, BackgroundRuns, StoredEve
 from app.responses.history import IS_OFF
 from domain.errors import InvalidRequestError, StoredObjectNotFoundError
 from domain.openai.responses.response import Response, ResponseError
-from domain.state import UNFINISHED, ResponseStatus, StateStore, StoredResponse
+from domain.state import UNFINISHED, Item, ResponseStatus, StateStore, StoredResponse
 
 CANCEL_WAIT_S = 10.0
 """How long a request to cancel waits for another process to do it."""
@@ -60,6 +60,18 @@ class StoredResponses:
             hint = "" if self._state is not None else IS_OFF
             raise StoredObjectNotFoundError(RESPONSE, response_id, param="response_id", hint=hint)
         return stored
+
+    async def input_items(self, owner: str, response_id: str) -> Sequence[Item]:
+        """The items of a response's input, oldest first: those of the responses that it continues, then its own.
+
+        Raises:
+            StoredObjectNotFoundError: this owner has none of that id.
+        """
+        stored = await self.find(owner, response_id)
+        if stored.previous_id is None or self._state is None:
+            return stored.input
+        earlier = await self._state.history(owner, stored.previous_id)
+        return [*(earlier or ()), *stored.input]
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Delete a response; one that is still generated is cancelled first.

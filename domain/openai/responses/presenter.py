@@ -57,6 +57,8 @@ class ResponsePresenter:
         self.items: list[Item] = []
         """The output so far, as it is stored."""
         self.usage = UsageCounter()
+        self.has_begun = False
+        """Whether its first events have been made."""
         self._numbers = Numbering()
         self._tools = tools
         self._top_logprobs = body.top_logprobs or 0
@@ -72,6 +74,7 @@ class ResponsePresenter:
 
     def first_chunks(self) -> list[Event]:
         """The events before any output."""
+        self.has_begun = True
         if self.response.status is ResponseStatus.QUEUED:
             events = [self._response_event("created"), self._response_event("queued")]
             self.response = msgspec.structs.replace(self.response, status=ResponseStatus.IN_PROGRESS)
