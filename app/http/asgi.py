@@ -9,17 +9,28 @@ from typing import TYPE_CHECKING, cast
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.enums import HttpMethod, ScopeType
-from litestar.handlers import HTTPRouteHandler
-from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
+from litestar.types import (
+    HTTPScope,
+    LifeSpanReceive,
+    LifeSpanScope,
+    LifeSpanSend,
+    Receive,
+    Scope,
+    Send,
+    WebSocketScope,
+)
 
 from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
+from app.http.controllers.responses_socket import serve_responses
 from app.http.cors import cors
 from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
 from app.http.endpoints import ENDPOINTS
 from app.http.error_formats import ErrorFormats
 from app.http.errors import REFUSAL, handle, refuse
-from app.http.requests import HISTORY, METRICS, OPTIONS, SERVICE
+from app.http.requests import HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE
 from app.http.response_headers import request_id, stamped
+from app.responses.service import ResponsesService
 from app.service import Service
 from app.settings import ApiOptions
 from app.telemetry.history import History
@@ -50,6 +61,8 @@ class Application(Litestar):
         send: Send | LifeSpanSend,
     ) -> None:
         """The entry point of ASGI."""
+        if scope["type"] == ScopeType.WEBSOCKET:
+            cast(WebSocketScope, scope).setdefault("state", {})
         if scope["type"] != ScopeType.HTTP:
             await super().__call__(scope, receive, send)
             return
@@ -77,6 +90,7 @@ def create_app(
     service: Service,
     options: ApiOptions,
     *,
+    responses: ResponsesService | None = None,
     api_keys: ApiKeyMiddleware | None = None,
     history: History | None = None,
     cors_origins: Sequence[str] = (),
@@ -90,6 +104,7 @@ def create_app(
     Args:
         service: the service that handlers call.
         options: settings of the API itself.
+        responses: stores and continues responses; None to store nothing.
         api_keys: asks for them; None accepts every request.
         history: what `GET /status` shows of the last minutes; None for nothing.
         cors_origins: origins whose pages may use the API.
@@ -99,11 +114,13 @@ def create_app(
         endpoints: all endpoints; those that need metrics are served only where metrics are shown.
     """
     history = history or History()
+    responses = responses or ResponsesService(None)
     shows_metrics = metrics is not None and metrics.is_shown
     served = tuple(row for row in endpoints if shows_metrics or not row.needs_metrics)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
+        await responses.start()
         service.start()
         telemetry.start()
         try:
@@ -111,15 +128,20 @@ def create_app(
                 await service.wait_started(wait_s)
             yield
         finally:
+            await responses.stop()
             await service.stop()
             await telemetry.stop()
 
     application = Application(
-        route_handlers=[_route(endpoint) for endpoint in served],
+        route_handlers=[
+            *(_route(endpoint) for endpoint in served),
+            WebsocketRouteHandler("/v1/responses", fn=serve_responses),
+        ],
         # Instead of Litestar's dependency injection, which costs as much as the rest of an answer.
         state=State(
             {
                 SERVICE: service,
+                RESPONSES: responses,
                 OPTIONS: options,
                 METRICS: metrics,
                 HISTORY: history,

@@ -14,7 +14,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.http.api_keys import KeyRing, masked, read_keys
 from app.http.endpoint import Access, Endpoint
-from app.http.errors import refuse
+from app.http.errors import refuse, refuse_handshake
 from app.http.rate_limits import ACCOUNT, Account
 from app.http.requests import AnyRequest
 from app.http.response_headers import ACCOUNT_HEADERS
@@ -48,7 +48,7 @@ class AccessRules(msgspec.Struct, frozen=True):
 class ApiKeyMiddleware(ASGIMiddleware):
     """Wraps every route; unknown paths never reach it."""
 
-    scopes = (ScopeType.HTTP,)
+    scopes = (ScopeType.HTTP, ScopeType.WEBSOCKET)
 
     def __init__(self, keys: KeyRing, *, processes: int = 1, clock: Clock = time.monotonic) -> None:
         """Create the middleware.
@@ -63,8 +63,8 @@ class ApiKeyMiddleware(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Pass a request on, or answer it with 401 or 429."""
-        if scope["type"] != ScopeType.HTTP:
-            await next_app(scope, receive, send)
+        if scope["type"] == ScopeType.WEBSOCKET:
+            await self._handle_socket(scope, receive, send, next_app)
             return
         rules: AccessRules = scope["litestar_app"].state[ACCESS_RULES]
         path = scope["path_template"]
@@ -86,6 +86,15 @@ class ApiKeyMiddleware(ASGIMiddleware):
             except RequestRateError as error:
                 await refuse(error, scope, send)
                 return
+        await next_app(scope, receive, send)
+
+    async def _handle_socket(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Pass a WebSocket on, or answer its handshake with 401. Its messages are counted by its handler."""
+        try:
+            scope["state"][ACCOUNT] = self._account(scope)
+        except AuthenticationError as error:
+            await refuse_handshake(error, send)
+            return
         await next_app(scope, receive, send)
 
     def _account(self, scope: Scope) -> Account:

@@ -31,7 +31,7 @@ class Access(enum.Enum):
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     """As Litestar writes it, with the type of each parameter, as in `/page/{name:str}`."""
     handler: Handler

@@ -96,6 +96,15 @@ async def refuse(error: InferenceError, scope: Scope, send: Send, **more: str) -
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def refuse_handshake(error: InferenceError, send: Send) -> None:
+    """Answer the handshake of a WebSocket with an error (ASGI's extension "WebSocket Denial Response")."""
+    body = error_body(error)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error_headers(error)}
+    head = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": head})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
 def note_route(request: Request[Any, Any, Any], allowed: str) -> None:
     """Set the path template of a request whose method is not allowed: the router sets it only on a match."""
     method = cast(Method, allowed.partition(",")[0])

@@ -12,6 +12,7 @@ import uvicorn
 from litestar import Litestar
 
 from app.http.connection_limits import ConnectionLimits, LimitedProtocol, ServerConfig
+from app.http.websockets import DrainingWebSocket
 from app.settings import Settings
 from domain.errors import ConfigurationError
 
@@ -113,7 +114,10 @@ def server_config(app: Litestar | AppFactory, settings: Settings) -> uvicorn.Con
         workers=settings.api_processes,
         loop="uvloop",
         http=LimitedProtocol,
-        ws="none",
+        ws=DrainingWebSocket,
+        ws_max_size=settings.api.max_body_bytes,
+        # Tokens are short, and compressing each costs more than it saves.
+        ws_per_message_deflate=False,
         lifespan="on",
         # uvicorn logs through the service's handlers.
         log_config=None,

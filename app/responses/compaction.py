@@ -6,6 +6,7 @@ the context length allows, because a summary loses what they asked for.
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -34,9 +35,9 @@ MAX_SUMMARY_TOKENS = 1024
 class CompactBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of a request to compact a conversation (OpenAI's schema `CompactResponseMethodPublicBody`)."""
 
-    image: dict[str, object] | None = None
+    image: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, object] | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     service_tier: str | None = None
 

@@ -12,6 +12,8 @@ UNSTORED = (
     "It may have been deleted, expired, or created with 'store' set to false. Send the conversation as 'input'."
 )
 UNSTORED_ITEM = "Items are not stored if 'store' is false. Send the item itself instead of a reference."
+MAX_RECENT = 16
+"""Responses of one connection that can be continued."""
 
 
 class RecentResponses:
@@ -21,8 +23,10 @@ class RecentResponses:
         self._items: dict[str, Sequence[Item]] = {}
 
     def keep(self, response_id: str, items: Sequence[Item]) -> None:
-        """Keep the whole history of a response; only the latest response of a connection is kept."""
-        self._items = {response_id: items}
+        """Keep the whole history of a response, and of some that were kept before."""
+        self._items[response_id] = items
+        if len(self._items) > MAX_RECENT:
+            del self._items[next(iter(self._items))]
 
     def forget(self, response_id: str) -> None:
         """Forget a response."""

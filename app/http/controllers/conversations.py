@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import msgspec
+from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from app.http.body_parts import body_parts, report_ignored
@@ -55,30 +56,30 @@ async def create_conversation(request: AnyRequest) -> ASGIApp:
     return json_response(await conversations_of(request).create(items, body.metadata or {}))
 
 
-async def retrieve_conversation(request: AnyRequest, conversation_id: str) -> ASGIApp:
+async def retrieve_conversation(request: AnyRequest, conversation_id: FromPath[str]) -> ASGIApp:
     """Retrieve a conversation."""
     return json_response(await conversations_of(request).get(conversation_id))
 
 
-async def update_conversation(request: AnyRequest, conversation_id: str) -> ASGIApp:
+async def update_conversation(request: AnyRequest, conversation_id: FromPath[str]) -> ASGIApp:
     """Replace a conversation's metadata."""
     body = await read_body(request, update_decoder)
     return json_response(await conversations_of(request).update(conversation_id, body.metadata))
 
 
-async def delete_conversation(request: AnyRequest, conversation_id: str) -> ASGIApp:
+async def delete_conversation(request: AnyRequest, conversation_id: FromPath[str]) -> ASGIApp:
     """Delete a conversation and its items."""
     await conversations_of(request).delete(conversation_id)
     return json_response(Deleted(id=conversation_id, object="conversation.deleted"))
 
 
-async def list_conversation_items(request: AnyRequest, conversation_id: str) -> ASGIApp:
+async def list_conversation_items(request: AnyRequest, conversation_id: FromPath[str]) -> ASGIApp:
     """List a conversation's items."""
     query = read_query(request, PageQuery)
     return json_response(page_of(await conversations_of(request).items(conversation_id), query))
 
 
-async def add_conversation_items(request: AnyRequest, conversation_id: str) -> ASGIApp:
+async def add_conversation_items(request: AnyRequest, conversation_id: FromPath[str]) -> ASGIApp:
     """Add items to a conversation."""
     body = await read_body(request, add_decoder)
     items = await _read_items(request, body.items)
@@ -86,12 +87,16 @@ async def add_conversation_items(request: AnyRequest, conversation_id: str) -> A
     return json_response(page_of(added, PageQuery(order="asc")))
 
 
-async def retrieve_conversation_item(request: AnyRequest, conversation_id: str, item_id: str) -> ASGIApp:
+async def retrieve_conversation_item(
+    request: AnyRequest, conversation_id: FromPath[str], item_id: FromPath[str]
+) -> ASGIApp:
     """Retrieve an item of a conversation."""
     return JSONAnswer((await conversations_of(request).item(conversation_id, item_id)).data, 200)
 
 
-async def delete_conversation_item(request: AnyRequest, conversation_id: str, item_id: str) -> ASGIApp:
+async def delete_conversation_item(
+    request: AnyRequest, conversation_id: FromPath[str], item_id: FromPath[str]
+) -> ASGIApp:
     """Delete an item of a conversation; the answer is the conversation."""
     return json_response(await conversations_of(request).delete_item(conversation_id, item_id))
 

@@ -3,6 +3,7 @@
 from typing import cast
 
 import msgspec
+from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from app.http.body_parts import body_parts, report_ignored
@@ -95,7 +96,7 @@ def _in_background(request: AnyRequest, prepared: Prepared, *, is_streamed: bool
     return JSONAnswer(run.body, 200)
 
 
-async def retrieve_response(request: AnyRequest, response_id: str) -> ASGIApp:
+async def retrieve_response(request: AnyRequest, response_id: FromPath[str]) -> ASGIApp:
     """Retrieve a stored response, or stream the events of a background response again."""
     query = read_query(request, RetrieveQuery)
     stored, owner = responses_of(request).stored, owner_of(request)
@@ -105,18 +106,18 @@ async def retrieve_response(request: AnyRequest, response_id: str) -> ASGIApp:
     return replayed(events, keep_alive_s=options_of(request).keep_alive_s)
 
 
-async def delete_response(request: AnyRequest, response_id: str) -> ASGIApp:
+async def delete_response(request: AnyRequest, response_id: FromPath[str]) -> ASGIApp:
     """Delete a stored response."""
     await responses_of(request).stored.delete(owner_of(request), response_id)
     return json_response(Deleted(id=response_id, object="response"))
 
 
-async def cancel_response(request: AnyRequest, response_id: str) -> ASGIApp:
+async def cancel_response(request: AnyRequest, response_id: FromPath[str]) -> ASGIApp:
     """Cancel a background response."""
     return JSONAnswer(await responses_of(request).stored.cancel(owner_of(request), response_id), 200)
 
 
-async def list_input_items(request: AnyRequest, response_id: str) -> ASGIApp:
+async def list_input_items(request: AnyRequest, response_id: FromPath[str]) -> ASGIApp:
     """List the items of a stored response's input, including those of what it continues."""
     query = read_query(request, PageQuery)
     items = await responses_of(request).stored.input_items(owner_of(request), response_id)

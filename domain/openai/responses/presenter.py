@@ -35,6 +35,7 @@ from domain.results import (
 from domain.state import Item, ResponseStatus
 
 Open = OpenMessage | OpenReasoning | OpenFunctionCall | OpenCustomCall
+NO_USAGE = GenerationUsage(prompt_tokens=0, completion_tokens=0)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -114,6 +115,10 @@ class ResponsePresenter:
             changes["incomplete_details"] = IncompleteDetails(reason="max_output_tokens")
         self.response = self.response.ended(ResponseStatus(status), **changes)
         return events
+
+    def end_without_output(self) -> None:
+        """End a response that was only to be prepared."""
+        self.response = self.response.ended(ResponseStatus.COMPLETED, usage=response_usage(NO_USAGE))
 
     def fail(self, error: InferenceError) -> None:
         """End the response as failed; the output that it has so far stays."""

@@ -228,6 +228,13 @@ class ItemList(msgspec.Struct, frozen=True, kw_only=True):
     has_more: bool
 
 
+class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of a conversation; the other fields depend on its type."""
+
+    id: str
+    type: str
+
+
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation, without its items."""
 

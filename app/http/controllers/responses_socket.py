@@ -1,0 +1,309 @@
+"""`/v1/responses` as a WebSocket: many responses over one connection, each with its new items only.
+
+Source: OpenAI's guide "WebSocket mode". Each message `response.create` is the body of a request, and is answered
+with the events of a stream. Messages with different `stream_id`s are answered at the same time, those with the same
+one or none one after another. A response that is not stored can be continued on its connection. When the connection
+closes, its responses are cancelled.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from typing import Annotated, Any, cast
+
+import msgspec
+from litestar import Request, WebSocket
+from litestar.types import HTTPScope
+
+from app.http.body_parts import body_parts
+from app.http.codec import BodyDecoder, encode
+from app.http.controllers.responses import generation_model, responses_of
+from app.http.errors import as_inference_error
+from app.http.rate_limits import ACCOUNT, Account, owner_of, reserve
+from app.http.requests import AnyRequest, context_of, options_of
+from app.http.response_streams import failure_events
+from app.http.websockets import SERVICE_RESTART
+from app.responses.history import RecentResponses
+from app.responses.preparation import Prepared, prepare
+from app.telemetry.request import note_error, observation_of
+from domain.errors import InferenceError, InvalidRequestError
+from domain.openai.field import describe
+from domain.openai.responses.body import ResponseBody
+from domain.openai.responses.events import Event
+from domain.random_id import random_hex
+
+log = logging.getLogger("memoria")
+
+AnySocket = WebSocket[Any, Any, Any]
+MAX_WAITING = 64
+"""Messages of one connection that are answered or wait; beyond them the connection is not read."""
+CREATE = "response.create"
+
+
+class CreateEvent(ResponseBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a response, as a message."""
+
+    type: Annotated[str, describe("`response.create`.")]
+    generate: Annotated[bool | None, describe("If false, the input is only kept to be continued.")] = None
+    stream_id: Annotated[
+        Annotated[str, msgspec.Meta(max_length=64)] | None, describe("Names the stream of the response.")
+    ] = None
+    event_id: Annotated[str | None, describe("Accepted and ignored.", effect="none")] = None
+
+
+class _Envelope(msgspec.Struct):
+    """What is read of a message before the rest."""
+
+    type: Any = None
+    stream_id: Any = None
+
+
+class SocketErrorDetail(msgspec.Struct, kw_only=True):
+    """OpenAI's schema `Error`."""
+
+    type: str
+    code: str | None
+    message: str
+    param: str | None
+
+
+class SocketError(msgspec.Struct, kw_only=True):
+    """A message that refuses a request."""
+
+    type: str = "error"
+    status: int
+    error: SocketErrorDetail
+
+
+decoder = BodyDecoder(CreateEvent, is_tolerant=True)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+
+async def serve_responses(socket: AnySocket) -> None:
+    """Serve one connection until it closes, or until the service ends."""
+    await socket.accept()
+    connection = _Connection(socket)
+    try:
+        code = await connection.read()
+        if code == SERVICE_RESTART:
+            await connection.finish()
+            await socket.close(SERVICE_RESTART, "The service is restarting.")
+    finally:
+        await connection.cancel()
+
+
+class _Connection:
+    """One connection and its responses."""
+
+    def __init__(self, socket: AnySocket) -> None:
+        self._socket = socket
+        self._recent = RecentResponses()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(MAX_WAITING)
+        self._lanes: OrderedDict[str | None, asyncio.Lock] = OrderedDict()
+
+    async def read(self) -> int:
+        """Answer each message; return the code with which the connection is closed."""
+        while True:
+            await self._slots.acquire()
+            message: Any = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return int(message.get("code") or 0)
+            content = message.get("text")
+            content = content.encode() if content is not None else message.get("bytes") or b""
+            task = asyncio.create_task(self._answer(content), name="response-over-websocket")
+            self._tasks.add(task)
+            task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+
+    async def finish(self) -> None:
+        """Wait for the responses under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def cancel(self) -> None:
+        """Cancel the responses under way."""
+        for task in self._tasks:
+            task.cancel()
+        await self.finish()
+
+    async def _answer(self, content: bytes) -> None:
+        stream_id = None
+        request = self._request()
+        observation = observation_of(request.scope)
+        try:
+            envelope = _read_envelope(content)
+            stream_id = envelope.stream_id if isinstance(envelope.stream_id, str) else None
+            async with self._lane(stream_id):
+                await _Turn(self._socket, request, self._recent, stream_id).run(content)
+            if observation is not None:
+                observation.set_status(200)
+        except Exception as exception:
+            error = as_inference_error(exception, method="WEBSOCKET", path="/v1/responses")
+            note_error(request.scope, error)
+            await _send(self._socket, _refusal(error), stream_id)
+        finally:
+            if observation is not None:
+                observation.end()
+
+    def _lane(self, stream_id: str | None) -> asyncio.Lock:
+        """The lock of a stream: its responses follow one another, in the order of their messages."""
+        lane = self._lanes.get(stream_id)
+        if lane is None:
+            for name in [name for name, lock in self._lanes.items() if not lock.locked()]:
+                del self._lanes[name]
+            lane = self._lanes[stream_id] = asyncio.Lock()
+        return lane
+
+    def _request(self) -> AnyRequest:
+        """A request over HTTP that stands for one message: it has the headers and the key of the connection."""
+        socket = self._socket
+        own = {"request_id": f"req_{random_hex()}"}
+        if ACCOUNT in socket.scope["state"]:
+            own[ACCOUNT] = socket.scope["state"][ACCOUNT]
+        scope = cast(
+            HTTPScope, {**socket.scope, "type": "http", "method": "POST", "http_version": "1.1", "state": own}
+        )
+        socket.app.telemetry.begin(scope, own["request_id"])  # type: ignore[attr-defined]
+        return Request(scope, receive=_never)
+
+
+class _Turn:
+    """One response over a connection."""
+
+    def __init__(
+        self, socket: AnySocket, request: AnyRequest, recent: RecentResponses, stream_id: str | None
+    ) -> None:
+        self._socket = socket
+        self._request = request
+        self._recent = recent
+        self._stream_id = stream_id
+
+    async def run(self, content: bytes) -> None:
+        """Answer a message with the events of its response."""
+        request = self._request
+        account: Account | None = request.scope["state"].get(ACCOUNT)
+        if account is not None:
+            account.take_request()
+        body = _decode(request, content)
+        try:
+            prepared = await self._prepare(body)
+            await self._generate(body, prepared)
+        except BaseException:
+            if body.previous_response_id is not None:
+                # What fails to be continued is not kept, as OpenAI does.
+                self._recent.forget(body.previous_response_id)
+            raise
+
+    async def _prepare(self, body: CreateEvent) -> Prepared:
+        request = self._request
+        if body.background:
+            raise InvalidRequestError(
+                "'background' is not available over a WebSocket.", param="background", code="unsupported_parameter"
+            )
+        model = generation_model(request, body.model)
+        return await prepare(
+            body,
+            model,
+            responses_of(request).history(owner_of(request), self._recent),
+            body_parts(request).parts,
+            context_of(request, model),
+            is_stored=responses_of(request).stores(body),
+            keeps_input=True,
+        )
+
+    async def _generate(self, body: CreateEvent, prepared: Prepared) -> None:
+        presenter, request = prepared.presenter, self._request
+        context = context_of(request, prepared.model)
+        recorder = None
+        if presenter.response.store:
+            recorder = responses_of(request).recorder(prepared, owner_of(request))
+        try:
+            if body.generate is False:
+                await self._send(presenter.first_chunks())
+                presenter.end_without_output()
+            else:
+                with reserve(request, [prepared.generation]) as reservation:
+                    try:
+                        async with prepared.model.backend.stream(prepared.generation, context) as events:
+                            if recorder is not None:
+                                recorder.begin()
+                            await self._send(presenter.first_chunks())
+                            async for event in events:
+                                await self._send(presenter.chunks(event))
+                    finally:
+                        reservation.used = presenter.usage.total_tokens
+                await self._send(presenter.end_output())
+        except BaseException as exception:
+            await self._break_off(prepared, exception, recorder)
+            return
+        self._recent.keep(presenter.response.id, [*prepared.earlier, *prepared.input, *presenter.items])
+        if recorder is not None:
+            await recorder.finish()
+        await self._send(presenter.last_chunks())
+
+    async def _break_off(self, prepared: Prepared, exception: BaseException, recorder: Any) -> None:
+        """End a response that has failed, or whose connection has closed; a refused one has not begun."""
+        presenter = prepared.presenter
+        if not presenter.has_begun:
+            raise exception
+        if isinstance(exception, Exception):
+            error = as_inference_error(exception)
+            note_error(self._request.scope, error)
+            presenter.fail(error)
+        else:
+            presenter.cancel()
+        if recorder is not None:
+            recorder.finish_soon()
+        if not isinstance(exception, Exception):
+            raise exception
+        await self._send(failure_events(presenter, error))
+
+    async def _send(self, events: list[Event]) -> None:
+        for event in events:
+            await _send(self._socket, event, self._stream_id)
+
+
+async def _send(socket: AnySocket, event: msgspec.Struct, stream_id: str | None) -> None:
+    data = encode(event)
+    if stream_id is not None:
+        data = data[:-1] + b',"stream_id":' + encode(stream_id) + b"}"
+    # A client that has left is noticed by reading.
+    with contextlib.suppress(RuntimeError):
+        await socket.send_text(data.decode())
+
+
+def _read_envelope(content: bytes) -> _Envelope:
+    try:
+        envelope = _envelope_decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"We could not parse the JSON of your message: {error}.") from None
+    if envelope.type != CREATE:
+        raise InvalidRequestError(
+            f"Messages must have the type '{CREATE}'. Other types are not supported here.",
+            param="type",
+            code="invalid_value",
+        )
+    return envelope
+
+
+def _decode(request: AnyRequest, content: bytes) -> CreateEvent:
+    options = options_of(request)
+    if options.strict_tools:
+        return decoder.decode(content, allow_unknown=options.allow_unknown_fields)
+    return decoder.decode_tolerantly(content)[0]
+
+
+def _refusal(error: InferenceError) -> SocketError:
+    return SocketError(
+        status=error.status,
+        error=SocketErrorDetail(type=error.type, code=error.code, message=error.message, param=error.param),
+    )
+
+
+async def _never() -> Any:
+    """A message has no body to receive."""
+    await asyncio.Event().wait()
