@@ -135,7 +135,7 @@ class Leaving:
     async def send(self, message: dict) -> None:
         self.sent.append(message)
 
-    async def call(self, app, path: str) -> None:
+    async def call(self, app, path: str, **state) -> None:
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -149,7 +149,7 @@ class Leaving:
             "headers": self.headers,
             "client": ("client", 1),
             "server": ("api", 80),
-            "state": {},
+            "state": state,
         }
         await app(scope, self.receive, self.send)
 

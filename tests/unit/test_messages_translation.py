@@ -1,0 +1,221 @@
+"""Anthropic's messages as the domain's conversation."""
+
+import itertools
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.vllm.dialect.request_fields import conversation_fields
+from app.http.codec import BodyDecoder
+from domain.anthropic.messages import CountTokensBody, MessagesBody
+from domain.conversation import (
+    AssistantMessage,
+    Conversation,
+    FunctionCall,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from domain.errors import InvalidRequestError
+from tests.unit.messages_serving import TOOL
+
+decoder = BodyDecoder(MessagesBody)
+CALL = {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "x", "n": [1, None]}}
+CALLED = ToolCall(id="c1", function=FunctionCall(name="look", arguments='{"at":"x","n":[1,null]}'))
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "text", "text": value}
+
+
+def turn(role: str, *content: Any) -> dict[str, Any]:
+    is_text = bool(content) and isinstance(content[0], str)
+    return {"role": role, "content": content[0] if is_text else list(content)}
+
+
+def user(*content: Any) -> dict[str, Any]:
+    return turn("user", *content)
+
+
+def assistant(*content: Any) -> dict[str, Any]:
+    return turn("assistant", *content)
+
+
+def result(content: Any = None, **more: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "c1", "content": content, **more}
+
+
+def conversation(*messages: dict[str, Any], **more: Any) -> Conversation:
+    body = {"model": "m", "max_tokens": 8, "messages": list(messages), **more}
+    return decoder.decode(json.dumps(body).encode()).to_conversation()
+
+
+CASES: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
+    "a text": ([user("a")], [UserMessage(content="a")]),
+    "texts": ([user(text("a"), text("b"))], [UserMessage(content="a\nb")]),
+    "an empty text": ([user("")], [UserMessage(content="")]),
+    "turns of one role": ([user("a"), user(text("b")), user("c")], [UserMessage(content="a\nb\nc")]),
+    "instructions in between": (
+        [user("a"), {"role": "system", "content": "s"}, {"role": "system", "content": [text("t")]}, user("b")],
+        [UserMessage(content="a"), SystemMessage(content="s\nt"), UserMessage(content="b")],
+    ),
+    "an answer": (
+        [user("a"), assistant("b"), user("c")],
+        [UserMessage(content="a"), AssistantMessage(content="b"), UserMessage(content="c")],
+    ),
+    "an answer in parts": (
+        [assistant(text("a"), text("b")), assistant("c"), user("d")],
+        [AssistantMessage(content="abc"), UserMessage(content="d")],
+    ),
+    "reasoning": (
+        [
+            assistant(
+                {"type": "thinking", "thinking": "t", "signature": "s"},
+                {"type": "redacted_thinking", "data": "x"},
+                text("a"),
+            ),
+            user("b"),
+        ],
+        [AssistantMessage(content="a", reasoning="t"), UserMessage(content="b")],
+    ),
+    "nothing but secrets": (
+        [assistant({"type": "redacted_thinking", "data": "x"}), user("b")],
+        [AssistantMessage(content=""), UserMessage(content="b")],
+    ),
+    "a call and its result": (
+        [assistant(text("I look."), CALL), user(result("a fox"), text("And?"))],
+        [
+            AssistantMessage(content="I look.", tool_calls=[CALLED]),
+            ToolMessage(content="a fox", tool_call_id="c1"),
+            UserMessage(content="And?"),
+        ],
+    ),
+    "a call alone": (
+        [assistant(CALL), user(result([text("a"), text("b")]))],
+        [AssistantMessage(content=None, tool_calls=[CALLED]), ToolMessage(content="a\nb", tool_call_id="c1")],
+    ),
+    "two results": (
+        [user(result("a"), result("b", tool_use_id="c2"))],
+        [ToolMessage(content="a", tool_call_id="c1"), ToolMessage(content="b", tool_call_id="c2")],
+    ),
+    "a result between texts": (
+        [user(text("a"), result("b"), text("c"))],
+        [UserMessage(content="a"), ToolMessage(content="b", tool_call_id="c1"), UserMessage(content="c")],
+    ),
+    "no result": ([user(result())], [ToolMessage(content="", tool_call_id="c1")]),
+    "an empty result": ([user(result([]))], [ToolMessage(content="", tool_call_id="c1")]),
+    "a failure": (
+        [user(result("no such place", is_error=True))],
+        [ToolMessage(content="Error: no such place", tool_call_id="c1")],
+    ),
+    "no failure": ([user(result("x", is_error=False))], [ToolMessage(content="x", tool_call_id="c1")]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_messages_are_translated(case):
+    given_messages, expected = CASES[case]
+    assert conversation(*given_messages).messages == expected
+
+
+@pytest.mark.parametrize("system", ["s", [text("s")], [text("x-anthropic-billing-header: cch=1"), text("s")]])
+def test_the_system_prompt_comes_first(system):
+    assert conversation(user("a"), system=system).messages == [
+        SystemMessage(content="s"),
+        UserMessage(content="a"),
+    ]
+
+
+@pytest.mark.parametrize("system", ["", [], [text("x-anthropic-billing-header: cch=1")], None])
+def test_without_a_system_prompt_there_is_no_message(system):
+    assert conversation(user("a"), system=system).messages == [UserMessage(content="a")]
+
+
+def test_the_last_answer_is_continued():
+    told = conversation(user("a"), assistant("The answer is ("))
+    assert (told.continue_final_message, told.add_generation_prompt) == (True, False)
+    assert told.messages[-1] == AssistantMessage(content="The answer is (")
+
+
+@pytest.mark.parametrize("last", [assistant(""), assistant(), assistant({"type": "thinking", "thinking": "t"})])
+def test_an_empty_answer_is_not_continued(last):
+    told = conversation(user("a"), last)
+    assert (told.continue_final_message, told.add_generation_prompt) == (False, True)
+    assert told.messages == [UserMessage(content="a")]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "arguments", "included"),
+    [
+        (None, None, True),
+        ({"type": "adaptive"}, None, True),
+        ({"type": "between_tools"}, None, True),
+        ({"type": "enabled", "budget_tokens": 1}, {"enable_thinking": True, "thinking": True}, True),
+        ({"type": "disabled"}, {"enable_thinking": False, "thinking": False}, False),
+        ({"type": "adaptive", "display": "omitted"}, None, False),
+    ],
+)
+def test_thinking_is_left_to_the_chat_template(thinking, arguments, included):
+    told = conversation(user("a"), thinking=thinking)
+    assert (told.template_arguments, told.include_reasoning) == (arguments, included)
+
+
+def test_the_field_of_each_schema_is_named():
+    tools = [TOOL, {**TOOL, "name": "x" * 128, "input_schema": {}, "type": None}]
+    told = conversation(user("a"), tools=tools)
+    assert told.tool_params == ["tools[0].input_schema", "tools[1].input_schema"]
+    assert [function.parameters for function in told.tools] == [
+        TOOL["input_schema"],
+        {"type": "object", "properties": {}},
+    ]
+    body = {"model": "m", "max_tokens": 8, "messages": [user("a")]}
+    body |= {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    decoded = decoder.decode(json.dumps(body).encode())
+    sampling = decoded.to_request(decoded.to_conversation()).sampling
+    assert sampling.structured_outputs_param == "output_config.format.schema"
+
+
+def test_many_turns_of_one_role_take_no_quadratic_time():
+    told = conversation(*[user("a")] * 20_000)
+    assert len(told.messages) == 1
+
+
+def test_a_body_to_count_is_a_body_to_generate_without_sampling():
+    common = set(CountTokensBody.__struct_fields__)
+    assert common < set(MessagesBody.__struct_fields__)
+    body = {"model": "m", "messages": [user("a")], "tools": [TOOL], "system": "s"}
+    counted = msgspec.convert(body, CountTokensBody).to_tokenize_request().prompt
+    assert counted == conversation(user("a"), tools=[TOOL], system="s")
+
+
+texts = st.text(max_size=5)
+blocks = st.lists(st.builds(text, texts), max_size=3)
+turns = st.one_of(
+    st.builds(lambda content: {"role": "user", "content": content}, texts | blocks),
+    st.builds(
+        lambda parts, call: {"role": "assistant", "content": [*parts, *([CALL] if call else [])]},
+        blocks,
+        st.booleans(),
+    ),
+    st.builds(lambda content: {"role": "system", "content": content}, texts | blocks),
+    st.builds(lambda content, failed: user(result(content, is_error=failed)), texts | blocks, st.booleans()),
+)
+
+
+@given(messages=st.lists(turns, max_size=5))
+def test_every_conversation_is_translated_or_refused(messages):
+    try:
+        told = conversation(*messages)
+    except InvalidRequestError:
+        return
+    assert told.messages
+    roles = [message.__struct_config__.tag for message in told.messages]
+    assert all(first != second or first == "tool" for first, second in itertools.pairwise(roles))
+    # The adapters' own conversion, with fields for chat templates.
+    fields = conversation_fields(told)["messages"]
+    assert all(isinstance(message["content"], str) or message.get("tool_calls") for message in fields)
