@@ -60,6 +60,8 @@ class GenerationDelta(msgspec.Struct, frozen=True, kw_only=True):
     """Reasoning of a reasoning model, which is not part of the text."""
     tool_calls: list[ToolCallDelta] = []
     logprobs: list[TokenLogprob] | None = None
+    """Of the text's tokens, in a completion also of the token that ended it. In a conversation the tokens, joined
+    over all deltas, are the text; tokens of reasoning and tool calls are not included."""
     finish_reason: FinishReason | None = None
     """Set only on the last delta of a choice."""
     stop_sequence: str | None = None

@@ -279,15 +279,17 @@ class _OutputParser:
                 self._call = call["name"], json.dumps(call["arguments"])
 
     def parse(self, delta: GenerationDelta) -> GenerationDelta:
+        # Log probabilities belong to the text alone.
+        logprobs: list[TokenLogprob] | None = None if delta.logprobs is None else []
         if self.thinks:
-            return msgspec.structs.replace(delta, text="", reasoning=delta.text)
+            return msgspec.structs.replace(delta, text="", reasoning=delta.text, logprobs=logprobs)
         if self._call is None:
             return delta
         if delta.finish_reason is None:
-            return msgspec.structs.replace(delta, text="")
+            return msgspec.structs.replace(delta, text="", logprobs=logprobs)
         name, arguments = self._call
         call = ToolCallDelta(index=0, id="call_1", name=name, arguments=arguments)
-        return msgspec.structs.replace(delta, text="", tool_calls=[call])
+        return msgspec.structs.replace(delta, text="", tool_calls=[call], logprobs=logprobs)
 
 
 def _constrained_text(request: GenerationRequest) -> str | None:

@@ -50,7 +50,8 @@ class ChatPresenter:
             ChatFinishReason.STOP if conversation.tool_choice is ToolChoice.NAMED else ChatFinishReason.TOOL_CALLS
         )
         self._is_single_call = not conversation.parallel_tool_calls
-        # Without reasoning log probabilities are omitted too, because their tokens would reveal it.
+        # Without reasoning log probabilities are omitted too, as by vLLM's server: without the reasoning it is not
+        # known which tokens are those of the text.
         self._includes_reasoning = conversation.include_reasoning
         # Absent from chunks by default; with `include_usage`, null on all but the last.
         self._chunk_usage: None | msgspec.UnsetType = None if include_usage else UNSET

@@ -19,9 +19,9 @@ from domain.conversation import (
     UserMessage,
 )
 from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError
-from domain.results import FinishReason
+from domain.results import FinishReason, TokenLogprob
 from domain.sampling import StructuredOutputs
-from tests.contract.cases import Case, generate
+from tests.contract.cases import Case, Generated, generate
 
 WEATHER = Function(
     name="get_weather",
@@ -147,6 +147,82 @@ async def test_logprobs(generator: Case, stream: bool) -> None:
         assert token.token in [text for text, _ in token.top]
     bare = await generate(generator, conversation(), logprobs=0, stream=stream)
     assert all(token.logprob is not None for delta in bare.deltas for token in delta.logprobs or [])
+
+
+def logprobs_of(answer: Generated) -> list[TokenLogprob]:
+    return [token for delta in answer.deltas for token in delta.logprobs or []]
+
+
+@STREAM
+@pytest.mark.parametrize(
+    "text", ["yes", "The quick brown fox", "n\u00e9 \u4e2d\U0001f98a!"], ids=["short", "long", "bytes"]
+)
+async def test_logprobs_are_those_of_the_text(generator: Case, stream: bool, text: str) -> None:
+    """Not of the token that ends the turn."""
+    if generator.is_fake and not text.isascii():
+        pytest.skip("its tokens are ASCII characters")
+    answer = await generate(
+        generator,
+        conversation(),
+        structured_outputs=StructuredOutputs(choice=[text]),
+        max_tokens=60,
+        logprobs=2,
+        stream=stream,
+    )
+    assert (answer.text(), answer.finish_reason) == (text, FinishReason.STOP)
+    assert "".join(token.token for token in logprobs_of(answer)) == text
+    assert len(logprobs_of(answer)) == answer.usage.completion_tokens - (0 if generator.is_fake else 1)
+
+
+@STREAM
+async def test_logprobs_end_before_a_stop_sequence(generator: Case, stream: bool) -> None:
+    written = StructuredOutputs(choice=["The quick brown fox jumps over the lazy dog"])
+    fields = {"structured_outputs": written, "max_tokens": 60}
+    stop = "own f"
+    if generator.is_fake:
+        free = (await generate(generator, conversation(), max_tokens=16)).text()
+        stop, fields = free[5:8], {"max_tokens": 16}
+    answer = await generate(generator, conversation(), stop=[stop], logprobs=0, stream=stream, **fields)
+    assert answer.deltas[-1].stop_sequence == stop
+    assert answer.text() != ""
+    assert "".join(token.token for token in logprobs_of(answer)) == answer.text()
+
+
+@STREAM
+async def test_reasoning_has_no_logprobs(generator: Case, stream: bool) -> None:
+    answer = await generate(generator, conversation(thinks=True), logprobs=1, stream=stream)
+    assert answer.reasoning() != ""
+    assert logprobs_of(answer) == []
+
+
+@pytest.mark.integration
+@STREAM
+async def test_logprobs_of_the_text_after_reasoning(generator: Case, stream: bool) -> None:
+    if generator.is_fake:
+        pytest.skip("its reasoning never ends")
+    (end,) = generator.tokenize("</think>")
+    answer = await generate(
+        generator,
+        conversation(thinks=True),
+        structured_outputs=StructuredOutputs(choice=["quick fox"]),
+        logit_bias={end: 8.0},
+        seed=5,
+        temperature=1.0,
+        max_tokens=200,
+        logprobs=1,
+        stream=stream,
+    )
+    assert (answer.text(), answer.finish_reason) == ("quick fox", FinishReason.STOP)
+    assert "".join(token.token for token in logprobs_of(answer)) == "quick fox"
+
+
+@STREAM
+async def test_tool_calls_have_no_logprobs(generator: Case, stream: bool) -> None:
+    asked = conversation(tools=[WEATHER], tool_choice=ToolChoice.REQUIRED, parallel_tool_calls=False)
+    bias = without_white_space(generator)
+    answer = await generate(generator, asked, max_tokens=100, logprobs=1, stream=stream, logit_bias=bias)
+    assert len(answer.calls()) == 1
+    assert "".join(token.token for token in logprobs_of(answer)) == answer.text()
 
 
 @STREAM

@@ -351,6 +351,29 @@ async def test_a_whole_chat_becomes_one_delta_and_one_usage():
     assert usage == GenerationUsage(prompt_tokens=3, completion_tokens=4, reasoning_tokens=2)
 
 
+def logprobs_of(*tokens: str) -> dict:
+    return {"logprobs": {"content": [{"token": token, "logprob": -1.0, "top_logprobs": []} for token in tokens]}}
+
+
+async def test_logprobs_of_a_chat_are_those_of_its_text():
+    said = {"role": "assistant", "content": "Hi you", "reasoning": "Hm."}
+    spoken = logprobs_of("<think>", "Hm", ".", "</think>", "Hi", " you", "<|im_end|>")
+    whole = {"choices": [{"index": 0, "message": said, "finish_reason": "stop"} | spoken], "usage": USAGE["usage"]}
+    server = Server(completions=(200, json.dumps(whole).encode()))
+    delta, _ = await chat(server, stream=False, logprobs=0)
+    assert [token.token for token in delta.logprobs] == ["Hi", " you"]
+    steps = [
+        part(reasoning="Hm.") | logprobs_of("<think>", "Hm", "."),
+        part() | logprobs_of("</think>"),
+        part(content="Hi") | logprobs_of("Hi", " you"),
+        part("stop", content=" you") | logprobs_of("<|im_end|>"),
+    ]
+    for step in steps:
+        step["choices"][0]["logprobs"] = step.pop("logprobs")
+    *deltas, _ = await chat(Server(completions=(200, events(*steps, USAGE, "[DONE]"))), logprobs=0)
+    assert [[token.token for token in delta.logprobs] for delta in deltas] == [[], ["Hi"], [" you"]]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

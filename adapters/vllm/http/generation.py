@@ -1,6 +1,7 @@
 """Generates completions and chat completions on a vLLM server, whole or streamed."""
 
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,6 +13,7 @@ from adapters.vllm.dialect.greedy_copies import copied_events, copied_result, gr
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import generation_aborted, is_form_error
 from adapters.vllm.dialect.request_fields import may_be_truncated
+from adapters.vllm.dialect.text_logprobs import TextLogprobs
 from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.server import ChunkReader, RequestInfo, ServerChunk, VLLMServer, iter_raw
 from adapters.vllm.http.tokens import detokenize, tokenize
@@ -105,6 +107,8 @@ class Generation:
         for choice in chunk.choices:
             if isinstance(choice, ServerChatChoice):
                 update = chat_delta(choice, call.request)
+                if call.request.sampling.logprobs is not None:
+                    update = call.text_logprobs[choice.index].reduce(update)
             else:
                 update = delta(choice, call.request)
                 if choice.prompt_token_ids is not None and echoes_tokens(call.request):
@@ -223,6 +227,8 @@ class _ServerRequest:
         self.info = info
         self.echo_text: str | None = None
         """The prompt's text for `echo`, cached."""
+        self.text_logprobs: defaultdict[int, TextLogprobs] = defaultdict(TextLogprobs)
+        """For each choice of a chat."""
 
 
 def events(

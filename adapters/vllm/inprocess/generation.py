@@ -1,6 +1,7 @@
 """Generates completions and chat completions on an AsyncLLM, with one generator between engine and port."""
 
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -9,6 +10,7 @@ from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, si
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import not_a_chat_model
 from adapters.vllm.dialect.request_fields import may_be_truncated, stop_sequence
+from adapters.vllm.dialect.text_logprobs import TextLogprobs
 from adapters.vllm.inprocess.chat import Chat
 from adapters.vllm.inprocess.choices import Choices
 from adapters.vllm.inprocess.running_engine import RunningEngine
@@ -100,6 +102,7 @@ async def _chat(
         if prompt_tokens >= running.max_model_len:
             raise ContextLengthError(running.max_model_len, param="messages")
         count = request.sampling.logprobs
+        text_logprobs: defaultdict[int, TextLogprobs] = defaultdict(TextLogprobs)
         completion_tokens = 0
         cached_tokens: int | None = None
         outputs = running.engine.generate(
@@ -128,6 +131,8 @@ async def _chat(
                         finish_reason=finish_reason(choice, request, has_reasoned=has_reasoned),
                         stop_sequence=stop_sequence(choice.stop_reason, request),
                     )
+                    if count is not None:
+                        delta = text_logprobs[choice.index].reduce(delta)
                     if delta.has_content:
                         yield delta
         yield GenerationUsage(
