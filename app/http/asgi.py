@@ -50,6 +50,8 @@ class Application(Litestar):
     """What the handlers call; started and stopped by the lifespan."""
     history: History
     """What `GET /status` shows of the last minutes."""
+    responses: ResponsesService
+    """Stores and continues responses; started and stopped by the lifespan."""
     error_formats = ErrorFormats(ENDPOINTS)
     telemetry = NO_TELEMETRY
     """Observes requests, those to unknown paths included."""
@@ -135,7 +137,7 @@ def create_app(
     application = Application(
         route_handlers=[
             *(_route(endpoint) for endpoint in served),
-            WebsocketRouteHandler("/v1/responses", fn=serve_responses),
+            WebsocketRouteHandler("/v1/responses")(serve_responses),
         ],
         # Instead of Litestar's dependency injection, which costs as much as the rest of an answer.
         state=State(
@@ -159,6 +161,7 @@ def create_app(
         debug=False,
     )
     application.service, application.history, application.telemetry = service, history, telemetry
+    application.responses = responses
     application.error_formats = ErrorFormats(served)
     return application
 

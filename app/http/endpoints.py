@@ -94,12 +94,13 @@ def stored(
     **more: Any,
 ) -> Endpoint:
     """An endpoint for what is stored of responses and conversations; it gives no work to an engine."""
-    own = BODY_ERRORS if "body" in more else ()
+    own = (*BODY_ERRORS, 429) if "body" in more else (429,) if method == "POST" else ()
     return Endpoint(
         method=method,
         path=path,
         handler=handler,
         answer=answer,
+        is_counted=method == "POST",
         errors=(400, 401, 404, *own, 503),
         **more,
     )

@@ -13,6 +13,7 @@ from app.http.rate_limits import Reservation
 from app.http.stream_formats import StreamFormat
 from app.http.streaming import StreamedAnswer, StreamWriter
 from app.responses.background import StoredEvent
+from app.responses.field_names import response_field_names
 from app.responses.preparation import Prepared
 from app.responses.recording import Recorder
 from app.telemetry.request import note_client_left
@@ -93,6 +94,16 @@ class ResponseStream(StreamedAnswer[GenerationEvent]):
 
     async def _write_all(self, writer: StreamWriter) -> None:
         presenter = self._response
+        with response_field_names():
+            await self._write_output(writer)
+        if events := presenter.end_output():
+            await writer.write(encode_events(events))
+        if self._recorder is not None:
+            # A client that sees it completed can rely on it.
+            await self._recorder.finish()
+
+    async def _write_output(self, writer: StreamWriter) -> None:
+        presenter = self._response
         async with self._stream as items:
             await writer.begin()
             if self._recorder is not None:
@@ -101,11 +112,6 @@ class ResponseStream(StreamedAnswer[GenerationEvent]):
             async for item in items:
                 if events := presenter.chunks(item):
                     await writer.write(encode_events(events))
-        if events := presenter.end_output():
-            await writer.write(encode_events(events))
-        if self._recorder is not None:
-            # What is told as completed is stored.
-            await self._recorder.finish()
 
     def _failed(self, error: InferenceError, _request_id: str) -> bytes:
         self._finish_soon_as(error)

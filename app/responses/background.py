@@ -13,6 +13,7 @@ import msgspec
 
 from app.http.errors import as_inference_error
 from app.http.rate_limits import Reservation
+from app.responses.field_names import response_field_names
 from app.responses.preparation import Prepared, record
 from domain.errors import InferenceError, OverloadedError
 from domain.openai.responses.events import Event
@@ -123,16 +124,20 @@ class Run:
         await self._finish()
 
     async def _generate(self) -> None:
-        presenter, backend = self._prepared.presenter, self._prepared.model.backend
         while True:
             try:
-                async with backend.stream(self._prepared.generation, self._context) as events:
-                    async for event in events:
-                        self._add(presenter.chunks(event))
+                with response_field_names():
+                    await self._stream_once()
                 return
             except OverloadedError:
                 # Nothing waits for this response, so it is the one to give way.
                 await asyncio.sleep(QUEUE_RETRY_S)
+
+    async def _stream_once(self) -> None:
+        presenter, backend = self._prepared.presenter, self._prepared.model.backend
+        async with backend.stream(self._prepared.generation, self._context) as events:
+            async for event in events:
+                self._add(presenter.chunks(event))
 
     async def _finish(self) -> None:
         try:

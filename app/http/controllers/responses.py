@@ -24,6 +24,7 @@ from app.http.requests import (
 )
 from app.http.response_streams import ResponseStream, replayed
 from app.responses.compaction import CompactBody, prepare_compaction
+from app.responses.field_names import response_field_names
 from app.responses.pages import PageQuery, page_of
 from app.responses.preparation import Prepared, prepare, read_prompt
 from app.responses.service import ResponsesService
@@ -81,7 +82,8 @@ async def create_response(request: AnyRequest) -> ASGIApp:
             reservation=reserve(request, [prepared.generation]),
             keep_alive_s=options_of(request).keep_alive_s,
         )
-    (result,) = await call_all(request, model, [prepared.generation])
+    with response_field_names():
+        (result,) = await call_all(request, model, [prepared.generation])
     response = prepared.presenter.whole(result)
     return json_response(response if recorder is None else await recorder.finish())
 
@@ -148,7 +150,8 @@ async def compact(request: AnyRequest) -> ASGIApp:
     history = responses_of(request).history(owner_of(request))
     task = await prepare_compaction(body, model, history, parts.parts, context)
     report_ignored(request, parts)
-    (result,) = await call_all(request, model, [task.generation])
+    with response_field_names():
+        (result,) = await call_all(request, model, [task.generation])
     return json_response(task.answer(result))
 
 

@@ -1,9 +1,9 @@
 """`/v1/responses` as a WebSocket: many responses over one connection, each with its new items only.
 
 Source: OpenAI's guide "WebSocket mode". Each message `response.create` is the body of a request, and is answered
-with the events of a stream. Messages with different `stream_id`s are answered at the same time, those with the same
-one or none one after another. A response that is not stored can be continued on its connection. When the connection
-closes, its responses are cancelled.
+with the events of a stream. Messages with different `stream_id`s are answered at the same time, those with the
+same one or none one after another. A response that is not stored can be continued on its connection. When the
+connection closes, its responses are cancelled.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from app.http.rate_limits import ACCOUNT, Account, owner_of, reserve
 from app.http.requests import AnyRequest, context_of, options_of
 from app.http.response_streams import failure_events
 from app.http.websockets import SERVICE_RESTART
+from app.responses.field_names import response_field_names
 from app.responses.history import RecentResponses
 from app.responses.preparation import Prepared, prepare
 from app.telemetry.request import note_error, observation_of
@@ -191,7 +192,8 @@ class _Turn:
         body = _decode(request, content)
         try:
             prepared = await self._prepare(body)
-            await self._generate(body, prepared)
+            with response_field_names():
+                await self._generate(body, prepared)
         except BaseException:
             if body.previous_response_id is not None:
                 # What fails to be continued is not kept, as OpenAI does.
