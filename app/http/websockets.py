@@ -1,7 +1,11 @@
 """The server's side of WebSocket connections: what HTTP connections have as limits and as an orderly end."""
 
+from typing import Any
+
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+DRAIN = "drain"
+"""Marks the message with which the application learns that the service ends."""
 SERVICE_RESTART = 1012
 """The code with which the service closes connections when it ends (RFC 6455, registry of close codes)."""
 
@@ -18,4 +22,6 @@ class DrainingWebSocket(WebSocketsSansIOProtocol):
         if not self.handshake_complete or self.close_sent:
             super().shutdown()
             return
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": SERVICE_RESTART})
+        # Not ASGI's message of a disconnect, after which nothing can be sent.
+        message: Any = {"type": "websocket.receive", DRAIN: True}
+        self.queue.put_nowait(message)

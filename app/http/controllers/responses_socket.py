@@ -23,7 +23,7 @@ from app.http.errors import as_inference_error
 from app.http.rate_limits import ACCOUNT, Account, owner_of, reserve
 from app.http.requests import AnyRequest, context_of, options_of
 from app.http.response_streams import failure_events
-from app.http.websockets import SERVICE_RESTART
+from app.http.websockets import DRAIN, SERVICE_RESTART
 from app.responses.field_names import response_field_names
 from app.responses.history import RecentResponses
 from app.responses.preparation import Prepared, prepare
@@ -86,8 +86,7 @@ async def serve_responses(socket: AnySocket) -> None:
     await socket.accept()
     connection = _Connection(socket)
     try:
-        code = await connection.read()
-        if code == SERVICE_RESTART:
+        if await connection.read():
             await connection.finish()
             await socket.close(SERVICE_RESTART, "The service is restarting.")
     finally:
@@ -104,13 +103,15 @@ class _Connection:
         self._slots = asyncio.Semaphore(MAX_WAITING)
         self._lanes: OrderedDict[str | None, asyncio.Lock] = OrderedDict()
 
-    async def read(self) -> int:
-        """Answer each message; return the code with which the connection is closed."""
+    async def read(self) -> bool:
+        """Answer each message, until the client disconnects (False) or the service ends (True)."""
         while True:
             await self._slots.acquire()
             message: Any = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
-                return int(message.get("code") or 0)
+                return False
+            if DRAIN in message:
+                return True
             content = message.get("text")
             content = content.encode() if content is not None else message.get("bytes") or b""
             task = asyncio.create_task(self._answer(content), name="response-over-websocket")
