@@ -6,7 +6,7 @@ the context length allows, because a summary loses what they asked for.
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ from app.responses.preparation import Parts, Prompt, read_prompt
 from app.responses.truncation import DEFAULT_ANSWER_TOKENS, fitting, prompt_limit
 from domain.catalog import ServedModel
 from domain.conversation import Conversation, Message, UserMessage
+from domain.openai.field import describe
 from domain.openai.responses.body import InputFields
 from domain.openai.responses.conversation import seal, to_messages
 from domain.openai.responses.items import CompactionItem, MessageItem, ResponseItem, stored_item, text_of
@@ -35,11 +36,13 @@ MAX_SUMMARY_TOKENS = 1024
 class CompactBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of a request to compact a conversation (OpenAI's schema `CompactResponseMethodPublicBody`)."""
 
-    image: dict[str, Any] | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-    service_tier: str | None = None
+    image: Annotated[dict[str, Any] | None, describe("Images are not supported.", effect="none")] = None
+    prompt_cache_key: Annotated[str | None, describe("Prefixes are always cached.", effect="none")] = None
+    prompt_cache_options: Annotated[
+        dict[str, Any] | None, describe("Prefixes are always cached.", effect="none")
+    ] = None
+    prompt_cache_retention: Annotated[str | None, describe("Prefixes are always cached.", effect="none")] = None
+    service_tier: Annotated[str | None, describe("There is only one tier.", effect="none")] = None
 
 
 class CompactionTask(msgspec.Struct, frozen=True, kw_only=True):

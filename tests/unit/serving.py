@@ -45,7 +45,17 @@ MESSAGES_BODIES = {
     COUNT_TOKENS: {"model": "fake-write", "messages": [{"role": "user", "content": "text"}]},
 }
 """A valid request for each endpoint of Anthropic's API, whose errors have another shape."""
-ALL_BODIES = BODIES | MESSAGES_BODIES
+CONVERSATION = "/v1/conversations/{conversation_id}"
+RESPONSES_BODIES = {
+    "/v1/responses": {"model": "fake-write", "input": "text"},
+    "/v1/responses/input_tokens": {"model": "fake-write", "input": "text"},
+    "/v1/responses/compact": {"model": "fake-write", "input": "text"},
+    "/v1/conversations": {},
+    CONVERSATION: {"metadata": {}},
+    f"{CONVERSATION}/items": {"items": []},
+}
+"""A valid request for each endpoint of the Responses and Conversations APIs."""
+ALL_BODIES = BODIES | MESSAGES_BODIES | RESPONSES_BODIES
 SILENT = {"chat_template_kwargs": {"enable_thinking": False}}
 """Makes the fake write text; otherwise it writes only reasoning."""
 
