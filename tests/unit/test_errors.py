@@ -26,9 +26,11 @@ from domain.errors import (
     ModelNotFoundError,
     OverloadedError,
     PayloadTooLargeError,
+    PreviousResponseError,
     RateLimitError,
     RequestRateError,
     RequestTimeoutError,
+    StoredObjectNotFoundError,
     TokenRateError,
     TooManyConnectionsError,
     TooManyTokensError,
@@ -41,6 +43,8 @@ from domain.errors import (
 SEEN_BY_CLIENTS = {
     InvalidRequestError: (400, "invalid_request_error", None),
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    PreviousResponseError: (400, "invalid_request_error", "previous_response_not_found"),
+    StoredObjectNotFoundError: (404, "invalid_request_error", None),
     TooManyTokensError: (400, "max_tokens_per_request", "max_tokens_per_request"),
     AuthenticationError: (401, "invalid_request_error", None),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
@@ -71,6 +75,8 @@ SEEN_BY_CLIENTS = {
 def make(kind: type[InferenceError]) -> InferenceError:
     if kind is ContextLengthError:
         return kind(256, param="prompt")
+    if kind in (PreviousResponseError, StoredObjectNotFoundError):
+        return kind("resp_1", "It may have expired.")
     return kind(300_001, 300_000) if kind is TooManyTokensError else kind("It failed.")
 
 
