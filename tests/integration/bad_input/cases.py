@@ -16,7 +16,7 @@ repeatable = settings(
 
 ASKED = {"model": "tiny-gen", "max_tokens": 4}
 HELLO = [{"role": "user", "content": "x"}]
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "look",
@@ -31,6 +31,19 @@ HISTORY = [
     {"role": "user", "content": [{"type": "text", "text": "Look."}]},
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "call_1", "content": "a fox"},
+]
+CUSTOM_TOOL = {"name": "look", "description": "Looks.", "input_schema": TOOL["function"]["parameters"]}
+BLOCKS = [
+    {"role": "user", "content": [{"type": "text", "text": "Look."}]},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "id": "call_1", "name": "look", "input": {"at": "x"}},
+        ],
+    },
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "a fox"}]},
 ]
 VALID: list[tuple[str, dict[str, Any]]] = [
     (
@@ -71,6 +84,25 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("/tokenize", {"model": "tiny-gen", "prompt": "The quick", "return_token_strs": True}),
     ("/tokenize", {"messages": HISTORY, "tools": [TOOL], "add_generation_prompt": True}),
     ("/detokenize", {"model": "tiny-gen", "tokens": [5, 6, 7]}),
+    (
+        "/v1/messages",
+        {
+            "model": "tiny-gen", "max_tokens": 4, "messages": BLOCKS, "tools": [CUSTOM_TOOL],
+            "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}, "stop_sequences": ["z"],
+            "temperature": 0.5, "top_k": 5, "top_p": 0.9, "thinking": {"type": "disabled"},
+        },
+    ),
+    (
+        "/v1/messages",
+        {
+            "model": "tiny-gen", "max_tokens": 4, "messages": HELLO, "system": "Be brief.", "stream": True,
+            "thinking": {"type": "enabled", "budget_tokens": 1024, "display": "summarized"},
+            "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+            "metadata": {"user_id": "u"}, "service_tier": "auto",
+        },
+    ),
+    ("/v1/messages/count_tokens", {"model": "tiny-gen", "messages": BLOCKS, "tools": [CUSTOM_TOOL]}),
 ]  # fmt: skip
 POSTS = sorted({path for path, _ in VALID})
 

@@ -22,6 +22,8 @@ def post(url: str, path: str, body: object, headers: Mapping[str, str | bytes] =
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = httpx.post(f"{url}{path}", content=raw, headers=headers, timeout=REQUEST_TIMEOUT_S, trust_env=False)
     judge(answer)
+    if answer.status_code >= 400:
+        assert ("request_id" in answer.json()) == path.startswith("/v1/messages"), answer.text[:500]
     return answer
 
 
@@ -31,7 +33,7 @@ def is_model_failure(text: str) -> bool:
 
 
 def judge(answer: httpx.Response) -> None:
-    """Fail unless the response is in OpenAI's format and not a server error."""
+    """Fail unless the response is in OpenAI's or Anthropic's format and not a server error."""
     if is_model_failure(answer.text) and answer.status_code >= 500:
         judge_error(strict_json(answer.text))
         return
@@ -49,7 +51,10 @@ def judge(answer: httpx.Response) -> None:
 
 
 def judge_stream(text: str) -> None:
-    """Check that a stream ends with `[DONE]` or with its only error event."""
+    """Check that a stream ends with its end mark or with its only error event."""
+    if text.startswith("event: "):
+        judge_named_stream(text)
+        return
     events = [block.removeprefix("data: ") for block in text.split("\n\n") if block.startswith("data: ")]
     parts = [strict_json(event) for event in events if event != "[DONE]"]
     errors = [part for part in parts if "error" in part]
@@ -63,16 +68,34 @@ def judge_stream(text: str) -> None:
         assert events[-1] == "[DONE]", text[-2000:]
 
 
+def judge_named_stream(text: str) -> None:
+    """Check that a stream of events with names ends with `message_stop` or with its only error event."""
+    blocks = [block.split("\n") for block in text.removesuffix("\n\n").split("\n\n")]
+    events = [strict_json(data.removeprefix("data: ")) for _, data in blocks]
+    assert [name for name, _ in blocks] == [f"event: {event['type']}" for event in events], text[-2000:]
+    assert {event["type"] for event in events[:-1]}.isdisjoint({"error", "message_stop"}), text[-2000:]
+    if events[-1]["type"] == "error":
+        judge_error(events[-1])
+        assert events[-1]["error"]["type"] == "invalid_request_error" or is_model_failure(text), events[-1]
+    else:
+        assert events[-1]["type"] == "message_stop", text[-2000:]
+
+
 def judge_error(body: Any) -> None:
-    """Check OpenAI's schema `Error` and that the message leaks nothing."""
-    assert body.keys() == {"error"}
+    """Check OpenAI's schema `Error`, or Anthropic's, and that the message leaks nothing."""
     error = body["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
+    if body.keys() == {"error"}:
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert isinstance(error["param"], str | None)
+        assert isinstance(error["code"], str | None)
+    else:
+        assert body.keys() == {"type", "error", "request_id"}
+        assert body["type"] == "error"
+        assert isinstance(body["request_id"], str | None)
+        assert error.keys() == {"message", "type"}
     assert isinstance(error["message"], str)
     assert error["message"].strip(" .")
     assert isinstance(error["type"], str)
-    assert isinstance(error["param"], str | None)
-    assert isinstance(error["code"], str | None)
     assert not LEAK.search(error["message"]), error["message"]
 
 

@@ -101,6 +101,7 @@ PATHS = [
     "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/" + "x" * 5000, "/v1/models/", "/health", "/health/live",
     "/health/ready", "/openapi.json", "/", "//", "/status", "/page/none", "/page/%2e%2e/status", "/v1", "/v1/",
     "/v2/models", "/v1/chat/completions/", "/%00", "/metrics", "/docs", "/v1/completions/../../x",
+    "/v1/messages/batches", "/v1/messages/",
     "/?" + "a=b&" * 1000, "/" + "a/" * 1000,
 ]  # fmt: skip
 
