@@ -87,9 +87,14 @@ class ModelCatalog:
         """The known names of the models, without aliases."""
         return {model.name for model in self._models if model.name is not None}
 
-    def list(self) -> list[Model]:
-        """Every model under each of its names."""
-        return [self._object(model, name) for model in self._models for name in model.names]
+    def list(self, role: Role | None = None) -> list[Model]:
+        """Every model of a role, or of any, under each of its names."""
+        return [
+            self._object(model, name)
+            for model in self._models
+            if role is None or model.role is role
+            for name in model.names
+        ]
 
     def get(self, name: str) -> Model:
         """The model of this name.

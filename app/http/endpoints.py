@@ -45,11 +45,11 @@ from app.responses.compaction import CompactBody
 from domain.anthropic.messages import CountTokensBody, MessagesBody
 from domain.anthropic.response import CountTokensAnswer, MessagesAnswer
 from domain.health import ServiceHealth
+from domain.openai.agent_models import AgentModel, AgentModelList
 from domain.openai.chat import ChatBody
 from domain.openai.chat_response import ChatCompletion
 from domain.openai.completions import Completion, CompletionBody
 from domain.openai.embeddings import EmbeddingBody, EmbeddingResponse
-from domain.openai.models import Model, ModelList
 from domain.openai.responses.body import InputFields, ResponseBody
 from domain.openai.responses.response import (
     Compaction,
@@ -289,17 +289,17 @@ ENDPOINTS = (
         method="GET",
         path="/v1/models",
         handler=list_models,
-        answer=ModelList,
+        answer=AgentModelList,
         errors=(401,),
         summary="List the models",
-        about="all models, under each of their names",
+        about="all models, under each of their names, in the forms of OpenAI, Anthropic and Codex",
     ),
     Endpoint(
         method="GET",
         path="/v1/models/{model_id:path}",
         documented_path="/v1/models/{model}",
         handler=retrieve_model,
-        answer=Model,
+        answer=AgentModel,
         errors=(401, 404, 503),
         summary="Retrieve a model",
         about="one model",
