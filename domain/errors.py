@@ -25,6 +25,7 @@ InferenceError
 │   ├── EngineHungError            503  the engine's process is hung; it is restarted
 │   ├── BackendUnreachableError    503  no connection, or it was reset before an answer
 │   └── BackendBusyError           503  the server rejected the request as busy, and may have sent a retry time
+├── StateUnavailableError          503  the database of stored responses does not work
 ├── BackendTimeoutError            504  the engine did not answer in time
 │   └── DeadlineError              504  the request exceeded its timeout and was aborted
 ├── BackendFailedError             500  the engine failed on this request
@@ -250,6 +251,20 @@ class BackendUnreachableError(BackendUnavailableError):
 
 class BackendBusyError(BackendUnavailableError):
     """The server rejected the request as busy without working on it; `retry_after_s` is the server's own value."""
+
+
+class StateUnavailableError(InferenceError):
+    """The database that keeps responses and conversations does not work at the moment."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "state_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database of stored responses and conversations is unavailable. Retry later, or send 'store': false"
+            " with all input."
+        )
 
 
 class BackendTimeoutError(InferenceError):

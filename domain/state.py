@@ -1,8 +1,8 @@
 """The port of the store that keeps responses and conversations.
 
-An adapter implements `StateStore` on a database; one suite of tests checks each against the contract below. What
-is stored belongs to one owner, the name of an API key, and is invisible to all others. Without API keys the owner
-is empty.
+An adapter implements `StateStore` on a database; `tests/unit/state` tests it against the contract below. What is
+stored belongs to one owner, the name of an API key, and is invisible to all others. Without API keys the owner is
+empty.
 
 Bodies and items are JSON objects as bytes, in the shapes of OpenAI's Responses API; the store does not read them.
 """
@@ -74,7 +74,8 @@ class StateStore(Protocol):
     Errors: every method raises only `StateUnavailableError` (and `asyncio.CancelledError`).
 
     Durability: what an awaited method has written survives the end of the process at any moment. A response that
-    is unfinished when its process ends is reported as failed by every method from then on.
+    is unfinished when its process ends is reported as failed by every method from then on. Its body is then what
+    the function `interrupted`, which an adapter gets when it is created, makes of the unfinished one.
     """
 
     async def start(self) -> None:
@@ -90,7 +91,17 @@ class StateStore(Protocol):
         ...
 
     def begin(self, response: StoredResponse) -> None:
-        """Store an unfinished response soon, without waiting. Writes of one response keep their order."""
+        """Store an unfinished response soon, without waiting. Writes of one response keep their order.
+
+        Reads through the same store see it at once. If it can't be stored, `finish` stores everything.
+        """
+        ...
+
+    async def begin_durably(self, response: StoredResponse) -> None:
+        """Store an unfinished response; returns once that is durable.
+
+        For background responses, whose ids clients get before the work is done.
+        """
         ...
 
     async def finish(self, response: StoredResponse) -> None:
@@ -122,6 +133,8 @@ class StateStore(Protocol):
 
     def append_events(self, response_id: str, events: Sequence[tuple[int, bytes]]) -> None:
         """Store events of a background response soon, without waiting.
+
+        If some can't be stored, the later ones of that response are left out too: there are never gaps.
 
         Args:
             response_id: the response.

@@ -30,7 +30,7 @@ from domain.errors import (
     RateLimitError,
     RequestRateError,
     RequestTimeoutError,
-    StoredObjectNotFoundError,
+    StateUnavailableError,
     TokenRateError,
     TooManyConnectionsError,
     TooManyTokensError,
@@ -63,6 +63,7 @@ SEEN_BY_CLIENTS = {
     EngineDiedError: (503, "service_unavailable_error", "engine_died"),
     EngineHungError: (503, "service_unavailable_error", "engine_hung"),
     OverloadedError: (429, "overloaded_error", "queue_full"),
+    StateUnavailableError: (503, "service_unavailable_error", "state_unavailable"),
     DeadlineError: (504, "server_error", "timeout"),
     BackendUnreachableError: (503, "service_unavailable_error", "model_not_ready"),
     BackendBusyError: (503, "service_unavailable_error", "model_not_ready"),
@@ -75,8 +76,8 @@ SEEN_BY_CLIENTS = {
 def make(kind: type[InferenceError]) -> InferenceError:
     if kind is ContextLengthError:
         return kind(256, param="prompt")
-    if kind in (PreviousResponseError, StoredObjectNotFoundError):
-        return kind("resp_1", "It may have expired.")
+    if kind is StateUnavailableError:
+        return kind()
     return kind(300_001, 300_000) if kind is TooManyTokensError else kind("It failed.")
 
 

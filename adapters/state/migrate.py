@@ -1,0 +1,49 @@
+"""Brings a database to this version's tables."""
+
+import logging
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from domain.errors import ConfigurationError
+
+FOLDER = Path(__file__).parent / "migrations"
+VERSION_TABLE = "memoria_version"
+HEAD = "0001"
+"""The newest revision in `migrations`. It is here too because most starts have nothing to migrate, and loading
+Alembic takes longer than opening the database."""
+
+
+def migrate(connection: Connection) -> None:
+    """Create or change the tables, in the transaction of the connection, which other processes wait for.
+
+    Raises:
+        ConfigurationError: a newer version of the service has changed the tables.
+    """
+    if _revision(connection) == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    # It logs each revision at level info, and what database it is.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    # In the option a percent sign begins a reference.
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise ConfigurationError(
+            f"STATE_DATABASE: the database has tables of revision {_revision(connection)}, which this version of"
+            " the service does not know: a newer version has used it. Install the newer version again, or set"
+            " STATE_DATABASE to another database."
+        ) from error
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision of the tables; None if there are none."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()

@@ -1,0 +1,68 @@
+"""Builds the state store that the settings describe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from domain.state import StateStore
+
+FILE_NAME = "state.sqlite3"
+
+
+class StateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where responses and conversations are kept, and how long."""
+
+    is_on: bool = True
+    folder: Path
+    """Holds the SQLite file if there is no URL; created if missing."""
+    database: str | None = None
+    """URL of the database: `sqlite:///path`, `postgresql://…` or `postgres://…`."""
+    max_age_days: int = 30
+    """0 for no limit."""
+    max_bytes: int = 2**30
+    """0 for no limit."""
+
+    def __repr__(self) -> str:
+        """A representation without the URL, which may contain a password."""
+        return f"StateOptions(is_on={self.is_on}, folder={str(self.folder)!r})"
+
+
+def build_state(options: StateOptions, *, interrupted: "Callable[[bytes], bytes]") -> "StateStore | None":
+    """Build the store without opening its database; None if nothing is kept.
+
+    Args:
+        options: the settings.
+        interrupted: turns the body of an unfinished response into that of a failed one. Called in threads.
+
+    Raises:
+        ConfigurationError: the URL is none.
+    """
+    if not options.is_on:
+        return None
+    # Loaded only if needed: it takes about as long as the rest of the service's libraries.
+    from sqlalchemy import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from adapters.state.retention import Limits
+    from adapters.state.store import DatabaseStateStore
+
+    if options.database is None:
+        url = URL.create("sqlite", database=str(options.folder / FILE_NAME))
+    else:
+        try:
+            url = make_url(options.database)
+        except (ArgumentError, ValueError) as error:
+            # The message may contain the URL.
+            raise ConfigurationError(
+                "STATE_DATABASE is not a URL. Percent-encode special characters of user and password."
+            ) from error
+        driver = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg"
+        url = url.set(drivername=driver)
+    limits = Limits(max_age_days=options.max_age_days, max_bytes=options.max_bytes)
+    return DatabaseStateStore(url, interrupted=interrupted, limits=limits)

@@ -1,0 +1,179 @@
+"""Removes what is too old, and the oldest if it is too much: a little at a time, in one process at a time."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, LargeBinary, Table, func, select, text, update
+from sqlalchemy import delete as delete_from
+
+from adapters.state import conversation_writes, response_writes
+from adapters.state.database import Database, pragma
+from adapters.state.tables import conversations, events, items, leases, metadata, responses
+
+log = logging.getLogger("memoria")
+T = TypeVar("T")
+Run = Callable[[Callable[[Connection], T]], Awaitable[T]]
+"""Calls a function in a transaction of the writer, or of a reader."""
+
+BATCH = 32
+"""Responses and conversations removed in one transaction."""
+LEASE = "retention"
+LEASE_S = 60
+"""Seconds after which another process takes over from one that has ended while it removed."""
+DAY_S = 86_400
+FILL = 0.95
+"""Share of the largest size that is kept when something has to be removed."""
+ROW_BYTES = 100
+"""Memory of a row besides its data, with its entries in indexes, in PostgreSQL."""
+VACUUM_PAGES = 256
+"""Free pages that SQLite returns to the file system in one transaction."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is kept."""
+
+    max_age_days: int = 0
+    """0 for no limit."""
+    max_bytes: int = 0
+    """0 for no limit."""
+
+
+class Retention:
+    """Removes what exceeds the limits. The functions are called in transactions."""
+
+    def __init__(self, database: Database, limits: Limits) -> None:
+        self._database = database
+        self._limits = limits
+        self._insert_lease = database.insert(leases).on_conflict_do_nothing()
+
+    async def sweep(self, write: Run[Any], read: Run[Any]) -> int:
+        """Remove what exceeds the limits now; returns the number of responses and conversations removed.
+
+        Args:
+            write: calls a function in a transaction of the writer.
+            read: calls a function in a transaction for reading.
+        """
+        if not await write(self._take_lease):
+            return 0
+        removed = 0
+        try:
+            if self._limits.max_age_days:
+                while count := await write(self._remove_aged):
+                    removed += count
+            if self._limits.max_bytes:
+                removed += await self._fit(write, read)
+            while self._database.is_sqlite and await write(_return_pages):
+                pass
+        finally:
+            await write(self._release_lease)
+        if removed:
+            log.info("removed %d stored responses and conversations that were too old or too much", removed)
+        return removed
+
+    async def _fit(self, write: Run[Any], read: Run[Any]) -> int:
+        """Remove the oldest until the rest fits."""
+        removed = 0
+        while (size := await read(self.size)) > self._limits.max_bytes:
+            excess = size - int(self._limits.max_bytes * FILL)
+            while excess > 0:
+                count, freed = await write(self._remove_oldest)
+                if not count:
+                    return removed
+                removed += count
+                excess -= max(freed, 1)
+        return removed
+
+    def size(self, connection: Connection) -> int:
+        """Bytes that are used, without those that were used once and are free."""
+        if self._database.is_sqlite:
+            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+            return pages * pragma(connection, "page_size")
+        names = [f"'{name}'::regclass" for name in metadata.tables]
+        total = connection.execute(
+            text(f"SELECT sum(pg_total_relation_size(name)) FROM unnest(ARRAY[{', '.join(names)}]) AS name")
+        ).scalar_one()
+        if total <= self._limits.max_bytes:
+            return int(total)
+        # PostgreSQL keeps the space of removed rows for new ones, so the rows themselves have to be counted.
+        return sum(self._bytes(connection, table, None) for table in (responses, items, events, conversations))
+
+    def _bytes(self, connection: Connection, table: Table, condition: ColumnElement[bool] | None) -> int:
+        """Bytes of the rows that meet a condition; pages that are partly filled are not counted in full."""
+        length = func.length if self._database.is_sqlite else func.pg_column_size
+        size = sum((length(column) for column in table.c if isinstance(column.type, LargeBinary)), start=ROW_BYTES)
+        query = select(func.coalesce(func.sum(size), 0)).select_from(table)
+        return int(connection.execute(query if condition is None else query.where(condition)).scalar_one())
+
+    def _take_lease(self, connection: Connection) -> bool:
+        connection.execute(self._insert_lease, {"name": LEASE, "until": 0})
+        free = update(leases).where(leases.c.name == LEASE, leases.c.until < self._database.now)
+        return bool(connection.execute(free.values(until=self._database.now + LEASE_S)).rowcount)
+
+    def _renew_lease(self, connection: Connection) -> None:
+        mine = update(leases).where(leases.c.name == LEASE)
+        connection.execute(mine.values(until=self._database.now + LEASE_S))
+
+    def _release_lease(self, connection: Connection) -> None:
+        connection.execute(update(leases).where(leases.c.name == LEASE).values(until=0))
+
+    def _remove_aged(self, connection: Connection) -> int:
+        before = int(time.time()) - self._limits.max_age_days * DAY_S
+        old_responses, old_conversations = _oldest(connection, before)
+        return self._remove(connection, old_responses, old_conversations)
+
+    def _remove_oldest(self, connection: Connection) -> tuple[int, int]:
+        """Remove a few of the oldest; returns their number, and the bytes that are free now."""
+        old_responses, old_conversations = _oldest(connection, None)
+        freed = (
+            self._bytes(connection, responses, responses.c.id.in_(old_responses))
+            + self._bytes(
+                connection, items, items.c.response_id.in_(old_responses) & items.c.conversation_id.is_(None)
+            )
+            + self._bytes(connection, events, events.c.response_id.in_(old_responses))
+            + self._bytes(
+                connection, items, items.c.conversation_id.in_(old_conversations) & items.c.response_id.is_(None)
+            )
+        )
+        return self._remove(connection, old_responses, old_conversations), freed
+
+    def _remove(self, connection: Connection, old_responses: list[str], old_conversations: list[str]) -> int:
+        if old_responses:
+            connection.execute(delete_from(responses).where(responses.c.id.in_(old_responses)))
+            response_writes.delete_contents(connection, old_responses)
+        if old_conversations:
+            connection.execute(delete_from(conversations).where(conversations.c.id.in_(old_conversations)))
+            conversation_writes.delete_contents(connection, old_conversations)
+        self._renew_lease(connection)
+        return len(old_responses) + len(old_conversations)
+
+
+def _oldest(connection: Connection, before: int | None) -> tuple[list[str], list[str]]:
+    """Ids of the oldest finished responses and of the conversations that were not used for longest.
+
+    Args:
+        connection: the connection.
+        before: Unix time in seconds; only what is older. None for any age.
+    """
+    found: list[tuple[int, int, str]] = []
+    for kind, table, when in ((0, responses, responses.c.created), (1, conversations, conversations.c.used)):
+        query = select(when, table.c.id).order_by(when).limit(BATCH).with_for_update(skip_locked=True)
+        if table is responses:
+            query = query.where(responses.c.process_id.is_(None))
+        if before is not None:
+            query = query.where(when < before)
+        found += [(row[0], kind, row[1]) for row in connection.execute(query)]
+    oldest = sorted(found)[:BATCH]
+    return [each for _, kind, each in oldest if kind == 0], [each for _, kind, each in oldest if kind == 1]
+
+
+def _return_pages(connection: Connection) -> bool:
+    """Shorten SQLite's file by some free pages; returns whether many are left."""
+    free = pragma(connection, "freelist_count")
+    # A file that was made without this mode keeps its free pages for new rows.
+    if pragma(connection, "auto_vacuum") != 2 or free < VACUUM_PAGES:
+        return False
+    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    return pragma(connection, "freelist_count") < free

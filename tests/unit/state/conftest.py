@@ -1,0 +1,61 @@
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.state.provider import StateOptions, build_state
+from adapters.state.store import DatabaseStateStore
+from tests.postgres import PostgresProcess, find_postgres
+from tests.unit.state.samples import interrupted
+
+KINDS = ("sqlite", "postgresql")
+Open = Callable[..., Awaitable[DatabaseStateStore]]
+"""Starts a further store on the same database, as another process would."""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresProcess, None, None]:
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("PostgreSQL (initdb, postgres) is not installed")
+    server = PostgresProcess(programs)
+    yield server
+    server.end()
+
+
+@pytest.fixture(params=KINDS)
+def options(request: pytest.FixtureRequest, tmp_path: Path) -> StateOptions:
+    """An empty database, SQLite and PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return StateOptions(folder=tmp_path / "data")
+    server: PostgresProcess = request.getfixturevalue("postgres")
+    return StateOptions(folder=tmp_path / "data", database=server.create_database())
+
+
+@pytest.fixture
+async def open_store(options: StateOptions) -> AsyncGenerator[Open, None]:
+    opened: list[DatabaseStateStore] = []
+
+    async def open_one(**changes: Any) -> DatabaseStateStore:
+        store = make_store(options, **changes)
+        opened.append(store)
+        await store.start()
+        return store
+
+    yield open_one
+    for store in opened:
+        await store.stop()
+
+
+@pytest.fixture
+async def store(open_store: Open) -> DatabaseStateStore:
+    return await open_store()
+
+
+def make_store(options: StateOptions, **changes: Any) -> DatabaseStateStore:
+    import msgspec
+
+    store = build_state(msgspec.structs.replace(options, **changes), interrupted=interrupted)
+    assert isinstance(store, DatabaseStateStore)
+    return store
