@@ -27,6 +27,8 @@ class ResponseStatus(enum.StrEnum):
 
 UNFINISHED = frozenset({ResponseStatus.QUEUED, ResponseStatus.IN_PROGRESS})
 """The statuses of a response that a process is still working on."""
+CONTINUABLE = frozenset({ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE})
+"""The statuses of a response that can be continued."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -123,7 +125,8 @@ class StateStore(Protocol):
     async def history(self, owner: str, response_id: str) -> Sequence[Item] | None:
         """Input and output of a response and all that it continues, oldest first.
 
-        None if the response, or one that it continues, is missing or has no output yet.
+        None if the response, or one that it continues, is missing or has not ended as completed or incomplete: an
+        output that breaks off is no basis for another one.
         """
         ...
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, literal, select, true
 from adapters.state.database import Database
 from adapters.state.processes import ProcessInfo
 from adapters.state.tables import conversations, events, items, processes, responses
-from domain.state import Item, ResponseStatus, StoredConversation, StoredResponse
+from domain.state import CONTINUABLE, Item, ResponseStatus, StoredConversation, StoredResponse
 
 AnyRow = Row[*tuple[Any, ...]]
 CHUNK = 500
@@ -65,7 +65,7 @@ class Reads:
 
     def history(self, connection: Connection, owner: str, response_id: str) -> list[Item] | None:
         """The items of a response and of all that it continues, oldest first."""
-        columns = [responses.c.id, responses.c.previous_id, responses.c.process_id]
+        columns = [responses.c.id, responses.c.previous_id, responses.c.process_id, responses.c.status]
         first = select(*columns, literal(0).label("depth")).where(
             responses.c.id == response_id, responses.c.owner == owner
         )
@@ -80,7 +80,7 @@ class Reads:
             return None
         for link in links:
             self._check_process(connection, link)
-            if link.process_id is not None:
+            if link.process_id is not None or link.status not in CONTINUABLE:
                 return None
         query = (
             select(items.c.item_id, items.c.data)

@@ -48,12 +48,15 @@ class Run:
         self._has_ended = False
         self._is_cancelled = False
         self._changed = asyncio.Event()
+        self._shown = prepared.presenter.response
+        """The response as clients see it: ended only once that is stored."""
         self.task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Start to generate."""
-        self._state.begin(record(self._prepared, self.owner))
+    async def begin(self) -> None:
+        """Start to generate, once the response is stored: its client may leave and ask for it later."""
+        await self._state.begin_durably(record(self._prepared, self.owner))
         self._add(self._prepared.presenter.first_chunks())
+        self._shown = self._prepared.presenter.response
         self.task = asyncio.create_task(self._run(), name=f"response-{self.id}")
 
     @property
@@ -64,7 +67,7 @@ class Run:
     @property
     def body(self) -> bytes:
         """The response as it is now, as JSON."""
-        return _encode(self._prepared.presenter.response)
+        return _encode(self._shown)
 
     async def events(self, after: int) -> AsyncGenerator[StoredEvent, None]:
         """The events with sequence numbers above `after`, as they arrive, to the last."""
@@ -145,6 +148,7 @@ class Run:
         except InferenceError as error:
             log.warning("a background response could not be stored: %s", error.message)
         self._add(self._prepared.presenter.last_chunks())
+        self._shown = self._prepared.presenter.response
         self._has_ended = True
         self.flush()
         self._wake()
@@ -163,11 +167,17 @@ class BackgroundRuns:
         self._runs: dict[str, Run] = {}
         self._loop: asyncio.Task[None] | None = None
 
-    def begin(self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation) -> Run:
-        """Generate a response in the background."""
+    async def begin(
+        self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation
+    ) -> Run:
+        """Generate a response in the background.
+
+        Raises:
+            StateUnavailableError: it can't be stored.
+        """
         run = Run(prepared, owner, context, reservation, self._state)
+        await run.begin()
         self._runs[run.id] = run
-        run.begin()
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._attend(), name="background-responses")
         return run

@@ -68,7 +68,9 @@ class ResponsesService:
         assert self.state is not None
         return Recorder(self.state, prepared, owner, self._endings)
 
-    def begin(self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation) -> Run:
-        """Generate a response in the background."""
+    async def begin(
+        self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation
+    ) -> Run:
+        """Generate a response in the background. Raises StateUnavailableError if it can't be stored."""
         assert self._runs is not None
-        return self._runs.begin(prepared, owner, context, reservation)
+        return await self._runs.begin(prepared, owner, context, reservation)

@@ -31,6 +31,7 @@ from domain.errors import (
     RequestRateError,
     RequestTimeoutError,
     StateUnavailableError,
+    StoredObjectNotFoundError,
     TokenRateError,
     TooManyConnectionsError,
     TooManyTokensError,

@@ -72,7 +72,7 @@ async def create_response(request: AnyRequest) -> ASGIApp:
     )
     report_ignored(request, parts)
     if body.background:
-        return _in_background(request, prepared, is_streamed=bool(body.stream))
+        return await _in_background(request, prepared, is_streamed=bool(body.stream))
     recorder = responses.recorder(prepared, owner_of(request)) if is_stored else None
     if body.stream:
         return ResponseStream(
@@ -88,11 +88,11 @@ async def create_response(request: AnyRequest) -> ASGIApp:
     return json_response(response if recorder is None else await recorder.finish())
 
 
-def _in_background(request: AnyRequest, prepared: Prepared, *, is_streamed: bool) -> ASGIApp:
+async def _in_background(request: AnyRequest, prepared: Prepared, *, is_streamed: bool) -> ASGIApp:
     reservation = reserve(request, [prepared.generation])
     # Its observation ends with this request.
     context = msgspec.structs.replace(context_of(request), observer=None)
-    run = responses_of(request).begin(prepared, owner_of(request), context, reservation)
+    run = await responses_of(request).begin(prepared, owner_of(request), context, reservation)
     if is_streamed:
         return replayed(run.events(-1), keep_alive_s=options_of(request).keep_alive_s)
     return JSONAnswer(run.body, 200)
