@@ -52,6 +52,7 @@ class ImageBlock(_Block, frozen=True, kw_only=True, tag="image"):
     """An image, which is refused."""
 
     source: Any = None
+    transformations: Any = None
 
 
 class DocumentBlock(_Block, frozen=True, kw_only=True, tag="document"):

@@ -6,12 +6,32 @@ from typing import Any
 
 import msgspec
 import pytest
+from anthropic import types
+from anthropic.types.message_count_tokens_params import MessageCountTokensParams
+from anthropic.types.message_create_params import MessageCreateParamsBase
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.vllm.dialect.request_fields import conversation_fields
 from app.http.codec import BodyDecoder
-from domain.anthropic.messages import CountTokensBody, MessagesBody
+from domain.anthropic.blocks import (
+    DocumentBlock,
+    ImageBlock,
+    RedactedThinkingBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from domain.anthropic.messages import (
+    CountTokensBody,
+    MessagesBody,
+    OutputConfig,
+    ThinkingAdaptive,
+    ThinkingDisabled,
+    ThinkingEnabled,
+)
+from domain.anthropic.tools import AnyToolChoice, MessagesTool, NamedToolChoice
 from domain.conversation import (
     AssistantMessage,
     Conversation,
@@ -191,6 +211,34 @@ def test_a_body_to_count_is_a_body_to_generate_without_sampling():
     body = {"model": "m", "messages": [user("a")], "tools": [TOOL], "system": "s"}
     counted = msgspec.convert(body, CountTokensBody).to_tokenize_request().prompt
     assert counted == conversation(user("a"), tools=[TOOL], system="s")
+
+
+# The fields of Anthropic's SDK, apart from those that it sends as headers.
+HEADERS = {"user_profile_id", "workspace_id"}
+SDK = {
+    MessagesBody: MessageCreateParamsBase,
+    CountTokensBody: MessageCountTokensParams,
+    MessagesTool: types.ToolParam,
+    OutputConfig: types.OutputConfigParam,
+    ThinkingEnabled: types.ThinkingConfigEnabledParam,
+    ThinkingAdaptive: types.ThinkingConfigAdaptiveParam,
+    ThinkingDisabled: types.ThinkingConfigDisabledParam,
+    NamedToolChoice: types.ToolChoiceToolParam,
+    AnyToolChoice: types.ToolChoiceAnyParam,
+    TextBlock: types.TextBlockParam,
+    ThinkingBlock: types.ThinkingBlockParam,
+    RedactedThinkingBlock: types.RedactedThinkingBlockParam,
+    ToolUseBlock: types.ToolUseBlockParam,
+    ToolResultBlock: types.ToolResultBlockParam,
+    ImageBlock: types.ImageBlockParam,
+    DocumentBlock: types.DocumentBlockParam,
+}
+
+
+@pytest.mark.parametrize("kind", SDK, ids=lambda kind: kind.__name__)
+def test_every_field_of_the_sdk_is_known(kind):
+    known = {*kind.__struct_fields__, kind.__struct_config__.tag_field}
+    assert set(SDK[kind].__annotations__) - HEADERS <= known
 
 
 texts = st.text(max_size=5)
