@@ -1,8 +1,12 @@
 """Model catalog: maps model names and aliases to backends."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from domain.errors import BackendUnavailableError, ModelNotFoundError, WrongEndpointError
 from domain.openai.models import Model, model_object
 from domain.policies.supervision import RETRY_AFTER_S, SupervisionBackend
+from domain.requests import GenerationRequest, Request
 from domain.roles import ROLES, Role
 
 MAX_SHOWN_NAME = 200
@@ -33,6 +37,18 @@ class ServedModel:
         """The model's own name, then its aliases."""
         own = () if self.name is None else (self.name,)
         return own + tuple(alias for alias in self._aliases if alias not in own)
+
+    def require_room(self, requests: Iterable[Request[Any]]) -> None:
+        """Raise ContextLengthError if an answer alone is longer than the context length.
+
+        The engine would reject such a request too, but only after it has waited for its turn and has been charged
+        to its key.
+        """
+        card = self.backend.card
+        limit = card.max_model_len if card is not None else None
+        for request in requests:
+            if limit is not None and isinstance(request, GenerationRequest):
+                request.require_room(limit)
 
 
 class ModelCatalog:

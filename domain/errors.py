@@ -84,16 +84,57 @@ class InvalidRequestError(InferenceError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt, or one input, has more tokens than the model's context length."""
+    """The prompt and its answer, or one input, have more tokens than the model's context length.
+
+    Client libraries recognize OpenAI's sentences: the first one is for messages or a prompt that are too long by
+    themselves, the second one for those that leave too little room for the answer.
+    """
 
     default_code = "context_length_exceeded"
 
-    def __init__(self, max_model_len: int | None, *, param: str) -> None:
-        limit = f"{max_model_len} tokens" if max_model_len else "shorter than this input"
-        super().__init__(
-            f"This model's maximum context length is {limit}. Please reduce the length of '{param}'.",
-            param=param,
+    def __init__(
+        self,
+        max_model_len: int | None,
+        *,
+        param: str,
+        prompt_tokens: int | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        """Create the error.
+
+        Args:
+            max_model_len: context length in tokens, if known.
+            param: `messages`, `prompt`, or the input to embed.
+            prompt_tokens: tokens of the messages or the prompt, if known.
+            max_tokens: tokens that the client requested for the answer, if the prompt is not too long by itself.
+        """
+        message = _context_message(max_model_len, param, prompt_tokens, max_tokens)
+        super().__init__(message, param=param)
+
+
+def _context_message(limit: int | None, param: str, prompt_tokens: int | None, max_tokens: int | None) -> str:
+    maximum = f"This model's maximum context length is {limit} tokens."
+    if param not in ("messages", "prompt"):
+        known = maximum if limit else "This model's maximum context length is shorter than this input."
+        return f"{known} Please reduce the length of '{param}'."
+    if limit is None:
+        return f"Input tokens exceed the configured limit of this model. Please reduce the length of the {param}."
+    if prompt_tokens is None and max_tokens is not None:
+        return (
+            f"{maximum} However, you requested {max_tokens} tokens in the completion. Please reduce the length of "
+            "the completion."
         )
+    if prompt_tokens is None or prompt_tokens > limit:
+        found = prompt_tokens or f"more than {limit}"
+        return (
+            f"Input tokens exceed the configured limit of {limit} tokens. Your {param} resulted in {found} "
+            f"tokens. Please reduce the length of the {param}."
+        )
+    wanted = max_tokens or 1
+    return (
+        f"{maximum} However, you requested {prompt_tokens + wanted} tokens ({prompt_tokens} in the {param}, "
+        f"{wanted} in the completion). Please reduce the length of the {param} or completion."
+    )
 
 
 class TooManyTokensError(InvalidRequestError):

@@ -9,6 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 import msgspec
 
 from domain.conversation import Conversation
+from domain.errors import ContextLengthError
 from domain.results import EmbeddingResult, GenerationResult, Tokenization
 from domain.sampling import SamplingParameters
 
@@ -117,6 +118,26 @@ class GenerationRequest(Request[GenerationResult], frozen=True, kw_only=True):
     def width(self) -> int:
         """See `Request`. Greedy choices are identical, so only one is computed."""
         return 1 if self.sampling.temperature == 0 else self.sampling.n
+
+    def require_room(self, max_model_len: int, prompt_tokens: int | None = None) -> None:
+        """Raise ContextLengthError if prompt and answer do not fit into the context.
+
+        A request with `truncate_prompt_tokens` asks for a prompt that fits, so its answer may be shortened.
+
+        Args:
+            max_model_len: context length in tokens.
+            prompt_tokens: tokens of the prompt; None if they are not known yet.
+        """
+        wanted = 1 if self.truncate_prompt_tokens is not None else self.sampling.max_tokens or 1
+        if (1 if prompt_tokens is None else prompt_tokens) + wanted > max_model_len:
+            raise ContextLengthError(
+                max_model_len, param=self.param, prompt_tokens=prompt_tokens, max_tokens=wanted
+            )
+
+    @property
+    def param(self) -> str:
+        """The client's field that carries the prompt."""
+        return "messages" if isinstance(self.prompt, Conversation) else "prompt"
 
 
 class TokenizeRequest(Request[Tokenization], frozen=True, kw_only=True):

@@ -154,8 +154,7 @@ class FakeBackend:
         try:
             param = "messages" if isinstance(request.prompt, Conversation) else "prompt"
             prompt = self._tokens(_prompt_of(request), param, request.truncate_prompt_tokens)
-            if len(prompt) >= self.max_model_len:
-                raise ContextLengthError(self.max_model_len, param=param)
+            request.require_room(self.max_model_len, len(prompt))
             room = self.max_model_len - len(prompt)
             cached = self._cache(prompt)
             total = reasoning = 0
@@ -230,7 +229,7 @@ class FakeBackend:
             most = self.max_model_len - (self.role is Role.GENERATE)
             tokens = tokens[: most if truncate < 0 else truncate]
         if len(tokens) > self.max_model_len:
-            raise ContextLengthError(self.max_model_len, param=param)
+            raise ContextLengthError(self.max_model_len, param=param, prompt_tokens=len(tokens))
         return tokens
 
 

@@ -47,10 +47,12 @@ async def call_all(request: AnyRequest, model: ServedModel, calls: Sequence[Requ
     """Run the calls of one request and return their results in order; the first failure cancels the others.
 
     Raises:
+        ContextLengthError: a requested answer is longer than the context length.
         TokenRateError: the client's key does not have enough tokens left.
         InferenceError: a call failed.
         ClientDisconnectedError: the client disconnected.
     """
+    model.require_room(calls)
     context = context_of(request, model)
     work = _charged(model.backend, calls, context, reserve(request, calls))
     return await unless_disconnected(work, request.receive)
@@ -82,8 +84,10 @@ def streamed(
         stream_format: how chunks are written.
 
     Raises:
+        ContextLengthError: a requested answer is longer than the context length.
         TokenRateError: the client's key does not have enough tokens left.
     """
+    model.require_room(generations)
     context = context_of(request, model)
     keep_alive_s = options_of(request).keep_alive_s
     reservation = reserve(request, generations)

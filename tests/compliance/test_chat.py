@@ -364,9 +364,19 @@ def test_an_invalid_value_is_a_400_that_names_the_parameter(
 
 
 def test_too_long_a_conversation_has_openais_code(client: OpenAI) -> None:
-    with pytest.raises(BadRequestError, match="maximum context length is 8192 tokens") as caught:
+    with pytest.raises(BadRequestError, match="configured limit of 8192 tokens") as caught:
         client.chat.completions.create(**ASK | {"messages": [{"role": "user", "content": "word " * 9000}]})
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_too_long_an_answer_has_openais_code(client: OpenAI, name: str, streamed: bool) -> None:
+    asked = {key: value for key, value in ASK.items() if key not in ("max_tokens", "max_completion_tokens")}
+    for wanted in (8192, 10_000_000):
+        with pytest.raises(BadRequestError, match="maximum context length is 8192 tokens") as caught:
+            client.chat.completions.create(**asked | {name: wanted, "stream": streamed})
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 
 
 def test_the_embedding_model_does_not_chat(client: OpenAI) -> None:

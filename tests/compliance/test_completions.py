@@ -229,6 +229,13 @@ def test_too_long_a_prompt_has_openais_code(client: OpenAI) -> None:
     assert "8192" in str(caught.value)
 
 
+def test_too_long_an_answer_has_openais_code(client: OpenAI) -> None:
+    for wanted in (8192, 10_000_000):
+        with pytest.raises(BadRequestError, match="maximum context length is 8192 tokens") as caught:
+            client.completions.create(**ASK | {"max_tokens": wanted})
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
 def test_the_embedding_model_does_not_complete(client: OpenAI) -> None:
     with pytest.raises(NotFoundError, match="embedding model"):
         client.completions.create(model=EMBED, prompt="x")

@@ -109,7 +109,10 @@ async def _make(kind: Kind, role: Role) -> tuple[Case, Callable[[], Awaitable[No
 
 
 async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[None]]]:
-    fakes = [FakeBackend(role, delay_s=0.001) for _ in range(3 if kind == "balancing" else 1)]
+    fakes = [
+        FakeBackend(role, max_model_len=tiny.MAX_MODEL_LEN, delay_s=0.001)
+        for _ in range(3 if kind == "balancing" else 1)
+    ]
     fake = fakes[0]
     wrapped = {
         "supervision": lambda: SupervisionBackend(fake, role, model="fake"),

@@ -19,9 +19,10 @@ from domain.conversation import (
     UserMessage,
 )
 from domain.errors import BackendFailedError, ContextLengthError, InvalidRequestError
+from domain.requests import TokenizeRequest
 from domain.results import FinishReason, TokenLogprob
 from domain.sampling import StructuredOutputs
-from tests.contract.cases import Case, Generated, generate
+from tests.contract.cases import CONTEXT, Case, Generated, generate
 
 WEATHER = Function(
     name="get_weather",
@@ -405,14 +406,48 @@ async def test_aborted_reasoning_is_not_blamed_on_the_schema(generator: Case, st
     assert (await generate(generator, conversation())).text() != "", "and the engine goes on"
 
 
-async def test_a_conversation_longer_than_the_context_is_rejected(generator: Case) -> None:
-    for stream in (True, False):
+async def tokens_of(case: Case, asked: Conversation) -> int:
+    """The tokens of a rendered conversation."""
+    return len((await case.backend.call(TokenizeRequest(prompt=asked), CONTEXT)).token_ids)
+
+
+@STREAM
+@pytest.mark.parametrize("max_tokens", [8, None])
+async def test_a_conversation_longer_than_the_context_is_rejected(
+    generator: Case, stream: bool, max_tokens: int | None
+) -> None:
+    asked = conversation(UserMessage(content="z1" * generator.max_model_len))
+    with pytest.raises(ContextLengthError) as caught:
+        await generate(generator, asked, stream=stream, max_tokens=max_tokens)
+    assert caught.value.param == "messages"
+    assert caught.value.message == (
+        f"Input tokens exceed the configured limit of {generator.max_model_len} tokens. Your messages resulted in "
+        f"{await tokens_of(generator, asked)} tokens. Please reduce the length of the messages."
+    )
+
+
+@STREAM
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"tools": [WEATHER], "tool_choice": ToolChoice.AUTO}, {"reasoning_effort": "low"}],
+    ids=["plain", "tools", "effort"],
+)
+async def test_an_answer_that_does_not_fit_behind_the_messages_is_rejected(
+    generator: Case, stream: bool, fields: dict
+) -> None:
+    limit = generator.max_model_len
+    asked = conversation(UserMessage(content="z1" * (40 if "tools" in fields else 200)), **fields)
+    room = limit - (await generate(generator, asked, max_tokens=1)).usage.prompt_tokens
+    for max_tokens in (room + 1, limit, 10_000_000):
         with pytest.raises(ContextLengthError) as caught:
-            await generate(
-                generator, conversation(UserMessage(content="z1" * generator.max_model_len)), stream=stream
-            )
-        assert caught.value.param == "messages"
-        assert str(generator.max_model_len) in caught.value.message
+            await generate(generator, asked, max_tokens=max_tokens, stream=stream)
+        error = caught.value
+        assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+        assert f"({limit - room} in the messages, {max_tokens} in the completion)" in error.message
+    if not fields:
+        bias = {0: -100.0}
+        filled = await generate(generator, asked, max_tokens=room, stream=stream, logit_bias=bias)
+        assert filled.usage.completion_tokens == room
 
 
 async def test_equal_requests_give_equal_answers(generator: Case) -> None:

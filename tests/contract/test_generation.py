@@ -203,22 +203,58 @@ async def test_penalties_are_accepted(generator: Case) -> None:
     assert generated.usage.completion_tokens == 8
 
 
-async def test_a_prompt_longer_than_the_context_is_rejected(generator: Case) -> None:
-    for prompt in ([5] * (generator.max_model_len + 1), "z1" * generator.max_model_len * 2):
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_prompt_longer_than_the_context_is_rejected(generator: Case, stream: bool) -> None:
+    limit = generator.max_model_len
+    text = "z1" * limit * 2
+    for prompt, tokens in (([5] * (limit + 1), limit + 1), (text, len(generator.tokenize(text)))):
         with pytest.raises(ContextLengthError) as caught:
-            await generate(generator, prompt)
+            await generate(generator, prompt, stream=stream)
         assert caught.value.param == "prompt"
-        assert str(generator.max_model_len) in caught.value.message
+        assert caught.value.message == (
+            f"Input tokens exceed the configured limit of {limit} tokens. Your prompt resulted in {tokens} "
+            "tokens. Please reduce the length of the prompt."
+        )
 
 
-async def test_a_prompt_that_fills_the_context_is_rejected(generator: Case) -> None:
-    with pytest.raises(ContextLengthError):
-        await generate(generator, [5] * generator.max_model_len)
+@pytest.mark.parametrize("max_tokens", [8, None])
+async def test_a_prompt_that_fills_the_context_is_rejected(generator: Case, max_tokens: int | None) -> None:
+    with pytest.raises(ContextLengthError, match=f"{generator.max_model_len} in the prompt"):
+        await generate(generator, [5] * generator.max_model_len, max_tokens=max_tokens)
 
 
-async def test_generation_ends_at_the_context_length(generator: Case) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("form", ["text", "token ids"])
+async def test_an_answer_that_does_not_fit_behind_the_prompt_is_rejected(
+    generator: Case, form: str, stream: bool
+) -> None:
+    limit = generator.max_model_len
+    text = "z1" * ((limit - 8) // 2)
+    ids = generator.tokenize(text)
+    prompt = text if form == "text" else ids
+    room = limit - len(ids)
+    for max_tokens in (room + 1, limit, 10_000_000):
+        with pytest.raises(ContextLengthError) as caught:
+            await generate(generator, prompt, max_tokens=max_tokens, stream=stream)
+        error = caught.value
+        assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "prompt")
+        assert f"you requested {len(ids) + max_tokens} tokens ({len(ids)} in the prompt" in error.message
+    filled = await generate(generator, prompt, max_tokens=room, stream=stream, logit_bias={0: -100.0})
+    assert filled.usage.completion_tokens == room
+
+
+async def test_a_truncated_prompt_may_shorten_the_answer(generator: Case) -> None:
+    """The client asked for a prompt that fits, and leaves the number of tokens to the engine."""
+    limit = generator.max_model_len
+    generated = await generate(generator, [5] * limit, truncate_prompt_tokens=-1, max_tokens=50, stream=False)
+    assert generated.usage.prompt_tokens == limit - 1
+    assert generated.usage.completion_tokens == 1
+
+
+async def test_without_a_limit_generation_ends_at_the_context_length(generator: Case) -> None:
     prompt = [5] * (generator.max_model_len - 3)
-    generated = await generate(generator, prompt, max_tokens=50, stream=False)
+    bias = {0: -100.0}
+    generated = await generate(generator, prompt, max_tokens=None, stream=False, logit_bias=bias)
     assert generated.usage.completion_tokens == 3
     assert generated.deltas[-1].finish_reason is FinishReason.LENGTH
 

@@ -242,7 +242,7 @@ def test_a_client_disconnect_is_marked_and_no_error(traced: Traced) -> None:
     stream = traced.client.completions.create(
         model="tiny-gen",
         prompt="x",
-        max_tokens=2000,
+        max_tokens=500,
         stream=True,
         extra_body={"ignore_eos": True},
         extra_headers=headers,
@@ -263,7 +263,7 @@ def test_a_request_that_takes_too_long_is_an_error(traced: Traced) -> None:
         traced.client.completions.create(
             model="tiny-gen",
             prompt="x",
-            max_tokens=3000,
+            max_tokens=500,
             extra_body={"ignore_eos": True},
             extra_headers={**headers, "x-request-timeout": "0.2"},
         )

@@ -221,6 +221,29 @@ async def test_a_conversation_that_is_too_long_names_messages(api):
         assert error["param"] == "messages"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_an_answer_that_does_not_fit_is_rejected(api, name, stream):
+    for wanted in (254, 10_000_000):
+        response = await api.chat(stream=stream, **{"max_tokens": None, name: wanted})
+        error = error_of(response)
+        assert (response.status_code, error["code"], error["param"]) == (
+            400,
+            "context_length_exceeded",
+            "messages",
+        )
+        assert str(wanted) in error["message"]
+    if name == "max_tokens":
+        assert error_of(await api.complete("ab", max_tokens=255, stream=stream))["param"] == "prompt"
+
+
+async def test_an_answer_longer_than_the_context_never_waits_for_the_engine(api):
+    before = len(api.writer.seen)
+    assert (await api.chat(max_tokens=10_000_000)).status_code == 400
+    assert (await api.complete(max_tokens=10_000_000, stream=True)).status_code == 400
+    assert len(api.writer.seen) == before
+
+
 async def test_a_model_of_the_other_endpoint_is_told_as_such(api):
     response = await api.chat(model="fake-embed")
     assert response.status_code == 404

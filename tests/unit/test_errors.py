@@ -132,10 +132,62 @@ def test_the_message_has_the_number_of_tokens_and_the_limit():
     assert "300000" in error.message
 
 
-def test_an_unknown_context_length_is_not_in_the_message():
-    message = ContextLengthError(None, param="prompt").message
+@pytest.mark.parametrize("param", ["prompt", "messages", "input[1]"])
+def test_an_unknown_context_length_is_not_in_the_message(param):
+    message = ContextLengthError(None, param=param, prompt_tokens=7, max_tokens=2).message
     assert "None" not in message
-    assert "'prompt'" in message
+    assert param in message
+
+
+def is_recognized_by_langchain(error: ContextLengthError) -> bool:
+    """Whether LangChain raises its OpenAIContextOverflowError (langchain-openai 1.7)."""
+    return error.status == 400 and "Input tokens exceed the configured limit" in error.message
+
+
+def is_recognized_by_litellm(error: ContextLengthError) -> bool:
+    """Whether LiteLLM raises its ContextWindowExceededError."""
+    known = ("this model's maximum context length is", "input tokens exceed the configured limit")
+    return any(sentence in error.message.lower() for sentence in known)
+
+
+def test_messages_that_are_too_long_have_openais_sentence():
+    error = ContextLengthError(256, param="messages", prompt_tokens=300, max_tokens=16)
+    assert error.message == (
+        "Input tokens exceed the configured limit of 256 tokens. Your messages resulted in 300 tokens. Please "
+        "reduce the length of the messages."
+    )
+    assert is_recognized_by_langchain(error)
+    assert is_recognized_by_litellm(error)
+
+
+@pytest.mark.parametrize("param", ["prompt", "messages"])
+def test_a_prompt_of_unknown_length_is_too_long_as_well(param):
+    error = ContextLengthError(256, param=param)
+    assert f"Your {param} resulted in more than 256 tokens." in error.message
+    assert is_recognized_by_langchain(error)
+
+
+@pytest.mark.parametrize("param", ["prompt", "messages"])
+def test_an_answer_without_room_has_the_sum(param):
+    error = ContextLengthError(256, param=param, prompt_tokens=200, max_tokens=100)
+    assert error.message == (
+        f"This model's maximum context length is 256 tokens. However, you requested 300 tokens (200 in the "
+        f"{param}, 100 in the completion). Please reduce the length of the {param} or completion."
+    )
+    assert is_recognized_by_litellm(error)
+    # LangChain recognizes the code, which the SDK's exception has in its text.
+    assert error.code == "context_length_exceeded"
+
+
+def test_a_prompt_that_fills_the_context_leaves_no_room_for_one_token():
+    message = ContextLengthError(256, param="prompt", prompt_tokens=256).message
+    assert "you requested 257 tokens (256 in the prompt, 1 in the completion)" in message
+
+
+def test_an_answer_longer_than_the_context_needs_no_prompt():
+    error = ContextLengthError(256, param="messages", max_tokens=10_000_000)
+    assert "you requested 10000000 tokens in the completion" in error.message
+    assert is_recognized_by_litellm(error)
 
 
 @pytest.mark.parametrize("kind", SEEN_BY_CLIENTS)

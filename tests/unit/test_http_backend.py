@@ -40,7 +40,7 @@ from domain.sampling import SamplingParameters, StructuredOutputs
 from tests.calls import events_of
 
 CONTEXT = RequestContext(request_id="the-id")
-MODELS = {"data": [{"id": "first", "max_model_len": 256}, {"id": "second", "max_model_len": 128}]}
+MODELS = {"data": [{"id": "first", "max_model_len": 4096}, {"id": "second", "max_model_len": 128}]}
 CHUNK = {"choices": [{"index": 0, "text": "ab", "finish_reason": "length"}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
 
@@ -57,7 +57,7 @@ class Server:
         body = (await receive())["body"]
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         self.requests.append((headers, json.loads(body) if body else None))
-        status, answer = self.answers[scope["path"].rpartition("/")[2]]
+        status, answer = self.answers.get(scope["path"].rpartition("/")[2], (404, b"{}"))
         sent = []
         if self.compresses and "gzip" in headers.get("accept-encoding", ""):
             answer, sent = gzip.compress(answer), [(b"content-encoding", b"gzip")]
@@ -90,7 +90,7 @@ async def embed(server: Server) -> Any:
 
 async def test_without_a_name_the_first_model_is_used():
     card = await backend(Server()).start()
-    assert (card.name, card.max_model_len, card.role) == ("first", 256, Role.GENERATE)
+    assert (card.name, card.max_model_len, card.role) == ("first", 4096, Role.GENERATE)
 
 
 async def test_a_name_selects_the_model():

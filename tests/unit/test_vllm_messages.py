@@ -49,7 +49,13 @@ def test_too_long_a_prompt_has_openais_error(message, param):
     error = refused(message, param=param)
     assert isinstance(error, ContextLengthError)
     assert (error.param, error.code) == (param, "context_length_exceeded")
-    assert "maximum context length is 256 tokens" in error.message
+    assert "256 tokens" in error.message
+
+
+def test_too_long_a_prompt_is_told_from_one_that_fills_the_context():
+    sentences = [refused(message).message.partition(".")[0] for message in TOO_LONG]
+    exceeds, fills = "Input tokens exceed the configured", "This model's maximum context"
+    assert [sentence.partition(" l")[0] for sentence in sentences] == [exceeds] * 3 + [fills] * 2
 
 
 def test_an_unknown_context_length_is_omitted():

@@ -16,12 +16,9 @@ from domain.errors import (
 )
 from domain.requests import GenerationRequest
 
-# vLLM raises the last one for a prompt that fills the context and leaves no room for an answer.
-_CONTEXT = re.compile(
-    r"maximum context length|maximum model length|max_model_len|longer than the maximum"
-    r"|max_tokens must be at least 1",
-    re.I,
-)
+_CONTEXT = re.compile(r"maximum context length|maximum model length|max_model_len|longer than the maximum", re.I)
+# For a prompt that fills the context and leaves no room for an answer.
+_NO_ROOM = re.compile(r"plus the number of requested output tokens|max_tokens must be at least 1", re.I)
 _TRUNCATION = re.compile(r"truncate_prompt_tokens.{0,40} greater than", re.I)
 _VOCABULARY = re.compile(r"token id -?\d+ is out of vocabulary", re.I)
 _LOGIT_BIAS = re.compile(r"logit_bias", re.I)
@@ -121,6 +118,8 @@ def refusal(
         )
     if _NO_PROMPT.match(message):
         return InvalidRequestError(f"'{param}' contains no tokens.", param=param, code="empty_input")
+    if _NO_ROOM.search(message):
+        return ContextLengthError(max_model_len, param=param, prompt_tokens=max_model_len)
     if _CONTEXT.search(message):
         return ContextLengthError(max_model_len, param=param)
     if _NO_TEMPLATE.search(message):

@@ -15,12 +15,13 @@ from adapters.vllm.dialect.refusals import generation_aborted, is_form_error
 from adapters.vllm.dialect.request_fields import may_be_truncated
 from adapters.vllm.dialect.text_logprobs import TextLogprobs
 from adapters.vllm.http.errors import translate_errors
+from adapters.vllm.http.prompt_length import PromptLength
 from adapters.vllm.http.server import ChunkReader, RequestInfo, ServerChunk, VLLMServer, iter_raw
 from adapters.vllm.http.tokens import detokenize, tokenize
 from adapters.vllm.http.translate import chat_body, chat_delta, completion_body, delta, echoes_tokens, usage_of
 from adapters.vllm.http.wire import ServerChatChoice, ServerModel, chat_decoder, completion_decoder
 from domain.conversation import Conversation
-from domain.errors import BackendFailedError, InferenceError, InvalidRequestError
+from domain.errors import BackendFailedError, ContextLengthError, InferenceError, InvalidRequestError
 from domain.port import RequestContext
 from domain.requests import DetokenizeRequest, GenerationRequest, Prompt, TokenizeRequest
 from domain.results import GenerationDelta, GenerationEvent, GenerationResult
@@ -34,6 +35,7 @@ class Generation:
     def __init__(self, server: VLLMServer, model: ServerModel) -> None:
         self._server = server
         self._model = model
+        self._lengths = PromptLength(server, model)
         self._markers: list[Markers] | None = None
         self._has_reasoning_parser: bool | None = None
 
@@ -47,7 +49,7 @@ class Generation:
         if copies > 1:
             return copied_result(await self.generate(single_choice(request), context), copies)
         call = await self._to_server_request(request, context, streams=False)
-        async with self._translate_aborts(call, context):
+        async with self._explain_errors(call, context):
             content = await self._server.post(call.path, call.body, context, call.info)
             with translate_errors(self._server.name):
                 chunk: ServerChunk = call.decoder.decode(content)
@@ -67,7 +69,7 @@ class Generation:
         """
         call = await self._to_server_request(request, context, streams=True)
         usage = None
-        async with self._translate_aborts(call, context):
+        async with self._explain_errors(call, context):
             with translate_errors(self._server.name):
                 async with self._server.open_response(call.path, call.body, context, call.info) as response:
                     reader = ChunkReader(self._server, call.decoder, call.info)
@@ -89,15 +91,19 @@ class Generation:
         """The request to the server, for the endpoint that matches the prompt."""
         model, request = self._model, prepare(request)
         if isinstance(request.prompt, Conversation):
+            await self._lengths.check_room(request, request.prompt, context)
             body = chat_body(
                 request, request.prompt, model=model.id, max_model_len=model.max_model_len, streams=streams
             )
-            return _ServerRequest(request, CHAT, body, chat_decoder, RequestInfo("messages", request))
+            info = RequestInfo("messages", request)
+            return _ServerRequest(request, request.prompt, CHAT, body, chat_decoder, info)
         if request.sampling.structured_outputs is not None:
             await self._require_structured_outputs(request.sampling.structured_outputs_param, context)
         prompt = await self._with_suffix(request, request.prompt, context)
+        await self._lengths.check_room(request, prompt, context)
         body = completion_body(request, prompt, model=model.id, max_model_len=model.max_model_len, streams=streams)
-        return _ServerRequest(request, COMPLETIONS, body, completion_decoder, RequestInfo("prompt", request))
+        info = RequestInfo("prompt", request)
+        return _ServerRequest(request, prompt, COMPLETIONS, body, completion_decoder, info)
 
     async def _deltas(
         self, chunk: ServerChunk, call: "_ServerRequest", context: RequestContext
@@ -120,12 +126,16 @@ class Generation:
         return deltas
 
     @contextlib.asynccontextmanager
-    async def _translate_aborts(
-        self, call: "_ServerRequest", context: RequestContext
-    ) -> AsyncGenerator[None, None]:
-        """Translate the error if the server aborts a chat with structured outputs after its reasoning."""
+    async def _explain_errors(self, call: "_ServerRequest", context: RequestContext) -> AsyncGenerator[None, None]:
+        """Add to the server's errors what it does not say.
+
+        That is the length of a prompt that is too long, and that a chat with structured outputs was aborted after
+        its reasoning.
+        """
         try:
             yield
+        except ContextLengthError as error:
+            raise await self._lengths.with_count(error, call.request, call.prompt, context) from error
         except InvalidRequestError as error:
             if (
                 is_form_error(error)
@@ -218,9 +228,17 @@ class _ServerRequest:
     """A generation request in the server's format."""
 
     def __init__(
-        self, request: GenerationRequest, path: str, body: dict[str, Any], decoder: Any, info: RequestInfo
+        self,
+        request: GenerationRequest,
+        prompt: Prompt | Conversation,
+        path: str,
+        body: dict[str, Any],
+        decoder: Any,
+        info: RequestInfo,
     ) -> None:
         self.request = request
+        self.prompt = prompt
+        """As the server gets it."""
         self.path = path
         self.body = body
         self.decoder = decoder

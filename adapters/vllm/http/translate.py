@@ -111,9 +111,27 @@ def tokenize_body(request: TokenizeRequest, *, model: str) -> dict[str, Any]:
         body["add_special_tokens"] = request.add_special_tokens
     if isinstance(request.prompt, str):
         return body | {"prompt": request.prompt}
-    known = ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
+    known = ("messages", "tools", "add_generation_prompt", "continue_final_message")
     fields = conversation_fields(request.prompt)
+    variables = _template_variables(fields)
+    if variables:
+        body["chat_template_kwargs"] = variables
     return body | {name: fields[name] for name in known if name in fields}
+
+
+def _template_variables(fields: dict[str, Any]) -> dict[str, Any]:
+    """All variables of the chat template; `/tokenize` has no fields for some of them.
+
+    Source: vllm.entrypoints.openai.chat_completion.protocol.ChatCompletionRequest.build_chat_params (0.32.0).
+    """
+    variables: dict[str, Any] = {}
+    if "documents" in fields:
+        variables["documents"] = fields["documents"]
+    if "reasoning_effort" in fields:
+        variables["reasoning_effort"] = fields["reasoning_effort"]
+        variables["enable_thinking"] = fields["reasoning_effort"] != "none"
+    chosen: dict[str, Any] = fields.get("chat_template_kwargs", {})
+    return variables | chosen
 
 
 def _generation_body(

@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from adapters.vllm.dialect import fill_in_the_middle
+from adapters.vllm.dialect.context_length import with_count
 from adapters.vllm.dialect.greedy_copies import copied_events, greedy_copies, single_choice
 from adapters.vllm.dialect.prepare import prepare
 from adapters.vllm.dialect.refusals import not_a_chat_model
 from adapters.vllm.dialect.request_fields import may_be_truncated, stop_sequence
 from adapters.vllm.dialect.text_logprobs import TextLogprobs
-from adapters.vllm.inprocess.chat import Chat
+from adapters.vllm.inprocess.chat import Chat, RenderedChat
 from adapters.vllm.inprocess.choices import Choices
 from adapters.vllm.inprocess.running_engine import RunningEngine
 from adapters.vllm.inprocess.translate import finish_reason, output_logprobs, sampling_params
@@ -53,16 +54,10 @@ async def _complete(
 ) -> AsyncGenerator[GenerationEvent, None]:
     """A completion."""
     with running.translate_errors("prompt", request) as progress:
-        (rendered,) = await running.render(
-            [_with_suffix(running, prompt, request.suffix)],
-            detokenize=request.echo,
-            truncate=request.truncate_prompt_tokens,
-            add_special_tokens=request.add_special_tokens is not False,
-        )
+        rendered = await _render(running, request, _with_suffix(running, prompt, request.suffix))
         prompt_tokens = len(rendered["prompt_token_ids"])
+        request.require_room(running.max_model_len, prompt_tokens)
         room = running.max_model_len - prompt_tokens
-        if room < 1:
-            raise ContextLengthError(running.max_model_len, param="prompt")
         params = sampling_params(request, model_defaults=running.sampling_defaults, room=room, streams=streams)
         choices = Choices(request, prompt_text=_echo_text(running, request, rendered), tokenizer=running.tokenizer)
         outputs = running.engine.generate(
@@ -97,10 +92,9 @@ async def _chat(
 ) -> AsyncGenerator[GenerationEvent, None]:
     """A chat completion, from the prepared request and the client's original conversation for the template."""
     with running.translate_errors("messages", request) as progress:
-        rendered = await chat.render(request, conversation, streams=streams)
+        rendered = await _render_chat(running, chat, request, conversation, streams=streams)
         prompt_tokens = len(rendered.prompt_token_ids)
-        if prompt_tokens >= running.max_model_len:
-            raise ContextLengthError(running.max_model_len, param="messages")
+        request.require_room(running.max_model_len, prompt_tokens)
         count = request.sampling.logprobs
         text_logprobs: defaultdict[int, TextLogprobs] = defaultdict(TextLogprobs)
         completion_tokens = 0
@@ -141,6 +135,46 @@ async def _chat(
             reasoning_tokens=rendered.reasoning_tokens(),
             cached_tokens=cached_tokens,
         )
+
+
+async def _render(running: RunningEngine, request: GenerationRequest, prompt: Prompt) -> Any:
+    """The tokenized prompt."""
+    adds = request.add_special_tokens is not False
+
+    async def count() -> int:
+        return len(prompt if isinstance(prompt, list) else await running.tokenize(prompt, add_special_tokens=adds))
+
+    try:
+        with running.translate_errors("prompt", request):
+            (rendered,) = await running.render(
+                [prompt],
+                detokenize=request.echo,
+                truncate=request.truncate_prompt_tokens,
+                add_special_tokens=adds,
+            )
+    except ContextLengthError as error:
+        raise await with_count(error, request, prompt, running.max_model_len, count) from error
+    return rendered
+
+
+async def _render_chat(
+    running: RunningEngine,
+    chat: Chat,
+    request: GenerationRequest,
+    conversation: Conversation,
+    *,
+    streams: bool,
+) -> RenderedChat:
+    """The rendered and tokenized conversation."""
+
+    async def count() -> int:
+        return len(await chat.tokenize(conversation, add_special_tokens=bool(request.add_special_tokens)))
+
+    try:
+        with running.translate_errors("messages", request):
+            return await chat.render(request, conversation, streams=streams)
+    except ContextLengthError as error:
+        raise await with_count(error, request, conversation, running.max_model_len, count) from error
 
 
 def _with_suffix(running: RunningEngine, prompt: Prompt, suffix: str | None) -> Prompt:
