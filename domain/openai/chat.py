@@ -21,6 +21,7 @@ from domain.openai.common import TextMap
 from domain.openai.field import describe
 from domain.openai.nesting import check_json
 from domain.openai.sampling import SamplingFields, TokenCount
+from domain.openai.tool_turns import check_tool_turns
 from domain.requests import GenerationRequest
 from domain.sampling import StructuredOutputs
 
@@ -202,10 +203,12 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
         """Convert messages and tools.
 
         Raises:
-            InvalidRequestError: a message without content, or invalid tools.
+            InvalidRequestError: a message without content, a tool call without a result or the reverse, or invalid
+                tools.
         """
         for position, message in enumerate(self.messages):
             check_message(message, f"messages[{position}]")
+        check_tool_turns(self.messages, continues=bool(self.continue_final_message))
         check_json(self.chat_template_kwargs, "chat_template_kwargs")
         choice, name = self._tool_choice([tool.function for tool in self.tools or []])
         tools, params = self._callable_tools(choice)

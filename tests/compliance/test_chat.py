@@ -253,9 +253,12 @@ def test_a_call_is_streamed_under_one_id_and_index(http: httpx.Client, choice: A
 def test_a_tool_result_is_sent_back(client: OpenAI) -> None:
     asked = client.chat.completions.create(**ASK | TOOLS, tool_choice="required").choices[0].message
     assert asked.tool_calls
-    result = {"role": "tool", "tool_call_id": asked.tool_calls[0].id, "content": "sunny, 21 °C"}
-    answer = client.chat.completions.create(**ASK | TOOLS | {"messages": [*TOOLS["messages"], asked, result]})
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 °C"} for call in asked.tool_calls]
+    answer = client.chat.completions.create(**ASK | TOOLS | {"messages": [*TOOLS["messages"], asked, *results]})
     assert answer.choices[0].message.content
+    with pytest.raises(BadRequestError, match="did not have response messages") as caught:
+        client.chat.completions.create(**ASK | TOOLS | {"messages": [*TOOLS["messages"], asked]})
+    assert caught.value.param == f"messages[{len(TOOLS['messages'])}].tool_calls"
 
 
 @pytest.mark.parametrize("choice", ["none", "auto"])
@@ -295,6 +298,7 @@ def test_vllms_parameters_work_as_extra_body(client: OpenAI) -> None:
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, "messages[0].weight"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

@@ -468,8 +468,11 @@ def test_joined_chunks_equal_the_complete_response(deltas, options):
 @settings(max_examples=15, deadline=None)
 def test_every_answer_can_be_sent_back_in_the_next_request(deltas):
     message = whole(*deltas)["choices"][0]["message"]
-    body = encode({"model": "m", "messages": [{"role": "user", "content": "hi"}, message]})
-    assert len(BodyDecoder(ChatBody).decode(body).to_conversation().messages) == 2
+    results = [
+        {"role": "tool", "tool_call_id": one["id"], "content": "x"} for one in message.get("tool_calls", [])
+    ]
+    body = encode({"model": "m", "messages": [{"role": "user", "content": "hi"}, message, *results]})
+    assert len(BodyDecoder(ChatBody).decode(body).to_conversation().messages) == 2 + len(results)
 
 
 @given(generations())

@@ -55,6 +55,15 @@ def refusal(**fields: Any) -> InvalidRequestError:
     return caught.value
 
 
+def with_results(message: dict) -> list[dict]:
+    """An assistant message and the results of its calls."""
+    calls = message.get("tool_calls") or []
+    return [
+        {"role": "assistant", **message},
+        *({"role": "tool", "tool_call_id": call["id"], "content": "20 degrees"} for call in calls),
+    ]
+
+
 def messages_of(*messages: dict) -> list[dict]:
     return [msgspec.to_builtins(message) for message in conversation_of(messages=list(messages)).messages]
 
@@ -347,7 +356,8 @@ def test_content_may_be_text_or_parts(role, content, name):
 @pytest.mark.parametrize("content", ["20 degrees", [{"type": "text", "text": "20 degrees"}]])
 def test_a_tool_message_is_accepted(content):
     message = {"role": "tool", "content": content, "tool_call_id": "call_1"}
-    assert messages_of(HELLO, message)[1] == message
+    asked = {"role": "assistant", "tool_calls": [CALL]}
+    assert messages_of(HELLO, asked, message)[2] == message
 
 
 @pytest.mark.parametrize(
@@ -370,7 +380,8 @@ def test_a_tool_message_is_accepted(content):
     ids=str,
 )
 def test_an_assistant_message_is_accepted(message):
-    assert len(conversation_of(messages=[HELLO, {"role": "assistant", **message}]).messages) == 2
+    messages = [HELLO, *with_results(message)]
+    assert len(conversation_of(messages=messages).messages) == len(messages)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +409,7 @@ def test_calls_of_other_types_are_rejected(kind):
 
 def test_arguments_may_be_invalid_json():
     broken = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{not json"}}
-    message = conversation_of(messages=[{"role": "assistant", "tool_calls": [broken]}]).messages[0]
+    message = conversation_of(messages=with_results({"tool_calls": [broken]})).messages[0]
     assert message.tool_calls[0].function.arguments == "{not json"
 
 
@@ -417,8 +428,29 @@ def test_arguments_may_be_invalid_json():
     ids=str,
 )
 def test_a_response_message_may_be_sent_back(answer):
-    messages = [HELLO, {"role": "assistant", **answer}, HELLO]
-    assert len(conversation_of(messages=messages).messages) == 3
+    messages = [HELLO, *with_results(answer), HELLO]
+    assert len(conversation_of(messages=messages).messages) == len(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([HELLO, {"role": "tool", "tool_call_id": "call_1", "content": "x"}], "messages[1].role"),
+        ([HELLO, {"role": "assistant", "tool_calls": [CALL]}], "messages[1].tool_calls"),
+        ([HELLO, {"role": "assistant", "tool_calls": [CALL]}, HELLO], "messages[1].tool_calls"),
+        ([*with_results({"tool_calls": [CALL]})[:1], *with_results({"tool_calls": [CALL | {"id": "x"}]})[1:]],
+         "messages[1].tool_call_id"),
+    ],
+    ids=["no call", "no result", "no result in between", "another call"],
+)  # fmt: skip
+def test_calls_and_results_belong_together(messages, param):
+    error = refusal(messages=messages)
+    assert (error.param, error.code) == (param, "invalid_value")
+
+
+def test_a_call_may_be_continued():
+    messages = [HELLO, {"role": "assistant", "content": "x", "tool_calls": [CALL]}]
+    assert conversation_of(messages=messages, continue_final_message=True).continue_final_message
 
 
 def test_a_message_parsed_by_openais_sdk_may_be_sent_back():
