@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections.abc import Sequence
 from typing import Any, cast
 
 from litestar import Request, Response
@@ -9,7 +10,9 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.types import Method, Scope, Send
 from litestar.utils import normalize_path
 
-from app.http.error_formats import OPENAI, error_format_of, request_id_of
+from app.http.codec import encode
+from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
+from app.http.url_hints import url_hint
 from app.telemetry.request import STATUS_CLIENT_GONE, note_client_left, note_error
 from domain.errors import (
     AuthenticationError,
@@ -30,15 +33,21 @@ class ClientDisconnectedError(Exception):
     """The client disconnected before it was answered."""
 
 
-def as_inference_error(exception: Exception, *, method: str = "", path: str = "") -> InferenceError:
-    """The domain's error for any exception; an unexpected one is logged and hidden from the client."""
+def as_inference_error(
+    exception: Exception, *, method: str = "", path: str = "", endpoints: Sequence[Endpoint] = ()
+) -> InferenceError:
+    """The domain's error for any exception; an unexpected one is logged and hidden from the client.
+
+    Args:
+        exception: what was raised.
+        method: the request's method.
+        path: the request's path.
+        endpoints: the endpoints that are served, for a path that is not.
+    """
     if isinstance(exception, InferenceError):
         return exception
     if isinstance(exception, NotFoundException):
-        return UnknownUrlError(
-            f"Unknown request URL: {method} {path}. Please check the URL for typos, or see GET /v1/models for "
-            "what is served."
-        )
+        return UnknownUrlError(f"Unknown request URL: {method} {path}. {url_hint(path, endpoints)}")
     if isinstance(exception, MethodNotAllowedException):
         return MethodNotAllowedError(f"Not allowed to {method} on {path}.")
     if isinstance(exception, HTTPException) and exception.status_code < 500:
@@ -117,7 +126,8 @@ def handle(request: Request[Any, Any, Any], exception: Exception) -> Response[by
     if isinstance(exception, ClientDisconnectedError):
         note_client_left(request.scope)
         return Response(b"", status_code=STATUS_CLIENT_GONE)
-    error = as_inference_error(exception, method=request.method, path=request.url.path)
+    endpoints = request.app.state[SERVED_ENDPOINTS]
+    error = as_inference_error(exception, method=request.method, path=request.url.path, endpoints=endpoints)
     note_error(request.scope, error)
     headers = error_headers(error)
     if isinstance(exception, MethodNotAllowedException) and exception.headers:
