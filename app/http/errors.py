@@ -47,7 +47,7 @@ def as_inference_error(
     if isinstance(exception, InferenceError):
         return exception
     if isinstance(exception, NotFoundException):
-        return UnknownUrlError(f"Unknown request URL: {method} {path}. {url_hint(path, endpoints)}")
+        return UnknownUrlError(f"Unknown request URL: {method} {path}. {url_hint(path, endpoints, method)}")
     if isinstance(exception, MethodNotAllowedException):
         return MethodNotAllowedError(f"Not allowed to {method} on {path}.")
     if isinstance(exception, HTTPException) and exception.status_code < 500:

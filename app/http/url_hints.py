@@ -1,6 +1,8 @@
 """Explains paths that are not served: endpoints of OpenAI's API, and paths with or without `/v1` by mistake."""
 
+import re
 from collections.abc import Sequence
+from functools import cache
 
 from app.http.endpoint import Endpoint
 
@@ -17,38 +19,47 @@ UNSERVED = {
     "/v1/fine_tuning": "Models can't be fine-tuned here.",
     "/v1/images": f"Images are not served here. {_TEXT_ONLY}",
     "/v1/moderations": "There is no moderation model here.",
-    "/v1/realtime": "OpenAI's realtime API is not served here. Use POST /v1/chat/completions, with 'stream'.",
-    "/v1/threads": f"OpenAI's threads are not served here. {_NOT_STORED} Send all messages to POST "
-    "/v1/chat/completions.",
-    "/v1/uploads": f"Files can't be uploaded here. {_NOT_STORED}",
-    "/v1/vector_stores": f"Vector stores are not served here. {_NOT_STORED} POST /v1/embeddings makes vectors for "
+    "/v1/realtime": "OpenAI's realtime API is not served here. Use POST /v1/responses, with 'stream'.",
+    "/v1/threads": "OpenAI's threads are not served here. Use POST /v1/conversations and POST /v1/responses.",
+    "/v1/uploads": f"Files can't be uploaded here. {_NO_FILES}",
+    "/v1/vector_stores": "Vector stores are not served here. POST /v1/embeddings makes vectors for "
     "a database of your own.",
 }
 """Beginnings of paths of OpenAI's API that are not served, and what to say of them."""
 _ELSE = "Please check the URL for typos, or see GET /v1/models for what is served."
 
 
-def url_hint(path: str, endpoints: Sequence[Endpoint]) -> str:
+def url_hint(path: str, endpoints: Sequence[Endpoint], method: str = "") -> str:
     """One or two sentences for a path that is not served.
 
     Args:
         path: the path that the client requested.
         endpoints: the endpoints that are served.
+        method: the method that it used; of a path's methods, this one is named if it is served.
     """
-    for row in endpoints:
-        if _matches(row, f"/v1{path}"):
-            return f"Did you mean {row.method} /v1{path}? Set the client's base URL to one that ends with /v1."
-        if path.startswith("/v1/") and _matches(row, path.removeprefix("/v1")):
-            return f"Did you mean {row.method} {path.removeprefix('/v1')}?"
+    with_v1, without_v1 = f"/v1{path}", path.removeprefix("/v1")
+    if row := _served(with_v1, endpoints, method):
+        return f"Did you mean {row.method} {with_v1}? Set the client's base URL to one that ends with /v1."
+    if without_v1 != path and (row := _served(without_v1, endpoints, method)):
+        return f"Did you mean {row.method} {without_v1}?"
     for prefix, sentence in UNSERVED.items():
-        for tried in (path, f"/v1{path}"):
+        for tried in (path, with_v1):
             if f"{tried}/".startswith(f"{prefix}/"):
                 return f"{sentence} See GET /v1/models for what is served."
     return _ELSE
 
 
-def _matches(row: Endpoint, path: str) -> bool:
-    fixed, parameter, _ = row.template.partition("{")
-    if parameter:
-        return path.startswith(fixed) and len(path) > len(fixed)
-    return path.rstrip("/") == fixed
+def _served(path: str, endpoints: Sequence[Endpoint], method: str) -> Endpoint | None:
+    """The endpoint at a path: with this method if there is one, and rather without parameters than with."""
+    rows = [row for row in endpoints if _pattern(row.path).fullmatch(path)]
+    return min(rows, key=lambda row: (row.method != method, "{" in row.path), default=None)
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    """Matches the paths of an endpoint, with or without a slash at the end."""
+    return re.compile(re.sub(r"\\\{\w+:(\w+)\\\}", _parameter, re.escape(path)) + "/?")
+
+
+def _parameter(found: re.Match[str]) -> str:
+    return ".+" if found[1] == "path" else "[^/]+"
