@@ -222,6 +222,26 @@ def bench(
         sys.exit(130)
 
 
+@main.command()
+@click.argument("agent", type=click.Choice(["codex", "claude", "opencode"]))
+@click.option("--url", help="Address of the service; overrides HOST and PORT.")
+@click.option("--model", help="Name of the model; overrides MODEL_GEN_NAME.")
+@click.option("--write", "is_written", is_flag=True, help="Add it to the file that the agent reads; keeps a copy.")
+def launch(agent: str, url: str | None, model: str | None, is_written: bool) -> None:
+    """Print the configuration that makes a coding agent use this service.
+
+    The model's name and context length come from the running service, or else from the settings.
+    """
+    from app.commands.console import Console
+    from app.commands.launch.command import run
+
+    console = Console()
+    try:
+        run(agent, _settings(console, {}), console, url=url, model=model, is_written=is_written)
+    except ConfigurationError as error:
+        _fail(console, error)
+
+
 def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
     settings = _read_settings(overrides)
     _warn_of_unknown_names(console)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from adapters.memory_planning import EngineOptions
-from adapters.models.locate import LocatedModel
+from adapters.models.hardware import engine_card
+from adapters.models.locate import LocatedModel, default_model
 from adapters.vllm.http.provider import ServerOptions, build_servers
 from adapters.vllm.inprocess.provider import InProcessOptions, InProcessProvider
 from app.settings import HTTP, INPROCESS, RoleSettings, Settings
@@ -86,6 +87,11 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
         ConfigurationError: a model does not exist.
     """
     return inprocess_provider(settings, settings.roles).locate(progress)
+
+
+def default_model_name(role: Role) -> str:
+    """The model that is chosen for this machine if the settings name none."""
+    return default_model(role, engine_card())
 
 
 def load_factory(role: Role, path: str) -> Factory:
