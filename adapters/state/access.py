@@ -47,12 +47,12 @@ class Access:
             max_queue_bytes: estimated memory of what may wait to be written.
         """
         self._database = database
-        self._process_id = secrets.token_hex(16)
+        self.process_id = secrets.token_hex(16)
         self._here: ProcessInfo | None = None
         self._outage = Outage(database.url)
-        self._responses = ResponseWrites(database, conversations, self._process_id)
+        self._responses = ResponseWrites(database, conversations, self.process_id)
         self._processes = ProcessWrites(database, interrupted)
-        self.reads = Reads(database, self._process_id, self._has_ended)
+        self.reads = Reads(database, self.process_id, self._has_ended)
         self._writer = Writer(
             database,
             self._responses,
@@ -81,7 +81,7 @@ class Access:
         if self._is_open:
             self._is_open = False
             with contextlib.suppress(StateUnavailableError, TimeoutError):
-                ending = self.write(partial(self._processes.end, process_id=self._process_id))
+                ending = self.write(partial(self._processes.end, process_id=self.process_id))
                 await asyncio.wait_for(ending, STOP_S)
             await self._writer.stop()
         # A reader that was left by its task still holds a connection.
@@ -161,7 +161,7 @@ class Access:
     def _heartbeat(self, connection: Connection) -> None:
         """Announce that this process lives, and report what it could not finish as failed."""
         if self._here is not None:
-            self._processes.heartbeat(connection, self._process_id, self._here)
+            self._processes.heartbeat(connection, self.process_id, self._here)
         unfinishable = list(self._responses.unfinishable)
         if unfinishable:
             self._processes.fail(connection, [storable(each) for each in unfinishable])

@@ -44,10 +44,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Retention:
     """Removes what exceeds the limits. The functions are called in transactions."""
 
-    def __init__(self, database: Database, limits: Limits) -> None:
+    def __init__(self, database: Database, limits: Limits, process_id: str) -> None:
         self._database = database
         self._limits = limits
+        self._process_id = process_id
         self._insert_lease = database.insert(leases).on_conflict_do_nothing()
+        self._my_lease = update(leases).where(leases.c.name == LEASE, leases.c.process_id == process_id)
 
     async def sweep(self, write: Run[Any], read: Run[Any]) -> int:
         """Remove what exceeds the limits now; returns the number of responses and conversations removed.
@@ -56,10 +58,10 @@ class Retention:
             write: calls a function in a transaction of the writer.
             read: calls a function in a transaction for reading.
         """
-        if not await write(self._take_lease):
-            return 0
         removed = 0
         try:
+            if not await write(self._take_lease):
+                return 0
             if self._limits.max_age_days:
                 while count := await write(self._remove_aged):
                     removed += count
@@ -68,6 +70,7 @@ class Retention:
             while self._database.is_sqlite and await write(_return_pages):
                 pass
         finally:
+            # Also if this task was cancelled before it knew that it had the lease.
             await write(self._release_lease)
         if removed:
             log.info("removed %d stored responses and conversations that were too old or too much", removed)
@@ -108,16 +111,16 @@ class Retention:
         return int(connection.execute(query if condition is None else query.where(condition)).scalar_one())
 
     def _take_lease(self, connection: Connection) -> bool:
-        connection.execute(self._insert_lease, {"name": LEASE, "until": 0})
+        connection.execute(self._insert_lease, {"name": LEASE, "process_id": self._process_id, "until": 0})
         free = update(leases).where(leases.c.name == LEASE, leases.c.until < self._database.now)
-        return bool(connection.execute(free.values(until=self._database.now + LEASE_S)).rowcount)
+        taken = free.values(process_id=self._process_id, until=self._database.now + LEASE_S)
+        return bool(connection.execute(taken).rowcount)
 
     def _renew_lease(self, connection: Connection) -> None:
-        mine = update(leases).where(leases.c.name == LEASE)
-        connection.execute(mine.values(until=self._database.now + LEASE_S))
+        connection.execute(self._my_lease.values(until=self._database.now + LEASE_S))
 
     def _release_lease(self, connection: Connection) -> None:
-        connection.execute(update(leases).where(leases.c.name == LEASE).values(until=0))
+        connection.execute(self._my_lease.values(until=0))
 
     def _remove_aged(self, connection: Connection) -> int:
         before = int(time.time()) - self._limits.max_age_days * DAY_S
@@ -175,5 +178,7 @@ def _return_pages(connection: Connection) -> bool:
     # A file that was made without this mode keeps its free pages for new rows.
     if pragma(connection, "auto_vacuum") != 2 or free < VACUUM_PAGES:
         return False
-    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    for _ in range(VACUUM_PAGES):
+        # Python's driver ends the pragma after its first page, whatever number it is given.
+        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
     return pragma(connection, "freelist_count") < free

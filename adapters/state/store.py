@@ -51,7 +51,9 @@ class DatabaseStateStore(StateStore):
         self._access = Access(
             database, self._conversations, interrupted=interrupted, max_queue_bytes=max_queue_bytes
         )
-        self._retention = Retention(database, limits)
+        self._retention = Retention(database, limits, self._access.process_id)
+        self._one_stop = asyncio.Lock()
+        self._one_sweep = asyncio.Lock()
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -61,11 +63,12 @@ class DatabaseStateStore(StateStore):
 
     async def stop(self) -> None:
         """See the port."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
-        await self._access.close()
+        async with self._one_stop:
+            if self._sweeping is not None:
+                self._sweeping.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._sweeping
+            await self._access.close()
 
     def begin(self, response: StoredResponse) -> None:
         """See the port."""
@@ -206,8 +209,9 @@ class DatabaseStateStore(StateStore):
 
     async def sweep(self) -> int:
         """Report responses of ended processes as failed, and remove what exceeds the limits."""
-        await self._access.end_dead_processes()
-        return await self._retention.sweep(self._access.write, self._access.read)
+        async with self._one_sweep:
+            await self._access.end_dead_processes()
+            return await self._retention.sweep(self._access.write, self._access.read)
 
     async def _sweep_repeatedly(self) -> None:
         while True:

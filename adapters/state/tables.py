@@ -117,6 +117,7 @@ leases = Table(
     metadata,
     # What only one process does at a time.
     Column("name", Text, primary_key=True),
+    Column("process_id", Text, nullable=False),
     # Unix time in seconds, by the clock of the database, at which another process may take over.
     Column("until", BigInteger, nullable=False),
 )

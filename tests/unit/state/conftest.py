@@ -1,7 +1,9 @@
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from adapters.state.provider import StateOptions, build_state
@@ -37,8 +39,8 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> StateOptions:
 async def open_store(options: StateOptions) -> AsyncGenerator[Open, None]:
     opened: list[DatabaseStateStore] = []
 
-    async def open_one(**changes: Any) -> DatabaseStateStore:
-        store = make_store(options, **changes)
+    async def open_one(*, sweeps: bool = False, **changes: Any) -> DatabaseStateStore:
+        store = make_store(options, sweeps=sweeps, **changes)
         opened.append(store)
         await store.start()
         return store
@@ -53,9 +55,10 @@ async def store(open_store: Open) -> DatabaseStateStore:
     return await open_store()
 
 
-def make_store(options: StateOptions, **changes: Any) -> DatabaseStateStore:
-    import msgspec
-
+def make_store(options: StateOptions, *, sweeps: bool = False, **changes: Any) -> DatabaseStateStore:
+    """A store that is not started. Without `sweeps` it removes nothing by itself."""
     store = build_state(msgspec.structs.replace(options, **changes), interrupted=interrupted)
     assert isinstance(store, DatabaseStateStore)
+    if not sweeps:
+        store._sweep_repeatedly = asyncio.Event().wait  # type: ignore[assignment]
     return store

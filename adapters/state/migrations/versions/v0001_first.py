@@ -70,6 +70,7 @@ def upgrade() -> None:
     op.create_table(
         "memoria_leases",
         sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("process_id", sa.Text, nullable=False),
         sa.Column("until", sa.BigInteger, nullable=False),
     )
 
