@@ -38,6 +38,7 @@ from app.http.controllers.responses import (
 )
 from app.http.controllers.status import Status, status
 from app.http.controllers.tokenize import detokenize, tokenize
+from app.http.controllers.version import Version, version
 from app.http.endpoint import Access, Endpoint, Handler
 from app.http.error_formats import ANTHROPIC, OPENAI, ErrorFormat
 from app.http.openapi import ERRORS
@@ -374,6 +375,15 @@ ENDPOINTS = (
         summary="State of each model and the last minutes",
         about="the data of the page as JSON: version, roles, `/health`, models, the last minutes as series, the "
         "last requests; always 200",
+    ),
+    Endpoint(
+        method="GET",
+        path="/version",
+        handler=version,
+        answer=Version,
+        errors=(401,),
+        summary="Version of the service",
+        about="the version of the service, in the form of vLLM's server",
     ),
     Endpoint(
         method="GET",

@@ -1,5 +1,7 @@
 """An endpoint is one entry of a table: its route, its documents and its access follow from it."""
 
+import importlib.metadata
+
 import httpx
 import msgspec
 import pytest
@@ -137,3 +139,15 @@ async def test_other_methods_are_refused_and_told_which_there_are(path, method):
         answer = await api.http.request(method, path)
     assert answer.status_code == 405
     assert set(answer.headers["allow"].split(", ")) == {"OPTIONS", "POST" if path == EMBED else "GET"}
+
+
+async def test_the_version_is_that_of_the_service():
+    async with serving(Api(settings={"API_KEYS": KEY})) as api:
+        assert (await api.http.get("/version")).status_code == 401, "like the list of models"
+        answer = await api.http.get("/version", headers={"authorization": f"Bearer {KEY}"})
+        assert answer.json() == {"version": importlib.metadata.version("memoria-vllm")}
+        assert answer.json()["version"] == (await status_of(api))["version"]
+
+
+async def status_of(api: Api) -> dict:
+    return (await api.http.get("/status", headers={"authorization": f"Bearer {KEY}"})).json()

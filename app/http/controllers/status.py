@@ -1,18 +1,16 @@
 """`GET /status`: the data of the page at `/` in one answer."""
 
-import importlib.metadata
 import time
 
 import msgspec
 from litestar.types import ASGIApp
 
+from app.http.controllers.version import VERSION
 from app.http.requests import AnyRequest, history_of, json_response, service_of
 from app.telemetry.history import LastRequest, Series
 from domain.health import ServiceHealth
 from domain.openai.models import Model
 from domain.roles import ROLES, Role
-
-VERSION = importlib.metadata.version("memoria-vllm")
 
 
 class RoleDescription(msgspec.Struct, frozen=True, kw_only=True):
