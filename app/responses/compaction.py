@@ -11,26 +11,19 @@ from typing import Annotated, Any
 import msgspec
 
 from app.responses.history import History
-from app.responses.preparation import Parts, Prompt, read_prompt
-from app.responses.truncation import DEFAULT_ANSWER_TOKENS, fitting, prompt_limit
+from app.responses.preparation import Parts, read_prompt
+from app.responses.summary import summarizing
+from app.responses.truncation import DEFAULT_ANSWER_TOKENS
 from domain.catalog import ServedModel
-from domain.conversation import Conversation, Message, UserMessage
 from domain.openai.field import describe
 from domain.openai.responses.body import InputFields
-from domain.openai.responses.conversation import seal, to_messages
+from domain.openai.responses.conversation import seal
 from domain.openai.responses.items import CompactionItem, MessageItem, ResponseItem, stored_item, text_of
 from domain.openai.responses.response import Compaction, response_usage
 from domain.port import RequestContext
 from domain.random_id import random_hex
-from domain.requests import CHARACTERS_PER_TOKEN, GenerationRequest, TokenizeRequest
+from domain.requests import CHARACTERS_PER_TOKEN, GenerationRequest
 from domain.results import GenerationResult
-from domain.sampling import SamplingParameters
-
-REQUEST = (
-    "Summarize the conversation so far for an assistant that will continue it without having seen it. Keep the "
-    "goals, decisions, names, numbers, files, results of tools and open steps. Answer with the summary alone."
-)
-MAX_SUMMARY_TOKENS = 1024
 
 
 class CompactBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,34 +67,10 @@ async def prepare_compaction(
     prompt = await read_prompt(body, model, history, parts, context)
     card = model.backend.card
     max_model_len = card.max_model_len if card is not None else None
-    summary_tokens = min(MAX_SUMMARY_TOKENS, (max_model_len or MAX_SUMMARY_TOKENS) // 4)
     return CompactionTask(
-        generation=GenerationRequest(
-            prompt=await _conversation(prompt, body, model, context, summary_tokens),
-            sampling=SamplingParameters(max_tokens=summary_tokens, temperature=body.temperature, top_p=body.top_p),
-        ),
+        generation=await summarizing(body, prompt.all_items, model, context),
         kept=_latest_user_messages(prompt.all_items, (max_model_len or DEFAULT_ANSWER_TOKENS) // 4),
     )
-
-
-async def _conversation(
-    prompt: Prompt, body: InputFields, model: ServedModel, context: RequestContext, summary_tokens: int
-) -> Conversation:
-    """The conversation, as much of it as fits, and the request for a summary."""
-
-    def build(items: Sequence[ResponseItem]) -> Conversation:
-        messages: list[Message] = [*to_messages(items, body.instructions), UserMessage(content=REQUEST)]
-        return Conversation(messages=messages)
-
-    async def count(conversation: Conversation) -> int:
-        counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)
-        return len(counted.token_ids)
-
-    card = model.backend.card
-    if card is None or card.max_model_len is None:
-        return build(prompt.all_items)
-    limit = prompt_limit(card.max_model_len, summary_tokens)
-    return await fitting(prompt.all_items, build, count, max_tokens=limit)
 
 
 def _latest_user_messages(items: Sequence[ResponseItem], max_tokens: int) -> list[ResponseItem]:

@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from domain.errors import InvalidRequestError, PreviousResponseError, StoredObjectNotFoundError
 from domain.openai.responses.body import InputFields
-from domain.openai.responses.items import AnyItem, DecodePart, ItemReference, ResponseItem, read_items
+from domain.openai.responses.items import (
+    AnyItem,
+    CompactionTrigger,
+    DecodePart,
+    ItemReference,
+    ResponseItem,
+    read_items,
+)
 from domain.state import Item, StateStore
 
 IS_OFF = "Responses are not stored here, because STATE is off. Send the whole conversation as 'input'."
@@ -70,20 +77,22 @@ class History:
         return ()
 
     async def resolve(self, items: Sequence[AnyItem], decode: DecodePart) -> list[ResponseItem]:
-        """Replace references by the items that they refer to.
+        """Replace references by the items that they refer to, and leave out what only triggers a compaction.
 
         Raises:
             StoredObjectNotFoundError: an item is not stored.
         """
         wanted = [item.id for item in items if isinstance(item, ItemReference)]
         if not wanted:
-            return [item for item in items if not isinstance(item, ItemReference)]
+            return [item for item in items if not isinstance(item, ItemReference | CompactionTrigger)]
         found = dict(self._recent.items()) if self._recent is not None else {}
         missing = [item_id for item_id in wanted if item_id not in found]
         if missing and self._state is not None:
             found |= await self._state.items(self._owner, missing)
         resolved: list[ResponseItem] = []
         for position, item in enumerate(items):
+            if isinstance(item, CompactionTrigger):
+                continue
             if not isinstance(item, ItemReference):
                 resolved.append(item)
                 continue
@@ -116,7 +125,7 @@ class History:
 def stored_items(items: Sequence[Item], decode: DecodePart) -> list[ResponseItem]:
     """Decode stored items, which contain no references."""
     read = read_items([item.data for item in items], decode, _refuse_unknown)
-    return [item for item in read if not isinstance(item, ItemReference)]
+    return [item for item in read if not isinstance(item, ItemReference | CompactionTrigger)]
 
 
 def _refuse_unknown(path: str, name: str) -> None:

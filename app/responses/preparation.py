@@ -6,12 +6,19 @@ from collections.abc import Sequence
 import msgspec
 
 from app.responses.history import History, stored_items
+from app.responses.summary import summarizing
 from app.responses.truncation import fitting, prompt_limit
 from domain.catalog import ServedModel
 from domain.conversation import Conversation
 from domain.openai.responses.body import InputFields, ResponseBody
 from domain.openai.responses.conversation import to_messages
-from domain.openai.responses.items import DecodePart, IgnorePart, ResponseItem, stored_item
+from domain.openai.responses.items import (
+    CompactionTrigger,
+    DecodePart,
+    IgnorePart,
+    ResponseItem,
+    stored_item,
+)
 from domain.openai.responses.presenter import ResponsePresenter
 from domain.openai.responses.response import begin_response, new_response_id
 from domain.openai.responses.tools import CallableTools, ClientTool
@@ -50,6 +57,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """The items of the request alone."""
     all_items: Sequence[ResponseItem]
     """The earlier items and those of the request."""
+    is_compaction: bool
+    """Whether the request asks for a summary instead of an answer."""
 
 
 async def prepare(
@@ -78,7 +87,10 @@ async def prepare(
     """
     body.check()
     prompt = await read_prompt(body, model, history, parts, context, max_output_tokens=body.max_output_tokens)
-    generation = body.to_request(prompt.conversation, prompt.callable)
+    if prompt.is_compaction:
+        generation = await summarizing(body, prompt.all_items, model, context)
+    else:
+        generation = body.to_request(prompt.conversation, prompt.callable)
     response = begin_response(
         body,
         list(prompt.tools.values()),
@@ -89,7 +101,7 @@ async def prepare(
     return Prepared(
         model=model,
         generation=generation,
-        presenter=ResponsePresenter(response, body, prompt.callable),
+        presenter=ResponsePresenter(response, body, prompt.callable, is_compaction=prompt.is_compaction),
         earlier=prompt.earlier,
         input=[stored_item(item) for item in prompt.items] if keeps_input else (),
     )
@@ -111,7 +123,9 @@ async def read_prompt(
     """
     tools = body.read_tools(parts.decode, parts.ignore)
     callable_ = body.callable_tools(tools)
-    own = await history.resolve(body.read_input(parts.decode, parts.ignore), parts.decode)
+    read = body.read_input(parts.decode, parts.ignore)
+    is_compaction = bool(read) and isinstance(read[-1], CompactionTrigger)
+    own = await history.resolve(read, parts.decode)
     earlier = await history.earlier(body)
     items = [*stored_items(earlier, parts.decode), *own] if earlier else own
 
@@ -129,7 +143,13 @@ async def read_prompt(
     else:
         conversation = build(items)
     return Prompt(
-        conversation=conversation, tools=tools, callable=callable_, earlier=earlier, items=own, all_items=items
+        conversation=conversation,
+        tools=tools,
+        callable=callable_,
+        earlier=earlier,
+        items=own,
+        all_items=items,
+        is_compaction=is_compaction,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from domain.conversation import AssistantMessage, Conversation, SystemMessage, ToolChoice, UserMessage
 from domain.errors import BackendTimeoutError
+from domain.openai.responses.conversation import unseal
 from domain.results import FinishReason, ToolCallDelta
 from domain.sampling import StructuredOutputs
 from tests.unit.messages_serving import USAGE, delta, end
@@ -228,6 +229,17 @@ async def test_a_conversation_is_compacted(api):
     assert [message.content for message in conversation(api).messages] == [
         "We met.", "Summary of the conversation so far:\n\nHello.", "Go on.",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_trigger_at_the_end_compacts_the_conversation(api, stream):
+    items = [{"role": "user", "content": "We met."}, {"type": "compaction_trigger"}]
+    answer = await api.respond(items, stream=stream, tools=[FUNCTION])
+    response = events_of(answer)[-1]["response"] if stream else response_of(answer)
+    (item,) = response["output"]
+    assert (item["type"], unseal(item["encrypted_content"])) == ("compaction", "Hello.")
+    assert "Summarize" in str(conversation(api).messages[-1].content)
+    assert not conversation(api).tools
 
 
 @pytest.mark.parametrize(

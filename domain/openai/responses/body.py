@@ -14,7 +14,7 @@ from domain.openai.chat import NOT_SUPPORTED, check_template_arguments
 from domain.openai.common import TextMap
 from domain.openai.field import describe
 from domain.openai.nesting import check_json
-from domain.openai.responses.items import DecodePart, IgnorePart, read_items
+from domain.openai.responses.items import DecodePart, IgnorePart, MessageItem, read_items
 from domain.openai.responses.tools import CallableTools, Choice, ClientTool, callable_tools, read_tools
 from domain.openai.sampling import Bias, Penalty, SharedSamplingFields, TokenCount
 from domain.requests import GenerationRequest
@@ -154,7 +154,7 @@ class InputFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknow
         if self.input is None:
             return []
         if isinstance(self.input, str):
-            return read_items([_user_message(self.input)], decode, ignore)
+            return [MessageItem(role="user", content=self.input)]
         return read_items(self.input, decode, ignore)
 
     def to_conversation(self, messages: list[Message], tools: CallableTools) -> Conversation:
@@ -312,7 +312,3 @@ def _structured_outputs(text: TextOptions | None) -> StructuredOutputs | None:
     if isinstance(form, JsonSchemaFormat):
         return StructuredOutputs(json=form.schema)
     return None
-
-
-def _user_message(text: str) -> bytes:
-    return msgspec.json.encode({"role": "user", "content": text})

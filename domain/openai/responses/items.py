@@ -152,6 +152,13 @@ class CompactionItem(_Wire, kw_only=True):
     encrypted_content: str
 
 
+class CompactionTrigger(_Wire, kw_only=True):
+    """Asks for a summary of all items before it, instead of an answer to them."""
+
+    id: str | None | Unset = UNSET
+    type: Literal["compaction_trigger"] = "compaction_trigger"
+
+
 class ItemReference(_Wire, kw_only=True):
     """A stored item, by its id."""
 
@@ -168,7 +175,7 @@ ResponseItem = (
     | ReasoningItem
     | CompactionItem
 )
-AnyItem = ResponseItem | ItemReference
+AnyItem = ResponseItem | ItemReference | CompactionTrigger
 
 ITEM_TYPES: dict[str, type[AnyItem]] = {
     "message": MessageItem,
@@ -179,6 +186,7 @@ ITEM_TYPES: dict[str, type[AnyItem]] = {
     "reasoning": ReasoningItem,
     "compaction": CompactionItem,
     "compaction_summary": CompactionItem,
+    "compaction_trigger": CompactionTrigger,
     "item_reference": ItemReference,
 }
 """Item types of text models; all others are those of tools that run at OpenAI."""

@@ -27,6 +27,7 @@ from domain.openai.responses.events import (
     TextDone,
 )
 from domain.openai.responses.items import (
+    CompactionItem,
     CustomToolCallItem,
     FunctionCallItem,
     MessageItem,
@@ -148,6 +149,30 @@ class OpenMessage:
 
     def _done(self, item: MessageItem) -> ItemEvent:
         return _item_done(self._numbers, self._index, item)
+
+
+class OpenCompaction:
+    """A summary of the conversation, which clients send back unread."""
+
+    def __init__(self, numbers: Numbering, index: int) -> None:
+        self._numbers = numbers
+        self._index = index
+        self._id = new_item_id(CompactionItem)
+        self._text: list[str] = []
+
+    def start(self) -> list[Event]:
+        """See `OpenItem`."""
+        return [_item_added(self._numbers, self._index, CompactionItem(id=self._id, encrypted_content=""))]
+
+    def add(self, text: str, _logprobs: list[TokenLogprob] | None) -> list[Event]:
+        """Its text has no events."""
+        self._text.append(text)
+        return []
+
+    def end(self, _status: Status) -> tuple[ResponseItem, list[Event]]:
+        """See `OpenItem`."""
+        item = CompactionItem(id=self._id, encrypted_content=seal("".join(self._text)))
+        return item, [_item_done(self._numbers, self._index, item)]
 
 
 class OpenReasoning:

@@ -11,6 +11,7 @@ from domain.openai.responses.events import ErrorEvent, Event, ResponseEvent
 from domain.openai.responses.items import ResponseItem, Status
 from domain.openai.responses.output import (
     Numbering,
+    OpenCompaction,
     OpenCustomCall,
     OpenFunctionCall,
     OpenMessage,
@@ -34,7 +35,7 @@ from domain.results import (
 )
 from domain.state import Item, ResponseStatus
 
-Open = OpenMessage | OpenReasoning | OpenFunctionCall | OpenCustomCall
+Open = OpenMessage | OpenCompaction | OpenReasoning | OpenFunctionCall | OpenCustomCall
 NO_USAGE = GenerationUsage(prompt_tokens=0, completion_tokens=0)
 _encode = msgspec.json.Encoder().encode
 
@@ -46,13 +47,16 @@ class ResponsePresenter:
     not sent.
     """
 
-    def __init__(self, response: Response, body: ResponseBody, tools: CallableTools) -> None:
+    def __init__(
+        self, response: Response, body: ResponseBody, tools: CallableTools, *, is_compaction: bool = False
+    ) -> None:
         """Create it.
 
         Args:
             response: the response without output.
             body: the request.
             tools: the tools that the model may call.
+            is_compaction: whether the generated text is a summary, which becomes a compaction item.
         """
         self.response = response
         self.items: list[Item] = []
@@ -62,6 +66,7 @@ class ResponsePresenter:
         """Whether its first events have been made."""
         self._numbers = Numbering()
         self._tools = tools
+        self._is_compaction = is_compaction
         self._top_logprobs = body.top_logprobs or 0
         reasoning = body.reasoning
         self._has_summary = reasoning is not None and reasoning.has_summary
@@ -89,7 +94,7 @@ class ResponsePresenter:
             self._generation_usage = event
             return []
         events: list[Event] = []
-        if event.reasoning:
+        if event.reasoning and not self._is_compaction:
             events += self._reasoning(event)
         if event.text or event.logprobs:
             events += self._text(event)
@@ -165,7 +170,7 @@ class ResponsePresenter:
     def _text(self, delta: GenerationDelta) -> list[Event]:
         if self._tools.grammar is not None:
             return self._grammar_input(delta.text)
-        if isinstance(self._open, OpenMessage):
+        if isinstance(self._open, OpenMessage | OpenCompaction):
             return self._open.add(delta.text, delta.logprobs)
         item = self._new_message()
         return [*self._replace(item), *item.add(delta.text, delta.logprobs)]
@@ -192,7 +197,9 @@ class ResponsePresenter:
         self._call_index = call.index
         return [*self._replace(item), *item.add(call.arguments)]
 
-    def _new_message(self) -> OpenMessage:
+    def _new_message(self) -> OpenMessage | OpenCompaction:
+        if self._is_compaction:
+            return OpenCompaction(self._numbers, self._next_index())
         return OpenMessage(self._numbers, self._next_index(), top_logprobs=self._top_logprobs)
 
     def _next_index(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from domain.errors import InferenceError, InvalidRequestError, RateLimitError
-from domain.openai.responses.body import ResponseBody, TextFormat
+from domain.openai.responses.body import ResponseBody, TextFormat, TextOptions
 from domain.openai.responses.tools import ClientTool
 from domain.random_id import random_hex
 from domain.results import GenerationUsage
@@ -142,8 +142,7 @@ def begin_response(
         model: the served model's name.
         is_stored: whether the response is stored.
     """
-    options, text = body.reasoning, body.text
-    form = (text.format if text is not None else None) or TextFormat()
+    options = body.reasoning
     return Response(
         id=response_id,
         created_at=int(time.time()),
@@ -167,8 +166,8 @@ def begin_response(
         safety_identifier=body.safety_identifier,
         store=is_stored,
         temperature=1.0 if body.temperature is None else body.temperature,
-        text=_raw(Text(format=form, verbosity=(text.verbosity if text is not None else None) or "medium")),
-        tool_choice=_raw(body.tool_choice if body.tool_choice is not None else "auto"),
+        text=_text(body.text),
+        tool_choice=_AUTO if body.tool_choice is None else _raw(body.tool_choice),
         tools=_raw(tools),
         top_logprobs=body.top_logprobs or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
@@ -177,8 +176,21 @@ def begin_response(
     )
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 def _raw(value: Any) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))
+    return msgspec.Raw(_encode(value))
+
+
+_PLAIN_TEXT = _raw(Text(format=TextFormat()))
+_AUTO = _raw("auto")
+
+
+def _text(options: TextOptions | None) -> msgspec.Raw:
+    if options is None:
+        return _PLAIN_TEXT
+    return _raw(Text(format=options.format or TextFormat(), verbosity=options.verbosity or "medium"))
 
 
 def response_usage(usage: GenerationUsage) -> ResponseUsage:
