@@ -10,6 +10,7 @@ from app.settings.loading import load_settings, unknown_names
 from app.settings.parsers import GIB_RULE, is_usable_key, parse_gib
 from app.settings.roles import RoleSettings
 from app.settings.settings import EmbeddingPolicies, SecuritySettings, Settings
+from app.settings.state import StateSettings
 from app.settings.telemetry import TelemetrySettings
 from app.settings.values import HTTP, INPROCESS, OFF
 from app.settings.variables import GROUPS, VARIABLES
@@ -26,6 +27,7 @@ __all__ = [
     "RoleSettings",
     "SecuritySettings",
     "Settings",
+    "StateSettings",
     "TelemetrySettings",
     "is_usable_key",
     "load_settings",

@@ -31,6 +31,11 @@ BACK_PRESSURE = Group(
     about="How much each engine processes at a time and how much may wait. Further requests get status 429.",
     guide="docs/reliability.md",
 )
+STATE = Group(
+    title="Stored responses",
+    about="Whether, where and how long responses and conversations of the Responses API are kept.",
+    guide="docs/operations.md",
+)
 EMBEDDINGS = Group(
     title="Embedding requests",
     about="How embedding requests are batched and cached before they reach the engine.",
@@ -54,6 +59,6 @@ OTLP = Group(
 )
 
 ORDER = (
-    SERVICE, ACCESS, CLIENT_LIMITS, TIME_LIMITS, MODELS, BACKENDS, MEMORY, BACK_PRESSURE, EMBEDDINGS, SERVERS, LOG,
-    METRICS, OTLP,
+    SERVICE, ACCESS, CLIENT_LIMITS, TIME_LIMITS, MODELS, BACKENDS, MEMORY, BACK_PRESSURE, EMBEDDINGS, STATE,
+    SERVERS, LOG, METRICS, OTLP,
 )  # fmt: skip

@@ -96,6 +96,54 @@ def parse_yes_or_no(value: str) -> bool:
     return value.lower() in YES
 
 
+def parse_on_or_off(value: str) -> bool:
+    """A switch."""
+    if value.lower() not in YES | NO:
+        raise ValueError("must be on or off")
+    return value.lower() in YES
+
+
+def parse_days(value: str) -> int:
+    """A number of days; 0 for no limit."""
+    if not re.fullmatch(r"\d{1,5}", value, re.ASCII):
+        raise ValueError("must be a whole number of days, such as 30, or 0 for no limit")
+    return int(value)
+
+
+def parse_database(value: str) -> str | None:
+    """The URL of an SQLite file or of a PostgreSQL database; None if empty. It may contain a password."""
+    if not value:
+        return None
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme.lower() not in ("sqlite", "postgresql", "postgres"):
+        raise SecretValueError(
+            "must be a URL that begins with sqlite:///, postgresql:// or postgres://, such as"
+            " sqlite:////var/lib/memoria/state.sqlite3 or postgresql://user:password@host/database"
+        )
+    if scheme.lower() == "sqlite":
+        if not re.fullmatch(r"/[^?#\0]*[^?#/\0]", rest) or rest == "/:memory:":
+            raise SecretValueError(
+                "must name a file after sqlite:///, without parameters; four slashes begin an absolute path"
+            )
+    else:
+        _check_server(value)
+    return f"{scheme.lower()}://{rest}"
+
+
+def _check_server(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.port != 0 and bool(parts.path.strip("/")) and not parts.fragment
+    except ValueError:
+        # An invalid port, or unclosed brackets.
+        is_usable = False
+    if not is_usable:
+        raise SecretValueError(
+            "must be postgresql://user:password@host:port/database, with special characters of user and password"
+            " percent-encoded"
+        )
+
+
 def parse_auto_or_yes_or_no(value: str) -> bool | None:
     """A boolean; None if the service decides."""
     if value.lower() == "auto":
@@ -121,8 +169,17 @@ def parse_log_format(value: str) -> str:
 
 def parse_folder(value: str) -> Path:
     """A folder that exists or can be created; the user's cache folder if empty."""
+    return _folder(value, platformdirs.user_cache_path)
+
+
+def parse_data_folder(value: str) -> Path:
+    """A folder that exists or can be created; the user's data folder if empty."""
+    return _folder(value, platformdirs.user_data_path)
+
+
+def _folder(value: str, default: Callable[[str], Path]) -> Path:
     try:
-        folder = Path(value).expanduser() if value else platformdirs.user_cache_path("memoria-vllm")
+        folder = Path(value).expanduser() if value else default("memoria-vllm")
         is_file = folder.exists() and not folder.is_dir()
     except (OSError, RuntimeError):
         raise ValueError("must be a folder that can exist on this machine") from None

@@ -10,6 +10,7 @@ from app.settings import parsers
 from app.settings.api import ApiOptions
 from app.settings.groups import ACCESS, CLIENT_LIMITS, EMBEDDINGS, LOG, SERVERS, SERVICE, TIME_LIMITS
 from app.settings.roles import RoleSettings
+from app.settings.state import StateSettings
 from app.settings.telemetry import TelemetrySettings
 from app.settings.values import HTTP, INPROCESS
 from domain.policies.fault_tolerance import FaultTolerance
@@ -180,6 +181,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     roles: Mapping[Role, RoleSettings]
     """Settings of the roles that are switched on, in the order of `domain.roles.ROLES`."""
     embedding_policies: EmbeddingPolicies
+    state: StateSettings
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
     log_level: Annotated[
         str,

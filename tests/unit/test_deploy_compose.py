@@ -127,14 +127,15 @@ def test_every_container_comes_back_and_gains_nothing(file, name):
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
-def test_the_service_can_write_nowhere_but_to_memory_and_caches(file):
+def test_the_service_can_write_nowhere_but_to_memory_caches_and_its_data(file):
     own = service(file, "memoria")
     assert own["read_only"] is True
     assert own["cap_drop"] == ["ALL"]
     assert own["tmpfs"][0].startswith("/tmp")
     writable = {volume["target"] for volume in own["volumes"] if not volume.get("read_only")}
     caches = {"/home/memoria/.cache", "/home/memoria/.cache/huggingface"}
-    assert writable == (caches if file == "compose.inprocess.yaml" else set())
+    data = load_settings({"MEMORIA_DATA_DIR": own["environment"]["MEMORIA_DATA_DIR"]}).state.data_dir
+    assert writable == {str(data), *(caches if file == "compose.inprocess.yaml" else ())}
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)

@@ -18,7 +18,10 @@ MANIFESTS = DEPLOY / "kubernetes"
 OVERLAYS = ["gateway", "inprocess"]
 KUBERNETES = "1.37"
 # Complete in themselves, so that they are checked where nothing renders.
-WHOLE = [*sorted((MANIFESTS / "base").glob("[!k]*.yaml")), MANIFESTS / "overlays" / "inprocess" / "cache.yaml"]
+WHOLE = [
+    *sorted((MANIFESTS / "base").glob("[!k]*.yaml")),
+    *(MANIFESTS / "overlays" / "inprocess" / name for name in ("cache.yaml", "data.yaml")),
+]
 
 
 def rendering() -> list[str] | None:
@@ -163,7 +166,18 @@ def test_engines_in_process_have_a_card_and_one_pod():
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
     assert container("inprocess")["resources"]["limits"]["nvidia.com/gpu"] == 1
     mounts = {mount["mountPath"] for mount in container("inprocess")["volumeMounts"]}
-    assert mounts == {"/tmp", "/dev/shm", "/home/memoria/.cache"}
+    assert mounts == {"/tmp", "/dev/shm", "/home/memoria/.cache", "/home/memoria/data"}
+
+
+def test_what_is_stored_is_shared_or_kept():
+    """Two pods have no file in common; one keeps its file in a volume, where the image puts it."""
+    text = (MANIFESTS / "overlays" / "gateway" / "kustomization.yaml").read_text()
+    assert "- STATE=off" in text
+    image = (DEPLOY / "Dockerfile").read_text()
+    mounted = yaml.safe_load((MANIFESTS / "overlays" / "inprocess" / "deployment.yaml").read_text())
+    (own,) = mounted["spec"]["template"]["spec"]["containers"]
+    (folder,) = (each["mountPath"] for each in own["volumeMounts"] if each["name"] == "data")
+    assert f"MEMORIA_DATA_DIR={folder} " in image
 
 
 def test_a_gateway_needs_no_card_and_is_there_twice():

@@ -15,6 +15,7 @@ from app.settings import (
     EmbeddingPolicies,
     SecuritySettings,
     Settings,
+    StateSettings,
     TelemetrySettings,
     load_settings,
     unknown_names,
@@ -79,6 +80,11 @@ OTHER_VALUES = {
     "VLLM_EMBED_TOKENIZER": "some/folder",
     "EMBED_JOIN": "true",
     "EMBED_CACHE": "256MiB",
+    "STATE": "off",
+    "STATE_DATABASE": "postgresql://user:password@host/database",
+    "MEMORIA_DATA_DIR": "some/data",
+    "STATE_MAX_AGE_DAYS": "0",
+    "STATE_MAX_SIZE": "256MiB",
     "HTTP_CONNECT_TIMEOUT_S": "0.5",
     "HTTP_READ_TIMEOUT_S": "30",
     "HTTP_RETRIES": "0",
@@ -440,6 +446,7 @@ def test_every_documented_default_equals_the_fields():
     assert loaded.security == SecuritySettings()
     assert loaded.embedding_policies == EmbeddingPolicies()
     assert loaded.telemetry == TelemetrySettings()
+    assert loaded.state == StateSettings(data_dir=platformdirs.user_data_path("memoria-vllm"))
 
 
 @pytest.mark.parametrize(("written", "size"), [("0", 0), ("1000", 1000), ("2KiB", 2048), ("3 gib", 3 * 2**30)])
@@ -457,10 +464,60 @@ def test_joining_is_on_off_or_left_to_the_service(written, meaning):
     assert load_settings({"EMBED_JOIN": written}).embedding_policies.join is meaning
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///relative/state.db",
+        "sqlite:////var/lib/memoria/state.db",
+        "postgres://user:p%40ss@host:5432/name?sslmode=require",
+        "postgresql:///name?host=/run/postgresql",
+        "PostgreSQL://[::1]/name",
+    ],
+)
+def test_databases_that_are_accepted(url):
+    scheme, _, rest = url.partition("://")
+    assert load_settings({"STATE_DATABASE": url}).state.database == f"{scheme.lower()}://{rest}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:s3cret@host/name",
+        "postgresql+psycopg://user:s3cret@host/name",
+        "s3cret",
+        "/var/lib/s3cret.db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://s3cret.db",
+        "sqlite:///:memory:",
+        "sqlite:///s3cret.db?mode=ro",
+        "sqlite:///folder/",
+        "postgresql://user:s3cret@host:port/name",
+        "postgresql://user:s3cret/x@host:99999/name",
+        "postgresql://user:s3cret@host",
+        "postgresql://user:s3cret@[::1/name",
+    ],
+)
+def test_other_databases_are_mistakes_that_are_not_repeated(url):
+    message = mistake(STATE_DATABASE=url)
+    assert message.startswith("STATE_DATABASE must ")
+    assert "s3cret" not in message
+
+
+def test_the_database_is_not_in_what_settings_print():
+    assert "s3cret" not in repr(load_settings({"STATE_DATABASE": "postgresql://user:s3cret@host/name"}))
+
+
+@pytest.mark.parametrize("written", ["1.5", "-1", "x", "999999"])
+def test_days_are_whole_numbers(written):
+    assert f"STATE_MAX_AGE_DAYS is '{written}'" in mistake(STATE_MAX_AGE_DAYS=written)
+
+
 def test_secrets_are_marked():
     assert {variable.name for variable in VARIABLES if variable.is_secret} == {
         "API_KEYS",
         "VLLM_EMBED_API_KEY",
         "VLLM_GEN_API_KEY",
         "OTEL_EXPORTER_OTLP_HEADERS",
+        "STATE_DATABASE",
     }
