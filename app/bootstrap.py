@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.models.hardware import gpu_memory, usable_gpu
+from adapters.state.provider import StateOptions, build_state
 from app.engines import Named, build_backends
 from app.http.asgi import Application, create_app
 from app.http.authentication import build_api_keys
+from app.responses.service import ResponsesService
+from app.responses.stored import interrupted
 from app.service import Service
 from app.settings import HTTP, Settings
 from app.telemetry.history import History
@@ -41,6 +44,7 @@ from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
 from domain.progress import Progress, ignore_progress
 from domain.roles import Role
+from domain.state import StateStore
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
@@ -80,6 +84,7 @@ def build_app(
     return create_app(
         service,
         settings.api,
+        responses=ResponsesService(build_store(settings)),
         api_keys=api_keys,
         cors_origins=settings.security.cors_origins,
         telemetry=build_telemetry(settings, tracing, metrics, history),
@@ -87,6 +92,23 @@ def build_app(
         history=history,
         wait_s=wait_s,
     )
+
+
+def build_store(settings: Settings) -> StateStore | None:
+    """Build the store of responses and conversations without opening it; None if nothing is stored.
+
+    Raises:
+        ConfigurationError: the database's URL is invalid.
+    """
+    state = settings.state
+    options = StateOptions(
+        is_on=state.is_on,
+        folder=state.data_dir,
+        database=state.database,
+        max_age_days=state.max_age_days,
+        max_bytes=state.max_bytes,
+    )
+    return build_state(options, interrupted=interrupted)
 
 
 def build_service(

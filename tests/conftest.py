@@ -1,7 +1,10 @@
 """Fixtures that several suites share. Engines are slow to start, so each kind is started once."""
 
+import atexit
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +17,10 @@ from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
 
 # The telemetry tests use gRPC in this process; without this it would warn at each fork.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Services store responses by default: not in the data folder of the user who runs the tests.
+if "MEMORIA_DATA_DIR" not in os.environ:
+    os.environ["MEMORIA_DATA_DIR"] = tempfile.mkdtemp(prefix="memoria-tests-")
+    atexit.register(shutil.rmtree, os.environ["MEMORIA_DATA_DIR"], ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

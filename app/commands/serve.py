@@ -1,7 +1,9 @@
 """The command `memoria serve`: binds the port, builds the application and serves, in one process or several."""
 
+import asyncio
+
 from app import api_processes
-from app.bootstrap import build_app, build_service
+from app.bootstrap import build_app, build_service, build_store
 from app.commands.console import Console
 from app.http import server
 from app.http.authentication import build_api_keys
@@ -20,6 +22,7 @@ def run(settings: Settings, console: Console) -> int:
     # Before any slow step, so that a port in use is reported immediately.
     with server.bind(settings.host, settings.port) as listener:
         _warn_if_open(settings, console)
+        asyncio.run(_check_store(settings))
         scheme = "https" if settings.security.tls_cert_file is not None else "http"
         address = f"{scheme}://{settings.host}:{listener.getsockname()[1]}/v1"
         if settings.api_processes == 1:
@@ -34,6 +37,20 @@ def run(settings: Settings, console: Console) -> int:
         console.say(f"Listening on {address} ({_engines(settings)} starting)")
         with api_processes.share(listener) as shared:
             return api_processes.serve(settings, shared)
+
+
+async def _check_store(settings: Settings) -> None:
+    """Open and migrate the database of stored responses once, so that a mistake is reported before any slow step.
+
+    Raises:
+        ConfigurationError: it can't be used.
+    """
+    store = build_store(settings)
+    if store is not None:
+        try:
+            await store.start()
+        finally:
+            await store.stop()
 
 
 def _warn_if_open(settings: Settings, console: Console) -> None:

@@ -31,7 +31,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         SERVICE.setting(
             "STRICT_TOOLS",
-            "Whether unknown tools and fields in requests to /v1/messages are rejected (true) or ignored (false).",
+            "Whether unknown tools and fields in requests to /v1/responses and /v1/messages are rejected (true) or"
+            " ignored (false).",
             parsers.parse_yes_or_no,
         ),
     ] = False

@@ -12,11 +12,6 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from adapters.state.provider import StateOptions, build_state
-from app.http.requests import RESPONSES as RESPONSES_KEY
-from app.responses.service import ResponsesService
-from app.responses.stored import interrupted
-from domain.state import StateStore
 from tests.unit.messages_serving import USAGE, MessagesApi, delta, end
 from tests.unit.serving import serving
 from tests.unit.waiting import until
@@ -41,21 +36,11 @@ class ResponsesApi(MessagesApi):
         return AsyncOpenAI(api_key=key, base_url="http://api/v1", http_client=http, max_retries=0)
 
 
-def state_in(folder: Path) -> StateStore:
-    """A store in a folder."""
-    state = build_state(StateOptions(folder=folder), interrupted=interrupted)
-    assert state is not None
-    return state
-
-
 @contextlib.asynccontextmanager
 async def stored_serving(folder: Path, **options: Any) -> AsyncGenerator[ResponsesApi, None]:
     """The application with a store in this folder."""
-    api = ResponsesApi(**options)
-    responses = ResponsesService(state_in(folder))
-    api.app.responses = responses
-    api.app.state[RESPONSES_KEY] = responses
-    async with responses_serving(api) as running:
+    settings = {"STATE": "on", "MEMORIA_DATA_DIR": str(folder), **options.pop("settings", {})}
+    async with responses_serving(settings=settings, **options) as running:
         yield running
 
 

@@ -25,6 +25,7 @@ DEFAULTS = {
     "METRICS": "false",
     "REQUEST_LOG": "false",
     "HISTORY": "false",
+    "STATE": "off",
     "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
     "MODEL_EMBED_ALIASES": "text-embedding-3-small",
     "MODEL_GEN_ALIASES": "gpt-3.5-turbo-instruct, org/name, a%41",

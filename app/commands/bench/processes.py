@@ -116,9 +116,10 @@ class Servers:
         self._running: list[Server] = []
 
     def memoria(self, settings: Mapping[str, str]) -> Server:
-        """This service with some settings."""
+        """This service with some settings; what it stores is in the folder of this benchmark."""
         port = _free_port()
-        return self._start([sys.executable, "-m", "app.cli", "serve"], {**settings, "PORT": str(port)}, port)
+        own = {"PORT": str(port), "MEMORIA_DATA_DIR": str(self._folder / f"data-{port}")}
+        return self._start([sys.executable, "-m", "app.cli", "serve"], {**settings, **own}, port)
 
     def vllm(self, model: Path, role: Role, flags: str) -> Server:
         """vLLM's own server for one role, with all flags of its engine."""
