@@ -2,6 +2,8 @@
 
 const KEY = "memoria-key";
 const STATUS_TIMEOUT_MS = 8000;
+const LAST_EVENTS = ["response.completed", "response.incomplete"];
+const BROKEN_OFF = "The stream ended before the answer was complete.";
 
 /** An error that the service reported, with its message. */
 export class ApiError extends Error {
@@ -57,7 +59,24 @@ export async function* stream(path, body, signal, onHead = () => {}) {
     if (chunk.error) throw fromBody(chunk.error, {});
     yield chunk;
   }
-  throw new ApiError("The stream ended before the answer was complete.");
+  throw new ApiError(BROKEN_OFF);
+}
+
+/**
+ * Posts JSON and yields the events of a streamed response. Fails if the response fails, or if the stream ends before
+ * the event that ends the response.
+ */
+export async function* streamEvents(path, body, signal, onHead = () => {}) {
+  const response = await postJson(path, { ...body, stream: true }, signal);
+  onHead(response.headers.get("x-request-id"));
+  for await (const data of events(response.body)) {
+    const event = JSON.parse(data);
+    if (event.type === "error") throw fromBody({ ...event, type: null }, {});
+    if (event.type === "response.failed") throw fromBody(event.response.error, {});
+    yield event;
+    if (LAST_EVENTS.includes(event.type)) return;
+  }
+  throw new ApiError(BROKEN_OFF);
 }
 
 const postJson = (path, body, signal) =>
@@ -97,7 +116,11 @@ async function* events(body) {
       if (done) return;
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();
-      for (const part of parts) if (part.startsWith("data: ")) yield part.slice(6);
+      for (const part of parts) {
+        // An event may have a name before its data.
+        const data = part.split("\n").find((line) => line.startsWith("data: "));
+        if (data !== undefined) yield data.slice(6);
+      }
     }
   } finally {
     reader.cancel().catch(() => {});

@@ -1,8 +1,10 @@
 // The playground for chat, completion and embeddings, with equivalent programs.
 
-import { ApiError, baseUrl, key, post, stream } from "./api.js";
+import * as answers from "./answers.js";
+import { baseUrl, key, post } from "./api.js";
 import { byId, copyText, h, setHidden, setText, tabs } from "./dom.js";
-import { count, duration, rate } from "./format.js";
+import { count, duration } from "./format.js";
+import { Run, showError } from "./run.js";
 import { curl, python } from "./snippets.js";
 
 const MIN_TEXTS = 2;
@@ -15,6 +17,8 @@ export class Playground {
     this.kind = "chat";
     this.language = python;
     this.messages = [];
+    // The stored response with all messages so far, which the next one continues.
+    this.previous = null;
     this.onUnauthorized = onUnauthorized;
     this.tabs = tabs(byId("try-tabs"), (tab) => {
       this.kind = tab.id.slice("tab-".length);
@@ -43,11 +47,34 @@ export class Playground {
 
   // Request bodies
 
-  #chatBody() {
-    const system = byId("chat-system").value.trim();
-    const messages = [...this.messages];
+  get #usesResponses() {
+    return byId("chat-api").value === "responses";
+  }
+
+  /** The chat so far, and the message in the form. */
+  #conversation() {
     const message = byId("chat-input").value.trim();
-    if (message) messages.push({ role: "user", content: message });
+    return {
+      system: byId("chat-system").value.trim(),
+      messages: message ? [...this.messages, { role: "user", content: message }] : [...this.messages],
+    };
+  }
+
+  #responsesBody(previous = this.previous) {
+    const { system, messages } = this.#conversation();
+    const isNew = previous === null;
+    const input = isNew ? messages : messages.slice(this.messages.length);
+    return withoutUndefined({
+      model: this.models.generate,
+      previous_response_id: isNew ? undefined : previous,
+      instructions: system || undefined,
+      input: input.length === 1 ? input[0].content : input,
+      ...numbers("chat", "max_output_tokens"),
+    });
+  }
+
+  #chatBody() {
+    const { system, messages } = this.#conversation();
     return {
       model: this.models.generate,
       messages: system ? [{ role: "system", content: system }, ...messages] : messages,
@@ -69,8 +96,14 @@ export class Playground {
   }
 
   #drawSnippet() {
-    const bodies = { chat: () => this.#chatBody(), completion: () => this.#completionBody(), embeddings: () => this.#embeddingsBody() };
-    setText(byId("snippet"), this.language(this.kind, bodies[this.kind](), baseUrl(), Boolean(key.get())));
+    const kind = this.kind === "chat" && this.#usesResponses ? "responses" : this.kind;
+    const bodies = {
+      chat: () => this.#chatBody(),
+      responses: () => this.#responsesBody(),
+      completion: () => this.#completionBody(),
+      embeddings: () => this.#embeddingsBody(),
+    };
+    setText(byId("snippet"), this.language(kind, bodies[kind](), baseUrl(), Boolean(key.get())));
   }
 
   async #copy() {
@@ -86,17 +119,23 @@ export class Playground {
     const run = new Run("chat", this.onUnauthorized);
     byId("chat-form").addEventListener("submit", (event) => {
       event.preventDefault();
-      const body = this.#chatBody();
       if (run.isRunning || !input.value.trim()) return;
-      this.messages.push(body.messages.at(-1));
+      const body = this.#usesResponses ? this.#responsesBody() : this.#chatBody();
+      const read = this.#usesResponses ? answers.responses(this.#responsesBody(null)) : answers.chat;
+      const message = this.#conversation().messages.at(-1);
+      this.messages.push(message);
       input.value = "";
-      this.#addMessage("user", "You").node.data = body.messages.at(-1).content;
+      this.#addMessage("user", "You").node.data = message.content;
       const answer = this.#addMessage("assistant", body.model ?? "model");
       this.#drawSnippet();
-      run.start("v1/chat/completions", body, {
-        onChunk: (chunk) => this.#addChunk(chunk, answer),
+      run.start(read, body, {
+        onPart: (part) => this.#addPart(part, answer),
         onEnd: (isComplete) => this.#endAnswer(answer, isComplete),
       });
+    });
+    byId("chat-api").addEventListener("change", () => {
+      setHidden(byId("chat-stored"), !this.#usesResponses);
+      this.#drawSnippet();
     });
     input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -107,6 +146,7 @@ export class Playground {
       // A running answer ends in the old chat.
       await run.stop();
       this.messages = [];
+      this.previous = null;
       byId("chat-log").replaceChildren(byId("chat-empty") ?? h("p", { class: "empty muted", id: "chat-empty" }, "No messages yet."));
       setText(byId("chat-meta"), "");
       byId("chat-error").replaceChildren();
@@ -123,19 +163,18 @@ export class Playground {
     const element = h("div", { class: `message ${role}`, "data-waiting": role === "assistant" }, h("p", { class: "who" }, name), thinking, h("p", { class: "said" }, node));
     byId("chat-log").append(element);
     element.scrollIntoView({ block: "nearest" });
-    return { element, node, thinking, thought };
+    return { element, node, thinking, thought, response: null };
   }
 
-  #addChunk(chunk, answer) {
-    const delta = chunk.choices[0]?.delta;
-    if (!delta) return;
+  #addPart(part, answer) {
     const log = byId("chat-log");
     const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    if (delta.reasoning_content) {
+    if (part.thought) {
       setHidden(answer.thinking, false);
-      answer.thought.appendData(delta.reasoning_content);
+      answer.thought.appendData(part.thought);
     }
-    if (delta.content) answer.node.appendData(delta.content);
+    if (part.text) answer.node.appendData(part.text);
+    if (part.response) answer.response = part.response;
     if (isAtEnd) log.scrollTop = log.scrollHeight;
   }
 
@@ -143,8 +182,13 @@ export class Playground {
     delete answer.element.dataset.waiting;
     if (!answer.node.data && !answer.thought.data) answer.element.remove();
     else if (!isComplete) answer.element.append(h("p", { class: "tag" }, "interrupted"));
-    if (isComplete || answer.node.data) this.messages.push({ role: "assistant", content: answer.node.data });
-    else this.messages.pop();
+    if (isComplete || answer.node.data) {
+      this.messages.push({ role: "assistant", content: answer.node.data });
+      // Without a stored response the next request has the whole conversation.
+      this.previous = isComplete ? answer.response : null;
+    } else {
+      this.messages.pop();
+    }
     this.#drawSnippet();
   }
 
@@ -160,8 +204,8 @@ export class Playground {
       const node = document.createTextNode("");
       written.append(node);
       byId("completion-output").replaceChildren(h("span", { class: "muted" }, body.prompt), written);
-      run.start("v1/completions", body, {
-        onChunk: (chunk) => node.appendData(chunk.choices[0]?.text ?? ""),
+      run.start(answers.completion, body, {
+        onPart: (part) => node.appendData(part.text ?? ""),
         onEnd: () => {},
       });
     });
@@ -205,99 +249,6 @@ const number = (id) => {
 };
 const numbers = (kind, most) => withoutUndefined({ temperature: number(`${kind}-temperature`), [most]: number(`${kind}-max`) });
 const withoutUndefined = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
-
-/** Runs one streamed request at a time, which can be stopped, and shows its times and tokens. */
-class Run {
-  constructor(kind, onUnauthorized) {
-    this.kind = kind;
-    this.onUnauthorized = onUnauthorized;
-    this.send = byId(`${kind}-send`);
-    this.stopButton = byId(`${kind}-stop`);
-    this.stopButton.addEventListener("click", () => this.stop());
-    byId(`panel-${kind}`).addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.stop();
-    });
-  }
-
-  get isRunning() {
-    return this.abort !== undefined;
-  }
-
-  /** Stops the request; resolves when it has ended. */
-  stop() {
-    this.abort?.abort();
-    return this.ended;
-  }
-
-  start(path, body, listeners) {
-    this.ended = this.#read(path, body, listeners);
-  }
-
-  async #read(path, body, { onChunk, onEnd }) {
-    const meta = byId(`${this.kind}-meta`);
-    const place = byId(`${this.kind}-error`);
-    place.replaceChildren();
-    this.abort = new AbortController();
-    this.#show(true);
-    setText(meta, "Waiting for the first token…");
-    const began = performance.now();
-    let first = null;
-    let usage = null;
-    let requestId = null;
-    let isComplete = false;
-    try {
-      const sent = { ...body, stream_options: { include_usage: true } };
-      for await (const chunk of stream(path, sent, this.abort.signal, (id) => (requestId = id))) {
-        if (first === null && hasText(chunk)) {
-          first = (performance.now() - began) / 1000;
-          setText(meta, "Generating…");
-        }
-        usage = chunk.usage ?? usage;
-        onChunk(chunk);
-      }
-      isComplete = true;
-    } catch (error) {
-      if (error.name !== "AbortError") showError(place, error, this.onUnauthorized);
-    }
-    const took = (performance.now() - began) / 1000;
-    this.abort = undefined;
-    this.#show(false);
-    onEnd(isComplete);
-    setText(meta, [isComplete ? null : "Interrupted", ...summaryOf(first, took, usage), requestId].filter(Boolean).join(" · "));
-  }
-
-  #show(isRunning) {
-    const hadFocus = [this.send, this.stopButton].includes(document.activeElement);
-    setHidden(this.send, isRunning);
-    setHidden(this.stopButton, !isRunning);
-    // Hiding a focused button would lose the keyboard focus.
-    if (hadFocus) (isRunning ? this.stopButton : this.send).focus();
-  }
-}
-
-const hasText = ({ choices: [choice] }) => Boolean(choice?.text || choice?.delta?.content || choice?.delta?.reasoning_content);
-
-function summaryOf(first, took, usage) {
-  const parts = [];
-  if (first !== null) parts.push(`first token after ${duration(first)}`);
-  parts.push(`${duration(took)} in total`);
-  if (usage) {
-    const written = usage.completion_tokens;
-    parts.push(`${count(usage.prompt_tokens)} + ${count(written)} tokens`);
-    if (first !== null && written > 1 && took > first) parts.push(`${rate((written - 1) / (took - first))} tokens/s`);
-  }
-  return parts;
-}
-
-function showError(place, error, onUnauthorized) {
-  const isAnswered = error instanceof ApiError;
-  const more = isAnswered ? [error.status, error.type, error.code, error.retryAfter && `try again in ${error.retryAfter} s`] : [];
-  place.replaceChildren(
-    h("p", {}, isAnswered ? error.message : "The service can't be reached."),
-    h("p", { class: "muted mono" }, more.filter(Boolean).join(" · ")),
-  );
-  if (error.status === 401) onUnauthorized(error);
-}
 
 /** Cosine similarities of all pairs of vectors. */
 export function similarities(vectors) {

@@ -9,6 +9,10 @@ const CHAT_LOOP = `for chunk in stream:
     for choice in chunk.choices:
         print(choice.delta.content or "", end="")
 print()`;
+const RESPONSES_LOOP = `for event in stream:
+    if event.type == "response.output_text.delta":
+        print(event.delta, end="")
+print()`;
 const COMPLETION_LOOP = `for chunk in stream:
     for choice in chunk.choices:
         print(choice.text, end="")
@@ -19,12 +23,13 @@ for a in vectors:
 
 const METHODS = {
   chat: { path: "chat/completions", call: "client.chat.completions.create", result: "stream", rest: CHAT_LOOP },
+  responses: { path: "responses", call: "client.responses.create", result: "stream", rest: RESPONSES_LOOP },
   completion: { path: "completions", call: "client.completions.create", result: "stream", rest: COMPLETION_LOOP },
   embeddings: { path: "embeddings", call: "client.embeddings.create", result: "answer", rest: COMPARE },
 };
 
 /**
- * @param kind chat, completion or embeddings
+ * @param kind chat, responses, completion or embeddings
  * @param body the request's body
  * @param baseUrl the address of the API
  * @param hasKey whether the service requires a key; the program never contains the key itself

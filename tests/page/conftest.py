@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,6 +94,8 @@ class Served:
 @contextlib.asynccontextmanager
 async def served(api: Api, *, port: int = 0) -> AsyncGenerator[Served, None]:
     api.app.telemetry = Telemetry([api.history])
+    # Room for as many tokens as the playground asks for.
+    api.writer.max_model_len = 1024
     listener = server.bind("127.0.0.1", port)
     config = server.server_config(api.app, load_settings({"DRAIN_TIMEOUT_S": "1"}))
     running = uvicorn.Server(config)
@@ -108,12 +111,26 @@ async def served(api: Api, *, port: int = 0) -> AsyncGenerator[Served, None]:
         listener.close()
 
 
-@pytest.fixture
-async def service() -> AsyncGenerator[Served, None]:
-    async with served(Api(max_body_bytes=2**20)) as running:
+@contextlib.asynccontextmanager
+async def ready(settings: dict[str, str]) -> AsyncGenerator[Served, None]:
+    api = Api(max_body_bytes=2**20, settings=settings)
+    async with served(api) as running:
         while not running.api.is_ready:
             await asyncio.sleep(0.01)
         # Drop the requests of the readiness check.
         for engine in (running.api.embedder, running.api.writer):
             engine.seen.clear()
+        yield running
+
+
+@pytest.fixture
+async def service() -> AsyncGenerator[Served, None]:
+    async with ready({}) as running:
+        yield running
+
+
+@pytest.fixture
+async def storing(tmp_path: Path) -> AsyncGenerator[Served, None]:
+    """A service that stores responses."""
+    async with ready({"STATE": "on", "MEMORIA_DATA_DIR": str(tmp_path)}) as running:
         yield running

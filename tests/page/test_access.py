@@ -48,6 +48,10 @@ async def test_nothing_overflows_at_any_width(open_page: OpenPage, service: Serv
         for language in ("curl", "Python"):
             await page.get_by_role("tab", name=language).click()
             assert await check(page, "overflow") == {"page": 0, "out": []}, name
+        if name == "Chat":
+            await page.get_by_label("Endpoint of the chat").select_option("Responses")
+            await expect(page.locator("#chat-stored")).to_be_visible()
+            assert await check(page, "overflow") == {"page": 0, "out": []}, "Responses"
 
 
 async def test_touch_works_on_a_phone(open_page: OpenPage, service: Served):

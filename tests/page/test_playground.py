@@ -43,7 +43,7 @@ async def disable_thinking(page: Page) -> None:
         body = json.loads(route.request.post_data or "{}")
         await route.continue_(post_data=json.dumps(body | {"chat_template_kwargs": {"enable_thinking": False}}))
 
-    await page.route("**/v1/chat/completions", changed)
+    await page.route(re.compile("/v1/(chat/completions|responses)$"), changed)
 
 
 def sent(service: Served) -> Any:
@@ -236,24 +236,26 @@ def prompt_of(request: Any, tab: str) -> str:
     return str(request.prompt) if tab == "Completion" else str(request.prompt.messages[-1].content)
 
 
-@pytest.mark.parametrize("tab", ["Chat", "Completion", "Embeddings"])
+@pytest.mark.parametrize("tab", ["Chat", "Responses", "Completion", "Embeddings"])
 @pytest.mark.parametrize("language", ["Python", "curl"])
 async def test_the_program_sends_the_same_request_as_the_page(
     open_page: OpenPage, service: Served, tab: str, language: str
 ):
     if language == "curl" and shutil.which("curl") is None:
         pytest.skip("This machine has no curl.")
-    page = await playground(open_page, service, tab)
+    page = await playground(open_page, service, "Chat" if tab == "Responses" else tab)
+    if tab == "Responses":
+        await page.get_by_label("Endpoint of the chat").select_option("Responses")
     text = await code(page, tab, language)
     assert "stream" in text or tab == "Embeddings"
     command = [sys.executable, "-c", text] if language == "Python" else ["sh", "-c", text]
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     # In a chat the fake writes only reasoning.
-    assert run.stdout.strip() or (tab, language) == ("Chat", "Python")
+    assert run.stdout.strip() or (tab in ("Chat", "Responses") and language == "Python")
     engine = service.api.embedder if tab == "Embeddings" else service.api.writer
     (by_program,) = engine.seen
-    names = {"Chat": "Send", "Completion": "Continue", "Embeddings": "Compare"}
+    names = {"Chat": "Send", "Responses": "Send", "Completion": "Continue", "Embeddings": "Compare"}
     await page.get_by_role("button", name=names[tab]).click()
     while len(engine.seen) < 2:
         await asyncio.sleep(0.01)
