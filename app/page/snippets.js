@@ -52,7 +52,7 @@ ${rest}
 }
 
 function pythonValue(value) {
-  if (!Array.isArray(value)) return py(value);
+  if (!Array.isArray(value) || value.length === 0) return py(value);
   const items = value.map((item) => {
     if (typeof item === "string") return `        ${py(item)},\n`;
     const pairs = Object.entries(item).map(([name, each]) => `${py(name)}: ${py(each)}`);
