@@ -10,7 +10,6 @@ from domain.openai.responses.conversation import to_messages
 from domain.openai.responses.items import ResponseItem
 from domain.port import RequestContext
 from domain.requests import GenerationRequest, TokenizeRequest
-from domain.sampling import SamplingParameters
 
 REQUEST = (
     "Summarize the conversation so far for an assistant that will continue it without having seen it. Keep the "
@@ -48,6 +47,5 @@ async def summarizing(
         limit = prompt_limit(max_model_len, summary_tokens)
         conversation = await fitting(items, build, count, max_tokens=limit)
     return GenerationRequest(
-        prompt=conversation,
-        sampling=SamplingParameters(max_tokens=summary_tokens, temperature=body.temperature, top_p=body.top_p),
+        prompt=conversation, sampling=body.to_sampling(max_tokens=summary_tokens, logprobs=None)
     )

@@ -183,6 +183,12 @@ def test_a_custom_call_has_its_text():
     )
 
 
+def test_a_custom_call_that_breaks_off_has_no_more_than_its_text():
+    deltas = [call(0, '{"inp', id="c0", name="patch"), delta(finish_reason=FinishReason.LENGTH)]
+    (item,) = streamed(deltas, tools=[CUSTOM])[-1]["response"]["output"]
+    assert (item["input"], item["status"]) == ("", "incomplete")
+
+
 def test_the_answer_to_a_forced_grammar_is_the_calls_input():
     events = streamed(
         [delta("ab"), delta("c"), STOP], tools=[LARK], tool_choice={"type": "custom", "name": "patch"}

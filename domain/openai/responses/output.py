@@ -374,7 +374,10 @@ class OpenCustomCall:
 
     def end(self, status: Status) -> tuple[ResponseItem, list[Event]]:
         """See `OpenItem`."""
-        events = self._delta(self._reader.rest()) if self._reader is not None else []
+        # Arguments that break off may do so before the input.
+        events: list[Event] = []
+        if self._reader is not None and status == "completed":
+            events = self._delta(self._reader.rest())
         text = "".join(self._input)
         item = msgspec.structs.replace(self._item, input=text, status=status)
         done = CustomInputDone(
