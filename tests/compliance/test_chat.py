@@ -105,6 +105,19 @@ def test_usage_comes_last_and_alone_when_asked_for(http: httpx.Client) -> None:
     assert last["usage"] == chat(http)["usage"]
 
 
+def test_usage_has_the_cached_tokens(client: OpenAI) -> None:
+    asked = ASK | {"messages": [{"role": "user", "content": "Name every capital that you know. " * 40}]}
+    first, second = (
+        client.chat.completions.create(**asked | {"max_completion_tokens": 1}).usage for _ in range(2)
+    )
+    assert first is not None
+    assert second is not None
+    assert first.prompt_tokens_details is not None
+    assert second.prompt_tokens_details is not None
+    assert first.prompt_tokens_details.audio_tokens == 0
+    assert 128 <= (second.prompt_tokens_details.cached_tokens or 0) < second.prompt_tokens
+
+
 def test_every_choice_has_its_role_and_its_end(http: httpx.Client) -> None:
     chunks = stream(http, n=3, temperature=1, seed=1)
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
@@ -147,9 +160,12 @@ def test_an_answer_can_be_sent_back_as_it_came(client: OpenAI) -> None:
 
 
 def test_logprobs(http: httpx.Client) -> None:
-    whole = chat(http, logprobs=True, top_logprobs=3)["choices"][0]
+    answer = chat(http, logprobs=True, top_logprobs=3)
+    (whole,) = answer["choices"]
     content = whole["logprobs"]["content"]
-    assert "".join(token["token"] for token in content).startswith(whole["message"]["content"])
+    assert b"".join(bytes(token["bytes"]) for token in content).decode() == whole["message"]["content"]
+    assert whole["finish_reason"] == "stop"
+    assert len(content) == answer["usage"]["completion_tokens"] - 1, "without the token that ends the turn"
     for token in content:
         assert bytes(token["bytes"]).decode() == token["token"]
         numbers = [top["logprob"] for top in token["top_logprobs"]]
@@ -158,6 +174,9 @@ def test_logprobs(http: httpx.Client) -> None:
     parts = [chunk["choices"][0]["logprobs"] for chunk in stream(http, logprobs=True, top_logprobs=3)]
     streamed = [token for part in parts if part for token in part["content"]]
     assert [token["token"] for token in streamed] == [token["token"] for token in content]
+    stopped = chat(http, logprobs=True, stop=["ital"])["choices"][0]
+    spoken = "".join(token["token"] for token in stopped["logprobs"]["content"])
+    assert (spoken, stopped["message"]["content"]) == ("The cap", "The cap")
     bare = chat(http, logprobs=True)["choices"][0]["logprobs"]["content"]
     assert all(token["top_logprobs"] == [] for token in bare)
 

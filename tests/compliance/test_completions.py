@@ -11,6 +11,13 @@ from tests.compliance.schemas import assert_matches
 pytestmark = pytest.mark.integration
 
 PROMPT = "The capital of France is"
+USAGE = {
+    "prompt_tokens": 5,
+    "completion_tokens": 6,
+    "total_tokens": 11,
+    # A prompt that is shorter than a block of the cache is never cached.
+    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+}
 ASK = {"model": GENERATE, "prompt": PROMPT, "temperature": 0, "max_tokens": 6}
 
 
@@ -32,7 +39,7 @@ def test_an_answer_has_every_field(http: httpx.Client) -> None:
     assert answer["id"].startswith("cmpl-")
     assert (answer["object"], answer["model"]) == ("text_completion", GENERATE)
     assert answer["choices"][0].keys() == {"finish_reason", "index", "logprobs", "text"}
-    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+    assert answer["usage"] == USAGE
 
 
 def test_sixteen_tokens_are_the_default(client: OpenAI) -> None:
@@ -140,7 +147,7 @@ def test_usage_comes_last_and_alone_when_asked_for(http: httpx.Client) -> None:
     *chunks, last = stream(http, stream_options={"include_usage": True})
     assert all(chunk["usage"] is None for chunk in chunks)
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+    assert last["usage"] == USAGE
 
 
 def test_the_sdk_reads_streams_of_several_choices(client: OpenAI) -> None:

@@ -79,9 +79,10 @@ async def over_http(vllm_servers: dict[Role, str]) -> AsyncGenerator[httpx.Async
 
 
 def _without_identity(value: Any) -> Any:
-    """An answer without ids and times, with numbers rounded to four decimals."""
+    """An answer without ids, times and what the engine's cache holds, with numbers rounded to four decimals."""
     if isinstance(value, dict):
-        return {key: _without_identity(item) for key, item in value.items() if key not in ("id", "created")}
+        own = ("id", "created", "cached_tokens")
+        return {key: _without_identity(item) for key, item in value.items() if key not in own}
     if isinstance(value, list):
         return [_without_identity(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value
@@ -206,7 +207,7 @@ def _chat_sum(stream: str) -> list[dict[str, Any]]:
             key = f"call {call['index']}"
             function = call["function"]
             own[key] = own.get(key, "") + function.get("name", "") + function["arguments"]
-    return [*sums.values(), chunks[-1]["usage"]]
+    return [*sums.values(), _without_identity(chunks[-1]["usage"])]
 
 
 def _events(stream: str) -> list[dict[str, Any]]:
@@ -223,7 +224,7 @@ def _sum(stream: str) -> dict[str, Any]:
         "tokens": [token for choice in choices for token in (choice["logprobs"] or {}).get("tokens", [])],
         "offsets": [offset for choice in choices for offset in (choice["logprobs"] or {}).get("text_offset", [])],
         "reasons": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
-        "usage": [chunk["usage"] for chunk in chunks if chunk.get("usage")],
+        "usage": [_without_identity(chunk["usage"]) for chunk in chunks if chunk.get("usage")],
         "fields": sorted({key for chunk in chunks for key in chunk}),
     }
 
