@@ -94,8 +94,16 @@ class ResponseStream(StreamedAnswer[GenerationEvent]):
 
     async def _write_all(self, writer: StreamWriter) -> None:
         presenter = self._response
-        with response_field_names():
-            await self._write_output(writer)
+        if self._recorder is not None:
+            self._recorder.begin()
+        try:
+            with response_field_names():
+                await self._write_output(writer)
+        except Exception:
+            if self._recorder is not None and not writer.has_begun:
+                # It is answered with an error's status, and no id.
+                self._recorder.discard()
+            raise
         if events := presenter.end_output():
             await writer.write(encode_events(events))
         if self._recorder is not None:
@@ -105,9 +113,9 @@ class ResponseStream(StreamedAnswer[GenerationEvent]):
     async def _write_output(self, writer: StreamWriter) -> None:
         presenter = self._response
         async with self._stream as items:
-            await writer.begin()
             if self._recorder is not None:
-                self._recorder.begin()
+                await self._recorder.begun()
+            await writer.begin()
             await writer.write(encode_events(presenter.first_chunks()))
             async for item in items:
                 if events := presenter.chunks(item):

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -14,49 +16,81 @@ log = logging.getLogger("memoria")
 
 
 class Recorder:
-    """Stores one response: as unfinished once a client knows its id, and again when it has ended."""
+    """Stores one response: as unfinished before a client sees its id, and again when it has ended.
 
-    def __init__(
-        self, state: StateStore, prepared: Prepared, owner: str, endings: set[asyncio.Task[None]]
-    ) -> None:
+    A response that can't be stored is answered nevertheless, with `store` false.
+    """
+
+    def __init__(self, state: StateStore, prepared: Prepared, owner: str, tasks: set[asyncio.Task[None]]) -> None:
         """Create it.
 
         Args:
             state: the store.
             prepared: the response.
-            owner: whom it belongs to.
-            endings: keeps the tasks that store responses whose clients do not wait.
+            owner: the owner of the response.
+            tasks: keeps what no client waits for.
         """
         self._state = state
         self._prepared = prepared
         self._owner = owner
-        self._endings = endings
-        self._has_begun = False
+        self._tasks = tasks
+        self._beginning: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Store the response as unfinished, soon and without waiting."""
-        self._has_begun = True
-        self._state.begin(record(self._prepared, self._owner))
+        """Start to store the response as unfinished, while the engine starts to answer."""
+        unfinished = record(self._prepared, self._owner)
+        self._beginning = self._soon(self._state.begin_durably(unfinished))
+
+    async def begun(self) -> None:
+        """Wait until the response is stored as unfinished: then the client may see its id."""
+        if self._beginning is None:
+            return
+        try:
+            await asyncio.shield(self._beginning)
+        except InferenceError as error:
+            self._give_up(error)
 
     async def finish(self) -> Response:
-        """Store the response as it is now; return it as the client may see it.
-
-        If it can't be stored, the client gets it nevertheless, with `store` false.
-        """
-        presenter = self._prepared.presenter
-        try:
-            await self._state.finish(record(self._prepared, self._owner))
-        except InferenceError as error:
-            log.warning("a response could not be stored: %s", error.message)
-            presenter.response = msgspec.structs.replace(presenter.response, store=False)
-        return presenter.response
+        """Store the response as it is now; return it as the client may see it."""
+        if self._prepared.presenter.response.store:
+            try:
+                await self._state.finish(record(self._prepared, self._owner))
+            except InferenceError as error:
+                self._give_up(error)
+        return self._prepared.presenter.response
 
     def finish_soon(self) -> None:
-        """Store the response as it is now if it has begun, without waiting."""
-        if self._has_begun:
-            task = asyncio.create_task(self._finish(), name="store-response")
-            self._endings.add(task)
-            task.add_done_callback(self._endings.discard)
+        """Store the response as it is now, without waiting."""
+        self._soon(self._finish())
+
+    def discard(self) -> None:
+        """Delete what has been stored of a response whose id no client has seen."""
+        if self._beginning is not None:
+            self._soon(self._discard())
+
+    def _give_up(self, error: InferenceError) -> None:
+        log.warning("a response could not be stored: %s", error.message)
+        presenter = self._prepared.presenter
+        presenter.response = msgspec.structs.replace(presenter.response, store=False)
 
     async def _finish(self) -> None:
         await self.finish()
+
+    async def _discard(self) -> None:
+        await self.begun()
+        try:
+            await self._state.delete_response(self._owner, self._prepared.presenter.response.id)
+        except InferenceError as error:
+            self._give_up(error)
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="store-response")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Reported where it is awaited.
+            task.exception()

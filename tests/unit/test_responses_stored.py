@@ -11,6 +11,7 @@ import pytest
 from domain.conversation import AssistantMessage, Conversation, UserMessage
 from domain.errors import BackendTimeoutError, OverloadedError
 from domain.results import ToolCallDelta
+from domain.state import StoredResponse
 from tests.unit.messages_serving import USAGE, delta, end
 from tests.unit.responses_serving import (
     CONVERSATIONS,
@@ -138,11 +139,33 @@ async def test_a_response_is_deleted_and_then_missing_everywhere(api):
 async def test_a_failed_stream_is_stored_as_failed(api):
     api.script = [delta("Hel"), BackendTimeoutError("It took too long.")]
     response_id = events_of(await api.respond(stream=True))[0]["response"]["id"]
-    await until(lambda: not api.app.responses._endings)
+    async with asyncio.timeout(10):
+        while api.app.responses._endings:
+            await asyncio.sleep(0.01)
     stored = await retrieved(api, response_id)
     assert (stored["status"], stored["error"]["message"]) == ("failed", "It took too long.")
     refused = await api.respond(previous_response_id=response_id)
     assert error_of(refused)["code"] == "previous_response_not_found"
+
+
+async def test_a_stream_that_is_refused_leaves_nothing(api, monkeypatch):
+    begun = []
+    state = api.app.responses.state
+    assert state is not None
+    begin = state.begin_durably
+
+    async def begin_durably(response: StoredResponse) -> None:
+        begun.append(response.id)
+        await begin(response)
+
+    monkeypatch.setattr(state, "begin_durably", begin_durably)
+    api.script = [BackendTimeoutError("It took too long.")]
+    assert (await api.respond(stream=True)).status_code == 504
+    async with asyncio.timeout(10):
+        while api.app.responses._endings:
+            await asyncio.sleep(0.01)
+    (response_id,) = begun
+    assert (await api.http.get(f"{RESPONSES}/{response_id}")).status_code == 404
 
 
 async def ended(api: ResponsesApi, response_id: str) -> dict[str, Any]:
@@ -330,6 +353,8 @@ async def test_a_response_that_can_not_be_stored_is_answered_and_says_so(tmp_pat
         events = events_of(await api.respond(stream=True))
         assert events[-1]["response"]["store"] is False
         monkeypatch.setattr(api.app.responses.state, "begin_durably", fail)
+        events = events_of(await api.respond(stream=True))
+        assert [events[0]["response"]["store"], events[-1]["response"]["store"]] == [False, False]
         refused = await api.respond(background=True)
         assert (refused.status_code, error_of(refused)["code"]) == (503, "state_unavailable")
 

@@ -231,9 +231,11 @@ class _Turn:
             else:
                 with reserve(request, [prepared.generation]) as reservation:
                     try:
+                        if recorder is not None:
+                            recorder.begin()
                         async with prepared.model.backend.stream(prepared.generation, context) as events:
                             if recorder is not None:
-                                recorder.begin()
+                                await recorder.begun()
                             await self._send(presenter.first_chunks())
                             async for event in events:
                                 await self._send(presenter.chunks(event))
@@ -252,6 +254,8 @@ class _Turn:
         """End a response that has failed, or whose connection has closed; a refused one has not begun."""
         presenter = prepared.presenter
         if not presenter.has_begun:
+            if recorder is not None:
+                recorder.discard()
             raise exception
         if isinstance(exception, Exception):
             error = as_inference_error(exception)
