@@ -14,6 +14,7 @@ import psutil
 
 from domain.roles import Role
 from tests.chaos.load import PROMPTS, Load, RefusedError
+from tests.chaos.stored_responses import UNDER_WAY_S, StoringClients
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess, tiny_environment
 
@@ -202,6 +203,23 @@ async def kill_service(stage: Stage) -> None:
     await _start_again(stage)
 
 
+async def kill_while_storing(stage: Stage) -> None:
+    """kill -9 of the service while 16 clients store responses: none that a client has seen is lost or half."""
+    clients = StoringClients(stage.load.http, "tiny-gen")
+    clients.start()
+    await asyncio.sleep(UNDER_WAY_S)
+    await kill_service(stage)
+    await clients.join()
+    tally = stage.load.tallies["generate"]
+    ended = sum(seen.completed is not None for seen in clients.seen)
+    if not 0 < ended < len(clients.seen):
+        tally.note(f"{ended} of {len(clients.seen)} responses had ended: some should have, and some not")
+        tally.wrong += 1
+    for mistake in await clients.mistakes():
+        tally.wrong += 1
+        tally.note(mistake)
+
+
 async def _start_again(stage: Stage) -> None:
     stage.service = await asyncio.to_thread(stage.start_service)
     stage.load.is_service_there = True
@@ -245,7 +263,7 @@ IN_PROCESS: dict[str, Fault] = {
     "200 times garbage": garbage,
     "slow and deaf clients": slow_clients,
     "SIGTERM of the service, and a new one": drain,
-    "kill -9 of the service, and a new one": kill_service,
+    "kill -9 of the service while responses are stored, and a new one": kill_while_storing,
 }
 GATEWAY: dict[str, Fault] = {
     "embedding server: kill -9, and a new one": server_signalled("embed", signal.SIGKILL),
@@ -261,7 +279,11 @@ def inprocess_stage(models: dict[str, Path]) -> Callable[[], ServiceProcess]:
 
     def start() -> ServiceProcess:
         # The same bounds for everybody, small enough to be met by a flood.
-        environment = tiny_environment(models) | {"HANG_TIMEOUT_S": "5", "GEN_MAX_WAITING": "100"}
+        environment = tiny_environment(models) | {
+            "HANG_TIMEOUT_S": "5",
+            "GEN_MAX_WAITING": "100",
+            "MEMORIA_DATA_DIR": str(models["tiny-gen"].parent / "state"),
+        }
         service = ServiceProcess(environment, port=port)
         service.wait_until_ready()
         return service
