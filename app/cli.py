@@ -171,6 +171,7 @@ def doctor(as_json: bool) -> None:
 @click.option("--url", default="http://127.0.0.1:8200", show_default=True, help="The running service to measure.")
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
 @click.option("--telemetry", is_flag=True, help="Start this service with and without telemetry, and compare.")
+@click.option("--responses", is_flag=True, help="Start this service, and compare responses with chat completions.")
 @click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
 @click.option("--soak", type=click.FloatRange(min=0.05), metavar="MINUTES", help="Duration of a mixed load.")
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Request arrival rate per second (open loop).")
@@ -181,6 +182,7 @@ def bench(
     url: str,
     compare: bool,
     telemetry: bool,
+    responses: bool,
     vllm_flags: str,
     soak: float | None,
     rate: float | None,
@@ -203,6 +205,7 @@ def bench(
         url=url,
         compare=compare,
         telemetry=telemetry,
+        responses=responses,
         vllm_flags=vllm_flags,
         soak_minutes=soak,
         rate=rate,

@@ -194,6 +194,7 @@ def test_a_server_that_goes_away_is_said_in_a_sentence(monkeypatch, tmp_path):
         url="http://127.0.0.1:9",
         compare=False,
         telemetry=False,
+        responses=False,
         vllm_flags="",
         soak_minutes=None,
         rate=None,

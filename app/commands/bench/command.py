@@ -19,6 +19,7 @@ from app.commands.bench.comparison import compare
 from app.commands.bench.html_report import html_report
 from app.commands.bench.processes import servers
 from app.commands.bench.requirements import check_requirements, sweep
+from app.commands.bench.responses_cost import compare_responses
 from app.commands.bench.results import Report, new_report
 from app.commands.bench.soak import soak
 from app.commands.bench.telemetry_cost import compare_telemetry
@@ -41,6 +42,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Compare with vLLM's own servers and other gateways."""
     telemetry: bool
     """Compare the service with and without telemetry."""
+    responses: bool
+    """Compare the Responses API with chat completions."""
     soak_minutes: float | None
     rate: float | None
     """Requests in a second that arrive without waiting for one another; None for so many clients."""
@@ -98,6 +101,8 @@ def _command(options: BenchOptions) -> str:
         words += ["--compare", "--rounds", f"{options.rounds}"]
     if options.telemetry:
         words += ["--telemetry", "--rounds", f"{options.rounds}"]
+    if options.responses:
+        words += ["--responses", "--rounds", f"{options.rounds}"]
     if options.vllm_flags:
         words += ["--vllm-flags", options.vllm_flags]
     if options.soak_minutes:
@@ -112,11 +117,13 @@ def _title(options: BenchOptions) -> str:
         return "memoria-vllm beside vLLM's own servers and other gateways"
     if options.telemetry:
         return "memoria-vllm: what its telemetry costs"
+    if options.responses:
+        return "memoria-vllm: what the Responses API costs"
     return "memoria-vllm: soak" if options.soak_minutes else "memoria-vllm: what this service does"
 
 
 def _measured(report: Report, options: BenchOptions, cache: Path, progress: Progress) -> Coroutine[Any, Any, Any]:
-    if options.compare or options.telemetry:
+    if options.compare or options.telemetry or options.responses:
         return _compared(report, options, cache, progress)
     side = running_service(options.url)
     if options.soak_minutes:
@@ -131,6 +138,9 @@ async def _compared(report: Report, options: BenchOptions, cache: Path, progress
         rounds, seconds = options.rounds, options.seconds
         if options.telemetry:
             await compare_telemetry(report, running, models, rounds=rounds, seconds=seconds, progress=progress)
+            return
+        if options.responses:
+            await compare_responses(report, running, models, rounds=rounds, seconds=seconds, progress=progress)
             return
         await compare(
             report,

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Literal
 
 import msgspec
 
@@ -10,7 +11,18 @@ from domain.roles import Role
 
 DISTINCT = 997
 """Different texts, so that neither prefixes nor vectors come from a cache; a prime, so that clients spread."""
-_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+_COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+_LAST_EVENT = b"\nevent: response.incomplete\n"
+"""Of a response that is as long as it may be."""
+
+
+Api = Literal["completions", "chat", "responses", "stored responses"]
+PATHS: dict[Api, str] = {
+    "completions": "/v1/completions",
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "stored responses": "/v1/responses",
+}
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +35,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     gen_model: str
     processes: tuple[int, ...] = ()
     """Ids of its processes, those of its engines included, where they run on this machine."""
+    api: Api = "completions"
+    """Which API generation is asked through."""
 
     def url(self, role: Role) -> str:
         """Where a role is served."""
@@ -46,21 +60,24 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     def bodies(self, side: Side) -> list[bytes]:
         """Requests to take in turn, whole as they go over the wire."""
         target = Target.of(side.url(self.role))
-        path = "/v1/embeddings" if self.role is Role.EMBED else "/v1/completions"
+        path = "/v1/embeddings" if self.role is Role.EMBED else PATHS[side.api]
         return [target.post(path, msgspec.json.encode(self._body(side, text)), {}) for text in _texts()]
 
     def _body(self, side: Side, text: str) -> dict[str, object]:
         if self.role is Role.EMBED:
             return {"model": side.embed_model, "input": text, "encoding_format": "base64"}
-        body: dict[str, object] = {
-            "model": side.gen_model,
-            "prompt": text,
-            "max_tokens": self.tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
+        body: dict[str, object] = {"model": side.gen_model, "temperature": 0, "ignore_eos": True}
         if self.shows_special_tokens:
             body["skip_special_tokens"] = False
+        if side.api in ("responses", "stored responses"):
+            is_stored = side.api == "stored responses"
+            body |= {"input": text, "max_output_tokens": self.tokens, "store": is_stored}
+            return body | ({"stream": True} if self.stream else {})
+        body["max_tokens"] = self.tokens
+        if side.api == "chat":
+            body["messages"] = [{"role": "user", "content": text}]
+        else:
+            body["prompt"] = text
         return body | ({"stream": True, "stream_options": {"include_usage": True}} if self.stream else {})
 
     def is_right(self, answer: Answer) -> bool:
@@ -69,7 +86,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if self.role is Role.EMBED:
             return b'"embedding":"' in answer.body.replace(b" ", b"")[:400] and answer.body.endswith(b"}")
-        if self.stream and not answer.body.endswith(b"data: [DONE]\n\n"):
+        if self.stream and not answer.body.endswith(b"data: [DONE]\n\n") and _LAST_EVENT not in answer.body:
             return False
         told = _COMPLETION_TOKENS.findall(answer.body[-600:])
         return bool(told) and int(told[-1]) == self.tokens
@@ -87,6 +104,8 @@ STREAMS = Workload(
 )
 EMBEDDINGS_1 = EMBEDDINGS.with_clients(1)
 COMPLETIONS_1 = COMPLETIONS.with_clients(1)
+ANSWERS = Workload(name="answers of 1 token, 64 clients", role=Role.GENERATE, clients=64, tokens=1)
+"""For one service whose APIs are compared."""
 CANNED = Workload(name="canned answers, 64 clients", role=Role.GENERATE, clients=64, tokens=1)
 """For gateways in front of a server that answers at once."""
 CANNED_1 = CANNED.with_clients(1)
