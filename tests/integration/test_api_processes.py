@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -15,6 +16,8 @@ from domain.roles import Role
 from tests.processes import ProcessFailedError, ServiceProcess
 
 pytestmark = pytest.mark.integration
+
+T = TypeVar("T")
 
 PROCESSES = 3
 # Long, because other engines of the same test run use the CPU too.
@@ -121,3 +124,48 @@ def test_no_process_survives_a_killed_service(service: ServiceProcess) -> None:
     processes = service.engine_processes()
     service.signal(signal.SIGKILL)
     assert psutil.wait_procs(processes, timeout=TIMEOUT_S)[1] == []
+
+
+def _asked_of_all(service: ServiceProcess, ask: Callable[[OpenAI], T]) -> list[T]:
+    """What many clients got, each over a connection of its own, which any of the processes serves."""
+    answers = []
+    for _ in range(4 * PROCESSES):
+        with _client(service) as client:
+            answers.append(ask(client))
+    return answers
+
+
+def test_every_process_knows_the_responses_of_the_others(service: ServiceProcess) -> None:
+    more = {"model": "tiny-gen", "extra_body": {"ignore_eos": True}}
+    with _client(service) as client:
+        first = client.responses.create(input="One", max_output_tokens=4, **more)
+        running = client.responses.create(input="Two", background=True, max_output_tokens=400, **more)
+    assert {answer.id for answer in _asked_of_all(service, lambda c: c.responses.retrieve(first.id))} == {first.id}
+    continued = _asked_of_all(
+        service,
+        lambda c: c.responses.create(input="x", previous_response_id=first.id, max_output_tokens=1, **more),
+    )
+    assert len({answer.usage.input_tokens for answer in continued if answer.usage is not None}) == 1
+    streams = _asked_of_all(
+        service, lambda c: [event.to_json() for event in c.responses.retrieve(running.id, stream=True)]
+    )
+    assert all(stream == streams[0] for stream in streams)
+    assert '"response.incomplete"' in streams[0][-1]
+
+
+def test_any_process_cancels_the_responses_of_the_others(service: ServiceProcess) -> None:
+    def cancel_one(client: OpenAI) -> str | None:
+        running = client.responses.create(
+            model="tiny-gen",
+            input="x",
+            background=True,
+            max_output_tokens=400,
+            extra_body={"ignore_eos": True},
+        )
+        with _client(service) as other:
+            return other.responses.cancel(running.id).status
+
+    statuses = _asked_of_all(service, cancel_one)
+    # One that was quicker than its cancellation has ended whole.
+    assert set(statuses) <= {"cancelled", "incomplete"}
+    assert "cancelled" in statuses
