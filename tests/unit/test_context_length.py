@@ -7,9 +7,13 @@ import httpx
 import pytest
 
 from adapters.vllm.dialect.context_length import MAX_COUNTED_CHARACTERS, needs_counting
+from adapters.vllm.http.backend import VLLMHTTPBackend
+from adapters.vllm.http.tracing import TRACE
 from domain.conversation import Conversation, UserMessage
 from domain.errors import BackendUnreachableError, ContextLengthError
+from domain.port import RequestContext
 from domain.requests import GenerationRequest
+from domain.roles import Role
 from domain.sampling import SamplingParameters
 from tests.calls import events_of
 from tests.unit.test_http_backend import CHUNK, CONTEXT, USAGE, Server, backend, events
@@ -88,6 +92,22 @@ async def test_token_ids_are_counted_here():
     with pytest.raises(ContextLengthError, match="3000 in the prompt"):
         await run(server, request([1] * 3000, max_tokens=1097))
     assert server.paths == []
+
+
+async def test_only_the_generation_is_traced():
+    server = RecordingServer(tokenize=tokens(1))
+    traced: list[tuple[str, bool]] = []
+
+    class Transport(httpx.ASGITransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            traced.append((request.url.path, TRACE in request.extensions))
+            return await super().handle_async_request(request)
+
+    engine = VLLMHTTPBackend(role=Role.GENERATE, base_url="http://server", transport=Transport(server))
+    await engine.start()
+    context = RequestContext(request_id="a", trace={"traceparent": "00-1-1-01"})
+    await engine.call(request("x" * 9000, max_tokens=10), context)
+    assert traced[1:] == [("/tokenize", False), ("/v1/completions", True)]
 
 
 @pytest.mark.parametrize("refusal", [(404, b"{}"), (400, b'{"error": {"message": "No template."}}')])

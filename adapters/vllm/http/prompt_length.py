@@ -1,5 +1,7 @@
 """Counts the tokens of prompts on a vLLM server, where its own answers do not suffice."""
 
+import msgspec
+
 from adapters.vllm.dialect.context_length import needs_counting, with_count
 from adapters.vllm.http.server import VLLMServer
 from adapters.vllm.http.tokens import tokenize
@@ -53,4 +55,6 @@ class PromptLength:
         if isinstance(prompt, list):
             return len(prompt)
         counted = TokenizeRequest(prompt=prompt, add_special_tokens=request.add_special_tokens)
-        return len((await tokenize(self._server, self._model, counted, context)).token_ids)
+        # A trace has one span for the request to the server, which is the generation's.
+        untraced = msgspec.structs.replace(context, trace=None)
+        return len((await tokenize(self._server, self._model, counted, untraced)).token_ids)
