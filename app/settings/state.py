@@ -16,7 +16,7 @@ class StateSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         STATE.setting(
             "STATE",
-            "Whether responses and conversations are stored: on or off. If off, none can be continued by its id.",
+            "Whether responses and conversations are kept, on or off. If off, requests that need one fail.",
             parsers.parse_on_or_off,
             default="on",
         ),
