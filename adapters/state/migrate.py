@@ -17,6 +17,8 @@ Alembic takes longer than opening the database."""
 def migrate(connection: Connection) -> None:
     """Create or change the tables, in the transaction of the connection, which other processes wait for.
 
+    Both databases can roll back changes of tables, so a start that is killed leaves nothing half.
+
     Raises:
         ConfigurationError: a newer version of the service has changed the tables.
     """

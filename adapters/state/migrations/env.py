@@ -9,7 +9,5 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table=VERSION_TABLE,
-    # Both databases can roll back changes of tables, so a start that is killed leaves nothing half.
-    transactional_ddl=True,
 )
 context.run_migrations()

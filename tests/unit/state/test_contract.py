@@ -240,6 +240,9 @@ async def test_a_response_of_a_conversation_that_is_gone_is_stored_alone(store):
     for missing in ("conv_1", "conv_2"):
         await store.finish(finished(f"resp-{missing}", conversation_id=missing))
         assert await store.response("alice", f"resp-{missing}") is not None
+        # Nor do its items belong to it.
+        assert await store.delete_response("alice", f"resp-{missing}")
+        assert await store.items("alice", [f"in-resp-{missing}"]) == {}
     assert await store.conversation_items("bob", "conv_1") == []
 
 

@@ -10,10 +10,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from filelock import FileLock
 from sqlalchemy import Connection, create_engine, inspect, make_url, text
 
 from adapters.state import migrate
 from adapters.state.database import Database
+from adapters.state.failures import describe
 from adapters.state.provider import FILE_NAME, StateOptions, build_state
 from adapters.state.tables import metadata
 from domain.errors import ConfigurationError
@@ -148,15 +150,21 @@ async def test_migrations_make_the_tables_that_are_described(options):
 
 
 async def test_several_stores_may_start_at_once(options):
-    stores = [make_store(options) for _ in range(4)]
+    stores = [make_store(options) for _ in range(8)]
     try:
         await asyncio.gather(*(store.start() for store in stores))
         await asyncio.gather(*(store.finish(finished(f"resp_{n}")) for n, store in enumerate(stores)))
         for store in stores:
-            assert [await store.response("alice", f"resp_{n}") is not None for n in range(4)] == [True] * 4
+            assert [await store.response("alice", f"resp_{n}") is not None for n in range(8)] == [True] * 8
     finally:
         for store in stores:
             await store.stop()
+
+
+async def test_a_file_that_another_process_keeps_opening_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapters.state.database.LOCK_TIMEOUT_S", 0.05)
+    with FileLock(tmp_path / f"{FILE_NAME}.lock"):
+        assert "another process has kept" in await refusal(StateOptions(folder=tmp_path))
 
 
 async def test_a_start_that_fails_half_way_leaves_nothing(options, monkeypatch):
@@ -232,6 +240,12 @@ def test_what_is_no_url_is_refused_without_it(tmp_path):
             StateOptions(folder=tmp_path, database="postgresql://u:s3cret@host:port/db"), interrupted=bytes
         )
     assert "s3cret" not in str(caught.value)
+
+
+def test_what_a_driver_says_is_shown_without_the_password():
+    url = make_url("postgresql://u:s3cret@host/db?sslpassword=other")
+    said = describe(url, ValueError("could not use s3cret and other\nDETAIL: s3cret"))
+    assert said == "could not use *** and ***"
 
 
 def test_options_don_t_show_the_url():

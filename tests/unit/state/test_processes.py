@@ -18,7 +18,7 @@ from adapters.state.processes import DEAD_AFTER_S, ProcessInfo, has_ended, this_
 from adapters.state.provider import FILE_NAME, StateOptions
 from domain.state import ResponseStatus
 from tests.deployment import ROOT
-from tests.unit.state.samples import is_failed, item, unfinished
+from tests.unit.state.samples import conversation, finished, is_failed, item, unfinished
 from tests.unit.state.test_opening import engine_url
 
 LINES = 150
@@ -121,6 +121,27 @@ async def test_two_processes_write_at_once(options, open_store):
         for process in (first, second):
             process.kill()
     assert await store.response("alice", "resp_1") is not None
+
+
+async def test_two_stores_append_to_one_conversation(open_store):
+    first, second = await open_store(), await open_store()
+    await first.create_conversation(conversation("conv_1"), [])
+    names = [f"item-{number}" for number in range(60)]
+    added = await asyncio.gather(
+        *(
+            store.add_conversation_items("alice", "conv_1", [item(f"{name}-{mark}")])
+            for name in names
+            for mark, store in (("a", first), ("b", second))
+        ),
+        *(second.finish(finished(f"resp_{number}", conversation_id="conv_1")) for number in range(20)),
+    )
+    assert set(added[: 2 * len(names)]) == {True}
+    found = await first.conversation_items("alice", "conv_1")
+    assert found is not None
+    ids = [each.id for each in found]
+    assert len(ids) == 2 * len(names) + 40
+    for mark in "ab":
+        assert [each for each in ids if each.endswith(f"-{mark}")] == [f"{name}-{mark}" for name in names]
 
 
 async def test_a_response_of_another_live_process_is_unfinished(open_store):
