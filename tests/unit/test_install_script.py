@@ -100,7 +100,7 @@ def test_there_is_a_list_for_every_flavour(flavour):
     assert install.requirement_lists(flavour, install.NOTHING) == lists[:1]
 
 
-@pytest.mark.parametrize("flavour", [*FLAVOURS, "test", "clients"])
+@pytest.mark.parametrize("flavour", [*FLAVOURS, "test", "clients", "agents"])
 def test_every_line_of_a_list_is_one_pinned_version(flavour):
     for line in (ROOT / "deploy" / "requirements" / f"{flavour}.txt").read_text().splitlines():
         assert re.match(r"[A-Za-z0-9._-]+==[^ ;]+( ; .+)?$", line), line
@@ -119,14 +119,24 @@ def pins(flavour: str) -> dict[str, str]:
     return dict(line.partition(" ;")[0].split("==") for line in lines)
 
 
-def test_the_sdk_for_node_is_pinned_by_its_contents_and_by_no_registry():
-    manifest, lock = (json.loads(Path(path).read_text()) for path in install.NODE_SDK_PINS)
+@pytest.mark.parametrize("name", install.NODE_PACKAGES)
+def test_packages_for_node_are_pinned_by_their_contents_and_by_no_registry(name):
+    folder = Path(install.NODE_PACKAGES[name])
+    manifest, lock = (json.loads((folder / pins).read_text()) for pins in install.NODE_PIN_NAMES)
     packages = {name: package for name, package in lock["packages"].items() if name}
-    assert re.fullmatch(r"\d+\.\d+\.\d+", manifest["dependencies"]["openai"])
-    assert packages["node_modules/openai"]["version"] == manifest["dependencies"]["openai"]
+    for dependency, version in manifest["dependencies"].items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert packages[f"node_modules/{dependency}"]["version"] == version
     for package in packages.values():
         assert package["integrity"].startswith("sha512-")
         assert "resolved" not in package
+
+
+@pytest.mark.parametrize("package", ["@openai/codex", "@anthropic-ai/claude-code"])
+def test_agents_are_pinned_for_both_processors(package):
+    lock = json.loads(Path(install.NODE_PACKAGES["node-agents"], "package-lock.json").read_text())
+    for processor in ("x64", "arm64"):
+        assert lock["packages"][f"node_modules/{package}-linux-{processor}"]["os"] == ["linux"]
 
 
 @pytest.fixture
@@ -139,20 +149,22 @@ def npm(tmp_path, monkeypatch):
         (tmp_path / "bin" / "python").chmod(0o755)
 
     monkeypatch.setattr(install, "venv_python", lambda: str(tmp_path / "bin" / "python"))
-    monkeypatch.setattr(install, "NODE_SDK_FOLDER", str(tmp_path / "node"))
+    monkeypatch.setattr(install, "VENV", str(tmp_path))
     return says
 
 
-def test_the_sdk_for_node_is_installed_from_its_pins_outside_the_work_tree(npm, tmp_path):
-    npm("echo $3 with * >called")
-    install.install_node_sdk()
-    assert (tmp_path / "node" / "called").read_text() == "ci with package-lock.json package.json\n"
+@pytest.mark.parametrize("name", install.NODE_PACKAGES)
+def test_packages_for_node_are_installed_from_their_pins_outside_the_work_tree(npm, tmp_path, name):
+    npm("echo $3 $4 with * >called")
+    install.install_node_packages(name)
+    called = "ci --ignore-scripts with package-lock.json package.json\n"
+    assert (tmp_path / name / "called").read_text() == called
 
 
-def test_npms_failure_is_told(npm):
+def test_npms_failure_is_reported(npm):
     npm("echo npm error code E404; exit 1")
     with pytest.raises(install.InstallError) as caught:
-        install.install_node_sdk()
+        install.install_node_packages("node-openai")
     assert str(caught.value).startswith("npm failed. Check the network")
     assert str(caught.value).endswith("npm error code E404")
 
@@ -169,7 +181,9 @@ def test_a_fingerprint_is_the_same_until_something_changes():
     assert len(set(prints)) == len(prints)
 
 
-ONLY_FOR_TESTS = ["test.txt", "clients.txt", "package.json", "package-lock.json", "browser.py", "browser.json"]
+CLIENT_LISTS = ["clients.txt", "agents.txt"]
+NODE_LISTS = ["package.json", "package-lock.json"]
+ONLY_FOR_TESTS = ["test.txt", *CLIENT_LISTS, *NODE_LISTS, "browser.py", "browser.json"]
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "cpu.txt", "run_uv.py", *ONLY_FOR_TESTS])
@@ -179,8 +193,8 @@ def test_a_change_in_whatever_decides_the_install_changes_the_fingerprint(change
     monkeypatch.setattr(install, "ROOT", str(tmp_path))
     monkeypatch.setattr(install, "REQUIREMENTS", str(tmp_path))
     monkeypatch.setattr(install, "RUN_UV", str(tmp_path / "run_uv.py"))
-    monkeypatch.setattr(install, "CLIENT_PINS", str(tmp_path / "clients.txt"))
-    monkeypatch.setattr(install, "NODE_SDK_PINS", [str(tmp_path / name) for name in ONLY_FOR_TESTS[2:4]])
+    monkeypatch.setattr(install, "CLIENT_PINS", {name: str(tmp_path / name) for name in CLIENT_LISTS})
+    monkeypatch.setattr(install, "NODE_PINS", [str(tmp_path / name) for name in NODE_LISTS])
     monkeypatch.setattr(install, "BROWSER_SCRIPT", str(tmp_path / "browser.py"))
     monkeypatch.setattr(install, "BROWSER_PINS", [str(tmp_path / "browser.json")])
     before = {extra: install.fingerprint("cpu", extra) for extra in install.EXTRA_LISTS}

@@ -30,12 +30,13 @@ def test_what_is_installed_is_what_is_pinned(pins: str) -> None:
             assert requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
 
 
-def test_the_clients_are_installed_as_pinned_in_an_environment_of_their_own() -> None:
-    environment = Path(sys.prefix) / "clients"
+@pytest.mark.parametrize("name", ["clients", "agents"])
+def test_clients_are_installed_as_pinned_in_an_environment_of_their_own(name: str) -> None:
+    environment = Path(sys.prefix) / name
     libraries = [str(path) for path in environment.glob("lib/python*/site-packages")]
     found = importlib.metadata.distributions(path=libraries)
     installed = {canonicalize_name(distribution.metadata["Name"]): distribution.version for distribution in found}
-    lines = (ROOT / "deploy" / "requirements" / "clients.txt").read_text().splitlines()
+    lines = (ROOT / "deploy" / "requirements" / f"{name}.txt").read_text().splitlines()
     for requirement in map(Requirement, lines):
         if requirement.marker is None or requirement.marker.evaluate():
             assert requirement.specifier.contains(installed[canonicalize_name(requirement.name)], prereleases=True)
