@@ -33,11 +33,36 @@ ErrorType = Literal[
 ]
 
 
+class UnsupportedThread(msgspec.Struct, frozen=True, kw_only=True):
+    """Makes a client send the whole conversation (anthropic-python's `ThreadUnsupportedRequestErrorDetails`)."""
+
+    error_code: Literal["thread_unsupported_request"] = "thread_unsupported_request"
+    unsupported: tuple[str, ...] = ("thread",)
+
+
+class ThreadsUnsupportedError(InvalidRequestError):
+    """The client wants the service to keep the conversation.
+
+    Without the details of this error, the tool runner of Anthropic's SDKs would give up.
+    """
+
+    details = UnsupportedThread()
+
+    def __init__(self) -> None:
+        super().__init__(
+            "'thread' is not supported: messages are not stored. Send the whole conversation without it.",
+            param="thread",
+            code="unsupported_parameter",
+        )
+
+
 class MessagesErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     """Type and message of an error."""
 
     type: ErrorType
     message: str
+    details: UnsupportedThread | msgspec.UnsetType = msgspec.UNSET
+    """For programs; only some errors have them."""
 
 
 class MessagesErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +75,10 @@ class MessagesErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 def error_response(error: InferenceError, request_id: str | None) -> MessagesErrorResponse:
     """The response body for an error."""
+    details = error.details if isinstance(error, ThreadsUnsupportedError) else msgspec.UNSET
     return MessagesErrorResponse(
-        error=MessagesErrorDetail(type=error_type(error), message=error.message), request_id=request_id
+        error=MessagesErrorDetail(type=error_type(error), message=error.message, details=details),
+        request_id=request_id,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from domain.anthropic.blocks import TextBlock, Turn
 from domain.anthropic.conversation import to_messages
+from domain.anthropic.error import ThreadsUnsupportedError
 from domain.anthropic.tools import MessagesTool, MessagesToolChoice, tool_fields
 from domain.conversation import AssistantMessage, Conversation, Message
 from domain.errors import InvalidRequestError
@@ -175,11 +176,27 @@ class MessagesBody(CountTokensBody, frozen=True, kw_only=True, forbid_unknown_fi
         Annotated[float, msgspec.Meta(ge=0, le=1)] | None,
         describe("0 is greedy. Default: the value of the model's generation_config.json, or 1."),
     ] = None
+    thread: Annotated[
+        Any,
+        describe(
+            "Conversations are not kept: with its error, Anthropic's SDKs send them whole.", effect="refused"
+        ),
+    ] = None
     top_k: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None,
         describe("Sample from this number of most likely tokens; 0 for all."),
     ] = None
     top_p: Annotated[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, describe("0 is greedy.")] = None
+
+    def to_conversation(self) -> Conversation:
+        """As for counting tokens.
+
+        Raises:
+            ThreadsUnsupportedError: the service is to keep the conversation.
+        """
+        if self.thread is not None:
+            raise ThreadsUnsupportedError
+        return CountTokensBody.to_conversation(self)
 
     def to_request(self, conversation: Conversation) -> GenerationRequest:
         """Convert to the domain's request.

@@ -325,6 +325,26 @@ async def test_the_sdk_reads_answers_and_sends_them_back(api):
     assert [json.loads(call.function.arguments) for call in sent.tool_calls] == [{"at": "x"}, {"at": "y"}]
 
 
+async def test_the_sdks_tool_runner_sends_whole_conversations(api):
+    @anthropic.beta_async_tool
+    async def look(at: str) -> str:
+        """Looks."""
+        api.script = [end("A fox."), USAGE]
+        return f"a fox at {at}"
+
+    api.script = [*CALL[2:4], end(), USAGE]
+    async with api.sdk() as client:
+        runner = client.beta.messages.tool_runner(model="fake-write", max_tokens=8, messages=HELLO, tools=[look])
+        message = await runner.until_done()
+    assert message.content[0].text == "A fox."
+    assert [type(message).__name__ for message in api.seen.prompt.messages] == [
+        "UserMessage",
+        "AssistantMessage",
+        "ToolMessage",
+    ]
+    assert api.seen.prompt.messages[-1].content == "a fox at x"
+
+
 async def test_the_sdk_reads_streams(api):
     api.script = CALL
     async with api.sdk() as client:

@@ -270,6 +270,32 @@ async def test_what_waits_for_nothing_is_refused_in_the_same_shape(api):
         assert json.loads(body["body"])["error"]["type"] == kind
 
 
+# Threads
+
+RESULT_ALONE = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "20"}]}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thread": {"type": "create"}},
+        {"thread": {"type": "continue", "previous_message_id": "msg_1"}, "messages": RESULT_ALONE},
+        {"thread": {"type": "create"}, "stream": True},
+    ],
+    ids=["create", "continue", "stream"],
+)
+async def test_a_thread_is_refused_so_that_clients_send_the_whole_conversation(api, change):
+    error = error_of(await api.message(**change), 400)
+    assert error["type"] == "invalid_request_error"
+    assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert "Send the whole conversation" in error["message"]
+
+
+async def test_other_errors_have_no_details(api):
+    assert "details" not in error_of(await api.message(max_tokens=0), 400)
+    error_of(await api.message(thread=None, max_tokens=0), 400)
+
+
 # Keys
 
 

@@ -49,7 +49,7 @@ async def test_unknown_tools_and_fields_are_ignored_and_named(lenient):
     response = await lenient.message(
         tools=[BASH, TOOL, WEB_SEARCH],
         messages=[{"role": "user", "content": [block], "mood": 1}],
-        thread={"id": "t"},
+        novelty={"id": "t"},
         thinking={"type": "adaptive", "depth": 3},
     )
     message_of(response)
@@ -58,7 +58,7 @@ async def test_unknown_tools_and_fields_are_ignored_and_named(lenient):
         "messages[0].mood",
         "tools[0] (bash_20250124)",
         "tools[2] (web_search_20250305)",
-        "thread",
+        "novelty",
         "thinking.depth",
     ]
     assert [tool.name for tool in lenient.seen.prompt.tools] == ["look"]

@@ -10,6 +10,7 @@ import pytest
 from app.http.codec import encode
 from app.http.endpoints import ENDPOINTS
 from app.http.openapi import document
+from domain.anthropic.messages import MessagesBody
 from domain.errors import ContextLengthError
 from domain.openai.chat import REFUSED, ChatBody
 from domain.openai.completions import CompletionBody
@@ -185,7 +186,14 @@ def test_what_responses_refuse_is_marked_as_refused():
     assert marked == set(REFUSED_IN_RESPONSES)
 
 
-@pytest.mark.parametrize("body_type", [k for k in BODY_TYPES.values() if k not in (ChatBody, ResponseBody)])
+def test_what_messages_refuse_is_marked_as_refused():
+    assert {name for name, field in properties(MessagesBody).items() if field[EFFECT] == "refused"} == {"thread"}
+
+
+WITH_REFUSED = (ChatBody, ResponseBody, MessagesBody)
+
+
+@pytest.mark.parametrize("body_type", [kind for kind in BODY_TYPES.values() if kind not in WITH_REFUSED])
 def test_no_other_body_has_fields_that_are_refused(body_type):
     assert all(field[EFFECT] != "refused" for field in properties(body_type).values())
 
