@@ -178,9 +178,7 @@ class MessagesBody(CountTokensBody, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     thread: Annotated[
         Any,
-        describe(
-            "Conversations are not kept: with its error, Anthropic's SDKs send them whole.", effect="refused"
-        ),
+        describe("No conversation is kept: upon this error, Anthropic's SDKs send it whole.", effect="refused"),
     ] = None
     top_k: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None,
