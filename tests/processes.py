@@ -6,10 +6,12 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import httpx
@@ -56,6 +58,30 @@ def engine_environment() -> dict[str, str]:
 def inherited_environment() -> dict[str, str]:
     """This process's environment for a child, whose engines must not take it for their owner."""
     return {name: value for name, value in os.environ.items() if name != OWNER}
+
+
+@contextlib.contextmanager
+def isolated_environment() -> Generator[dict[str, str], None, None]:
+    """Variables for a client that may use loopback only: its proxy must not get any connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+        # Node.js ignores proxies unless told otherwise.
+        yield dict.fromkeys(names, proxy) | {
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+            "NODE_USE_ENV_PROXY": "1",
+        }
+        try:
+            connection, _address = listener.accept()
+        except BlockingIOError:
+            return
+        with connection:
+            connection.setblocking(True)
+            connection.settimeout(5)
+            wanted = connection.recv(1000).decode(errors="replace").splitlines()[0]
+        raise AssertionError(f"a client has used its proxy: {wanted}")
 
 
 class ProcessFailedError(Exception):

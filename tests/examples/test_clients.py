@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ServiceProcess
+from tests.processes import ServiceProcess, isolated_environment
 
 pytestmark = pytest.mark.integration
 
@@ -23,25 +22,18 @@ Run = Callable[[str], dict[str, str]]
 
 
 @pytest.fixture
-def outside() -> Generator[socket.socket, None, None]:
-    """What all clients take for the way to the internet: nobody may come here."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        yield listener
-        with pytest.raises(BlockingIOError):
-            listener.accept()
+def isolated() -> Generator[dict[str, str], None, None]:
+    with isolated_environment() as variables:
+        yield variables
 
 
 @pytest.fixture
-def run(real_service: ServiceProcess, outside: socket.socket, tmp_path: Path) -> Run:
+def run(real_service: ServiceProcess, isolated: dict[str, str], tmp_path: Path) -> Run:
     """Run an example; what it printed, by the word in front of each line."""
-    proxy = f"http://127.0.0.1:{outside.getsockname()[1]}"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+        **os.environ,
+        **isolated,
         "OPENAI_BASE_URL": f"{real_service.url}/v1",
-        "HTTP_PROXY": proxy,
-        "HTTPS_PROXY": proxy,
-        "NO_PROXY": "127.0.0.1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LANGSMITH_TRACING": "false",
     }
