@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +12,12 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from app.http.server import DrainingServer, bind, server_config
 from app.settings import load_settings
+from app.telemetry.request import STATUS_CLIENT_GONE
+from app.telemetry.telemetry import Telemetry
 from domain.conversation import Conversation
 from domain.errors import BackendTimeoutError
 from tests.unit.messages_serving import USAGE, delta, end
+from tests.unit.observed import RecordingListener
 from tests.unit.responses_serving import EVENT, SAYS_HELLO, ResponsesApi, responses_serving, text_of
 from tests.unit.serving import NEVER_S
 from tests.unit.waiting import until
@@ -247,6 +250,35 @@ async def test_a_response_under_way_ends_before_the_service_does():
                 await connection.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
+
+
+@pytest.fixture
+def observed(served) -> Iterator[RecordingListener]:
+    """Records the requests to the shared service."""
+    listener, before = RecordingListener(), served.api.app.telemetry
+    served.api.app.telemetry = Telemetry([listener])
+    yield listener
+    served.api.app.telemetry = before
+
+
+async def test_each_message_is_observed_with_its_status(observed, socket):
+    await answer(socket)
+    await answer(socket, previous_response_id="resp_none")
+    await answer(socket, model="none")
+    await until(lambda: len(observed.requests) == 3)
+    found = [(record.status, record.error_type) for record in observed.requests]
+    assert found == [(200, None), (400, "previous_response_not_found"), (404, "model_not_found")]
+
+
+async def test_a_client_that_leaves_is_observed_as_such(served, observed):
+    served.api.script = ()
+    served.api.writer.delay_s = NEVER_S
+    async with connect(served.url) as connection:
+        await create(connection)
+        await until(lambda: served.api.writer.running == 1)
+    await until(lambda: observed.requests)
+    assert observed.request.client_gone
+    assert observed.request.status == STATUS_CLIENT_GONE
 
 
 async def test_usage_is_in_the_last_event(served, socket):

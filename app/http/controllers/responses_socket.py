@@ -102,6 +102,7 @@ class _Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MAX_WAITING)
         self._lanes: OrderedDict[str | None, asyncio.Lock] = OrderedDict()
+        self._has_left = False
 
     async def read(self) -> bool:
         """Answer each message, until the client disconnects (False) or the service ends (True)."""
@@ -109,6 +110,7 @@ class _Connection:
             await self._slots.acquire()
             message: Any = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
+                self._has_left = True
                 return False
             if DRAIN in message:
                 return True
@@ -143,9 +145,17 @@ class _Connection:
                 await _Turn(self._socket, request, self._recent, stream_id).run(content)
             if observation is not None:
                 observation.set_status(200)
+        except asyncio.CancelledError:
+            if observation is not None and self._has_left:
+                observation.client_left()
+            elif observation is not None:
+                observation.abandoned()
+            raise
         except Exception as exception:
             error = as_inference_error(exception, method="WEBSOCKET", path="/v1/responses")
             note_error(request.scope, error)
+            if observation is not None:
+                observation.set_status(error.status)
             await _send(self._socket, _refusal(error), stream_id)
         finally:
             if observation is not None:
