@@ -5,6 +5,7 @@ InferenceError
 │   ├── AuthenticationError        401  no API key, or an unknown one
 │   ├── ContextLengthError         400  more tokens than the model's context length
 │   ├── TooManyTokensError         400  more tokens than allowed in one embedding request
+│   ├── ThreadsUnsupportedError    400  a thread of the Messages API (in domain.anthropic.error)
 │   ├── PreviousResponseError      400  no response of that id can be continued
 │   ├── ModelNotFoundError         404  no model of that name is served
 │   ├── StoredObjectNotFoundError  404  no response, conversation or item of that id is stored

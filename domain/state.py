@@ -1,8 +1,8 @@
 """The port of the store that keeps responses and conversations.
 
-An adapter implements `StateStore` on a database; `tests/unit/state` tests it against the contract below. What is
-stored belongs to one owner, the name of an API key, and is invisible to all others. Without API keys the owner is
-empty.
+An adapter implements `StateStore` on a database; `tests/integration/state` tests it against the contract below.
+What is stored belongs to one owner, the holder of an API key, and is invisible to all others. Without API keys the
+owner is empty.
 
 Bodies and items are JSON objects as bytes, in the shapes of OpenAI's Responses API; the store does not read them.
 """

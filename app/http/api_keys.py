@@ -20,9 +20,19 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Used in messages and the log in place of the key."""
     digest: bytes
+    is_named: bool = False
+    """Whether the name is the operator's, and not the key's place."""
     requests_per_minute: int
     """0 for no limit."""
     tokens_per_minute: int
+
+    @property
+    def owner(self) -> str:
+        """Whose the responses are that are stored with this key: its name's, or else its own.
+
+        A place could become another key's.
+        """
+        return self.name if self.is_named else f"sha256-{self.digest.hex()[:32]}"
 
 
 class KeyRing:
@@ -78,9 +88,10 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-def _key(name: str, text: str, security: SecuritySettings, **limits: int) -> ApiKey:
+def _key(name: str, text: str, security: SecuritySettings, *, is_named: bool = False, **limits: int) -> ApiKey:
     return ApiKey(
         name=name,
+        is_named=is_named,
         digest=_digest(text.encode()),
         requests_per_minute=limits.get("rpm", security.requests_per_minute),
         tokens_per_minute=limits.get("tpm", security.tokens_per_minute),
@@ -110,5 +121,5 @@ def _from_file(path: Path, security: SecuritySettings) -> list[ApiKey]:
                 f"API_KEYS_FILE, line {number}: must be a key of 8 to 256 visible ASCII characters, with an "
                 "optional name before it and rpm=NUMBER, tpm=NUMBER behind it."
             )
-        keys.append(_key(name, words[-1], security, **limits))
+        keys.append(_key(name, words[-1], security, is_named=len(words) == 2, **limits))
     return keys

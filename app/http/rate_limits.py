@@ -19,9 +19,9 @@ ACCOUNT = "account"
 
 
 def owner_of(request: AnyRequest) -> str:
-    """The name of the request's key, to which what it stores belongs; empty if no keys are set."""
+    """The owner of what the request stores, from its key; empty if no keys are set."""
     account: Account | None = request.scope["state"].get(ACCOUNT)
-    return "" if account is None else account.name
+    return "" if account is None else account.owner
 
 
 class Account:
@@ -36,6 +36,7 @@ class Account:
             clock: time source.
         """
         self.name = key.name
+        self.owner = key.owner
         self.requests, self.tokens = (
             Bucket(limit, shares=shares, clock=clock) if limit else None
             for limit in (key.requests_per_minute, key.tokens_per_minute)

@@ -47,7 +47,7 @@ class CompactionTask(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self, result: GenerationResult) -> Compaction:
         """The answer for a generated summary."""
         (choice,) = result.choices
-        items = [*self.kept, CompactionItem(encrypted_content=seal(choice.text))]
+        items = [*self.kept, CompactionItem(encrypted_content=seal(choice.text or choice.reasoning))]
         return Compaction(
             id=f"resp_{random_hex()}",
             created_at=int(time.time()),

@@ -1,5 +1,6 @@
 """Stored conversations (OpenAI's Conversations API)."""
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -8,7 +9,6 @@ from app.responses.history import IS_OFF
 from domain.errors import InvalidRequestError, StoredObjectNotFoundError
 from domain.openai.responses.items import ResponseItem, stored_item
 from domain.openai.responses.response import Conversation
-from domain.random_id import random_hex
 from domain.state import Item, StateStore, StoredConversation
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Conversations:
         if self._state is None:
             raise InvalidRequestError(f"Conversations are not available. {IS_OFF}", code="unsupported_operation")
         stored = StoredConversation(
-            id=f"conv_{random_hex()}", owner=self._owner, created=int(time.time()), metadata=metadata
+            id=f"conv_{secrets.token_hex(16)}", owner=self._owner, created=int(time.time()), metadata=metadata
         )
         await self._state.create_conversation(stored, _new(items))
         return _shown(stored)

@@ -32,7 +32,8 @@ async def summarizing(
 
     def build(kept: Sequence[ResponseItem]) -> Conversation:
         messages: list[Message] = [*to_messages(kept, body.instructions), UserMessage(content=REQUEST)]
-        return Conversation(messages=messages)
+        # Reasoning would use up the summary's tokens.
+        return Conversation(messages=messages, reasoning_effort="none")
 
     async def count(conversation: Conversation) -> int:
         counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)

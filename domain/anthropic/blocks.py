@@ -64,7 +64,13 @@ class DocumentBlock(_Block, frozen=True, kw_only=True, tag="document"):
     citations: Any = None
 
 
-ResultBlock = TextBlock | ImageBlock | DocumentBlock
+class ToolReferenceBlock(_Block, frozen=True, kw_only=True, tag="tool_reference"):
+    """A tool that a search for tools has found, in the result of that search."""
+
+    tool_name: str
+
+
+ResultBlock = TextBlock | ToolReferenceBlock | ImageBlock | DocumentBlock
 
 
 class ToolResultBlock(_Block, frozen=True, kw_only=True, tag="tool_result"):

@@ -16,6 +16,7 @@ from domain.anthropic.blocks import (
     SystemTurn,
     TextBlock,
     ThinkingBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
     Turn,
@@ -123,7 +124,9 @@ def _result_text(block: ToolResultBlock, param: str) -> str:
     return "\n".join(_text(part, f"{param}.content[{position}]") for position, part in parts)
 
 
-def _text(block: TextBlock | ImageBlock | DocumentBlock, param: str) -> str:
+def _text(block: TextBlock | ToolReferenceBlock | ImageBlock | DocumentBlock, param: str) -> str:
+    if isinstance(block, ToolReferenceBlock):
+        return f"Tool: {block.tool_name}"
     if isinstance(block, TextBlock):
         return block.text
     kind = "images" if isinstance(block, ImageBlock) else "documents"

@@ -7,6 +7,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 import domain.errors
 from app.http.errors import as_inference_error, error_body
+from domain.anthropic.error import ThreadsUnsupportedError
 from domain.errors import (
     AuthenticationError,
     BackendBusyError,
@@ -44,6 +45,7 @@ from domain.errors import (
 SEEN_BY_CLIENTS = {
     InvalidRequestError: (400, "invalid_request_error", None),
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    ThreadsUnsupportedError: (400, "invalid_request_error", "unsupported_parameter"),
     PreviousResponseError: (400, "invalid_request_error", "previous_response_not_found"),
     StoredObjectNotFoundError: (404, "invalid_request_error", None),
     TooManyTokensError: (400, "max_tokens_per_request", "max_tokens_per_request"),
@@ -77,7 +79,9 @@ SEEN_BY_CLIENTS = {
 def make(kind: type[InferenceError]) -> InferenceError:
     if kind is ContextLengthError:
         return kind(256, param="prompt")
-    if kind is StateUnavailableError:
+    if kind in (PreviousResponseError, StoredObjectNotFoundError):
+        return kind("resp_1", "It may have expired.")
+    if kind in (StateUnavailableError, ThreadsUnsupportedError):
         return kind()
     return kind(300_001, 300_000) if kind is TooManyTokensError else kind("It failed.")
 

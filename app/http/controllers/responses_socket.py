@@ -16,10 +16,11 @@ import msgspec
 from litestar import Request, WebSocket
 from litestar.types import HTTPScope
 
-from app.http.body_parts import body_parts
+from app.http.body_parts import body_parts, report_ignored
 from app.http.codec import BodyDecoder, encode
 from app.http.controllers.responses import generation_model, responses_of
 from app.http.errors import as_inference_error
+from app.http.ignored import note_ignored
 from app.http.rate_limits import ACCOUNT, Account, owner_of, reserve
 from app.http.requests import AnyRequest, context_of, options_of
 from app.http.response_streams import failure_events
@@ -217,16 +218,18 @@ class _Turn:
             raise InvalidRequestError(
                 "'background' is not available over a WebSocket.", param="background", code="unsupported_parameter"
             )
-        model = generation_model(request, body.model)
-        return await prepare(
+        model, parts = generation_model(request, body.model), body_parts(request)
+        prepared = await prepare(
             body,
             model,
             responses_of(request).history(owner_of(request), self._recent),
-            body_parts(request).parts,
+            parts.parts,
             context_of(request, model),
             is_stored=responses_of(request).stores(body),
             keeps_input=True,
         )
+        report_ignored(request, parts)
+        return prepared
 
     async def _generate(self, body: CreateEvent, prepared: Prepared) -> None:
         presenter, request = prepared.presenter, self._request
@@ -311,7 +314,10 @@ def _decode(request: AnyRequest, content: bytes) -> CreateEvent:
     options = options_of(request)
     if options.strict_tools:
         return decoder.decode(content, allow_unknown=options.allow_unknown_fields)
-    return decoder.decode_tolerantly(content)[0]
+    body, dropped = decoder.decode_tolerantly(content)
+    if dropped:
+        note_ignored(request.scope, dropped)
+    return body
 
 
 def _refusal(error: InferenceError) -> SocketError:

@@ -3,6 +3,7 @@
 Source: OpenAI's schemas `Response`, `ResponseItemList`, `TokenCountsResource` and `ConversationResource`.
 """
 
+import secrets
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,7 +13,6 @@ import msgspec
 from domain.errors import InferenceError, InvalidRequestError, RateLimitError
 from domain.openai.responses.body import ResponseBody, TextFormat, TextOptions
 from domain.openai.responses.tools import ClientTool
-from domain.random_id import random_hex
 from domain.results import GenerationUsage
 from domain.state import ResponseStatus
 
@@ -120,7 +120,8 @@ class Response(msgspec.Struct, kw_only=True):
 
 def new_response_id() -> str:
     """A new id such as `resp_6f1c…`."""
-    return f"resp_{random_hex()}"
+    # Without API keys, an id is all that is needed to read a response.
+    return f"resp_{secrets.token_hex(16)}"
 
 
 def begin_response(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters.state.store import DatabaseStateStore
 from domain.state import ResponseStatus
-from tests.unit.state.samples import conversation, finished, item, unfinished
+from tests.integration.state.samples import conversation, finished, item, unfinished
 
 
 async def test_a_finished_response_is_returned_as_it_was_stored(store):
@@ -322,7 +322,7 @@ STEPS = st.one_of(
 def test_conversations_are_lists_whatever_happens_to_their_responses(tmp_path_factory, steps):
     """Against a model of lists, on SQLite, where a new database takes little time."""
     from adapters.state.provider import StateOptions
-    from tests.unit.state.conftest import make_store
+    from tests.integration.state.conftest import make_store
 
     async def run() -> None:
         store = make_store(StateOptions(folder=tmp_path_factory.mktemp("state")))

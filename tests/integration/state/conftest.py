@@ -8,8 +8,8 @@ import pytest
 
 from adapters.state.provider import StateOptions, build_state
 from adapters.state.store import DatabaseStateStore
+from tests.integration.state.samples import interrupted
 from tests.postgres import PostgresProcess, find_postgres
-from tests.unit.state.samples import interrupted
 
 KINDS = ("sqlite", "postgresql")
 Open = Callable[..., Awaitable[DatabaseStateStore]]

@@ -15,8 +15,8 @@ from adapters.state.provider import FILE_NAME, StateOptions
 from adapters.state.store import DatabaseStateStore
 from domain.errors import StateUnavailableError
 from domain.state import ResponseStatus
-from tests.unit.state.conftest import make_store
-from tests.unit.state.samples import conversation, finished, is_failed, item, unfinished
+from tests.integration.state.conftest import make_store
+from tests.integration.state.samples import conversation, finished, is_failed, item, unfinished
 from tests.unit.waiting import eventually
 
 
@@ -151,7 +151,7 @@ async def test_what_waits_is_bounded_and_nothing_that_is_finished_gets_lost(file
 def build(options: StateOptions, **arguments: Any) -> DatabaseStateStore:
     from sqlalchemy import URL
 
-    from tests.unit.state.samples import interrupted
+    from tests.integration.state.samples import interrupted
 
     url = URL.create("sqlite", database=str(options.folder / FILE_NAME))
     return DatabaseStateStore(url, interrupted=interrupted, **arguments)

@@ -7,8 +7,8 @@ import pytest
 
 from adapters.state.provider import FILE_NAME, StateOptions
 from domain.state import ResponseStatus
-from tests.unit.state.samples import conversation, finished, item, unfinished
-from tests.unit.state.test_processes import sql
+from tests.integration.state.samples import conversation, finished, item, unfinished
+from tests.integration.state.test_processes import sql
 
 DAY_S = 86_400
 TABLES = ("responses", "items", "events", "conversations")
@@ -130,7 +130,7 @@ async def test_conversations_are_removed_in_turn_with_responses(options, open_st
 
 
 async def test_the_file_gets_smaller(tmp_path):
-    from tests.unit.state.conftest import make_store
+    from tests.integration.state.conftest import make_store
 
     options = StateOptions(folder=tmp_path, max_age_days=0, max_bytes=LARGE * 20)
     store = make_store(options)

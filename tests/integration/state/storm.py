@@ -1,4 +1,4 @@
-"""Another process that stores responses until it is killed: `python -m tests.unit.state.storm FOLDER [URL]`.
+"""A process that stores responses until it is killed: `python -m tests.integration.state.storm FOLDER [URL]`.
 
 Prints a line when a response is begun durably and when one is finished durably.
 """
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from adapters.state.provider import StateOptions
-from tests.unit.state.conftest import make_store
-from tests.unit.state.samples import conversation, finished, item, unfinished
+from tests.integration.state.conftest import make_store
+from tests.integration.state.samples import conversation, finished, item, unfinished
 
 CLIENTS = 16
 

@@ -19,9 +19,9 @@ from adapters.state.failures import describe
 from adapters.state.provider import FILE_NAME, StateOptions, build_state
 from adapters.state.tables import metadata
 from domain.errors import ConfigurationError
+from tests.integration.state.conftest import make_store
+from tests.integration.state.samples import finished
 from tests.postgres import PASSWORD
-from tests.unit.state.conftest import make_store
-from tests.unit.state.samples import finished
 
 
 async def refusal(options: StateOptions) -> str:
