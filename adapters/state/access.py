@@ -163,8 +163,8 @@ class Access:
         if self._here is not None:
             self._processes.heartbeat(connection, self.process_id, self._here)
         unfinishable = list(self._responses.unfinishable)
-        if unfinishable:
-            self._processes.fail(connection, [storable(each) for each in unfinishable])
+        if unfinishable and not self._processes.fail(connection, [storable(each) for each in unfinishable]):
+            # An earlier transaction has reported them all; this one may still fail.
             self._responses.forget(unfinishable)
 
     def _has_ended(self, process: ProcessInfo, heartbeat_age_s: float) -> bool:

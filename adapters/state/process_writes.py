@@ -46,15 +46,17 @@ class ProcessWrites:
         self._fail(connection, responses.c.process_id == process_id)
         connection.execute(delete(processes).where(processes.c.id == process_id))
 
-    def fail(self, connection: Connection, response_ids: Sequence[str]) -> None:
-        """Report those of the responses as failed that are unfinished."""
-        for start in range(0, len(response_ids), CHUNK):
+    def fail(self, connection: Connection, response_ids: Sequence[str]) -> int:
+        """Report those of the responses as failed that are unfinished; returns their number."""
+        return sum(
             self._fail(
                 connection,
                 responses.c.process_id.is_not(None) & responses.c.id.in_(response_ids[start : start + CHUNK]),
             )
+            for start in range(0, len(response_ids), CHUNK)
+        )
 
-    def _fail(self, connection: Connection, condition: ColumnElement[bool]) -> None:
+    def _fail(self, connection: Connection, condition: ColumnElement[bool]) -> int:
         unfinished = (
             select(responses.c.id, responses.c.body)
             .where(condition)
@@ -62,8 +64,11 @@ class ProcessWrites:
             .limit(CHUNK)
             .with_for_update()
         )
+        count = 0
         while rows := connection.execute(unfinished).all():
             connection.execute(_FAIL, [{"b_id": row.id, "body": self._failed_body(row.body)} for row in rows])
+            count += len(rows)
+        return count
 
     def _failed_body(self, body: bytes) -> bytes:
         try:
