@@ -1,11 +1,10 @@
 """Responses, items and conversations to store."""
 
-import itertools
 import time
 
 from domain.state import UNFINISHED, Item, ResponseStatus, StoredConversation, StoredResponse
 
-NUMBERS = itertools.count()
+NOW = int(time.time())
 
 
 def item(name: str, text: str = "") -> Item:
@@ -16,7 +15,7 @@ def unfinished(name: str, *, owner: str = "alice", **fields: object) -> StoredRe
     values: dict[str, object] = {
         "id": name,
         "owner": owner,
-        "created": int(time.time()),
+        "created": NOW,
         "status": ResponseStatus.IN_PROGRESS,
         "body": f'{{"id":"{name}","status":"in_progress"}}'.encode(errors="replace"),
         "input": [item(f"in-{name}")],
