@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from openai.types.responses import CompactedResponse, Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseStreamEvent, ResponseUsage
 from pydantic import TypeAdapter
 
 from tests.compliance.conftest import EMBED, GENERATE
@@ -218,7 +218,9 @@ def test_a_conversation_is_compacted_and_continued(client: OpenAI, http: httpx.C
     items: Any = [{"role": "user", "content": "My dog is Rex."}, {"role": "assistant", "content": "Nice!"}]
     # The small model does not stop by itself.
     answer = http.post("/v1/responses/compact", json={"model": GENERATE, "input": items, "stop": ["."]}).json()
-    CompactedResponse.model_validate(answer)
+    # The SDK's type knows messages of the model only.
+    assert answer["object"] == "response.compaction"
+    ResponseUsage.model_validate(answer["usage"])
     assert [item["type"] for item in answer["output"]] == ["message", "compaction"]
     assert create(client, [*answer["output"], {"role": "user", "content": "Go on."}]).output_text
 
