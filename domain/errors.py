@@ -304,8 +304,8 @@ class StateUnavailableError(InferenceError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The database of stored responses and conversations is unavailable. Retry later, or set 'store': false"
-            " and send all input."
+            "The database of stored responses and conversations is unavailable. Retry later, or send 'store': "
+            "false with all input."
         )
 
 

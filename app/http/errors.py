@@ -10,8 +10,8 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.types import Method, Scope, Send
 from litestar.utils import normalize_path
 
-from app.http.codec import encode
 from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
+from app.http.error_formats import OPENAI, error_format_of, request_id_of
 from app.http.url_hints import url_hint
 from app.telemetry.request import STATUS_CLIENT_GONE, note_client_left, note_error
 from domain.errors import (

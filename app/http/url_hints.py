@@ -7,15 +7,15 @@ from functools import cache
 from app.http.endpoint import Endpoint
 
 _TEXT_ONLY = "The models served here read and write text only."
-_NOT_STORED = "Nothing is stored here."
+_NO_FILES = "Files are not stored here."
 UNSERVED = {
-    "/v1/assistants": "OpenAI's assistants are not served here. Use POST /v1/chat/completions, with 'tools'.",
+    "/v1/assistants": "OpenAI's assistants are not served here. Use POST /v1/responses, with 'tools'.",
     "/v1/audio": f"Speech and transcription are not served here. {_TEXT_ONLY}",
     "/v1/batches": "OpenAI's batches are not served here. Send the requests one by one, several at a time.",
-    "/v1/decisions": "OpenAI's decisions are not served here. Use POST /v1/chat/completions, with a "
-    "'response_format' of type 'json_schema' that has a field for each question.",
+    "/v1/decisions": "OpenAI's decisions are not served here. Use POST /v1/responses, with a "
+    "'text.format' of type 'json_schema' that has a field for each question.",
     "/v1/evals": "OpenAI's evaluations are not served here.",
-    "/v1/files": f"Files can't be uploaded here. {_NOT_STORED}",
+    "/v1/files": f"Files can't be uploaded here. {_NO_FILES}",
     "/v1/fine_tuning": "Models can't be fine-tuned here.",
     "/v1/images": f"Images are not served here. {_TEXT_ONLY}",
     "/v1/moderations": "There is no moderation model here.",
