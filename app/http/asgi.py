@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 from litestar import Litestar
@@ -166,7 +167,11 @@ def create_app(
     return application
 
 
+@cache
 def _route(endpoint: Endpoint) -> HTTPRouteHandler:
-    return HTTPRouteHandler(endpoint.path, http_method=HttpMethod(endpoint.method), status_code=endpoint.status)(
+    """The route, with its signature already resolved: every application copies it, and tests make hundreds."""
+    route = HTTPRouteHandler(endpoint.path, http_method=HttpMethod(endpoint.method), status_code=endpoint.status)(
         endpoint.handler
     )
+    _ = route.signature_model
+    return route

@@ -1,5 +1,6 @@
 """Collects all variables from the structs that hold their values."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -22,8 +23,14 @@ def build(kind: type[StructT], value_of: ValueOf, info: RoleInfo | None = None) 
         value_of: returns the value of a variable.
         info: the role whose settings the struct contains; None for settings of the whole service.
     """
-    values = {field.name: _value(field, value_of, info) for field in msgspec.structs.fields(kind)}
+    values = {field.name: _value(field, value_of, info) for field in _fields(kind)}
     return kind(**{name: value for name, value in values.items() if value is not msgspec.NODEFAULT})
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a struct, whose annotations take a while to resolve."""
+    return msgspec.structs.fields(kind)
 
 
 def _value(field: msgspec.structs.FieldInfo, value_of: ValueOf, info: RoleInfo | None) -> Any:
@@ -33,9 +40,7 @@ def _value(field: msgspec.structs.FieldInfo, value_of: ValueOf, info: RoleInfo |
         is_declared = info is None or info.role in mark.roles
         return value_of(mark.variable(field.default, info)) if is_declared else msgspec.NODEFAULT
     if isinstance(mark, SettingsOfStruct):
-        return kind(
-            **{each.name: _domain_value(each, mark, value_of, info) for each in msgspec.structs.fields(kind)}
-        )
+        return kind(**{each.name: _domain_value(each, mark, value_of, info) for each in _fields(kind)})
     if get_origin(kind) is Mapping and issubclass(get_args(kind)[1], msgspec.Struct):
         return {role: build(get_args(kind)[1], value_of, each) for role, each in ROLES.items()}
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):

@@ -1,3 +1,4 @@
+import gc
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("error"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the tests, as the service does once it serves."""
+    gc.freeze()
 
 
 @pytest.fixture

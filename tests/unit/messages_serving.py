@@ -1,22 +1,21 @@
 """The application with an engine whose generations are written down, and Anthropic's SDK as its client."""
 
 import contextlib
+import functools
 import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-import anthropic
 import httpx
 import httpx2
-from anthropic.types import ErrorResponse, Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from domain.requests import GenerationRequest
 from domain.results import FinishReason, GenerationDelta, GenerationEvent, GenerationUsage
+from tests.unit.sdks import anthropic
 from tests.unit.serving import MESSAGES, Api, serving
 from tests.unit.waiting import until
 
-EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 USAGE = GenerationUsage(prompt_tokens=10, completion_tokens=5, reasoning_tokens=2, cached_tokens=4)
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {
@@ -68,7 +67,8 @@ class MessagesApi(Api):
         assert isinstance(request, GenerationRequest)
         return request
 
-    def sdk(self, key: str = "any") -> anthropic.AsyncAnthropic:
+    def sdk(self, key: str = "any") -> Any:
+        """Anthropic's `AsyncAnthropic`."""
         http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.app), base_url="http://api")
         return anthropic.AsyncAnthropic(api_key=key, base_url="http://api", http_client=http, max_retries=0)
 
@@ -84,7 +84,7 @@ async def messages_serving(**options: Any) -> AsyncGenerator[MessagesApi, None]:
 def message_of(response: httpx.Response) -> dict[str, Any]:
     """A complete answer, as Anthropic's SDK accepts it."""
     assert response.status_code == 200, response.text
-    Message.model_validate(response.json())
+    anthropic.types.Message.model_validate(response.json())
     return response.json()
 
 
@@ -94,12 +94,17 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     body = response.json()
     if body["error"]["type"] != "request_too_large":
         # Anthropic's documents have it, its SDK does not.
-        ErrorResponse.model_validate(body)
+        anthropic.types.ErrorResponse.model_validate(body)
     assert set(body) == {"type", "error", "request_id"}
     assert set(body["error"]) - {"details"} == {"type", "message"}
     assert body["type"] == "error"
     assert body["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
     return body["error"]
+
+
+@functools.cache
+def _sdk_event() -> TypeAdapter[Any]:
+    return TypeAdapter(anthropic.types.RawMessageStreamEvent)
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
@@ -110,7 +115,7 @@ def events_of(text: str) -> list[dict[str, Any]]:
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
         if event["type"] != "ping":
-            EVENT.validate_python(event)
+            _sdk_event().validate_python(event)
             events.append(event)
     assert [event["type"] for event in (events[0], *events[-2:])] == [
         "message_start",

@@ -1,10 +1,10 @@
 """The list of models, as OpenAI's, Anthropic's and Codex' clients read it."""
 
-from anthropic.types import ModelInfo
 from openai.types import Model as OpenAIModel
 
 from domain.openai.agent_models import agent_model_list
 from domain.openai.models import Model
+from tests.unit.sdks import anthropic
 
 # Codex ignores an entry that lacks one of these (ModelInfo of Codex CLI 0.171).
 CODEX = {
@@ -44,4 +44,4 @@ async def test_both_sdks_list_the_models(api):
 
     for model in listed.json()["data"]:
         OpenAIModel.model_validate(model)
-        ModelInfo.model_validate(model)
+        anthropic.types.ModelInfo.model_validate(model)

@@ -1,13 +1,14 @@
 """The table of endpoints in API.md matches the code, and endpoints require keys as documented."""
 
 import re
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from app.http.endpoints import ENDPOINTS
 from app.http.parameters import endpoint_table
 from tests.deployment import ROOT
-from tests.unit.serving import serving
+from tests.unit.serving import Api, serving
 from tests.unit.test_metrics import counting
 
 KEY = "sk-first-key"
@@ -31,15 +32,21 @@ def test_the_table_matches_the_code():
     assert endpoint_table(ENDPOINTS) == TABLE, "python -m app.http.parameters prints the table"
 
 
+@pytest.fixture(scope="module")
+async def guarded() -> AsyncGenerator[Api, None]:
+    """The service with an API key and metrics."""
+    api, _metrics = counting({"API_KEYS": KEY})
+    async with serving(api):
+        yield api
+
+
 @pytest.mark.parametrize("endpoint", sorted(SAID))
-async def test_a_key_is_required_as_documented(endpoint):
+async def test_a_key_is_required_as_documented(guarded, endpoint):
     method, path = endpoint.split()
     for placeholder, example in EXAMPLES.items():
         path = path.replace(placeholder, example)
-    api, _metrics = counting({"API_KEYS": KEY})
-    async with serving(api):
-        without = await api.http.request(method, path)
-        with_key = await api.http.request(method, path, headers={"authorization": f"Bearer {KEY}"})
+    without = await guarded.http.request(method, path)
+    with_key = await guarded.http.request(method, path, headers={"authorization": f"Bearer {KEY}"})
     assert (without.status_code == 401) == SAID[endpoint].startswith("needed")
     assert with_key.status_code not in {401, 405}
     # What is stored is looked up, and not found.

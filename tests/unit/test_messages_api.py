@@ -5,9 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import anthropic
 import pytest
-from anthropic.lib.streaming import TextEvent
 
 from domain.conversation import ToolChoice
 from domain.results import FinishReason, ToolCallDelta
@@ -25,6 +23,7 @@ from tests.unit.messages_serving import (
     messages_serving,
 )
 from tests.unit.observed import observing
+from tests.unit.sdks import anthropic
 from tests.unit.serving import COUNT_TOKENS, MESSAGES, MESSAGES_BODIES, NEVER_S, Leaving, left
 from tests.unit.waiting import until
 
@@ -350,7 +349,7 @@ async def test_the_sdk_reads_streams(api):
     async with api.sdk() as client:
         manager = client.messages.stream(model="fake-write", max_tokens=8, messages=HELLO, tools=[TOOL])
         async with manager as stream:
-            texts = [event.text async for event in stream if isinstance(event, TextEvent)]
+            texts = [event.text async for event in stream if isinstance(event, anthropic.lib.streaming.TextEvent)]
             message = await stream.get_final_message()
     assert texts == ["I look."]
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]

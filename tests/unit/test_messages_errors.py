@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import anthropic
 import pytest
 from uvicorn.server import ServerState
 
@@ -24,6 +23,7 @@ from domain.errors import (
     TooManyConnectionsError,
 )
 from tests.unit.messages_serving import HELLO, TOOL, MessagesApi, delta, error_of, events_of, messages_serving
+from tests.unit.sdks import anthropic
 from tests.unit.serving import (
     CHAT,
     COUNT_TOKENS,

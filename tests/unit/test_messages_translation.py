@@ -2,13 +2,11 @@
 
 import itertools
 import json
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import pytest
-from anthropic import types
-from anthropic.types.message_count_tokens_params import MessageCountTokensParams
-from anthropic.types.message_create_params import MessageCreateParamsBase
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +41,7 @@ from domain.conversation import (
 )
 from domain.errors import InvalidRequestError
 from tests.unit.messages_serving import TOOL
+from tests.unit.sdks import anthropic
 
 decoder = BodyDecoder(MessagesBody)
 CALL = {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "x", "n": [1, None]}}
@@ -216,29 +215,29 @@ def test_a_body_to_count_is_a_body_to_generate_without_sampling():
 # The fields of Anthropic's SDK, apart from those that it sends as headers.
 HEADERS = {"user_profile_id", "workspace_id"}
 SDK = {
-    MessagesBody: MessageCreateParamsBase,
-    CountTokensBody: MessageCountTokensParams,
-    MessagesTool: types.ToolParam,
-    OutputConfig: types.OutputConfigParam,
-    ThinkingEnabled: types.ThinkingConfigEnabledParam,
-    ThinkingAdaptive: types.ThinkingConfigAdaptiveParam,
-    ThinkingDisabled: types.ThinkingConfigDisabledParam,
-    NamedToolChoice: types.ToolChoiceToolParam,
-    AnyToolChoice: types.ToolChoiceAnyParam,
-    TextBlock: types.TextBlockParam,
-    ThinkingBlock: types.ThinkingBlockParam,
-    RedactedThinkingBlock: types.RedactedThinkingBlockParam,
-    ToolUseBlock: types.ToolUseBlockParam,
-    ToolResultBlock: types.ToolResultBlockParam,
-    ImageBlock: types.ImageBlockParam,
-    DocumentBlock: types.DocumentBlockParam,
+    MessagesBody: "message_create_params.MessageCreateParamsBase",
+    CountTokensBody: "MessageCountTokensParams",
+    MessagesTool: "ToolParam",
+    OutputConfig: "OutputConfigParam",
+    ThinkingEnabled: "ThinkingConfigEnabledParam",
+    ThinkingAdaptive: "ThinkingConfigAdaptiveParam",
+    ThinkingDisabled: "ThinkingConfigDisabledParam",
+    NamedToolChoice: "ToolChoiceToolParam",
+    AnyToolChoice: "ToolChoiceAnyParam",
+    TextBlock: "TextBlockParam",
+    ThinkingBlock: "ThinkingBlockParam",
+    RedactedThinkingBlock: "RedactedThinkingBlockParam",
+    ToolUseBlock: "ToolUseBlockParam",
+    ToolResultBlock: "ToolResultBlockParam",
+    ImageBlock: "ImageBlockParam",
+    DocumentBlock: "DocumentBlockParam",
 }
 
 
 @pytest.mark.parametrize("kind", SDK, ids=lambda kind: kind.__name__)
 def test_every_field_of_the_sdk_is_known(kind):
     known = {*kind.__struct_fields__, kind.__struct_config__.tag_field}
-    assert set(SDK[kind].__annotations__) - HEADERS <= known
+    assert set(attrgetter(SDK[kind])(anthropic.types).__annotations__) - HEADERS <= known
 
 
 texts = st.text(max_size=5)

@@ -149,11 +149,16 @@ def test_every_variable_has_another_value_here():
     assert list(OTHER_VALUES) == [variable.name for variable in VARIABLES]
 
 
+@pytest.fixture(scope="module")
+def changed() -> dict[str, Settings]:
+    """The settings with another value of one variable, by its name."""
+    return {name: load_settings({name: value}) for name, value in OTHER_VALUES.items()}
+
+
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_every_variable_has_its_own_effect(name):
-    changed = load_settings({name: OTHER_VALUES[name]})
-    others = [load_settings({other: value}) for other, value in OTHER_VALUES.items() if other != name]
-    assert changed not in [load_settings({}), *others]
+def test_every_variable_has_its_own_effect(changed, name):
+    others = [settings for other, settings in changed.items() if other != name]
+    assert changed[name] not in [load_settings({}), *others]
 
 
 def test_all_of_them_together_are_usable():

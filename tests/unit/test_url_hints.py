@@ -11,7 +11,7 @@ OPENAI = [
 POSTED = [row.path for row in ENDPOINTS if row.method == "POST" and row.path.startswith("/v1/")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api() -> Api:
     return Api()
 

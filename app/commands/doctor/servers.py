@@ -7,6 +7,7 @@ import httpx
 import msgspec
 
 from app.commands.doctor.finding import Finding, failure, ok, warning
+from app.commands.model_list import request_models
 from domain.roles import ROLES, Role
 
 MAX_CONCURRENCY = 16
@@ -36,13 +37,10 @@ def ask(urls: Sequence[str], *, api_key: str | None, timeout_s: float) -> list[A
 
 
 def _ask(url: str, api_key: str | None, timeout_s: float) -> Answer:
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     address = url.removesuffix("/v1")
     try:
-        # Like the service, without a proxy.
-        with httpx.Client(trust_env=False, timeout=timeout_s) as client:
-            response = client.get(f"{address}/v1/models", headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        response = request_models(address, api_key=api_key, timeout_s=timeout_s)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         return Answer(address=address, status=None, error=str(error) or type(error).__name__)
     try:
         models = tuple(model.id for model in msgspec.json.decode(response.content, type=_Models).data)

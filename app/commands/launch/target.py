@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from app.commands.model_list import request_models
 from app.settings import INPROCESS, RoleSettings, Settings
 from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
@@ -91,10 +92,7 @@ class _NoAnswerError(Exception):
 def _ask(address: str, key: str | None) -> list[_Model]:
     """The generation models of a running service, under each of their names."""
     try:
-        # Like the doctor, without a proxy.
-        with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
-            headers = {"authorization": f"Bearer {key}"} if key else {}
-            response = client.get(f"{address}/v1/models", headers=headers)
+        response = request_models(address, api_key=key, timeout_s=TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise _NoAnswerError(f"{address} does not answer ({error or type(error).__name__}).") from None
     if response.status_code == httpx.codes.UNAUTHORIZED:
