@@ -324,8 +324,8 @@ REFUSED = {
 def _with_defaults(tool: Function, *, is_forced: bool) -> Function:
     """Make OpenAI's implicit defaults of a tool explicit.
 
-    Parameters are those of an object; omitted ones mean no parameters. Forced calls follow the schema unless
-    `strict` is false, because small models would not follow it by themselves.
+    Parameters are those of an object; omitted ones mean no parameters. Forced calls have to follow the schema,
+    because small models would not by themselves; with `strict: false` they follow it where it is supported.
     """
     parameters = {"type": "object", "properties": {}} | (tool.parameters or {})
     strict = True if is_forced and tool.strict is None else tool.strict

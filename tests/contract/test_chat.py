@@ -3,6 +3,7 @@
 import json
 import random
 
+import msgspec
 import pytest
 from jsonschema import validate
 
@@ -264,10 +265,12 @@ async def test_a_choice_constraint_is_followed(generator: Case) -> None:
 @pytest.mark.parametrize(
     ("choice", "name"), [(ToolChoice.REQUIRED, None), (ToolChoice.NAMED, "get_weather")], ids=["required", "named"]
 )
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "loose"])
 async def test_a_required_call_is_made(
-    generator: Case, stream: bool, choice: ToolChoice, name: str | None
+    generator: Case, stream: bool, choice: ToolChoice, name: str | None, strict: bool
 ) -> None:
-    asked = conversation(tools=[WEATHER], tool_choice=choice, tool_name=name, parallel_tool_calls=False)
+    tools = [msgspec.structs.replace(WEATHER, strict=strict)]
+    asked = conversation(tools=tools, tool_choice=choice, tool_name=name, parallel_tool_calls=False)
     answer = await generate(
         generator, asked, max_tokens=100, stream=stream, logit_bias=without_white_space(generator)
     )

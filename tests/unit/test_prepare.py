@@ -256,6 +256,16 @@ def test_strict_tools_are_normalized_in_a_copy():
     assert request == before
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_forced_calls_follow_a_loose_schema_where_it_is_supported(choice):
+    loose = tool("f", parameters={"type": "object", "properties": {"a": SHORT}}, strict=False)
+    other = tool("g", parameters=UNSUPPORTED, strict=False)
+    request = request_of("chat", tools=[loose, other], tool_choice=choice)
+    first, second = prepare(request).prompt.tools
+    assert (first.parameters["properties"], first.strict) == ({"a": SHORT_PATTERN}, True)
+    assert (second, second.strict) == (request.prompt.tools[1], False)
+
+
 def test_the_rest_of_a_conversation_is_unchanged():
     request = request_of("chat", tools=[tool(parameters={"properties": {"a": SHORT}}, strict=True)], seed=5)
     prepared = prepare(request)

@@ -9,7 +9,7 @@ import msgspec
 
 from adapters.vllm.dialect.grammar_size import check_form, check_schema
 from adapters.vllm.dialect.schema_support import normalize_schema, normalize_tag
-from domain.conversation import Conversation, Function
+from domain.conversation import FORCED, Conversation, Function
 from domain.errors import InvalidRequestError
 from domain.openai.nesting import check_json
 from domain.requests import GenerationRequest
@@ -22,8 +22,9 @@ MAX_BAD_WORDS = 128
 def prepare(request: GenerationRequest) -> GenerationRequest:
     """Return the request with its schemas rewritten to keywords that the engine supports.
 
-    Those are the schemas of structured outputs and the parameters of strict tools. Tools that are not strict keep
-    their schemas, which are checked for size only. The argument is not modified; without schemas it is returned.
+    Those are the schemas of structured outputs and the parameters of strict tools. If a call is forced, other tools
+    become strict where their schemas are supported; otherwise those are checked for size only. The argument is not
+    modified; without schemas it is returned.
 
     Raises:
         InvalidRequestError: the engine does not support a part of the request, or would take too long to compile a
@@ -73,15 +74,29 @@ def _prepare_tools(conversation: Conversation) -> Conversation:
     params = conversation.tool_params or [
         f"tools[{position}].function.parameters" for position in range(len(conversation.tools))
     ]
-    tools = [_prepare_tool(tool, param) for tool, param in zip(conversation.tools, params, strict=True)]
+    is_forced = conversation.tool_choice in FORCED
+    tools = [
+        _prepare_tool(tool, param, is_forced=is_forced)
+        for tool, param in zip(conversation.tools, params, strict=True)
+    ]
     return msgspec.structs.replace(conversation, tools=tools)
 
 
-def _prepare_tool(tool: Function, param: str) -> Function:
-    if not tool.strict:
-        check_schema(tool.parameters, param)
+def _prepare_tool(tool: Function, param: str, *, is_forced: bool) -> Function:
+    if tool.strict:
+        return _as_enforced(tool, param)
+    check_schema(tool.parameters, param)
+    if not is_forced:
         return tool
-    return msgspec.structs.replace(tool, parameters=normalize_schema(tool.parameters, param))
+    # Some clients write `strict: false` in every tool and force it nevertheless.
+    try:
+        return _as_enforced(tool, param)
+    except InvalidRequestError:
+        return tool
+
+
+def _as_enforced(tool: Function, param: str) -> Function:
+    return msgspec.structs.replace(tool, parameters=normalize_schema(tool.parameters, param), strict=True)
 
 
 def _prepare_form(form: StructuredOutputs, param: str) -> StructuredOutputs:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatCompletionNamedToolChoiceParam,
@@ -270,7 +271,7 @@ def _chat_request(
     request: GenerationRequest, conversation: Conversation, max_model_len: int, *, streams: bool
 ) -> ChatCompletionRequest:
     sampling = request.sampling
-    fields = conversation_fields(conversation) | sampling_fields(sampling)
+    fields = conversation_fields(_as_strict(conversation, request)) | sampling_fields(sampling)
     if sampling.max_tokens is not None:
         # vLLM rejects more than the context length; the rest of the context limits the output anyway.
         fields["max_tokens"] = min(sampling.max_tokens, max_model_len)
@@ -282,6 +283,16 @@ def _chat_request(
         truncate_prompt_tokens=request.truncate_prompt_tokens,
         add_special_tokens=bool(request.add_special_tokens),
     )
+
+
+def _as_strict(conversation: Conversation, request: GenerationRequest) -> Conversation:
+    """The conversation with its own schemas, of which those are enforced that `prepare` chose."""
+    prepared = request.prompt.tools if isinstance(request.prompt, Conversation) else []
+    tools = [
+        msgspec.structs.replace(own, strict=tool.strict)
+        for own, tool in zip(conversation.tools, prepared, strict=True)
+    ]
+    return msgspec.structs.replace(conversation, tools=tools)
 
 
 def _vllm_fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def _check_known(name: str, tools: Mapping[int, ClientTool], *kinds: type[Client
 
 
 def _function(tool: FunctionTool, param: str, *, is_forced: bool) -> Function:
-    """As in chat: omitted parameters mean none, and forced calls follow the schema unless `strict` is false."""
+    """As in chat: omitted parameters mean none, and forced calls have to follow the schema."""
     check_json(tool.parameters, param)
     parameters = {"type": "object", "properties": {}} | (tool.parameters or {})
     if parameters["type"] != "object":
