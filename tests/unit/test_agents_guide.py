@@ -41,7 +41,7 @@ def test_the_example_for_codex_is_what_the_command_prints():
     # What is only for short contexts is named below the example.
     added = {"web_search", "goals", "api_key_model_discovery", "enabled", "model_catalog_url"}
     assert added <= set(re.findall(r"`(\w+) = [^`]+`", GUIDE))
-    assert set(whole) - set(shown) == {"web_search", "features", "agents"}
+    assert set(whole) - set(shown) == {"web_search", "agents"}
 
 
 def test_the_example_for_claude_is_what_the_command_prints():

@@ -129,6 +129,7 @@ def test_codex_gets_a_provider_for_the_running_service(home):
                 "wire_api": "responses",
             }
         },
+        "features": {"plugins": False},
     }
     assert f"{url} serves big, 131,072 tokens of context" in result.stderr
     assert "MEMORIA_API_KEY, which must be set" in result.stderr
@@ -139,7 +140,7 @@ def test_codex_gets_fewer_tools_for_a_short_context(home):
         result = run("codex", "--url", url)
     written = tomllib.loads(result.stdout)
     assert written["web_search"] == "disabled"
-    assert written["features"] == {"api_key_model_discovery": True, "goals": False}
+    assert written["features"] == {"plugins": False, "api_key_model_discovery": True, "goals": False}
     assert written["agents"] == {"enabled": False}
     assert written["model_providers"]["memoria"]["model_catalog_url"] == f"{url}/v1/models"
     assert "fewer tools" in result.stderr

@@ -22,9 +22,9 @@ MAX_BAD_WORDS = 128
 def prepare(request: GenerationRequest) -> GenerationRequest:
     """Return the request with its schemas rewritten to keywords that the engine supports.
 
-    Those are the schemas of structured outputs and the parameters of strict tools. If a call is forced, other tools
-    become strict where their schemas are supported; otherwise those are checked for size only. The argument is not
-    modified; without schemas it is returned.
+    Those are the schemas of structured outputs and the parameters of strict tools. If a call is forced, the other
+    tools become strict where their schemas are supported; otherwise those are checked for size only. The argument
+    is not modified; without schemas it is returned.
 
     Raises:
         InvalidRequestError: the engine does not support a part of the request, or would take too long to compile a

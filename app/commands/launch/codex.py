@@ -9,7 +9,7 @@ from app.commands.launch.merging import merge_toml
 from app.commands.launch.target import KEY, Target
 
 PROVIDER = "memoria"
-"""Not "OpenAI": under that name Codex uses features that only OpenAI has."""
+"""Not "OpenAI": under that name Codex leaves it to the server to summarize long conversations."""
 SMALL_PROMPT = 2_500
 """About the tokens of the first request with fewer tools and the short instructions of `GET /v1/models`."""
 
@@ -25,13 +25,14 @@ def configure(target: Target, environ: Mapping[str, str]) -> Configuration:
     values: dict[str, Any] = {"model": target.model, "model_provider": PROVIDER}
     if target.context is not None:
         values["model_context_window"] = target.context
-    defaults: dict[str, Any] = {}
+    # With plugins Codex asks github.com and chatgpt.com for them whenever it starts.
+    defaults: dict[str, Any] = {"features": {"plugins": False}}
     if is_small(target):
         # The service's catalog has instructions of a few lines; Codex' own have 17 kB.
         provider["model_catalog_url"] = f"{target.url}/v1/models"
         defaults = {
             "web_search": "disabled",
-            "features": {"api_key_model_discovery": True, "goals": False},
+            "features": {"plugins": False, "api_key_model_discovery": True, "goals": False},
             "agents": {"enabled": False},
         }
     values["model_providers"] = {PROVIDER: provider}
