@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.models.hardware import gpu_memory, usable_gpu
-from adapters.state.provider import StateOptions, build_state
 from app.engines import Named, build_backends
 from app.http.asgi import Application, create_app
 from app.http.authentication import build_api_keys
 from app.responses.service import ResponsesService
-from app.responses.stored import interrupted
 from app.service import Service
 from app.settings import HTTP, Settings
+from app.store import build_store
 from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.setup import build_metrics, build_telemetry, build_tracing
@@ -44,7 +43,6 @@ from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
 from domain.progress import Progress, ignore_progress
 from domain.roles import Role
-from domain.state import StateStore
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
@@ -84,7 +82,7 @@ def build_app(
     return create_app(
         service,
         settings.api,
-        responses=ResponsesService(build_store(settings)),
+        responses=ResponsesService(build_store(settings.state)),
         api_keys=api_keys,
         cors_origins=settings.security.cors_origins,
         telemetry=build_telemetry(settings, tracing, metrics, history),
@@ -92,23 +90,6 @@ def build_app(
         history=history,
         wait_s=wait_s,
     )
-
-
-def build_store(settings: Settings) -> StateStore | None:
-    """Build the store of responses and conversations without opening it; None if nothing is stored.
-
-    Raises:
-        ConfigurationError: the database's URL is invalid.
-    """
-    state = settings.state
-    options = StateOptions(
-        is_on=state.is_on,
-        folder=state.data_dir,
-        database=state.database,
-        max_age_days=state.max_age_days,
-        max_bytes=state.max_bytes,
-    )
-    return build_state(options, interrupted=interrupted)
 
 
 def build_service(

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.state.failures import open_error
-from adapters.state.migrate import migrate
+from adapters.state.migrate import is_current, migrate
 from adapters.state.tables import metadata
 from domain.errors import ConfigurationError
 
@@ -40,6 +40,8 @@ WAL_LIMIT = 64 * 2**20
 """Bytes that SQLite leaves in its write-ahead log."""
 MIGRATION_LOCK = 0x6D656D6F726961
 """Key of PostgreSQL's advisory lock around migrations."""
+UNUSABLE = (SQLAlchemyError, sqlite3.Error, OSError, UnicodeError)
+"""What drivers and files raise if a database can't be used."""
 CONNECT_ARGUMENTS = {
     "connect_timeout": "5",
     # Milliseconds after which a connection is given up whose packets are not acknowledged.
@@ -85,8 +87,28 @@ class Database:
                     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
                 migrate(connection)
                 self._check(connection)
-        except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeError) as error:
+        except UNUSABLE as error:
             self.engine.dispose()
+            raise open_error(self.url, error) from error
+
+    def inspect(self) -> None:
+        """Check that `open` would succeed, without creating or changing anything.
+
+        Raises:
+            ConfigurationError: as `open` does.
+        """
+        try:
+            if self.path is not None and not _can_be_written(self.path):
+                return
+            with self.read() as connection:
+                if is_current(connection):
+                    self._check(connection)
+                    return
+            with self.write() as connection, connection.begin() as transaction:
+                migrate(connection)
+                self._check(connection)
+                transaction.rollback()
+        except UNUSABLE as error:
             raise open_error(self.url, error) from error
 
     def close(self) -> None:
@@ -142,6 +164,24 @@ class Database:
         """Read a row of each table; raises if the file is cut short, or if reading is not allowed."""
         for table in metadata.tables.values():
             connection.execute(select(table).limit(1)).first()
+
+
+def _can_be_written(path: Path) -> bool:
+    """Whether the file exists and can be written; False if there is none yet and it can be created.
+
+    Raises:
+        OSError: neither.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(21, os.strerror(21), str(path))
+    nearest = next(parent for parent in path.parents if parent.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(20, os.strerror(20), str(nearest))
+    needed = [(nearest, os.W_OK | os.X_OK), *([(path, os.R_OK | os.W_OK)] if path.exists() else [])]
+    for each, access in needed:
+        if not os.access(each, access):
+            raise PermissionError(13, os.strerror(13), str(each))
+    return path.exists()
 
 
 def _create_file(path: Path) -> None:

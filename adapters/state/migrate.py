@@ -9,9 +9,10 @@ from domain.errors import ConfigurationError
 
 FOLDER = Path(__file__).parent / "migrations"
 VERSION_TABLE = "memoria_version"
-HEAD = "0001"
-"""The newest revision in `migrations`. It is here too because most starts have nothing to migrate, and loading
-Alembic takes longer than opening the database."""
+REVISIONS = ("0001",)
+"""The revisions in `migrations`, oldest first. They are here too because most starts have nothing to migrate, and
+loading Alembic takes longer than opening the database."""
+HEAD = REVISIONS[-1]
 
 
 def migrate(connection: Connection) -> None:
@@ -22,11 +23,10 @@ def migrate(connection: Connection) -> None:
     Raises:
         ConfigurationError: a newer version of the service has changed the tables.
     """
-    if _revision(connection) == HEAD:
+    if is_current(connection):
         return
     from alembic import command
     from alembic.config import Config
-    from alembic.util import CommandError
 
     # It logs each revision at level info, and what database it is.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -34,14 +34,23 @@ def migrate(connection: Connection) -> None:
     # In the option a percent sign begins a reference.
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
+    command.upgrade(config, "head")
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the database has this version's tables; False if it has none, or an older version's.
+
+    Raises:
+        ConfigurationError: a newer version of the service has changed the tables.
+    """
+    revision = _revision(connection)
+    if revision is not None and revision not in REVISIONS:
         raise ConfigurationError(
-            f"STATE_DATABASE: the database has tables of revision {_revision(connection)}, which this version of"
-            " the service does not know: a newer version has used it. Install the newer version again, or set"
-            " STATE_DATABASE to another database."
-        ) from error
+            f"STATE_DATABASE: the database has tables of revision {revision}, which this version of the service"
+            " does not know: a newer version has used it. Install the newer version again, or set STATE_DATABASE"
+            " to another database."
+        )
+    return revision == HEAD
 
 
 def _revision(connection: Connection) -> str | None:

@@ -10,6 +10,8 @@ from domain.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy import URL
+
     from domain.state import StateStore
 
 FILE_NAME = "state.sqlite3"
@@ -46,23 +48,58 @@ def build_state(options: StateOptions, *, interrupted: "Callable[[bytes], bytes]
     if not options.is_on:
         return None
     # Loaded only if needed: it takes about as long as the rest of the service's libraries.
-    from sqlalchemy import URL, make_url
-    from sqlalchemy.exc import ArgumentError
-
     from adapters.state.retention import Limits
     from adapters.state.store import DatabaseStateStore
 
-    if options.database is None:
-        url = URL.create("sqlite", database=str(options.folder / FILE_NAME))
-    else:
-        try:
-            url = make_url(options.database)
-        except (ArgumentError, ValueError) as error:
-            # The message may contain the URL.
-            raise ConfigurationError(
-                "STATE_DATABASE is not a URL. Percent-encode special characters of user and password."
-            ) from error
-        driver = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg"
-        url = url.set(drivername=driver)
     limits = Limits(max_age_days=options.max_age_days, max_bytes=options.max_bytes)
-    return DatabaseStateStore(url, interrupted=interrupted, limits=limits)
+    return DatabaseStateStore(_url(options), interrupted=interrupted, limits=limits)
+
+
+class StateFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A database as it is before the service opens it."""
+
+    where: str
+    """The path of an SQLite file; else host, port and database."""
+    path: Path | None
+    """The SQLite file."""
+    size_bytes: int | None
+    """Of an SQLite file; None if there is none yet."""
+
+
+def inspect_state(options: StateOptions) -> StateFacts | None:
+    """Look at the database without changing it; None if nothing is kept. Blocks.
+
+    Raises:
+        ConfigurationError: the service could not use it; the message names the setting.
+    """
+    if not options.is_on:
+        return None
+    from adapters.state.database import Database
+    from adapters.state.failures import address
+
+    url = _url(options)
+    database = Database(url)
+    try:
+        database.inspect()
+    finally:
+        database.close()
+    path = database.path
+    size_bytes = path.stat().st_size if path is not None and path.exists() else None
+    return StateFacts(where=address(url) if path is None else str(path), path=path, size_bytes=size_bytes)
+
+
+def _url(options: StateOptions) -> "URL":
+    """SQLAlchemy's URL of the database, with the driver that is used here."""
+    from sqlalchemy import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if options.database is None:
+        return URL.create("sqlite", database=str(options.folder / FILE_NAME))
+    try:
+        url = make_url(options.database)
+    except (ArgumentError, ValueError) as error:
+        # The message may contain the URL.
+        raise ConfigurationError(
+            "STATE_DATABASE is not a URL. Percent-encode special characters of user and password."
+        ) from error
+    return url.set(drivername="sqlite" if url.get_backend_name() == "sqlite" else "postgresql+psycopg")

@@ -3,12 +3,13 @@
 import asyncio
 
 from app import api_processes
-from app.bootstrap import build_app, build_service, build_store
+from app.bootstrap import build_app, build_service
 from app.commands.console import Console
 from app.http import server
 from app.http.authentication import build_api_keys
 from app.http.tls import require_pair
 from app.settings import Settings
+from app.store import build_store
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -45,7 +46,7 @@ async def _check_store(settings: Settings) -> None:
     Raises:
         ConfigurationError: it can't be used.
     """
-    store = build_store(settings)
+    store = build_store(settings.state)
     if store is not None:
         try:
             await store.start()

@@ -13,11 +13,13 @@ from app.api_processes import require_gateway
 from app.commands.doctor import configuration, gpu, packages, servers
 from app.commands.doctor.finding import Finding, Report, failure, ok, report, warning
 from app.commands.doctor.inspection import Inspection
+from app.commands.doctor.state import check_state, nothing_stored
 from app.engines import inprocess_provider, inprocess_roles
 from app.http.api_keys import read_keys
 from app.http.server import bind
 from app.http.tls import require_pair
-from app.settings import HTTP, Settings, load_settings, unknown_names
+from app.settings import HTTP, Settings, StateSettings, load_settings, unknown_names
+from app.store import inspect_store
 from domain.errors import ConfigurationError
 from domain.roles import Role
 
@@ -54,6 +56,7 @@ def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str
         return report(findings)
     run("settings", lambda: _settings(settings, dotenv))
     run("port", lambda: _port(settings))
+    run("responses", lambda: _state(settings.state))
     roles = inprocess_roles(settings)
     run("gpu", lambda: _gpu(has_engine=bool(roles)))
     if roles:
@@ -119,6 +122,15 @@ def _port(settings: Settings) -> Iterator[Finding]:
         pass
     free = f"{settings.host}:{settings.port} is free" if settings.port else "any free port will be used (PORT=0)"
     yield ok("port", free)
+
+
+def _state(state: StateSettings) -> Iterator[Finding]:
+    found = inspect_store(state)
+    if found is None:
+        yield nothing_stored()
+        return
+    limits = {"max_age_days": state.max_age_days, "max_bytes": state.max_bytes}
+    yield check_state(found.where, found.path, found.size_bytes, **limits)
 
 
 def _gpu(*, has_engine: bool) -> list[Finding]:

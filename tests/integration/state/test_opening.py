@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, inspect, make_url, text
 from adapters.state import migrate
 from adapters.state.database import Database
 from adapters.state.failures import describe
-from adapters.state.provider import FILE_NAME, StateOptions, build_state
+from adapters.state.provider import FILE_NAME, StateOptions, build_state, inspect_state
 from adapters.state.tables import metadata
 from domain.errors import ConfigurationError
 from tests.integration.state.conftest import make_store
@@ -24,7 +24,11 @@ from tests.integration.state.samples import finished
 from tests.postgres import PASSWORD
 
 
-async def refusal(options: StateOptions) -> str:
+async def refusal(options: StateOptions, *, is_foreseen: bool = True) -> str:
+    """The message with which a start fails, and an inspection before it as well."""
+    if is_foreseen:
+        with pytest.raises(ConfigurationError) as foreseen:
+            await asyncio.to_thread(inspect_state, options)
     store = make_store(options)
     try:
         with pytest.raises(ConfigurationError) as caught:
@@ -32,6 +36,8 @@ async def refusal(options: StateOptions) -> str:
     finally:
         await store.stop()
     message = str(caught.value)
+    if is_foreseen:
+        assert str(foreseen.value) == message
     assert message.startswith("STATE_DATABASE: ")
     assert "\n" not in message
     assert message.endswith(".")
@@ -39,7 +45,33 @@ async def refusal(options: StateOptions) -> str:
 
 
 def test_nothing_is_built_if_it_is_switched_off(tmp_path):
-    assert build_state(StateOptions(is_on=False, folder=tmp_path), interrupted=bytes) is None
+    off = StateOptions(is_on=False, folder=tmp_path)
+    assert build_state(off, interrupted=bytes) is None
+    assert inspect_state(off) is None
+
+
+async def test_an_inspection_changes_nothing(options):
+    facts = inspect_state(options)
+    assert facts.size_bytes is None
+    assert not options.folder.exists()
+    if options.database is not None:
+        engine = create_engine(engine_url(options))
+        with engine.begin() as connection:
+            assert inspect(connection).get_table_names() == []
+        engine.dispose()
+
+
+async def test_an_inspection_finds_a_database_in_use(store, options):
+    await store.finish(finished("resp_1"))
+    facts = await asyncio.to_thread(inspect_state, options)
+    if options.database is None:
+        assert facts.where == str(facts.path) == str(options.folder / FILE_NAME)
+        assert facts.size_bytes == facts.path.stat().st_size > 0
+    else:
+        assert (facts.path, facts.size_bytes) == (None, None)
+        assert facts.where.endswith(f"/{make_url(options.database).database}")
+        assert PASSWORD not in facts.where
+    assert await store.response("alice", "resp_1") is not None
 
 
 async def test_folder_and_files_are_readable_by_their_user_alone(tmp_path):
@@ -164,7 +196,7 @@ async def test_several_stores_may_start_at_once(options):
 async def test_a_file_that_another_process_keeps_opening_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("adapters.state.database.LOCK_TIMEOUT_S", 0.05)
     with FileLock(tmp_path / f"{FILE_NAME}.lock"):
-        assert "another process has kept" in await refusal(StateOptions(folder=tmp_path))
+        assert "another process has kept" in await refusal(StateOptions(folder=tmp_path), is_foreseen=False)
 
 
 async def test_a_start_that_fails_half_way_leaves_nothing(options, monkeypatch):
@@ -174,7 +206,9 @@ async def test_a_start_that_fails_half_way_leaves_nothing(options, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(Database, "_check", fail)
-        assert "No space left on device" in await refusal(options)
+        # Of a file that does not exist there is nothing to inspect.
+        message = await refusal(options, is_foreseen=options.database is not None)
+    assert "No space left on device" in message
     engine = create_engine(engine_url(options))
     with engine.begin() as connection:
         assert inspect(connection).get_table_names() == []

@@ -1,0 +1,37 @@
+"""Builds the store of responses and conversations that the settings describe.
+
+Part of the composition root, like `app.engines`.
+"""
+
+from adapters.state.provider import StateFacts, StateOptions, build_state, inspect_state
+from app.responses.stored import interrupted
+from app.settings import StateSettings
+from domain.state import StateStore
+
+
+def build_store(state: StateSettings) -> StateStore | None:
+    """Build the store without opening its database; None if nothing is stored.
+
+    Raises:
+        ConfigurationError: the database's URL is invalid.
+    """
+    return build_state(_options(state), interrupted=interrupted)
+
+
+def inspect_store(state: StateSettings) -> StateFacts | None:
+    """Look at the database without changing it; None if nothing is stored. Blocks.
+
+    Raises:
+        ConfigurationError: the service could not use it.
+    """
+    return inspect_state(_options(state))
+
+
+def _options(state: StateSettings) -> StateOptions:
+    return StateOptions(
+        is_on=state.is_on,
+        folder=state.data_dir,
+        database=state.database,
+        max_age_days=state.max_age_days,
+        max_bytes=state.max_bytes,
+    )
