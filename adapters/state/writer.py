@@ -26,8 +26,8 @@ log = logging.getLogger("memoria")
 LINGER_S = 0.02
 """Longest time that operations without a waiter stay in the queue, if the writer is free."""
 COMMIT_INTERVAL_S = 0.01
-"""Shortest time between the beginnings of two transactions, so that responses share one when many end. What is
-awaited is written at once if the last transaction is longer ago."""
+"""Shortest time between the beginnings of two transactions while responses share them, so that more of them do.
+What is awaited is written at once if the last transaction is longer ago, or was for one response alone."""
 MAX_BATCH = 1000
 """Operations in one transaction."""
 MAX_BYTES = 64 * 2**20
@@ -89,6 +89,7 @@ class Writer:
         self._idle_s = idle_s
         self._idle_at = 0.0
         self._began_at = 0.0
+        self._last_count = 0
         self._max_bytes = max_bytes
         # On the event loop only.
         self._bytes = 0
@@ -184,7 +185,7 @@ class Writer:
         if not self._is_urgent:
             self._condition.wait(LINGER_S)
         left_s = self._began_at + COMMIT_INTERVAL_S - time.monotonic()
-        if left_s > 0:
+        if left_s > 0 and self._last_count > 1:
             self._condition.wait(left_s)
 
     def _write_batch(self, batch: list[Operation]) -> None:
@@ -195,6 +196,7 @@ class Writer:
             self._write([Work(self._idle)])
         if batch:
             self._began_at = time.monotonic()
+            self._last_count = len(batch)
             results = self._write(batch)
             self._call(self._finish, batch, results)
 

@@ -1,25 +1,8 @@
 """All endpoints of the API. A new one is one entry here and one handler."""
 
-from typing import Any, Literal
-
-import msgspec
-
 from app.http.controllers.admin import restart_engine
 from app.http.controllers.chat import create_chat_completion
 from app.http.controllers.completions import create_completion
-from app.http.controllers.conversations import (
-    AddItemsBody,
-    CreateConversationBody,
-    UpdateConversationBody,
-    add_conversation_items,
-    create_conversation,
-    delete_conversation,
-    delete_conversation_item,
-    list_conversation_items,
-    retrieve_conversation,
-    retrieve_conversation_item,
-    update_conversation,
-)
 from app.http.controllers.embeddings import create_embedding
 from app.http.controllers.health import health, live, ready
 from app.http.controllers.messages import count_tokens, create_message
@@ -27,22 +10,13 @@ from app.http.controllers.metrics import metrics
 from app.http.controllers.models import list_models, retrieve_model
 from app.http.controllers.openapi import openapi
 from app.http.controllers.page import index, page_file
-from app.http.controllers.responses import (
-    cancel_response,
-    compact,
-    count_input_tokens,
-    create_response,
-    delete_response,
-    list_input_items,
-    retrieve_response,
-)
 from app.http.controllers.status import Status, status
 from app.http.controllers.tokenize import detokenize, tokenize
 from app.http.controllers.version import Version, version
-from app.http.endpoint import Access, Endpoint, Handler
-from app.http.error_formats import ANTHROPIC, OPENAI, ErrorFormat
-from app.http.openapi import ERRORS
-from app.responses.compaction import CompactBody
+from app.http.endpoint import Access, Endpoint
+from app.http.endpoint_kinds import inference
+from app.http.error_formats import ANTHROPIC
+from app.http.responses_endpoints import RESPONSES_ENDPOINTS
 from domain.anthropic.messages import CountTokensBody, MessagesBody
 from domain.anthropic.response import CountTokensAnswer, MessagesAnswer
 from domain.health import ServiceHealth
@@ -51,66 +25,7 @@ from domain.openai.chat import ChatBody
 from domain.openai.chat_response import ChatCompletion
 from domain.openai.completions import Completion, CompletionBody
 from domain.openai.embeddings import EmbeddingBody, EmbeddingResponse
-from domain.openai.responses.body import InputFields, ResponseBody
-from domain.openai.responses.response import (
-    Compaction,
-    Conversation,
-    Deleted,
-    ItemList,
-    Response,
-    StoredItem,
-    TokenCount,
-)
 from domain.openai.tokenize import DetokenizeBody, DetokenizeResponse, TokenizeBody, TokenizeResponse
-
-
-def inference(
-    path: str,
-    handler: Handler,
-    body: type[msgspec.Struct],
-    answer: type[msgspec.Struct],
-    error_format: ErrorFormat = OPENAI,
-    **more: Any,
-) -> Endpoint:
-    """An endpoint that gives work to an engine: a counted POST that can fail in every way."""
-    own = (*OPENAI_ERRORS, *error_format.other_statuses)
-    return Endpoint(
-        method="POST",
-        path=path,
-        handler=handler,
-        body=body,
-        answer=answer,
-        is_counted=True,
-        errors=own,
-        error_format=error_format,
-        **more,
-    )
-
-
-def stored(
-    method: Literal["GET", "POST", "DELETE"],
-    path: str,
-    handler: Handler,
-    answer: type[msgspec.Struct],
-    **more: Any,
-) -> Endpoint:
-    """An endpoint for what is stored of responses and conversations; it gives no work to an engine."""
-    own = (*BODY_ERRORS, 429) if "body" in more else (429,) if method == "POST" else ()
-    return Endpoint(
-        method=method,
-        path=path,
-        handler=handler,
-        answer=answer,
-        is_counted=method == "POST",
-        errors=(400, 401, 404, *own, 503),
-        **more,
-    )
-
-
-BODY_ERRORS = (408, 413, 415)
-"""The statuses of errors in a request's body."""
-OPENAI_ERRORS = tuple(status for status in ERRORS if status not in ANTHROPIC.other_statuses)
-"""The statuses of errors in OpenAI's API."""
 
 ENDPOINTS = (
     inference(
@@ -139,132 +54,7 @@ ENDPOINTS = (
         summary="Embed texts",
         about="vectors, as numbers or base64",
     ),
-    inference(
-        "/v1/responses",
-        create_response,
-        ResponseBody,
-        Response,
-        summary="Create a response",
-        about="answers to conversations: tools, structured outputs, reasoning, streams; stored by default, so "
-        "that later ones can continue them",
-        is_streamed=True,
-    ),
-    stored(
-        "GET",
-        "/v1/responses/{response_id:str}",
-        retrieve_response,
-        Response,
-        summary="Retrieve a response",
-        about="a stored response; with `?stream=true` the events of a background response, after `starting_after`",
-        is_streamed=True,
-    ),
-    stored(
-        "DELETE",
-        "/v1/responses/{response_id:str}",
-        delete_response,
-        Deleted,
-        summary="Delete a response",
-        about="deletes a stored response",
-    ),
-    stored(
-        "POST",
-        "/v1/responses/{response_id:str}/cancel",
-        cancel_response,
-        Response,
-        summary="Cancel a response",
-        about="cancels a background response",
-    ),
-    stored(
-        "GET",
-        "/v1/responses/{response_id:str}/input_items",
-        list_input_items,
-        ItemList,
-        summary="List the input items of a response",
-        about="the items of a response's input: `limit`, `order`, `after`",
-    ),
-    inference(
-        "/v1/responses/input_tokens",
-        count_input_tokens,
-        InputFields,
-        TokenCount,
-        summary="Count input tokens",
-        about="the number of tokens of a response's input",
-    ),
-    inference(
-        "/v1/responses/compact",
-        compact,
-        CompactBody,
-        Compaction,
-        summary="Compact a conversation",
-        about="a conversation's latest messages of the user, and a summary of the rest",
-    ),
-    stored(
-        "POST",
-        "/v1/conversations",
-        create_conversation,
-        Conversation,
-        body=CreateConversationBody,
-        summary="Create a conversation",
-        about="a stored conversation, to which responses can belong",
-    ),
-    stored(
-        "GET",
-        "/v1/conversations/{conversation_id:str}",
-        retrieve_conversation,
-        Conversation,
-        summary="Retrieve a conversation",
-        about="one conversation",
-    ),
-    stored(
-        "POST",
-        "/v1/conversations/{conversation_id:str}",
-        update_conversation,
-        Conversation,
-        body=UpdateConversationBody,
-        summary="Update a conversation",
-        about="replaces its metadata",
-    ),
-    stored(
-        "DELETE",
-        "/v1/conversations/{conversation_id:str}",
-        delete_conversation,
-        Deleted,
-        summary="Delete a conversation",
-        about="deletes a conversation and its items",
-    ),
-    stored(
-        "GET",
-        "/v1/conversations/{conversation_id:str}/items",
-        list_conversation_items,
-        ItemList,
-        summary="List the items of a conversation",
-        about="the items of a conversation: `limit`, `order`, `after`",
-    ),
-    stored(
-        "POST",
-        "/v1/conversations/{conversation_id:str}/items",
-        add_conversation_items,
-        ItemList,
-        body=AddItemsBody,
-        summary="Add items to a conversation",
-        about="appends items",
-    ),
-    stored(
-        "GET",
-        "/v1/conversations/{conversation_id:str}/items/{item_id:str}",
-        retrieve_conversation_item,
-        StoredItem,
-        summary="Retrieve an item of a conversation",
-        about="one item",
-    ),
-    stored(
-        "DELETE",
-        "/v1/conversations/{conversation_id:str}/items/{item_id:str}",
-        delete_conversation_item,
-        Conversation,
-        summary="Delete an item of a conversation",
-        about="deletes an item; the answer is the conversation",
-    ),
+    *RESPONSES_ENDPOINTS,
     inference(
         "/v1/messages",
         create_message,

@@ -11,7 +11,8 @@ from app.http.asgi import create_app
 from app.http.authentication import build_api_keys
 from app.http.codec import BodyDecoder
 from app.http.endpoint import Access, Endpoint
-from app.http.endpoints import ENDPOINTS, PROBES, inference
+from app.http.endpoint_kinds import inference
+from app.http.endpoints import ENDPOINTS, PROBES
 from app.http.parameters import endpoint_table, parameter_tables
 from app.http.requests import AnyRequest, json_response, read_body
 from app.settings import ApiOptions, load_settings

@@ -329,6 +329,113 @@ check("a tool's result goes back and is answered in words", async () => {
   assert.equal(answer.choices[0].message.tool_calls?.length ?? 0, 0);
 });
 
+// Responses
+
+const asked = {
+  model: GENERATE,
+  instructions: 'You answer in one sentence.',
+  input: 'What is the capital of France?',
+  max_output_tokens: 16,
+  temperature: 0,
+};
+
+check('responses.create answers whole', async () => {
+  const answer = await client.responses.create({ ...asked, store: false });
+  assert.equal(answer.object, 'response');
+  assert.equal(answer.model, GENERATE);
+  assert.equal(answer.store, false);
+  assert.match(answer.output_text, /Paris/);
+  assert.equal(answer.output_text, answer.output[0].content[0].text);
+  assert.ok(answer.usage.input_tokens > 0, 'the input has tokens');
+  assert.equal(answer.usage.total_tokens, answer.usage.input_tokens + answer.usage.output_tokens);
+});
+
+check('responses.create streams the same text, in numbered events', async () => {
+  const whole = await client.responses.create({ ...asked, store: false });
+  const events = await collect(await client.responses.create({ ...asked, store: false, stream: true }));
+  assert.deepEqual(events.map((event) => event.sequence_number), events.map((_, index) => index));
+  assert.equal(events[0].type, 'response.created');
+  assert.match(events.at(-1).type, /^response\.(completed|incomplete)$/);
+  const deltas = events.filter((event) => event.type === 'response.output_text.delta');
+  assert.equal(deltas.map((event) => event.delta).join(''), whole.output_text);
+  assert.equal(events.at(-1).response.usage.total_tokens, whole.usage.total_tokens);
+});
+
+check('responses.stream puts the answer together', async () => {
+  const whole = await client.responses.create({ ...asked, store: false });
+  const stream = client.responses.stream({ ...asked, store: false });
+  const pieces = [];
+  stream.on('response.output_text.delta', (event) => pieces.push(event.delta));
+  const final = await stream.finalResponse();
+  assert.equal(final.output_text, whole.output_text);
+  assert.equal(pieces.join(''), whole.output_text);
+});
+
+check('responses.parse gives an object of the schema', async () => {
+  const answer = await client.responses.parse({
+    model: GENERATE,
+    input: 'Invent the weather of tomorrow. Answer in JSON.',
+    text: { format: { type: 'json_schema', name: 'weather', strict: true, schema: weather } },
+    max_output_tokens: 60,
+    temperature: 0,
+    store: false,
+  });
+  assertWeather(answer.output_parsed);
+});
+
+check('responses.create calls a function, and is answered', async () => {
+  const tools = asking.tools.map((tool) => ({ type: 'function', strict: false, ...tool.function }));
+  const tool_choice = { type: 'function', name: 'get_weather' };
+  const input = [{ role: 'user', content: 'What is the weather in Paris?' }];
+  const limits = { model: GENERATE, max_output_tokens: 160, temperature: 0 };
+  const first = await client.responses.create({ ...limits, input, tools, tool_choice });
+  const call = first.output.find((item) => item.type === 'function_call');
+  assertCall({ type: 'function', id: call.call_id, function: call }, 'get_weather');
+  const result = { type: 'function_call_output', call_id: call.call_id, output: '{"sky": "clear"}' };
+  const last = await client.responses.create({
+    ...limits,
+    previous_response_id: first.id,
+    input: [result],
+    tools,
+    tool_choice: 'none',
+  });
+  assert.ok(last.output_text.length > 0, 'there are words');
+  const listed = await collect(client.responses.inputItems.list(last.id, { order: 'asc' }));
+  const kinds = listed.map((item) => item.type);
+  assert.deepEqual(kinds, ['message', 'function_call', 'function_call_output']);
+});
+
+check('a stored response is retrieved and deleted', async () => {
+  const stored = await client.responses.create(asked);
+  const again = await client.responses.retrieve(stored.id);
+  assert.equal(again.output_text, stored.output_text);
+  await client.responses.delete(stored.id);
+  await assert.rejects(client.responses.retrieve(stored.id), OpenAI.NotFoundError);
+  await assert.rejects(
+    client.responses.create({ ...asked, previous_response_id: stored.id }),
+    (error) => error instanceof OpenAI.BadRequestError && error.code === 'previous_response_not_found',
+  );
+});
+
+check('a response runs on in the background', async () => {
+  let response = await client.responses.create({ ...asked, background: true });
+  assert.match(response.status, /^(queued|in_progress)$/);
+  while (/^(queued|in_progress)$/.test(response.status)) response = await client.responses.retrieve(response.id);
+  assert.match(response.output_text, /Paris/);
+  const events = await collect(await client.responses.retrieve(response.id, { stream: true, starting_after: 1 }));
+  assert.equal(events[0].sequence_number, 2);
+  assert.equal(events.at(-1).response.output[0].content[0].text, response.output_text);
+});
+
+check('a conversation keeps its items', async () => {
+  const conversation = await client.conversations.create({ metadata: { topic: 'capitals' } });
+  await client.responses.create({ ...asked, conversation: conversation.id });
+  const items = await collect(client.conversations.items.list(conversation.id, { order: 'asc' }));
+  assert.deepEqual(items.map((item) => item.role), ['user', 'assistant']);
+  assert.equal((await client.conversations.retrieve(conversation.id)).metadata.topic, 'capitals');
+  assert.equal((await client.conversations.delete(conversation.id)).deleted, true);
+});
+
 // Errors, request ids, aborted streams
 
 for (const [title, ask] of [
