@@ -14,7 +14,7 @@ import psutil
 
 from domain.roles import Role
 from tests.chaos.load import PROMPTS, Load, RefusedError
-from tests.chaos.stored_responses import UNDER_WAY_S, StoringClients
+from tests.chaos.stored_responses import StoringClients
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess, tiny_environment
 
@@ -204,10 +204,9 @@ async def kill_service(stage: Stage) -> None:
 
 
 async def kill_while_storing(stage: Stage) -> None:
-    """kill -9 of the service while 16 clients store responses: none that a client has seen is lost or half."""
+    """kill -9 of the service while clients store responses: none that a client has seen is lost or half."""
     clients = StoringClients(stage.load.http, "tiny-gen")
-    clients.start()
-    await asyncio.sleep(UNDER_WAY_S)
+    await asyncio.wait_for(clients.run(), 60)
     await kill_service(stage)
     await clients.join()
     tally = stage.load.tallies["generate"]
