@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from app.responses.field_names import response_field_names
 from app.responses.history import History, stored_items
 from app.responses.summary import summarizing
 from app.responses.truncation import fitting, prompt_limit
@@ -91,6 +92,8 @@ async def prepare(
         generation = await summarizing(body, prompt.all_items, model, context)
     else:
         generation = body.to_request(prompt.conversation, prompt.callable)
+    with response_field_names():
+        model.require_room([generation])
     response = begin_response(
         body,
         list(prompt.tools.values()),
@@ -133,7 +136,8 @@ async def read_prompt(
         return body.to_conversation(to_messages(kept, body.instructions), callable_)
 
     async def count(conversation: Conversation) -> int:
-        counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)
+        with response_field_names():
+            counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)
         return len(counted.token_ids)
 
     card = model.backend.card

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,3 +175,16 @@ def test_long_texts_take_linear_time(size):
     assert sum(map(len, kept(*deltas))) == len(tokens)
     (found,) = kept(part(*tokens, text="".join(tokens), end=STOP))
     assert len(found) == len(tokens)
+
+
+def test_tokens_that_are_not_in_a_long_gap_take_linear_time():
+    def took(count: int) -> float:
+        tokens = [f"<{number}>" for number in range(count)]
+        began = time.process_time()
+        assert kept(part(*tokens, text="\n" * count + "x", end=STOP)) == [[]]
+        return time.process_time() - began
+
+    rounds = [(took(1_000), took(10_000)) for _ in range(3)]
+    short, long = (min(times) for times in zip(*rounds, strict=True))
+    # A quadratic one would take 100 times as long.
+    assert long < 25 * short

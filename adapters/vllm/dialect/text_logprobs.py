@@ -6,6 +6,7 @@ the message's content. Neither the engine nor a server says which token became w
 aligned with the parsed output.
 """
 
+import re
 from collections import deque
 
 import msgspec
@@ -15,6 +16,9 @@ from domain.results import GenerationDelta, TokenLogprob
 _GAP = "\ufffd \n\r\t"
 """Characters of a text that may be in no token's own text: invalid bytes, and white space, such as the space
 before a word that tokenizers like Llama 2's drop when they decode a single token."""
+_SOLID = re.compile(f"[^{_GAP}]")
+MAX_GAP = 64
+"""The most of them that may precede the next token. Without a limit each token would look at a long run again."""
 _WAIT = -1
 
 
@@ -26,6 +30,7 @@ class _Part:
         self.is_reasoning = is_reasoning
         self.position = 0
         self.is_begun = False
+        self._solid = -1
 
     @property
     def is_used(self) -> bool:
@@ -33,7 +38,16 @@ class _Part:
 
     @property
     def has_only_gaps(self) -> bool:
-        return not self.text[self.position :].strip(_GAP)
+        if self._solid < self.position:
+            found = _SOLID.search(self.text, self.position)
+            self._solid = found.start() if found else len(self.text)
+        return self._solid == len(self.text)
+
+    def extend(self, text: str) -> None:
+        """Append text, and forget what is used."""
+        self.text = self.text[self.position :] + text
+        self.position = 0
+        self._solid = -1
 
     def take(self, length: int) -> str:
         begin = self.position
@@ -77,8 +91,7 @@ class TextLogprobs:
             return
         last = self._parts[-1] if self._parts else None
         if last is not None and last.is_reasoning == is_reasoning:
-            last.text = last.text[last.position :] + text
-            last.position = 0
+            last.extend(text)
         else:
             self._parts.append(_Part(text, is_reasoning=is_reasoning))
 
@@ -132,8 +145,7 @@ def _length(token: str, part: _Part, *, is_complete: bool) -> int:
     """
     text, begin = part.text, part.position
     for form in dict.fromkeys((token, token.lstrip())):
-        start = begin
-        while form:
+        for start in range(begin, begin + MAX_GAP + 1 if form else begin):
             if text.startswith(form, start):
                 return start + len(form) - begin
             rest = text[start : start + len(form)]
@@ -144,5 +156,4 @@ def _length(token: str, part: _Part, *, is_complete: bool) -> int:
                     return len(text) - begin
             if not rest or rest[0] not in _GAP:
                 break
-            start += 1
     return 0

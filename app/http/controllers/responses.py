@@ -134,7 +134,8 @@ async def count_input_tokens(request: AnyRequest) -> ASGIApp:
     prompt = await read_prompt(body, model, responses_of(request).history(owner_of(request)), parts.parts, context)
     report_ignored(request, parts)
     work = model.backend.call(TokenizeRequest(prompt=prompt.conversation), context)
-    counted = await unless_disconnected(work, request.receive)
+    with response_field_names():
+        counted = await unless_disconnected(work, request.receive)
     return json_response(TokenCount(input_tokens=len(counted.token_ids)))
 
 
