@@ -347,6 +347,7 @@ async def test_strings_of_limited_length_are_valid_json(generator: Case, stream:
 
 async def test_the_named_tool_is_called(generator: Case) -> None:
     asked = conversation(tools=[WEATHER, NOTHING], tool_choice=ToolChoice.NAMED, tool_name="nothing")
+    # The definitions of two tools leave no room for more.
     answer = await generate(generator, asked, max_tokens=50, logit_bias=without_white_space(generator))
     assert answer.calls()[0].name == "nothing"
 

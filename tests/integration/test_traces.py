@@ -242,6 +242,7 @@ def test_a_client_disconnect_is_marked_and_no_error(traced: Traced) -> None:
     stream = traced.client.completions.create(
         model="tiny-gen",
         prompt="x",
+        # The context has no room for more.
         max_tokens=500,
         stream=True,
         extra_body={"ignore_eos": True},
@@ -263,6 +264,7 @@ def test_a_request_that_takes_too_long_is_an_error(traced: Traced) -> None:
         traced.client.completions.create(
             model="tiny-gen",
             prompt="x",
+            # The context has no room for more; on a CPU they take longer than the limit of time.
             max_tokens=500,
             extra_body={"ignore_eos": True},
             extra_headers={**headers, "x-request-timeout": "0.2"},
