@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from app.http.known_fields import names_at, without_unknown
+from app.http.known_fields import names_at, original_path, without_unknown
 from domain.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -55,7 +55,7 @@ class BodyDecoder(Generic[T]):
                 raise error
             return without_unknown(msgspec.json.decode(body), self._type)
 
-        return self._decode(body, without_fields, path)
+        return self._decode(body, without_fields, path, {})
 
     def decode_tolerantly(self, body: bytes, *, path: str = "") -> tuple[T, list[str]]:
         """The request, without fields that its type does not know and without members that its lists tolerate.
@@ -71,18 +71,29 @@ class BodyDecoder(Generic[T]):
             InvalidRequestError: not JSON, not an object, a missing field, a wrong type or value.
         """
         dropped: list[str] = []
+        kept: dict[str, list[int]] = {}
 
         def without_ignored(error: msgspec.ValidationError) -> Any:
-            known = without_unknown(msgspec.json.decode(body), self._type, dropped, drop_members=True)
+            value = msgspec.json.decode(body)
+            known = without_unknown(value, self._type, dropped, drop_members=True, kept=kept)
             if not dropped:
                 raise error
             return known
 
-        part = self._decode(body, without_ignored, path)
+        part = self._decode(body, without_ignored, path, kept)
         return part, [_joined(path, name) for name in dropped]
 
-    def _decode(self, body: bytes, recover: Callable[[msgspec.ValidationError], Any], path: str) -> T:
-        """Decode at once, and on a mistake what `recover` returns; it may raise the mistake again."""
+    def _decode(
+        self,
+        body: bytes,
+        recover: Callable[[msgspec.ValidationError], Any],
+        path: str,
+        kept: dict[str, list[int]],
+    ) -> T:
+        """Decode at once, and on a mistake what `recover` returns; it may raise the mistake again.
+
+        In `kept` it notes positions of list members that change, so that a refusal names those in the body.
+        """
         if not body:
             raise InvalidRequestError("The request has no body. Send a JSON object.")
         try:
@@ -92,14 +103,14 @@ class BodyDecoder(Generic[T]):
                 # Slower, and needed only if there is a mistake. Parts that are kept as JSON need the text.
                 return self._decoder.decode(encode(recover(error)))
         except msgspec.ValidationError as error:
-            raise self._refusal(str(error), body, path) from None
+            raise self._refusal(str(error), body, path, kept) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
 
-    def _refusal(self, text: str, body: bytes, outer: str) -> InvalidRequestError:
+    def _refusal(self, text: str, body: bytes, outer: str, kept: dict[str, list[int]]) -> InvalidRequestError:
         """msgspec's message in OpenAI's words."""
         at = _AT.search(text)
-        inner = at[2] if at else ""
+        inner = original_path(at[2], kept) if at else ""
         path = _joined(outer, inner)
         reason = text[: at.start()] if at else text
         if unknown := _UNKNOWN.match(reason):

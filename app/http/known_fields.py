@@ -13,12 +13,18 @@ from msgspec import inspect
 from domain.tolerance import TOLERANT
 
 _STEP = re.compile(r"[^.\[\]]+")
+_POSITION = re.compile(r"\[(\d+)\]")
 TYPE = "type"
 """The field of a tolerant list's members that says what they are."""
 
 
 def without_unknown(
-    value: Any, body_type: Any, dropped: list[str] | None = None, *, drop_members: bool = False
+    value: Any,
+    body_type: Any,
+    dropped: list[str] | None = None,
+    *,
+    drop_members: bool = False,
+    kept: dict[str, list[int]] | None = None,
 ) -> Any:
     """A decoded JSON value without the fields that its type does not know, at any depth.
 
@@ -29,8 +35,24 @@ def without_unknown(
         body_type: its type.
         dropped: receives what was dropped, such as `messages[0].foo` and `tools[1] (web_search)`.
         drop_members: also drop members of unknown type from lists that tolerate them.
+        kept: receives, by path, the positions of the other members of a list that lost some.
     """
-    return _Pruning([] if dropped is None else dropped, drop_members).pruned(value, _type_info(body_type), "")
+    pruning = _Pruning([] if dropped is None else dropped, {} if kept is None else kept, drop_members)
+    return pruning.pruned(value, _type_info(body_type), "")
+
+
+def original_path(path: str, kept: dict[str, list[int]]) -> str:
+    """The path in a body as received for one in the value that `without_unknown` returned.
+
+    Args:
+        path: such as `tools[0].name`.
+        kept: from `without_unknown`.
+    """
+    found = ""
+    # Every other part is a position.
+    for number, part in enumerate(_POSITION.split(path)):
+        found += f"[{kept[found][int(part)] if found in kept else part}]" if number % 2 else part
+    return found
 
 
 def names_at(value: Any, body_type: Any, path: str) -> list[str]:
@@ -58,8 +80,9 @@ def names_at(value: Any, body_type: Any, path: str) -> list[str]:
 class _Pruning:
     """One pass over a body."""
 
-    def __init__(self, dropped: list[str], drop_members: bool) -> None:
+    def __init__(self, dropped: list[str], kept: dict[str, list[int]], drop_members: bool) -> None:
         self._dropped = dropped
+        self._kept = kept
         self._drop_members = drop_members
 
     def pruned(self, value: Any, kind: inspect.Type | None, path: str) -> Any:
@@ -70,11 +93,14 @@ class _Pruning:
             return self._object(value, kind, path)
         if isinstance(kind, inspect.ListType) and isinstance(value, list):
             known = set(_types(kind.item_type)) if tolerant else set()
-            return [
-                self.pruned(item, kind.item_type, f"{path}[{position}]")
+            kept = {
+                position: self.pruned(item, kind.item_type, f"{path}[{position}]")
                 for position, item in enumerate(value)
                 if not (tolerant and self._drops(item, known, f"{path}[{position}]"))
-            ]
+            }
+            if len(kept) < len(value):
+                self._kept[path] = list(kept)
+            return list(kept.values())
         return value
 
     def _object(self, value: dict[str, Any], kind: inspect.StructType, path: str) -> dict[str, Any]:

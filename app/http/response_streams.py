@@ -122,12 +122,9 @@ class ResponseStream(StreamedAnswer[GenerationEvent]):
                     await writer.write(encode_events(events))
 
     def _failed(self, error: InferenceError, _request_id: str) -> bytes:
-        self._finish_soon_as(error)
-        return encode_events(failure_events(self._response, error))
-
-    def _finish_soon_as(self, error: InferenceError) -> None:
-        self._response.fail(error)
+        events = failure_events(self._response, error)
         self._finish_soon()
+        return encode_events(events)
 
     def _finish_soon(self) -> None:
         if self._recorder is not None:
@@ -135,10 +132,11 @@ class ResponseStream(StreamedAnswer[GenerationEvent]):
 
 
 def failure_events(presenter: ResponsePresenter, error: InferenceError) -> list[Event]:
-    """The events that end a response which has failed."""
+    """End a response as failed, with the events that end its stream."""
     first = [] if presenter.has_begun else presenter.first_chunks()
+    ended = presenter.fail(error)
     broken = [presenter.error_chunk(error)] if isinstance(error, InternalError) else []
-    return [*first, *broken, *presenter.last_chunks()]
+    return [*first, *ended, *broken, *presenter.last_chunks()]
 
 
 class _NoPresenter:

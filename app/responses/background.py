@@ -119,12 +119,15 @@ class Run:
             self._add(presenter.end_output())
         except asyncio.CancelledError:
             if self._is_cancelled:
-                presenter.cancel()
+                self._add(presenter.cancel())
             else:
-                presenter.fail(InferenceError("The service was stopped while it generated the response."))
+                self._fail(InferenceError("The service was stopped while it generated the response."))
         except Exception as exception:
-            presenter.fail(as_inference_error(exception))
+            self._fail(as_inference_error(exception))
         await self._finish()
+
+    def _fail(self, error: InferenceError) -> None:
+        self._add(self._prepared.presenter.fail(error))
 
     async def _generate(self) -> None:
         while True:

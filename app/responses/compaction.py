@@ -17,9 +17,9 @@ from app.responses.truncation import DEFAULT_ANSWER_TOKENS
 from domain.catalog import ServedModel
 from domain.openai.field import describe
 from domain.openai.responses.body import InputFields
-from domain.openai.responses.conversation import seal
 from domain.openai.responses.items import CompactionItem, MessageItem, ResponseItem, stored_item, text_of
 from domain.openai.responses.response import Compaction, response_usage
+from domain.openai.responses.sealing import seal
 from domain.port import RequestContext
 from domain.random_id import random_hex
 from domain.requests import CHARACTERS_PER_TOKEN, GenerationRequest
@@ -47,7 +47,8 @@ class CompactionTask(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self, result: GenerationResult) -> Compaction:
         """The answer for a generated summary."""
         (choice,) = result.choices
-        items = [*self.kept, CompactionItem(encrypted_content=seal(choice.text or choice.reasoning))]
+        summary = choice.text if choice.text.strip() else choice.reasoning
+        items = [*self.kept, CompactionItem(encrypted_content=seal(summary))]
         return Compaction(
             id=f"resp_{random_hex()}",
             created_at=int(time.time()),

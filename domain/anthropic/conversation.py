@@ -2,6 +2,9 @@
 
 One of Anthropic's messages may become several: each tool result is a message of its own. Consecutive messages of
 one role become one, as in Anthropic's API, because many chat templates require roles to alternate.
+
+Calls and results have to belong together, as in Anthropic's API. That API also requires that results come first in
+the message after the calls; here they are moved there, in front of texts and instructions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,6 +36,7 @@ from domain.conversation import (
 )
 from domain.errors import InvalidRequestError
 from domain.openai.nesting import check_json
+from domain.openai.tool_turns import listed_ids
 
 ERROR_MARK = "Error: "
 """Precedes the result of a failed tool call, because chat templates have no place for `is_error`."""
@@ -49,30 +53,41 @@ def to_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn])
         turns: the messages.
 
     Raises:
-        InvalidRequestError: an image or document, or a tool's input that is nested too deeply.
+        InvalidRequestError: an image or document, a tool's input that is nested too deeply, a result without its
+            call, or a call without its result.
     """
     drafts: list[_Draft] = []
+    answer: _Draft | None = None
     _add_system(drafts, system)
     for position, turn in enumerate(turns):
         param = f"messages[{position}].content"
         if isinstance(turn, SystemTurn):
             _add_system(drafts, turn.content)
         elif isinstance(turn, UserTurn):
-            _add_user(drafts, turn, param)
+            _add_user(drafts, answer, turn, param)
         else:
-            _add_assistant(drafts, turn, param)
-    return [draft.message() for draft in drafts]
+            draft = _draft(drafts, "assistant")
+            if answer is not None and answer is not draft:
+                _check_answered(answer)
+            answer = draft
+            _add_assistant(answer, turn, param)
+    if answer is not None:
+        _check_answered(answer)
+    return [one.message() for draft in drafts for one in (draft, *draft.results)]
 
 
 class _Draft:
-    """A message that may still grow."""
+    """A message that may still grow, and the results of its calls, which become the messages after it."""
 
     def __init__(self, role: str, tool_call_id: str = "") -> None:
         self.role = role
         self.texts: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[ToolCall] = []
-        self._tool_call_id = tool_call_id
+        self.call_params: dict[str, str] = {}
+        """The request field of each call, by its id."""
+        self.results: list[_Draft] = []
+        self.tool_call_id = tool_call_id
 
     def message(self) -> Message:
         """The message. The model's own texts are joined as they were written, others as paragraphs."""
@@ -85,13 +100,13 @@ class _Draft:
             )
         text = "\n".join(self.texts)
         if self.role == "tool":
-            return ToolMessage(content=text, tool_call_id=self._tool_call_id)
+            return ToolMessage(content=text, tool_call_id=self.tool_call_id)
         return SystemMessage(content=text) if self.role == "system" else UserMessage(content=text)
 
 
 def _draft(drafts: list[_Draft], role: str) -> _Draft:
-    """The last draft if it has this role, else a new one."""
-    if not drafts or drafts[-1].role != role:
+    """The last draft if it has this role and nothing comes after it, else a new one."""
+    if not drafts or drafts[-1].role != role or drafts[-1].results:
         drafts.append(_Draft(role))
     return drafts[-1]
 
@@ -103,7 +118,8 @@ def _add_system(drafts: list[_Draft], content: str | Sequence[TextBlock] | None)
             _draft(drafts, "system").texts.append(text)
 
 
-def _add_user(drafts: list[_Draft], turn: UserTurn, param: str) -> None:
+def _add_user(drafts: list[_Draft], answer: _Draft | None, turn: UserTurn, param: str) -> None:
+    """Add a user's texts, and its results to the model's last answer."""
     if isinstance(turn.content, str):
         _draft(drafts, "user").texts.append(turn.content)
         return
@@ -112,9 +128,34 @@ def _add_user(drafts: list[_Draft], turn: UserTurn, param: str) -> None:
         if isinstance(block, ToolResultBlock):
             result = _Draft("tool", block.tool_use_id)
             result.texts.append((ERROR_MARK if block.is_error else "") + _result_text(block, own))
-            drafts.append(result)
+            if answer is None or block.tool_use_id not in answer.call_params:
+                raise _unknown_call(block.tool_use_id, f"{own}.tool_use_id")
+            answer.results.append(result)
         else:
             _draft(drafts, "user").texts.append(_text(block, own))
+
+
+def _unknown_call(tool_use_id: str, param: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Invalid '{param}': {listed_ids([tool_use_id])} is not the id of a 'tool_use' block in the assistant "
+        "message before. Send each 'tool_result' block in the message after the one with its 'tool_use' block.",
+        param=param,
+        code="invalid_value",
+    )
+
+
+def _check_answered(answer: _Draft) -> None:
+    """Raise InvalidRequestError for calls without results."""
+    answered = {result.tool_call_id for result in answer.results}
+    missing = [call_id for call_id in answer.call_params if call_id not in answered]
+    if missing:
+        param = answer.call_params[missing[0]]
+        raise InvalidRequestError(
+            f"Invalid '{param}': 'tool_use' blocks have no 'tool_result' block in the next message: "
+            f"{listed_ids(missing)}. Add a 'tool_result' block for each to the user message after them.",
+            param=param,
+            code="invalid_value",
+        )
 
 
 def _result_text(block: ToolResultBlock, param: str) -> str:
@@ -137,8 +178,7 @@ def _text(block: TextBlock | ToolReferenceBlock | ImageBlock | DocumentBlock, pa
     )
 
 
-def _add_assistant(drafts: list[_Draft], turn: AssistantTurn, param: str) -> None:
-    draft = _draft(drafts, "assistant")
+def _add_assistant(draft: _Draft, turn: AssistantTurn, param: str) -> None:
     blocks: Iterable[object] = [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content
     for position, block in enumerate(blocks):
         if isinstance(block, TextBlock):
@@ -146,8 +186,10 @@ def _add_assistant(drafts: list[_Draft], turn: AssistantTurn, param: str) -> Non
         elif isinstance(block, ThinkingBlock):
             draft.reasoning.append(block.thinking)
         elif isinstance(block, ToolUseBlock):
-            check_json(block.input, f"{param}[{position}].input")
+            own = f"{param}[{position}]"
+            check_json(block.input, f"{own}.input")
             function = FunctionCall(name=block.name, arguments=msgspec.json.encode(block.input).decode())
             draft.calls.append(ToolCall(id=block.id, function=function))
+            draft.call_params.setdefault(block.id, own)
         else:
             assert isinstance(block, RedactedThinkingBlock)

@@ -244,17 +244,10 @@ def _is_continued(messages: list[Message]) -> bool:
     """Whether the model continues the last message. An empty one that it could not continue is removed.
 
     Raises:
-        InvalidRequestError: there are no messages to answer, or the last one calls tools.
+        InvalidRequestError: there are no messages to answer.
     """
     last = messages[-1] if messages else None
     if isinstance(last, AssistantMessage):
-        if last.tool_calls:
-            raise InvalidRequestError(
-                "The last message has 'tool_use' blocks without results. Add a user message with a 'tool_result' "
-                "for each.",
-                param="messages",
-                code="invalid_value",
-            )
         if last.content:
             return True
         messages.pop()

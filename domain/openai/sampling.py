@@ -22,6 +22,7 @@ _TOKEN_ID = re.compile(r"0{0,20}[0-9]{1,10}", re.ASCII)
 
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], msgspec.Meta(max_length=4096)]
 
@@ -34,10 +35,7 @@ class SharedSamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     ] = None
     logit_bias: Annotated[dict[str, Bias] | None, describe("Token id → bias.")] = None
     presence_penalty: Annotated[Penalty | None, describe("Penalizes tokens that already appear.")] = None
-    seed: Annotated[
-        Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
-        describe("Makes sampling reproducible."),
-    ] = None
+    seed: Annotated[Seed | None, describe("Makes sampling reproducible.")] = None
     stop: Annotated[str | list[str] | None, describe("At most 4 sequences that end the text.")] = None
     stream: Annotated[bool | None, describe("Stream deltas as server-sent events.")] = None
     temperature: Annotated[

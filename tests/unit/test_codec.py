@@ -15,6 +15,8 @@ from domain.openai.chat import ChatBody
 from domain.openai.common import Usage
 from domain.openai.completions import CompletionBody
 from domain.openai.embeddings import EmbeddingBody
+from tests.unit.responses_serving import RESPONSES, responses_serving
+from tests.unit.serving import error_of
 
 completions = BodyDecoder(CompletionBody)
 embeddings = BodyDecoder(EmbeddingBody)
@@ -279,3 +281,24 @@ def test_null_is_as_good_as_absent_for_what_is_optional():
 def test_an_answer_is_encoded_as_json():
     usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
     assert json.loads(encode(usage)) == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"input": "Hi", "tools": [{"type": "\xff"}]',
+        b'"input": "Hi", "tools": [{"type": "function", "name": "f", "description": "\xff"}]',
+        b'"input": "Hi", "tools": [{"type": "web_search", "country": "\xff"}]',
+        b'"input": [{"type": "\xff"}]',
+        b'"input": [{"role": "user", "content": "\xff"}]',
+        b'"input": [{"role": "user", "content": "Hi"}, {"type": "web_search_call", "action": "\xff"}]',
+    ],
+)
+async def test_malformed_json_in_a_part_that_is_decoded_by_itself_is_refused_as_elsewhere(fields):
+    body = b'{"model": "fake-write", ' + fields + b"}"
+    async with responses_serving() as api:
+        for path in (RESPONSES, f"{RESPONSES}/input_tokens"):
+            answer = await api.http.post(path, content=body)
+            assert answer.status_code == 400
+            elsewhere = await api.http.post(path, content=b'{"model": "\xff"}')
+            assert error_of(answer) == error_of(elsewhere)

@@ -176,6 +176,22 @@ def test_other_mistakes_are_refused_as_they_are(wrong, more):
     assert caught.value.param.startswith(next(iter(wrong)))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"name": "look"}, "tools[3].input_schema"),
+        ({**TOOL, "name": "a b"}, "tools[3].name"),
+        ({**TOOL, "strict": "yes", "shade": "red"}, "tools[3].strict"),
+    ],
+    ids=["missing", "invalid", "with an unknown field"],
+)
+def test_a_mistake_is_named_by_its_place_in_the_body_as_sent(wrong, param):
+    with pytest.raises(InvalidRequestError) as caught:
+        decoder.decode_tolerantly(body(tools=[WEB_SEARCH, TOOL, BASH, wrong, WEB_SEARCH]))
+    assert caught.value.param == param
+    assert f"'{param}'" in caught.value.message
+
+
 def test_only_marked_lists_lose_members():
     with pytest.raises(InvalidRequestError):
         decoder.decode_tolerantly(body(system=[{"type": "video"}]))
@@ -199,6 +215,22 @@ class Tagged(msgspec.Struct, forbid_unknown_fields=True):
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
     tools: Annotated[list[Plain], TOLERATES_UNKNOWN_TYPES] | None = None
+
+
+class Group(Tagged, forbid_unknown_fields=True):
+    type: Literal["group"] = "group"
+
+
+class Groups(msgspec.Struct, forbid_unknown_fields=True):
+    groups: Annotated[list[Group], TOLERATES_UNKNOWN_TYPES]
+
+
+def test_a_mistake_in_a_list_within_a_list_is_named_by_its_place_too():
+    group = {"tools": [{"type": "other"}, {"type": "first"}, {"type": "second", "y": "1"}]}
+    content = json.dumps({"groups": [{"type": "other"}, group]}).encode()
+    with pytest.raises(InvalidRequestError) as caught:
+        BodyDecoder(Groups, is_tolerant=True).decode_tolerantly(content)
+    assert caught.value.param == "groups[1].tools[2].y"
 
 
 def test_members_are_known_by_tag_or_by_their_field():

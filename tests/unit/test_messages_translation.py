@@ -40,12 +40,16 @@ from domain.conversation import (
     UserMessage,
 )
 from domain.errors import InvalidRequestError
+from domain.openai.tool_turns import check_tool_turns
 from tests.unit.messages_serving import TOOL
 from tests.unit.sdks import anthropic
 
 decoder = BodyDecoder(MessagesBody)
 CALL = {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "x", "n": [1, None]}}
 CALLED = ToolCall(id="c1", function=FunctionCall(name="look", arguments='{"at":"x","n":[1,null]}'))
+ANOTHER_CALL = CALL | {"id": "c2"}
+CALLING = AssistantMessage(content=None, tool_calls=[CALLED])
+CALLING_TWICE = AssistantMessage(content=None, tool_calls=[CALLED, msgspec.structs.replace(CALLED, id="c2")])
 
 
 def text(value: str) -> dict[str, Any]:
@@ -119,20 +123,61 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
         [AssistantMessage(content=None, tool_calls=[CALLED]), ToolMessage(content="a\nb", tool_call_id="c1")],
     ),
     "two results": (
-        [user(result("a"), result("b", tool_use_id="c2"))],
-        [ToolMessage(content="a", tool_call_id="c1"), ToolMessage(content="b", tool_call_id="c2")],
+        [assistant(CALL, ANOTHER_CALL), user(result("b", tool_use_id="c2"), result("a"))],
+        [
+            CALLING_TWICE,
+            ToolMessage(content="b", tool_call_id="c2"),
+            ToolMessage(content="a", tool_call_id="c1"),
+        ],
+    ),
+    "calls in turn": (
+        [assistant(CALL), user(result("a")), assistant(ANOTHER_CALL), user(result("b", tool_use_id="c2"))],
+        [
+            CALLING,
+            ToolMessage(content="a", tool_call_id="c1"),
+            AssistantMessage(content=None, tool_calls=[msgspec.structs.replace(CALLED, id="c2")]),
+            ToolMessage(content="b", tool_call_id="c2"),
+        ],
     ),
     "a result between texts": (
-        [user(text("a"), result("b"), text("c"))],
-        [UserMessage(content="a"), ToolMessage(content="b", tool_call_id="c1"), UserMessage(content="c")],
+        [assistant(CALL), user(text("a"), result("b"), text("c"))],
+        [CALLING, ToolMessage(content="b", tool_call_id="c1"), UserMessage(content="a\nc")],
     ),
-    "no result": ([user(result())], [ToolMessage(content="", tool_call_id="c1")]),
-    "an empty result": ([user(result([]))], [ToolMessage(content="", tool_call_id="c1")]),
+    "a result after another turn": (
+        [assistant(CALL), user("a"), user(result("b"))],
+        [CALLING, ToolMessage(content="b", tool_call_id="c1"), UserMessage(content="a")],
+    ),
+    "results in several turns": (
+        [assistant(CALL, ANOTHER_CALL), user(result("a")), user(text("c"), result("b", tool_use_id="c2"))],
+        [
+            CALLING_TWICE,
+            ToolMessage(content="a", tool_call_id="c1"),
+            ToolMessage(content="b", tool_call_id="c2"),
+            UserMessage(content="c"),
+        ],
+    ),
+    "instructions before a result": (
+        [assistant(CALL), {"role": "system", "content": "s"}, user(result("b"), text("c"))],
+        [
+            CALLING,
+            ToolMessage(content="b", tool_call_id="c1"),
+            SystemMessage(content="s"),
+            UserMessage(content="c"),
+        ],
+    ),
+    "no result": ([assistant(CALL), user(result())], [CALLING, ToolMessage(content="", tool_call_id="c1")]),
+    "an empty result": (
+        [assistant(CALL), user(result([]))],
+        [CALLING, ToolMessage(content="", tool_call_id="c1")],
+    ),
     "a failure": (
-        [user(result("no such place", is_error=True))],
-        [ToolMessage(content="Error: no such place", tool_call_id="c1")],
+        [assistant(CALL), user(result("no such place", is_error=True))],
+        [CALLING, ToolMessage(content="Error: no such place", tool_call_id="c1")],
     ),
-    "no failure": ([user(result("x", is_error=False))], [ToolMessage(content="x", tool_call_id="c1")]),
+    "no failure": (
+        [assistant(CALL), user(result("x", is_error=False))],
+        [CALLING, ToolMessage(content="x", tool_call_id="c1")],
+    ),
 }
 
 
@@ -140,6 +185,46 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
 def test_messages_are_translated(case):
     given_messages, expected = CASES[case]
     assert conversation(*given_messages).messages == expected
+
+
+def refusal(*messages: dict[str, Any]) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        conversation(*messages)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_value")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [assistant("a")],
+        [assistant(ANOTHER_CALL), user(result(tool_use_id="c2"))],
+        [assistant(CALL), user(result("a")), assistant("b")],
+    ],
+    ids=["first", "after a text", "of another call", "of an earlier message"],
+)
+def test_a_result_without_a_call_before_it_is_refused(before):
+    error = refusal(*before, user(text("a"), result("b")))
+    assert error.param == f"messages[{len(before)}].content[1].tool_use_id"
+    assert "'c1' is not the id of a 'tool_use' block in the assistant message before" in error.message
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [],
+        [user("a")],
+        [user(result(tool_use_id="c2"), text("a"))],
+        [{"role": "system", "content": "s"}],
+        [user("a"), assistant("b"), user(result("too late"))],
+    ],
+    ids=["last", "a text", "one of two", "instructions", "too late"],
+)
+def test_a_call_without_a_result_before_the_next_answer_is_refused(after):
+    error = refusal(user("a"), assistant(text("I look."), CALL, ANOTHER_CALL), *after)
+    assert error.param == "messages[1].content[1]"
+    assert "'tool_use' blocks have no 'tool_result' block in the next message: 'c1'" in error.message
 
 
 @pytest.mark.parametrize("system", ["s", [text("s")], [text("x-anthropic-billing-header: cch=1"), text("s")]])
@@ -263,6 +348,7 @@ def test_every_conversation_is_translated_or_refused(messages):
     assert told.messages
     roles = [message.__struct_config__.tag for message in told.messages]
     assert all(first != second or first == "tool" for first, second in itertools.pairwise(roles))
+    check_tool_turns(told.messages)
     # The adapters' own conversion, with fields for chat templates.
     fields = conversation_fields(told)["messages"]
     assert all(isinstance(message["content"], str) or message.get("tool_calls") for message in fields)

@@ -9,7 +9,7 @@ import pytest
 
 from domain.conversation import AssistantMessage, Conversation, SystemMessage, ToolChoice, UserMessage
 from domain.errors import BackendTimeoutError
-from domain.openai.responses.conversation import unseal
+from domain.openai.responses.sealing import unseal
 from domain.results import FinishReason, ToolCallDelta
 from domain.sampling import StructuredOutputs
 from tests.unit.messages_serving import USAGE, delta, end
@@ -183,18 +183,44 @@ async def test_a_failure_in_mid_stream_is_an_event(api):
     assert events[-1]["type"] == "response.failed"
     assert events[-1]["response"]["error"] == {"code": "server_error", "message": "It took too long."}
     assert text_of(events[-1]["response"]) == "Hel"
+    assert [event["type"].removeprefix("response.") for event in events[4:]] == [
+        "output_text.delta", "output_text.done", "content_part.done", "output_item.done", "failed",
+    ]  # fmt: skip
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 async def test_an_unexpected_failure_in_mid_stream_is_an_error(api):
     api.script = [delta("Hel"), ZeroDivisionError()]
     events = events_of(await api.respond(stream=True))
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 async def test_a_failure_before_the_first_event_has_its_own_status(api):
     api.script = [BackendTimeoutError("It took too long.")]
     assert (await api.respond(stream=True)).status_code == 504
     assert (await api.respond()).status_code == 504
+
+
+async def test_a_failure_after_a_comment_ends_a_response_that_was_in_progress():
+    async def generate(_request: Any, *, streams: bool) -> AsyncGenerator[Any, None]:
+        await asyncio.sleep(0.05)
+        if streams:
+            raise BackendTimeoutError("It took too long.")
+        yield
+
+    async with responses_serving(keep_alive_s=0.01) as api:
+        api.writer._generate = generate  # type: ignore[method-assign]
+        answer = await api.respond(stream=True)
+    assert answer.status_code == 200
+    data = [line.removeprefix("data: ") for line in answer.text.split("\n") if line.startswith("data: ")]
+    events = [json.loads(event) for event in data]
+    assert [(event["type"], event["response"]["status"]) for event in events] == [
+        ("response.created", "in_progress"),
+        ("response.in_progress", "in_progress"),
+        ("response.failed", "failed"),
+    ]
+    assert [event["sequence_number"] for event in events] == [0, 1, 2]
 
 
 async def test_a_client_that_leaves_ends_the_generation(api):
@@ -229,6 +255,12 @@ async def test_a_conversation_is_compacted(api):
     assert [message.content for message in conversation(api).messages] == [
         "We met.", "Summary of the conversation so far:\n\nHello.", "Go on.",
     ]  # fmt: skip
+
+
+async def test_a_summary_without_text_is_its_reasoning(api):
+    api.script = [delta("\n", reasoning="We met."), end(), USAGE]
+    answer = await api.http.post(f"{RESPONSES}/compact", json={"model": "fake-write", "input": "Hi"})
+    assert unseal(answer.json()["output"][-1]["encrypted_content"]) == "We met."
 
 
 @pytest.mark.parametrize("stream", [False, True])

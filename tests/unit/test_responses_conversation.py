@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from domain.conversation import AssistantMessage, DeveloperMessage, SystemMessage, ToolMessage, UserMessage
 from domain.errors import InvalidRequestError
-from domain.openai.responses.conversation import SUMMARY, seal, to_messages, unseal
+from domain.openai.responses.conversation import SUMMARY, to_messages
 from domain.openai.responses.items import ItemReference, MessageItem, read_items, stored_item
-from tests.unit.responses_parts import decode, items, refuse
+from domain.openai.responses.sealing import seal, unseal
+from tests.unit.responses_parts import body, decode, items, refuse
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'}
@@ -64,6 +65,22 @@ def test_one_answer_after_another_stays_two_messages():
     assert [getattr(message, "reasoning", None) for message in messages] == [None, "one", None, "two"]
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        {"role": "assistant", "content": "And then"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "And then"}]},
+    ],
+)
+def test_outputs_follow_the_message_of_their_calls(between):
+    second = CALL | {"call_id": "c2"}
+    messages = to_messages(items(CALL, between, second, OUTPUT, OUTPUT | {"call_id": "c2"}))
+    assert [type(message).__name__ for message in messages] == ["AssistantMessage", "ToolMessage", "ToolMessage"]
+    assert isinstance(messages[0], AssistantMessage)
+    assert [call.id for call in messages[0].tool_calls or []] == ["c1", "c2"]
+    assert "And then" in (messages[0].content, messages[0].reasoning)
+
+
 def test_reasoning_of_another_service_is_passed_over():
     foreign = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
     (assistant,) = to_messages(items(foreign, {"role": "assistant", "content": "x"}))
@@ -82,6 +99,13 @@ def test_a_custom_call_is_a_call_with_one_text_argument():
 def test_a_compaction_is_a_summary():
     (message,) = to_messages(items({"type": "compaction", "encrypted_content": seal("we met")}))
     assert message == UserMessage(content=f"{SUMMARY}we met")
+
+
+@pytest.mark.parametrize("content", ["", "gAAAA", "memoria-1:?"])
+def test_a_compaction_of_another_service_is_refused(content):
+    with pytest.raises(InvalidRequestError, match="only compactions that this service has made") as refused:
+        items(USER, {"type": "compaction", "encrypted_content": content})
+    assert refused.value.param == "input[1].encrypted_content"
 
 
 @given(st.text())
@@ -107,6 +131,38 @@ def test_calls_and_outputs_belong_together(values, problem):
     with pytest.raises(InvalidRequestError, match=problem) as refused:
         to_messages(items(*values))
     assert refused.value.param == "input"
+
+
+@pytest.mark.parametrize("values", [[CALL], [OUTPUT]])
+def test_an_error_shows_the_start_of_a_long_id(values):
+    with pytest.raises(InvalidRequestError) as refused:
+        to_messages(items(*[value | {"call_id": "c" * 1000} for value in values]))
+    assert "c" * 100 in refused.value.message
+    assert "c" * 101 not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([CALL, OUTPUT, OUTPUT], "Two tool outputs have the call_id c1"),
+        ([OUTPUT, OUTPUT], "Two tool outputs have the call_id c1"),
+        ([CALL, CALL, OUTPUT], "Two tool calls have the call_id c1"),
+    ],
+)
+def test_a_request_has_each_open_call_and_output_once(values, problem):
+    with pytest.raises(InvalidRequestError, match=problem) as refused:
+        body(input=values).read_input(decode, refuse)
+    assert refused.value.param == "input"
+
+
+def test_the_id_of_an_answered_call_can_be_used_again():
+    read = body(input=[CALL, OUTPUT, CALL, OUTPUT]).read_input(decode, refuse)
+    assert [type(message).__name__ for message in to_messages(read)] == ["AssistantMessage", "ToolMessage"] * 2
+
+
+def test_stored_items_can_be_sent_again():
+    again = body(input=[CALL, OUTPUT]).read_input(decode, refuse)
+    assert len(to_messages([*items(CALL, OUTPUT), *again])) == 4
 
 
 @pytest.mark.parametrize(

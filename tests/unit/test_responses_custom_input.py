@@ -31,7 +31,31 @@ def test_text_comes_as_soon_as_it_is_complete():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", ["", "{}", "plain text", '{"other": "x"}', '["input"]'])
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (r"ls \uZZZZ foo", r"ls \uZZZZ foo"),
+        (r"ls \u12", r"ls \u12"),
+        (r"a\d+ \n b\\d", "a\\d+ \n b\\d"),
+        (r"\ud83d\uZZ \t", "\ufffd\\uZZ \t"),
+        (r"\ud8\ud83d\ude00", "\\ud8😀"),
+    ],
+)
+def test_an_escape_that_json_does_not_have_stands_for_itself(written, text):
+    arguments = f'{{"input": "{written}"}}'
+    assert read([arguments]) == text
+    assert read(list(arguments)) == text
+
+
+def test_long_white_space_before_the_text_is_read_once():
+    # If each part had to be matched with all before it, this would take minutes.
+    blank = [" "] * 300_000
+    assert read([*blank, "{", *blank, '"input"', *blank, ":", *blank, '"x"}']) == "x"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "{}", "plain text", " \n", ' {"inputs": "x"}', '{"other": "x"}', '["input"]']
+)
 def test_other_arguments_are_the_input_themselves(arguments):
     assert read([arguments]) == arguments
 

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from app.http.codec import encode
 from domain.choices import join_deltas
 from domain.errors import BackendTimeoutError, InternalError
-from domain.openai.responses.conversation import seal
 from domain.openai.responses.presenter import ResponsePresenter
 from domain.openai.responses.response import begin_response
+from domain.openai.responses.sealing import seal, unseal
 from domain.openai.responses.tools import callable_tools, read_tools
 from domain.results import (
     FinishReason,
@@ -36,13 +36,14 @@ USAGE = GenerationUsage(prompt_tokens=3, completion_tokens=5, reasoning_tokens=2
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
-def presenter(**fields: Any) -> ResponsePresenter:
+def presenter(*, is_compaction: bool = False, **fields: Any) -> ResponsePresenter:
     request = body(**fields)
     tools = read_tools(request.tools or [], decode, refuse)
     response = begin_response(
         request, list(tools.values()), response_id="resp_1", model="m", is_stored=request.is_stored
     )
-    return ResponsePresenter(response, request, callable_tools(tools, request.tool_choice))
+    callables = callable_tools(tools, request.tool_choice)
+    return ResponsePresenter(response, request, callables, is_compaction=is_compaction)
 
 
 def delta(text: str = "", **more: Any) -> GenerationDelta:
@@ -220,15 +221,87 @@ def test_log_probabilities_are_shown_on_request():
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == expected
 
 
-def test_a_failed_response_keeps_what_it_has():
+@pytest.mark.parametrize("blank", ["\n", " \n\n"])
+def test_white_space_around_calls_is_no_message(blank):
+    first, second = call(0, "{}", id="c0", name="f"), call(1, "{}", id="c1", name="f")
+    deltas = [delta(blank), first, delta(blank), second, delta(blank), STOP]
+    for output in (streamed(deltas, tools=[FUNCTION])[-1]["response"]["output"], whole(deltas)["output"]):
+        assert [item["type"] for item in output] == ["function_call", "function_call"]
+
+
+def test_white_space_before_a_call_is_no_part_of_a_later_text():
+    deltas = [delta("\n"), call(0, "{}", id="c0", name="f"), delta("x"), STOP]
+    _, message = streamed(deltas, tools=[FUNCTION])[-1]["response"]["output"]
+    assert message["content"][0]["text"] == "x"
+
+
+def test_white_space_before_a_text_is_part_of_it():
+    token, word = TokenLogprob("\n", -0.5, []), TokenLogprob("x", -0.25, [])
+    deltas = [delta(reasoning="r"), delta("\n", logprobs=[token]), delta("x", logprobs=[word]), STOP]
+    events = streamed(deltas, include=["message.output_text.logprobs"])
+    _, message = events[-1]["response"]["output"]
+    assert message["content"][0]["text"] == "\nx"
+    assert [one["token"] for one in message["content"][0]["logprobs"]] == ["\n", "x"]
+
+
+@pytest.mark.parametrize("before", [[], [delta(reasoning="r")]])
+def test_an_answer_of_white_space_alone_keeps_it(before):
+    message = streamed([*before, delta(" "), delta("\n"), STOP])[-1]["response"]["output"][-1]
+    assert message["content"][0]["text"] == " \n"
+
+
+def test_tokens_without_text_after_a_call_are_no_message():
+    token = TokenLogprob("", -0.5, [])
+    deltas = [call(0, "{}", id="c0", name="f"), delta(logprobs=[token]), STOP]
+    output = streamed(deltas, tools=[FUNCTION], include=["message.output_text.logprobs"])[-1]["response"]["output"]
+    assert [item["type"] for item in output] == ["function_call"]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "summary"),
+    [
+        ([delta(reasoning="We "), delta(reasoning="met."), STOP], "We met."),
+        ([delta(reasoning="We met."), delta("\n"), STOP], "We met."),
+        ([delta(reasoning="Hm."), delta("We met."), STOP], "We met."),
+    ],
+)
+def test_a_summary_is_the_text_or_else_the_reasoning(deltas, summary):
+    shown = presenter(is_compaction=True)
+    for each in deltas:
+        shown.chunks(each)
+    shown.end_output()
+    (item,) = json.loads(encode(shown.response))["output"]
+    assert (item["type"], unseal(item["encrypted_content"])) == ("compaction", summary)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_response_that_breaks_off_keeps_what_it_has_and_ends_its_last_item(end):
     shown = presenter()
-    shown.chunks(delta("He"))
-    shown.fail(BackendTimeoutError("It took too long."))
-    (event,) = shown.last_chunks()
-    response = json.loads(encode(event))["response"]
-    EVENTS.validate_python(json.loads(encode(event)))
-    assert (response["status"], response["output"][0]["status"]) == ("failed", "incomplete")
-    assert response["error"] == {"code": "server_error", "message": "It took too long."}
+    events = [*shown.first_chunks(), *shown.chunks(delta("He"))]
+    if end == "failed":
+        shown.fail(BackendTimeoutError("It took too long."))
+        events += shown.fail(BackendTimeoutError("It took too long."))
+    else:
+        events += shown.cancel()
+    decoded = [json.loads(encode(event)) for event in [*events, *shown.last_chunks()]]
+    assert [event["sequence_number"] for event in decoded] == list(range(len(decoded)))
+    assert names(decoded)[4:] == [
+        "output_text.delta", "output_text.done", "content_part.done", "output_item.done", end,
+    ]  # fmt: skip
+    response = decoded[-1]["response"]
+    assert (response["status"], response["output"][0]["status"]) == (end, "incomplete")
+    assert response["output"] == [decoded[-2]["item"]]
+    error = {"code": "server_error", "message": "It took too long."}
+    assert response["error"] == (error if end == "failed" else None)
+
+
+def test_only_a_completed_response_has_a_time_of_completion():
+    assert whole([delta("x"), STOP])["completed_at"] is not None
+    assert whole([delta("x"), delta(finish_reason=FinishReason.LENGTH)])["completed_at"] is None
+    failed, cancelled = presenter(), presenter()
+    failed.fail(BackendTimeoutError("It took too long."))
+    cancelled.cancel()
+    assert (failed.response.completed_at, cancelled.response.completed_at) == (None, None)
 
 
 def test_a_broken_stream_ends_with_an_error():
@@ -275,7 +348,7 @@ def test_the_request_is_shown_in_the_response():
 
 
 PARTS = st.one_of(
-    st.builds(delta, st.text("ab", min_size=1, max_size=3)),
+    st.builds(delta, st.text("ab \n", min_size=1, max_size=3)),
     st.builds(lambda text: delta(reasoning=text), st.text("r", min_size=1, max_size=2)),
 )
 

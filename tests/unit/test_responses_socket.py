@@ -190,7 +190,11 @@ async def test_a_bad_message_is_refused_and_the_connection_goes_on(socket, messa
 
 async def test_a_failure_in_mid_stream_fails_the_response(served, socket):
     served.api.script = [delta("Hel"), BackendTimeoutError("It took too long.")]
-    failed = await answer(socket)
+    await create(socket)
+    found = await events(socket)
+    failed = found[-1]
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    assert found[-2]["type"] == "response.output_item.done"
     assert (failed["type"], failed["response"]["error"]["message"]) == ("response.failed", "It took too long.")
 
 

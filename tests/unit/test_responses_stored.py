@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from domain.conversation import AssistantMessage, Conversation, UserMessage
@@ -49,6 +50,12 @@ def messages(api: ResponsesApi) -> list[Any]:
     prompt = api.seen.prompt
     assert isinstance(prompt, Conversation)
     return prompt.messages
+
+
+def data_of(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream, of which OpenAI's SDK does not have one: `response.cancelled`."""
+    lines = answer.text.split("\n")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
 
 async def retrieved(api: ResponsesApi, response_id: str) -> dict[str, Any]:
@@ -224,6 +231,38 @@ async def test_a_background_response_is_cancelled(api):
     assert (await retrieved(api, response["id"]))["status"] == "cancelled"
     again = response_of(await api.http.post(f"{RESPONSES}/{response['id']}/cancel"))
     assert again["status"] == "cancelled"
+
+
+async def test_the_events_of_a_failed_background_response_have_no_gap(api):
+    api.script = [delta("Hel"), BackendTimeoutError("It took too long.")]
+    events = events_of(await api.respond(background=True, stream=True))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"].removeprefix("response.") for event in events[-2:]] == ["output_item.done", "failed"]
+
+
+async def test_the_events_of_a_cancelled_background_response_have_no_gap(api, monkeypatch):
+    monkeypatch.setattr("app.responses.background.FLUSH_INTERVAL_S", 0.0)
+    never = asyncio.Event()
+    generated = asyncio.Event()
+
+    async def generate(_request: Any, *, streams: bool) -> AsyncGenerator[Any, None]:
+        assert streams
+        yield delta("Hel")
+        generated.set()
+        await never.wait()
+
+    monkeypatch.setattr(api.writer, "_generate", generate)
+    response = response_of(await api.respond(background=True))
+    await asyncio.wait_for(generated.wait(), 10)
+    path = f"{RESPONSES}/{response['id']}"
+    cancelled = response_of(await api.http.post(f"{path}/cancel"))
+    assert text_of(cancelled) == "Hel"
+    events = data_of(await api.http.get(f"{path}?stream=true"))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"].removeprefix("response.") for event in events[-3:]] == [
+        "content_part.done", "output_item.done", "cancelled",
+    ]  # fmt: skip
+    assert data_of(await api.http.get(f"{path}?stream=true&starting_after=6")) == events[7:]
 
 
 async def test_only_background_responses_are_cancelled(api):

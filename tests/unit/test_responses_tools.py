@@ -114,6 +114,11 @@ def test_tools_of_openai_are_passed_over():
         ([{"type": "function", "name": "a b"}], None, "tools[0]"),
         ([F | {"parameters": {"type": "array"}}], None, "tools[0].parameters"),
         ([], "required", "tool_choice"),
+        (
+            [F],
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]},
+            "tool_choice",
+        ),
         ([F], {"type": "function", "name": "g"}, "tool_choice"),
         ([F], {"type": "custom", "name": "f"}, "tool_choice"),
         (

@@ -14,9 +14,10 @@ from domain.openai.chat import NOT_SUPPORTED, check_template_arguments
 from domain.openai.common import TextMap
 from domain.openai.field import describe
 from domain.openai.nesting import check_json
+from domain.openai.responses.conversation import check_duplicate_calls
 from domain.openai.responses.items import DecodePart, IgnorePart, MessageItem, read_items
 from domain.openai.responses.tools import CallableTools, Choice, ClientTool, callable_tools, read_tools
-from domain.openai.sampling import Bias, Penalty, SharedSamplingFields, TokenCount
+from domain.openai.sampling import Bias, Penalty, Seed, SharedSamplingFields, TokenCount
 from domain.requests import GenerationRequest
 from domain.sampling import StructuredOutputs
 
@@ -130,10 +131,7 @@ class InputFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknow
     presence_penalty: Annotated[Penalty | None, describe("Penalizes tokens that already appear.", vllm=True)] = (
         None
     )
-    seed: Annotated[
-        Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
-        describe("Makes sampling reproducible.", vllm=True),
-    ] = None
+    seed: Annotated[Seed | None, describe("Makes sampling reproducible.", vllm=True)] = None
     stop: Annotated[str | list[str] | None, describe("At most 4 sequences that end the text.", vllm=True)] = None
 
     @property
@@ -155,7 +153,10 @@ class InputFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknow
             return []
         if isinstance(self.input, str):
             return [MessageItem(role="user", content=self.input)]
-        return read_items(self.input, decode, ignore)
+        items = read_items(self.input, decode, ignore)
+        # A client may send items again that are stored, so only those of the request are compared.
+        check_duplicate_calls(items)
+        return items
 
     def to_conversation(self, messages: list[Message], tools: CallableTools) -> Conversation:
         """The conversation that the model continues.

@@ -3,8 +3,6 @@
 An assistant message of a chat template holds reasoning, text and calls together; as items they follow one another.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -21,6 +19,7 @@ from domain.conversation import (
 )
 from domain.errors import InvalidRequestError
 from domain.openai.responses.items import (
+    AnyItem,
     CompactionItem,
     CustomToolCallItem,
     CustomToolCallOutputItem,
@@ -31,29 +30,15 @@ from domain.openai.responses.items import (
     ResponseItem,
     text_of,
 )
+from domain.openai.responses.sealing import unseal
 from domain.openai.responses.tools import INPUT
 
 Call = FunctionCallItem | CustomToolCallItem
 CallOutput = FunctionCallOutputItem | CustomToolCallOutputItem
 
-SEALED = "memoria-1:"
-"""Begins the `encrypted_content` of items that this service has made."""
 SUMMARY = "Summary of the conversation so far:\n\n"
-
-
-def seal(text: str) -> str:
-    """Text as `encrypted_content`, which a client sends back. It is encoded, not secret: the client has it."""
-    return SEALED + base64.b64encode(text.encode()).decode()
-
-
-def unseal(content: str) -> str | None:
-    """The text in `encrypted_content`, or None if another service has made it."""
-    if not content.startswith(SEALED):
-        return None
-    try:
-        return base64.b64decode(content[len(SEALED) :], validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return None
+MAX_SHOWN_ID = 100
+"""Characters of a call's id in an error message."""
 
 
 def to_messages(items: Sequence[ResponseItem], instructions: str | None = None) -> list[Message]:
@@ -86,16 +71,47 @@ def check_calls(items: Iterable[ResponseItem]) -> None:
         elif isinstance(item, CallOutput):
             if item.call_id not in unanswered and item.call_id not in answered:
                 raise InvalidRequestError(
-                    f"No tool call found for the tool output with call_id {item.call_id}. An output follows its "
-                    "call, in 'input' or in the response that 'previous_response_id' names.",
+                    f"No tool call found for the tool output with call_id {_shown(item.call_id)}. An output "
+                    "follows its call, in 'input' or in the response that 'previous_response_id' names.",
                     param="input",
                 )
             unanswered.pop(item.call_id, None)
             answered.add(item.call_id)
     for call_id, kind in unanswered.items():
         raise InvalidRequestError(
-            f"No tool output found for {kind} call {call_id}. Send an item with the call's output.", param="input"
+            f"No tool output found for {kind} call {_shown(call_id)}. Send an item with the call's output.",
+            param="input",
         )
+
+
+def check_duplicate_calls(items: Iterable[AnyItem]) -> None:
+    """Raise InvalidRequestError for a call id that two open calls of a request share, or a second output.
+
+    Some models number the calls of each answer from 0, so an id may return once its call is answered.
+    """
+    unanswered: set[str] = set()
+    answered: set[str] = set()
+    for item in items:
+        if isinstance(item, Call):
+            if item.call_id in unanswered:
+                raise _duplicate(f"Two tool calls have the call_id {_shown(item.call_id)}.")
+            unanswered.add(item.call_id)
+            answered.discard(item.call_id)
+        elif isinstance(item, CallOutput):
+            if item.call_id in answered:
+                raise _duplicate(f"Two tool outputs have the call_id {_shown(item.call_id)}.")
+            unanswered.discard(item.call_id)
+            answered.add(item.call_id)
+
+
+def _duplicate(problem: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{problem} Send each call once in 'input', and one output for it.", param="input", code="invalid_value"
+    )
+
+
+def _shown(call_id: str) -> str:
+    return call_id[:MAX_SHOWN_ID]
 
 
 class _MessageBuilder:
@@ -108,16 +124,17 @@ class _MessageBuilder:
         self._calls: list[ToolCall] = []
 
     def add(self, item: ResponseItem) -> None:
-        """Add the next item."""
+        """Add the next item.
+
+        What follows a call without an output belongs to the call's message: outputs have to follow that message.
+        """
         if isinstance(item, ReasoningItem):
-            if self._text or self._calls:
+            if self._text and not self._calls:
                 self.end_assistant()
             self._reasoning.append(_reasoning_text(item))
         elif isinstance(item, Call):
             self._calls.append(_tool_call(item))
         elif isinstance(item, MessageItem) and item.role == "assistant":
-            if self._calls:
-                self.end_assistant()
             self._text.append(text_of(item.content))
         else:
             self.end_assistant()

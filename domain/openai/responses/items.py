@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from domain.errors import InvalidRequestError
+from domain.openai.responses.sealing import unseal
 from domain.random_id import random_hex
 from domain.state import Item
 
@@ -216,6 +217,9 @@ class _Kind(msgspec.Struct):
     id: Any = None
 
 
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for malformed JSON. Its ValidationError, for a wrong type, is a DecodeError too."""
+
 _kind_decoder = msgspec.json.Decoder(_Kind)
 _encode = msgspec.json.Encoder().encode
 
@@ -245,12 +249,37 @@ def read_items(
         name = _type_name(raw, path)
         kind = ITEM_TYPES.get(name)
         if kind is None:
+            check_ignored(raw)
             ignore(path, name)
             continue
         item: AnyItem = decode(raw, kind, path)
         _check_parts(item, path)
+        if isinstance(item, CompactionItem) and unseal(item.encrypted_content) is None:
+            raise InvalidRequestError(
+                f"'{path}.encrypted_content' can't be read: only compactions that this service has made can. Send "
+                "the conversation itself, or a summary of it as a message.",
+                param=f"{path}.encrypted_content",
+                code="invalid_encrypted_content",
+            )
         items.append(item)
     return items
+
+
+def check_ignored(raw: bytes) -> None:
+    """Refuse malformed JSON in a part that nothing decodes: msgspec passes over it without checking its strings.
+
+    Raises:
+        InvalidRequestError: the part is not JSON.
+    """
+    try:
+        msgspec.json.decode(raw)
+    except MALFORMED as error:
+        raise malformed_json(error) from None
+
+
+def malformed_json(error: Exception) -> InvalidRequestError:
+    """The refusal of a body that is not JSON, in the words of the decoder of whole bodies."""
+    return InvalidRequestError(f"We could not parse the JSON body of your request: {error}.")
 
 
 def _type_name(raw: bytes, path: str) -> str:
@@ -260,6 +289,8 @@ def _type_name(raw: bytes, path: str) -> str:
         raise InvalidRequestError(
             f"Invalid '{path}': expected an object.", param=path, code="invalid_type"
         ) from None
+    except MALFORMED as error:
+        raise malformed_json(error) from None
     if isinstance(kind.type, str):
         return kind.type
     if kind.type is not None:

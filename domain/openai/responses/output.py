@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import msgspec
 
 from domain.openai.chat_response import ChatTokenLogprob, chat_logprobs
-from domain.openai.responses.conversation import seal
 from domain.openai.responses.custom_input import CustomInput
 from domain.openai.responses.events import (
     ArgumentsDone,
@@ -39,6 +38,7 @@ from domain.openai.responses.items import (
     SummaryText,
     new_item_id,
 )
+from domain.openai.responses.sealing import seal
 from domain.results import TokenLogprob
 
 

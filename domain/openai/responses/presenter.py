@@ -73,6 +73,14 @@ class ResponsePresenter:
         self._is_sealed = body.has_encrypted_reasoning
         self._is_single_call = body.parallel_tool_calls is False
         self._open: Open | None = None
+        self._held: list[GenerationDelta] = []
+        """White space, and tokens without text, that belong to a message only if its text goes on."""
+        self._has_answer = False
+        """Whether there is an item besides reasoning."""
+        self._summary_reasoning: list[str] = []
+        """Reasoning about a summary, which is its text if no other comes."""
+        self._last_events: list[Event] | None = None
+        """The events of the last item, once the response has failed or was cancelled."""
         self._call_index = -1
         self._output: list[msgspec.Raw] = []
         self._finish_reason: FinishReason | None = None
@@ -94,7 +102,9 @@ class ResponsePresenter:
             self._generation_usage = event
             return []
         events: list[Event] = []
-        if event.reasoning and not self._is_compaction:
+        if event.reasoning and self._is_compaction:
+            self._summary_reasoning.append(event.reasoning)
+        elif event.reasoning:
             events += self._reasoning(event)
         if event.text or event.logprobs:
             events += self._text(event)
@@ -108,9 +118,8 @@ class ResponsePresenter:
         """End the output: the events of its last item, without the one that ends the response."""
         status: Status = "incomplete" if self._finish_reason is FinishReason.LENGTH else "completed"
         events: list[Event] = []
-        if self._open is None and not self._output:
-            # A client expects a message, even an empty one.
-            events += self._begin(self._new_message())
+        if not self._has_answer:
+            events += self._blank_answer()
         events += self._end_open(status)
         changes: dict[str, object] = {
             "output": self._output,
@@ -125,17 +134,24 @@ class ResponsePresenter:
         """End a response that was only to be prepared."""
         self.response = self.response.ended(ResponseStatus.COMPLETED, usage=response_usage(NO_USAGE))
 
-    def fail(self, error: InferenceError) -> None:
-        """End the response as failed; the output that it has so far stays."""
-        self._end_open("incomplete")
-        self.response = self.response.ended(
-            ResponseStatus.FAILED, output=self._output, error=response_error(error)
-        )
+    def fail(self, error: InferenceError) -> list[Event]:
+        """End the response as failed; the output that it has so far stays.
 
-    def cancel(self) -> None:
-        """End the response as cancelled."""
-        self._end_open("incomplete")
-        self.response = self.response.ended(ResponseStatus.CANCELLED, output=self._output)
+        Returns:
+            The events of its last item, to be sent before those that end the stream. They have the next sequence
+            numbers, so a second call returns the same ones.
+        """
+        return self._break_off(ResponseStatus.FAILED, error=response_error(error))
+
+    def cancel(self) -> list[Event]:
+        """End the response as cancelled. See `fail` for what it returns."""
+        return self._break_off(ResponseStatus.CANCELLED)
+
+    def _break_off(self, status: ResponseStatus, **changes: object) -> list[Event]:
+        if self._last_events is None:
+            self._last_events = [*self._end_open("incomplete")]
+            self.response = self.response.ended(status, output=self._output, **changes)
+        return self._last_events
 
     def last_chunks(self) -> list[Event]:
         """The event that ends the response: `completed`, `incomplete`, `failed` or `cancelled`."""
@@ -169,11 +185,35 @@ class ResponsePresenter:
 
     def _text(self, delta: GenerationDelta) -> list[Event]:
         if self._tools.grammar is not None:
-            return self._grammar_input(delta.text)
+            return self._grammar_input(delta.text) if delta.text else []
         if isinstance(self._open, OpenMessage | OpenCompaction):
             return self._open.add(delta.text, delta.logprobs)
+        self._held.append(delta)
+        if not delta.text or delta.text.isspace():
+            # Models separate reasoning and calls by line breaks, which are no messages.
+            return []
+        return self._begin_message(self._take_held())
+
+    def _take_held(self) -> GenerationDelta:
+        text = "".join(delta.text for delta in self._held)
+        logprobs = [token for delta in self._held for token in delta.logprobs or ()]
+        self._held = []
+        return GenerationDelta(index=0, text=text, logprobs=logprobs)
+
+    def _begin_message(self, delta: GenerationDelta) -> list[Event]:
         item = self._new_message()
-        return [*self._replace(item), *item.add(delta.text, delta.logprobs)]
+        events = self._replace(item)
+        if delta.text or delta.logprobs:
+            events += item.add(delta.text, delta.logprobs)
+        return events
+
+    def _blank_answer(self) -> list[Event]:
+        """The message of an answer without text other than white space, and without calls."""
+        held = self._take_held()
+        if self._summary_reasoning:
+            held = GenerationDelta(index=0, text="".join(self._summary_reasoning))
+        # A client expects a message, even an empty one, unless there is reasoning.
+        return self._begin_message(held) if held.text or self._open is None else []
 
     def _grammar_input(self, text: str) -> list[Event]:
         """The whole answer is the input of the one custom tool."""
@@ -195,6 +235,7 @@ class ResponsePresenter:
         kind = OpenCustomCall if name in self._tools.custom else OpenFunctionCall
         item = kind(self._numbers, self._next_index(), call_id=call_id, name=name)
         self._call_index = call.index
+        self._held = []
         return [*self._replace(item), *item.add(call.arguments)]
 
     def _new_message(self) -> OpenMessage | OpenCompaction:
@@ -210,6 +251,7 @@ class ResponsePresenter:
 
     def _begin(self, item: Open) -> Sequence[Event]:
         self._open = item
+        self._has_answer = self._has_answer or not isinstance(item, OpenReasoning)
         return item.start()
 
     def _end_open(self, status: Status) -> Sequence[Event]:

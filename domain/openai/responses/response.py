@@ -114,8 +114,9 @@ class Response(msgspec.Struct, kw_only=True):
     user: str | None
 
     def ended(self, status: ResponseStatus, **changes: Any) -> "Response":
-        """A copy that has ended."""
-        return msgspec.structs.replace(self, status=status, completed_at=int(time.time()), **changes)
+        """A copy that has ended. Only a completed one has the time at which it was completed."""
+        completed_at = int(time.time()) if status is ResponseStatus.COMPLETED else None
+        return msgspec.structs.replace(self, status=status, completed_at=completed_at, **changes)
 
 
 def new_response_id() -> str:

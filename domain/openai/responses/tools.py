@@ -13,7 +13,7 @@ import msgspec
 from domain.conversation import FORCED, Function, ToolChoice, ToolName
 from domain.errors import InvalidRequestError
 from domain.openai.nesting import check_json
-from domain.openai.responses.items import DecodePart, IgnorePart
+from domain.openai.responses.items import MALFORMED, DecodePart, IgnorePart, check_ignored, malformed_json
 from domain.sampling import StructuredOutputs
 
 MAX_TOOLS = 128
@@ -129,6 +129,8 @@ def read_tools(raws: Sequence[bytes], decode: DecodePart, ignore: IgnorePart) ->
             raise InvalidRequestError(
                 f"Invalid '{path}': expected an object.", param=path, code="invalid_type"
             ) from None
+        except MALFORMED as error:
+            raise malformed_json(error) from None
         kind = TOOL_TYPES.get(name) if isinstance(name, str) else None
         if kind is not None:
             tool = tools[position] = decode(raw, kind, path)
@@ -140,6 +142,7 @@ def read_tools(raws: Sequence[bytes], decode: DecodePart, ignore: IgnorePart) ->
                 )
             names.add(tool.name)
         elif isinstance(name, str):
+            check_ignored(raw)
             ignore(path, name)
         else:
             raise InvalidRequestError(
@@ -187,16 +190,22 @@ def _chosen(
         names = {name for tool in choice.tools if isinstance(name := tool.get("name"), str)}
         for name in names:
             _check_known(name, tools, FunctionTool, CustomTool)
-        return (ToolChoice(choice.mode) if names else ToolChoice.NONE), None, names
+        if not names:
+            return _without_tools(choice.mode), None, names
+        return ToolChoice(choice.mode), None, names
     if not tools:
-        if choice == "required":
-            raise InvalidRequestError(
-                "'tool_choice' is 'required', but 'tools' has no function and no custom tool.",
-                param="tool_choice",
-                code="invalid_value",
-            )
-        return ToolChoice.NONE, None, None
+        return _without_tools(choice), None, None
     return ToolChoice(choice or "auto"), None, None
+
+
+def _without_tools(mode: str | None) -> ToolChoice:
+    if mode == "required":
+        raise InvalidRequestError(
+            "'tool_choice' is 'required', but it leaves no function and no custom tool of 'tools'.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    return ToolChoice.NONE
 
 
 def _check_known(name: str, tools: Mapping[int, ClientTool], *kinds: type[ClientTool]) -> None:

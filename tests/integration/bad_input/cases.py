@@ -45,6 +45,12 @@ BLOCKS = [
     },
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "a fox"}]},
 ]
+ITEMS = [
+    {"role": "user", "content": [{"type": "input_text", "text": "Look."}]},
+    {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": '{"at": "x"}'},
+    {"type": "function_call_output", "call_id": "call_1", "output": "a fox"},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+]
 VALID: list[tuple[str, dict[str, Any]]] = [
     (
         "/v1/chat/completions",
@@ -103,6 +109,13 @@ VALID: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("/v1/messages/count_tokens", {"model": "tiny-gen", "messages": BLOCKS, "tools": [CUSTOM_TOOL]}),
+    (
+        "/v1/responses/input_tokens",
+        {
+            "model": "tiny-gen", "input": ITEMS, "instructions": "Be brief.", "tool_choice": "auto",
+            "tools": [{"type": "function", **TOOL["function"]}, {"type": "web_search", "size": "low"}],
+        },
+    ),
 ]  # fmt: skip
 POSTS = sorted({path for path, _ in VALID})
 

@@ -26,6 +26,8 @@ RAW = {
     "half an object": b'{"model": "tiny-gen", "prompt": "x',
     "half a name": b'{"mod',
     "half an escape": b'{"model": "\\u00',
+    "a byte in an item": b'{"model": "tiny-gen", "input": [{"type": "\xff"}]}',
+    "a byte in a tool": b'{"model": "tiny-gen", "input": "x", "tools": [{"type": "\xff"}]}',
     "a comma too many": b'{"model": "tiny-gen",}',
     "single quotes": b"{'model': 'tiny-gen'}",
     "a comment": b'{"model": "tiny-gen" /* x */}',
