@@ -8,7 +8,7 @@ import msgspec
 from app.responses.field_names import response_field_names
 from app.responses.history import History, stored_items
 from app.responses.summary import summarizing
-from app.responses.truncation import fitting, prompt_limit
+from app.responses.truncation import fitting, prompt_limit, token_counter
 from domain.catalog import ServedModel
 from domain.conversation import Conversation
 from domain.openai.responses.body import InputFields, ResponseBody
@@ -24,7 +24,7 @@ from domain.openai.responses.presenter import ResponsePresenter
 from domain.openai.responses.response import begin_response, new_response_id
 from domain.openai.responses.tools import CallableTools, ClientTool
 from domain.port import RequestContext
-from domain.requests import GenerationRequest, TokenizeRequest
+from domain.requests import GenerationRequest
 from domain.state import Item, ResponseStatus, StoredResponse
 
 
@@ -135,15 +135,10 @@ async def read_prompt(
     def build(kept: Sequence[ResponseItem]) -> Conversation:
         return body.to_conversation(to_messages(kept, body.instructions), callable_)
 
-    async def count(conversation: Conversation) -> int:
-        with response_field_names():
-            counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)
-        return len(counted.token_ids)
-
     card = model.backend.card
     if body.truncation == "auto" and card is not None and card.max_model_len is not None:
         limit = prompt_limit(card.max_model_len, max_output_tokens)
-        conversation = await fitting(items, build, count, max_tokens=limit)
+        conversation = await fitting(items, build, token_counter(model, context), max_tokens=limit)
     else:
         conversation = build(items)
     return Prompt(

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from app.responses.truncation import fitting, prompt_limit
+from app.responses.truncation import fitting, prompt_limit, token_counter
 from domain.catalog import ServedModel
 from domain.conversation import Conversation, Message, UserMessage
 from domain.openai.responses.body import InputFields
 from domain.openai.responses.conversation import to_messages
 from domain.openai.responses.items import ResponseItem
 from domain.port import RequestContext
-from domain.requests import GenerationRequest, TokenizeRequest
+from domain.requests import GenerationRequest
 
 REQUEST = (
     "Summarize the conversation so far for an assistant that will continue it without having seen it. Keep the "
@@ -35,10 +35,6 @@ async def summarizing(
         # Reasoning would use up the summary's tokens.
         return Conversation(messages=messages, reasoning_effort="none")
 
-    async def count(conversation: Conversation) -> int:
-        counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)
-        return len(counted.token_ids)
-
     card = model.backend.card
     max_model_len = card.max_model_len if card is not None else None
     if max_model_len is None:
@@ -46,7 +42,7 @@ async def summarizing(
     else:
         summary_tokens = min(MAX_SUMMARY_TOKENS, max_model_len // 4)
         limit = prompt_limit(max_model_len, summary_tokens)
-        conversation = await fitting(items, build, count, max_tokens=limit)
+        conversation = await fitting(items, build, token_counter(model, context), max_tokens=limit)
     return GenerationRequest(
         prompt=conversation, sampling=body.to_sampling(max_tokens=summary_tokens, logprobs=None)
     )

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from app.responses.field_names import response_field_names
+from domain.catalog import ServedModel
 from domain.conversation import Conversation
 from domain.openai.responses.items import (
     CustomToolCallItem,
@@ -11,9 +13,22 @@ from domain.openai.responses.items import (
     MessageItem,
     ResponseItem,
 )
+from domain.port import RequestContext
+from domain.requests import TokenizeRequest
 
 DEFAULT_ANSWER_TOKENS = 256
 """Tokens that are left for an answer without a limit, if the context is at least four times as long."""
+
+
+def token_counter(model: ServedModel, context: RequestContext) -> Callable[[Conversation], Awaitable[int]]:
+    """A function that counts the tokens of a conversation, as the model's chat template renders it."""
+
+    async def count(conversation: Conversation) -> int:
+        with response_field_names():
+            counted = await model.backend.call(TokenizeRequest(prompt=conversation), context)
+        return len(counted.token_ids)
+
+    return count
 
 
 async def fitting(

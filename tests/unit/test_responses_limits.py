@@ -30,7 +30,7 @@ async def test_more_than_the_context_is_refused_at_once(api, way):
     assert api.writer.seen == []
 
 
-@pytest.mark.parametrize("path", [f"{RESPONSES}/input_tokens", RESPONSES])
+@pytest.mark.parametrize("path", [f"{RESPONSES}/input_tokens", f"{RESPONSES}/compact", RESPONSES])
 async def test_a_conversation_that_can_not_be_counted_names_the_input(api, path, monkeypatch):
     async def refuse(_request: TokenizeRequest) -> Tokenization:
         raise InvalidRequestError("The template rejects it.", param="messages")
