@@ -255,7 +255,7 @@ def test_a_missing_parameter_is_named(http: httpx.Client) -> None:
 
 def test_every_failure_is_an_api_error_of_the_sdk(client: OpenAI) -> None:
     with pytest.raises(APIError) as caught:
-        client.responses.create(model=GENERATE, input="x")
+        client.moderations.create(model=GENERATE, input="x")
     assert caught.value.code == "unknown_url"
 
 
