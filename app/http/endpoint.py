@@ -54,6 +54,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The type that its request body is decoded into."""
     body_origin: Literal["OpenAI", "vLLM", "Anthropic"] = "OpenAI"
     """Whose API defines the body's fields, where a field itself does not say otherwise."""
+    body_note: str = ""
+    """Text above the table of the body's fields in API.md (Markdown)."""
     is_streamed: bool = False
     """Whether the answer may be a stream of server-sent events."""
     errors: tuple[int, ...] = ()

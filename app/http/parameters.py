@@ -3,6 +3,7 @@
 `python -m app.http.parameters` prints them, and tests compare the page with them.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from app.http.endpoints import ENDPOINTS
 from domain.openai.field import EFFECT, FROM_VLLM
 
 IN_WORDS = {"honored": "honored", "none": "accepted, without effect", "refused": "refused (400)"}
+NOTE_WIDTH = 120
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -44,7 +46,7 @@ def endpoint_table(endpoints: Sequence[Endpoint]) -> str:
 def parameter_tables(endpoints: Sequence[Endpoint]) -> str:
     """The Markdown tables of all request bodies, each under its endpoint."""
     return "\n".join(
-        f"### {_name(endpoint)}\n\n{_parameter_table(endpoint.body, endpoint.body_origin)}"
+        f"### {_name(endpoint)}\n\n{_note(endpoint)}{_parameter_table(endpoint.body, endpoint.body_origin)}"
         for endpoint in endpoints
         if endpoint.body is not None
     )
@@ -57,6 +59,10 @@ def _parameter_table(body: type[msgspec.Struct], origin: str) -> str:
         source = "vLLM" if field.is_vllms else origin
         rows.append(f"| {name} | {source} | {IN_WORDS[field.effect]} | {field.about} |")
     return "\n".join(rows) + "\n"
+
+
+def _note(endpoint: Endpoint) -> str:
+    return f"{textwrap.fill(endpoint.body_note, NOTE_WIDTH)}\n\n" if endpoint.body_note else ""
 
 
 def _name(endpoint: Endpoint) -> str:

@@ -12,7 +12,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def read_query(request: AnyRequest, query_type: type[T]) -> T:
-    """The query's parameters; those that the type does not know are ignored.
+    """The query's parameters; those that the type does not declare are ignored.
 
     Raises:
         InvalidRequestError: a value is invalid.

@@ -86,6 +86,9 @@ RESPONSES_ENDPOINTS = (
         TokenCount,
         summary="Count input tokens",
         about="the number of tokens of a response's input",
+        body_note="Only the fields that make up the prompt matter here: `model`, `input`, `instructions`, "
+        "`previous_response_id`, `conversation`, `tools`, `tool_choice`, `parallel_tool_calls`, "
+        "`reasoning.effort`, `chat_template_kwargs` and `truncation`. The others are accepted and ignored.",
     ),
     inference(
         "/v1/responses/compact",
@@ -93,7 +96,9 @@ RESPONSES_ENDPOINTS = (
         CompactBody,
         Compaction,
         summary="Compact a conversation",
-        about="a conversation's latest messages of the user, and a summary of the rest",
+        about="the latest user messages and a summary of the conversation",
+        body_note="Only `model`, `input`, `instructions`, `previous_response_id`, `conversation` and the sampling "
+        "parameters matter here. The others are accepted and ignored.",
     ),
     stored(
         "POST",

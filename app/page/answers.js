@@ -1,6 +1,6 @@
 // Reads streamed answers of each endpoint. All yield parts in one form:
 //
-//   text, thought   what the answer and its reasoning go on with
+//   text, thought   next part of the answer or its reasoning
 //   usage           tokens that the model has read and written
 //   response        the id of the response, if the service has stored it, otherwise null
 

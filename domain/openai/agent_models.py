@@ -1,4 +1,4 @@
-"""What agents look for in the list of models, besides OpenAI's fields.
+"""Model list entries with the additional fields that agents read.
 
 Source: the catalog of Codex CLI 0.171 (`ModelInfo`), which ignores an entry that lacks one of its required fields,
 and Anthropic's `ModelInfo`, whose page fields Claude Code reads. OpenCode takes models that are owned by "vllm".

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives as long as the tests, as the service does once it serves."""
+    """Exclude objects that live for the whole run from garbage collection, as the service does once it serves."""
     gc.freeze()
 
 

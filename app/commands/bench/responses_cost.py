@@ -1,4 +1,4 @@
-"""What the Responses API costs: the same service asked the same through chat completions and through responses.
+"""Measures the overhead of the Responses API over chat completions.
 
 Tiny models, so that the front end weighs as much as it can. Responses are measured stored, as they are by default,
 and with `store` false.

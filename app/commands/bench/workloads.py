@@ -13,7 +13,7 @@ DISTINCT = 997
 """Different texts, so that neither prefixes nor vectors come from a cache; a prime, so that clients spread."""
 _COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 _LAST_EVENT = b"\nevent: response.incomplete\n"
-"""Of a response that is as long as it may be."""
+"""Ends a response that reached its token limit."""
 
 
 Api = Literal["completions", "chat", "responses", "stored responses"]
@@ -36,7 +36,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[int, ...] = ()
     """Ids of its processes, those of its engines included, where they run on this machine."""
     api: Api = "completions"
-    """Which API generation is asked through."""
+    """API used for generation."""
 
     def url(self, role: Role) -> str:
         """Where a role is served."""

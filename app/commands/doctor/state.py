@@ -29,7 +29,7 @@ def check_state(
         max_bytes: largest size of the database; 0 for no limit.
     """
     days = f"{max_age_days} {'day' if max_age_days == 1 else 'days'}"
-    age = f"for {days}" if max_age_days else "without a limit of age"
+    age = f"for {days}" if max_age_days else "with no age limit"
 
     stored = f"stored in {where}, {age}"
     if path is None:

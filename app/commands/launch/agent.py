@@ -1,4 +1,4 @@
-"""What `memoria launch` knows of an agent."""
+"""Describes how to configure an agent."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes an agent's configuration file: never without what is in it, and never without a copy of it."""
+"""Writes an agent's configuration file, preserving its content and keeping a backup."""
 
 import itertools
 import os

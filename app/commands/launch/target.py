@@ -1,4 +1,4 @@
-"""Finds the service that an agent shall use: its address, its model and the model's context length."""
+"""Finds the service to use: its address, its model and the model's context length."""
 
 import ipaddress
 import os
@@ -21,7 +21,7 @@ PREFIX = ROLES[Role.GENERATE].prefix
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """The service, as an agent needs to know it."""
+    """Connection details of the service."""
 
     url: str
     """Address without `/v1`."""

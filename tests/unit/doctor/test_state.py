@@ -36,10 +36,10 @@ def test_the_disk_has_to_have_space(tmp_path, free, used, max_bytes, verdict):
         assert "STATE_MAX_SIZE" in finding.advice
 
 
-def test_limits_are_said(tmp_path, free):
+def test_limits_are_reported(tmp_path, free):
     path = tmp_path / "state.sqlite3"
     assert check(path).found == f"stored in {path}, for 30 days, up to 1.0 GiB"
-    assert check(path, max_bytes=0, max_age_days=0).found == f"stored in {path}, without a limit of age"
+    assert check(path, max_bytes=0, max_age_days=0).found == f"stored in {path}, with no age limit"
 
 
 def test_a_server_has_its_own_disk():
