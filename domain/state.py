@@ -81,7 +81,7 @@ class StateStore(Protocol):
     """
 
     async def start(self) -> None:
-        """Open the database, migrate it, and begin to remove what is too old or too much.
+        """Open the database, migrate it, and begin to remove entries beyond the limits.
 
         Raises:
             ConfigurationError: the database can't be used; the message says why and names the setting.
@@ -126,7 +126,7 @@ class StateStore(Protocol):
         """Input and output of a response and all that it continues, oldest first.
 
         None if the response, or one that it continues, is missing or has not ended as completed or incomplete: an
-        output that breaks off is no basis for another one.
+        output that ends early is no basis for another one.
         """
         ...
 

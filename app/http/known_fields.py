@@ -1,4 +1,4 @@
-"""Finds the fields that a request type knows, at any depth of a body, and drops those that it does not know.
+"""Finds the fields that a request type declares, at any depth of a body, and drops all others.
 
 Lists that are marked as tolerant (`domain/tolerance.py`) also lose members of an unknown type.
 """

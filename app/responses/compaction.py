@@ -1,6 +1,6 @@
 """Replaces a long conversation by a summary of it (`POST /v1/responses/compact`).
 
-The model itself writes the summary. The latest messages of the user are kept as they are, as far as a quarter of
+The model itself writes the summary. The latest user messages are kept as they are, as far as a quarter of
 the context length allows, because a summary loses what they asked for.
 """
 
@@ -75,7 +75,7 @@ async def prepare_compaction(
 
 
 def _latest_user_messages(items: Sequence[ResponseItem], max_tokens: int) -> list[ResponseItem]:
-    """The latest messages of the user, oldest first, of about so many tokens together."""
+    """The latest user messages, oldest first, of about so many tokens together."""
     kept: list[ResponseItem] = []
     characters = max_tokens * CHARACTERS_PER_TOKEN
     for item in reversed(items):

@@ -100,7 +100,7 @@ class CountTokensBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     thinking: Annotated[
         Thinking | None,
         describe("`disabled` and `enabled` switch it off or on if the chat template can; `budget_tokens` is "
-                 "ignored. With `display: omitted` it is not returned. Default: what the model does."),
+                 "ignored. With `display: omitted` it is not returned. Default: the model's own."),
     ] = None  # fmt: skip
     tool_choice: Annotated[
         MessagesToolChoice | None,
@@ -178,7 +178,7 @@ class MessagesBody(CountTokensBody, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     thread: Annotated[
         Any,
-        describe("No conversation is kept: upon this error, Anthropic's SDKs send it whole.", effect="refused"),
+        describe("Not supported; Anthropic's SDKs then send the whole conversation.", effect="refused"),
     ] = None
     top_k: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None,

@@ -204,7 +204,7 @@ async def kill_service(stage: Stage) -> None:
 
 
 async def kill_while_storing(stage: Stage) -> None:
-    """kill -9 of the service while clients store responses: none that a client has seen is lost or half."""
+    """kill -9 of the service while clients store responses: none that a client has seen is lost or incomplete."""
     clients = StoringClients(stage.load.http, "tiny-gen")
     await asyncio.wait_for(clients.run(), 60)
     await kill_service(stage)

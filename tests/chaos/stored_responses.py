@@ -59,7 +59,7 @@ class StoringClients:
         await asyncio.gather(*self._tasks)
 
     async def mistakes(self) -> list[str]:
-        """What is lost or half of what they have seen, once a service is there again."""
+        """What is lost or incomplete of what they have seen, once a service is there again."""
         found = []
         for seen in self.seen:
             stored = await self._http.get(f"/v1/responses/{seen.id}")

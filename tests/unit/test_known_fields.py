@@ -79,7 +79,7 @@ def test_a_full_body_is_good_in_itself():
 
 
 @pytest.mark.parametrize("place", places(FULL), ids=str)
-def test_a_new_field_is_passed_over_wherever_it_is(place):
+def test_a_new_field_is_ignored_wherever_it_is(place):
     assert decoded(with_new(FULL, {place})) == decoded(FULL, allow_unknown=False)
 
 
@@ -205,7 +205,7 @@ async def test_the_setting_decides(api, lenient_api, path):
     assert error_of(strict)["param"] == NEW
 
 
-async def test_new_fields_inside_others_are_passed_over_too(lenient_api):
+async def test_new_fields_inside_others_are_ignored_too(lenient_api):
     part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
     response = await lenient_api.post(CHAT, messages=[{"role": "user", "content": [part], "id": "x"}])
     assert response.status_code == 200

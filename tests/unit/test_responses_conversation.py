@@ -81,7 +81,7 @@ def test_outputs_follow_the_message_of_their_calls(between):
     assert "And then" in (messages[0].content, messages[0].reasoning)
 
 
-def test_reasoning_of_another_service_is_passed_over():
+def test_reasoning_of_another_service_is_ignored():
     foreign = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
     (assistant,) = to_messages(items(foreign, {"role": "assistant", "content": "x"}))
     assert assistant == AssistantMessage(content="x")

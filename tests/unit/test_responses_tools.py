@@ -98,7 +98,7 @@ def test_forced_calls_follow_their_schema():
     assert [function.strict for function in tools(F, choice="required").functions] == [True]
 
 
-def test_tools_of_openai_are_passed_over():
+def test_tools_of_openai_are_ignored():
     ignored: list[str] = []
     assert [function.name for function in tools(SEARCH, F, ignored=ignored).functions] == ["f"]
     assert ignored == ["tools[0] web_search"]

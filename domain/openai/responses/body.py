@@ -1,7 +1,7 @@
 """Request schema of `POST /v1/responses`.
 
 Source: OpenAI's schema `CreateResponse`. Items and tools are decoded by `items.py` and `tools.py`, because their
-type decides what they may contain, and because those of unknown types can be passed over.
+type decides what they may contain, and because those of unknown types can be ignored.
 """
 
 from typing import Annotated, Any, Literal
@@ -113,7 +113,7 @@ class InputFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknow
     ] = None
     tools: Annotated[
         list[msgspec.Raw] | None,
-        describe("At most 128 functions and custom tools; tools that run at OpenAI are passed over."),
+        describe("At most 128 functions and custom tools; tools that run at OpenAI are ignored."),
     ] = None
     truncation: Annotated[
         Literal["auto", "disabled"] | None,
@@ -186,11 +186,11 @@ class InputFields(SharedSamplingFields, frozen=True, kw_only=True, forbid_unknow
 class ResponseBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of a request for a response."""
 
-    access_programs: Annotated[Any, describe("There are none here.", effect="none")] = None
-    background: Annotated[bool | None, describe("Answer at once, and go on when the client has left.")] = None
+    access_programs: Annotated[Any, describe("Accepted and ignored.", effect="none")] = None
+    background: Annotated[bool | None, describe("Return at once, and generate in the background.")] = None
     background_options: Annotated[dict[str, Any] | None, describe("Accepted and ignored.", effect="none")] = None
     context_management: Annotated[
-        list[dict[str, Any]] | None, describe("Nothing is compacted unasked.", effect="none")
+        list[dict[str, Any]] | None, describe("There is no automatic compaction.", effect="none")
     ] = None
     image: Annotated[dict[str, Any] | None, describe("Images are not supported.", effect="none")] = None
     include: Annotated[

@@ -150,7 +150,7 @@ class _MessageBuilder:
                 reasoning=reasoning or None,
             )
             self.messages.append(message)
-        # Reasoning alone, whose answer is not among the items, means nothing to a template.
+        # Reasoning whose answer is not among the items: templates show it with its answer only.
         self._text, self._reasoning, self._calls = [], [], []
 
 

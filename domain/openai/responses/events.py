@@ -130,7 +130,7 @@ class CustomInputDone(Event, kw_only=True):
 
 
 class ErrorEvent(Event, kw_only=True):
-    """`error`: the stream breaks off."""
+    """`error`: the stream failed."""
 
     code: str | None
     message: str

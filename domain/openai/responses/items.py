@@ -47,7 +47,7 @@ class Refusal(_Wire, kw_only=True, tag_field="type", tag="refusal"):
 
 
 class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
-    """An image, which the models here can't see."""
+    """An image; not supported."""
 
 
 class InputFile(msgspec.Struct, tag_field="type", tag="input_file"):
@@ -206,7 +206,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 DecodePart = Callable[[bytes, type[Any], str], Any]
 """Decodes a part of a body: its JSON, its type, and its path for error messages."""
 IgnorePart = Callable[[str, str], None]
-"""Called with the path and the type of a part that is passed over; may raise instead."""
+"""Called with the path and the type of a part that is ignored; may raise instead."""
 
 
 class _Kind(msgspec.Struct):

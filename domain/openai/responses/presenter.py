@@ -158,7 +158,7 @@ class ResponsePresenter:
         return [self._response_event(self.response.status)]
 
     def error_chunk(self, error: InferenceError) -> ErrorEvent:
-        """The event that a broken stream ends with."""
+        """The event that a failed stream ends with."""
         return ErrorEvent(
             type="error",
             sequence_number=self._numbers.take(),

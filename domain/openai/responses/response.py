@@ -139,7 +139,7 @@ def begin_response(
 
     Args:
         body: the request.
-        tools: its tools, without those that are passed over.
+        tools: its tools, without those that are ignored.
         response_id: the response's id.
         model: the served model's name.
         is_stored: whether the response is stored.

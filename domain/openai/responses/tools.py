@@ -1,4 +1,4 @@
-"""Tools of the Responses API, and their translation to the functions that a chat template knows.
+"""Tools of the Responses API, and their translation to the functions that chat templates support.
 
 Source: OpenAI's schemas `FunctionToolParam`, `CustomToolParam` and `ToolChoiceParam`. A custom tool takes text
 instead of JSON. Chat templates know functions only, so it becomes a function with one text argument, which
@@ -253,7 +253,7 @@ def _custom_function(tool: CustomTool) -> Function:
 
 
 def _description(tool: CustomTool) -> str | None:
-    """With the grammar, which a model that is free in what it calls has to follow by itself."""
+    """With the grammar, because decoding does not follow it where the call is optional."""
     if not _is_lark(tool) or not isinstance(tool.format, GrammarInput):
         return tool.description
     grammar = f"The input follows this Lark grammar:\n{tool.format.definition}"
