@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpx
+from uvicorn.server import ServerState
 
 from app.bootstrap import build_app
+from app.http.connection_limits import ConnectionLimits, LimitedProtocol, ServerConfig
 from app.settings import load_settings
 from domain.roles import Role
 from tests.fakes import FakeBackend
@@ -110,6 +113,23 @@ async def serving(api: Api) -> AsyncGenerator[Api, None]:
     finally:
         await api.http.aclose()
         await api.service.stop()
+
+
+@contextlib.asynccontextmanager
+async def listening(api: Api, **limits: Any) -> AsyncGenerator[int, None]:
+    """The port of the application behind the server's own protocol."""
+    config = ServerConfig(api.app, log_config=None, lifespan="off", ws="none")
+    config.limits = ConnectionLimits(**limits)
+    config.load()
+    state = ServerState()
+    make = lambda: LimitedProtocol(config=config, server_state=state, app_state={})  # noqa: E731
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
 
 
 def error_of(response: httpx.Response) -> dict:

@@ -1,7 +1,6 @@
 """Errors of Anthropic's Messages API: their shape, types and statuses, wherever they come from."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from app.http.connection_limits import MAX_HEAD_BYTES, ConnectionLimits, LimitedProtocol, ServerConfig
+from app.http.connection_limits import MAX_HEAD_BYTES
 from app.http.endpoints import ENDPOINTS
 from app.http.error_formats import ANTHROPIC, OPENAI, ErrorFormats
 from app.http.errors import REFUSAL
@@ -31,6 +30,7 @@ from tests.unit.serving import (
     MESSAGES,
     MESSAGES_BODIES,
     Leaving,
+    listening,
 )
 from tests.unit.serving import (
     error_of as openai_error_of,
@@ -362,23 +362,6 @@ async def test_tokens_are_charged_as_they_were_used(guarded):
 
 
 # Connections
-
-
-@contextlib.asynccontextmanager
-async def listening(api: MessagesApi, **limits: Any) -> AsyncGenerator[int, None]:
-    """The port of the application behind the server's own protocol."""
-    config = ServerConfig(api.app, log_config=None, lifespan="off", ws="none")
-    config.limits = ConnectionLimits(**limits)
-    config.load()
-    state = ServerState()
-    make = lambda: LimitedProtocol(config=config, server_state=state, app_state={})  # noqa: E731
-    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for connection in list(state.connections):
-            connection.transport.abort()
 
 
 async def answer_to(port: int, *parts: bytes) -> tuple[bytes, dict[str, Any]]:

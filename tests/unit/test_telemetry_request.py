@@ -1,15 +1,13 @@
 """Each request, however it ends, has exactly one record of what happened."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator
 
 import pytest
-from uvicorn.server import ServerState
 
 import app.http.disconnect
-from app.http.connection_limits import MAX_HEADERS, ConnectionLimits, LimitedProtocol, ServerConfig
+from app.http.connection_limits import MAX_HEADERS
 from app.telemetry.record import PROBES, Listener, OperationRecord
 from app.telemetry.request import OBSERVATION, RequestObservation
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
@@ -27,6 +25,7 @@ from tests.unit.serving import (
     TOKENIZE,
     Api,
     Leaving,
+    listening,
     serving,
 )
 from tests.unit.waiting import until
@@ -274,22 +273,6 @@ async def test_the_pages_files_are_probes(api):
 
 
 # Rejections by the server itself, before the application
-
-
-@contextlib.asynccontextmanager
-async def listening(api: ObservedApi, **limits) -> AsyncGenerator[int, None]:
-    config = ServerConfig(api.app, log_config=None, lifespan="off", ws="none")
-    config.limits = ConnectionLimits(**limits)
-    config.load()
-    state = ServerState()
-    make = lambda: LimitedProtocol(config=config, server_state=state, app_state={})  # noqa: E731
-    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for connection in list(state.connections):
-            connection.transport.abort()
 
 
 async def answer_to(port: int, *lines: str) -> str:

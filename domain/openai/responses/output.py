@@ -305,12 +305,8 @@ class OpenFunctionCall:
             return []
         self._arguments.append(arguments)
         return [
-            CallDelta(
-                type="response.function_call_arguments.delta",
-                sequence_number=self._numbers.take(),
-                item_id=str(self._item.id),
-                output_index=self._index,
-                delta=arguments,
+            _call_delta(
+                "response.function_call_arguments.delta", self._numbers, self._index, self._item, arguments
             )
         ]
 
@@ -362,15 +358,7 @@ class OpenCustomCall:
         if not text:
             return []
         self._input.append(text)
-        return [
-            CallDelta(
-                type="response.custom_tool_call_input.delta",
-                sequence_number=self._numbers.take(),
-                item_id=str(self._item.id),
-                output_index=self._index,
-                delta=text,
-            )
-        ]
+        return [_call_delta("response.custom_tool_call_input.delta", self._numbers, self._index, self._item, text)]
 
     def end(self, status: Status) -> tuple[ResponseItem, list[Event]]:
         """See `OpenItem`."""
@@ -388,6 +376,14 @@ class OpenCustomCall:
             input=text,
         )
         return item, [*events, done, _item_done(self._numbers, self._index, item)]
+
+
+def _call_delta(
+    kind: str, numbers: Numbering, index: int, item: FunctionCallItem | CustomToolCallItem, delta: str
+) -> CallDelta:
+    return CallDelta(
+        type=kind, sequence_number=numbers.take(), item_id=str(item.id), output_index=index, delta=delta
+    )
 
 
 def _item_added(numbers: Numbering, index: int, item: Any) -> ItemEvent:
