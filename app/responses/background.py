@@ -26,6 +26,10 @@ FLUSH_INTERVAL_S = 0.2
 """How often events are stored, and requests to cancel from other processes are looked up."""
 QUEUE_RETRY_S = 1.0
 """How long a response waits before it tries again, while the model's queue is full."""
+MAX_RUNS = 1_000
+"""Responses of one process at a time: each keeps its prompt and its events in memory."""
+BUSY_RETRY_S = 10
+"""Seconds after which a client should try again, while there are too many."""
 _encode = msgspec.json.Encoder().encode
 
 StoredEvent = tuple[int, bytes]
@@ -45,8 +49,10 @@ class Run:
         self._state = state
         self._events: list[StoredEvent] = []
         self._stored = 0
+        self._is_finishing = False
         self._has_ended = False
-        self._is_cancelled = False
+        self.is_cancelled = False
+        """Whether a client has asked for its end."""
         self._changed = asyncio.Event()
         self._shown = prepared.presenter.response
         """The response as clients see it: ended only once that is stored."""
@@ -83,12 +89,21 @@ class Run:
 
     async def cancel(self) -> None:
         """Cancel the response and wait until it has ended; one that has ended stays as it is."""
-        if self.task is None or self.task.done():
+        self.is_cancelled = True
+        await self.break_off()
+
+    async def break_off(self) -> None:
+        """End the generation and wait until the response has ended; safe to call repeatedly and at any time.
+
+        The response ends as cancelled if a client has asked for it, and as failed otherwise.
+        """
+        if self.task is None:
             return
-        self._is_cancelled = True
         # A task that is cancelled before its first step never runs.
         await asyncio.sleep(0)
-        self.task.cancel()
+        # Storing the end must not be cancelled: nothing would end the streams that wait for it.
+        if not self._is_finishing:
+            self.task.cancel()
         await asyncio.wait([self.task])
 
     def flush(self) -> None:
@@ -101,7 +116,7 @@ class Run:
         if not events:
             return
         # The sequence number of an event is its position.
-        self._events += [(event.sequence_number, _encode(event)) for event in events]
+        self._events += _to_store(events)
         self._wake()
 
     def _wake(self) -> None:
@@ -118,7 +133,7 @@ class Run:
                     reservation.used = presenter.usage.total_tokens
             self._add(presenter.end_output())
         except asyncio.CancelledError:
-            if self._is_cancelled:
+            if self.is_cancelled:
                 self._add(presenter.cancel())
             else:
                 self._fail(InferenceError("The service was stopped while it generated the response."))
@@ -146,15 +161,24 @@ class Run:
                 self._add(presenter.chunks(event))
 
     async def _finish(self) -> None:
+        self._is_finishing = True
+        last = _to_store(self._prepared.presenter.last_chunks())
+        # Other processes take the events of an ended response for complete, so the end is stored after them.
+        self.flush()
+        self._state.append_events(self.id, last)
         try:
             await self._state.finish(record(self._prepared, self.owner))
         except InferenceError as error:
             log.warning("a background response could not be stored: %s", error.message)
-        self._add(self._prepared.presenter.last_chunks())
+        self._events += last
+        self._stored = len(self._events)
         self._shown = self._prepared.presenter.response
         self._has_ended = True
-        self.flush()
         self._wake()
+
+
+def _to_store(events: Sequence[Event]) -> list[StoredEvent]:
+    return [(event.sequence_number, _encode(event)) for event in events]
 
 
 class BackgroundRuns:
@@ -168,19 +192,31 @@ class BackgroundRuns:
         """
         self._state = state
         self._runs: dict[str, Run] = {}
+        self._cancels: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
 
     async def begin(
         self, prepared: Prepared, owner: str, context: RequestContext, reservation: Reservation
     ) -> Run:
-        """Generate a response in the background.
+        """Generate a response in the background. If that fails, the reservation is given back.
 
         Raises:
+            OverloadedError: there are too many already.
             StateUnavailableError: it can't be stored.
         """
         run = Run(prepared, owner, context, reservation, self._state)
-        await run.begin()
-        self._runs[run.id] = run
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(reservation)
+            if len(self._runs) >= MAX_RUNS:
+                raise OverloadedError(
+                    f"{MAX_RUNS} responses are generated in the background already. Please try again later.",
+                    retry_after_s=BUSY_RETRY_S,
+                )
+            undo.callback(self.forget, run.id)
+            # Counted from now on, also while it is being stored.
+            self._runs[run.id] = run
+            await run.begin()
+            undo.pop_all()
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._attend(), name="background-responses")
         return run
@@ -190,16 +226,18 @@ class BackgroundRuns:
         run = self._runs.get(response_id)
         return run if run is not None and run.owner == owner else None
 
+    def forget(self, response_id: str) -> None:
+        """Forget a response that has ended, if there is one of that id: from now on only the store has it."""
+        self._runs.pop(response_id, None)
+
     async def stop(self) -> None:
         """End all responses as failed, because the service ends."""
-        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        others = [*self._cancels]
         if self._loop is not None:
-            tasks.append(self._loop)
-        # A task that is cancelled before its first step never runs.
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            self._loop.cancel()
+            others.append(self._loop)
+        endings = [run.break_off() for run in self._runs.values()]
+        await asyncio.gather(*endings, *others, return_exceptions=True)
         self._runs.clear()
 
     async def _attend(self) -> None:
@@ -212,6 +250,13 @@ class BackgroundRuns:
                     del self._runs[run.id]
             # The next look at the store may succeed.
             with contextlib.suppress(InferenceError):
-                for response_id in await self._state.cancel_requested(list(self._runs)):
-                    if response_id in self._runs:
-                        await self._runs[response_id].cancel()
+                await self._cancel_requested()
+
+    async def _cancel_requested(self) -> None:
+        ids = [run.id for run in self._runs.values() if not run.is_cancelled]
+        for response_id in await self._state.cancel_requested(ids):
+            if response_id in self._runs:
+                # Not awaited: while one response ends, the events of the others are stored.
+                task = asyncio.create_task(self._runs[response_id].cancel(), name=f"cancel-{response_id}")
+                self._cancels.add(task)
+                task.add_done_callback(self._cancels.discard)

@@ -36,7 +36,8 @@ def page_of(items: Sequence[Item], query: PageQuery) -> ItemList:
         ids = [item.id for item in ordered]
         if query.after not in ids:
             raise StoredObjectNotFoundError("Item", query.after, param="after")
-        ordered = ordered[ids.index(query.after) + 1 :]
+        # Clients choose ids and may repeat one: after its last item the pages come to an end.
+        ordered = ordered[len(ids) - ids[::-1].index(query.after) :]
     shown = ordered[: query.limit]
     return ItemList(
         data=[msgspec.Raw(item.data) for item in shown],

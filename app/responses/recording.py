@@ -10,7 +10,7 @@ import msgspec
 from app.responses.preparation import Prepared, record
 from domain.errors import InferenceError
 from domain.openai.responses.response import Response
-from domain.state import StateStore
+from domain.state import StateStore, StoredResponse
 
 log = logging.getLogger("memoria")
 
@@ -18,6 +18,7 @@ log = logging.getLogger("memoria")
 class Recorder:
     """Stores one response: as unfinished before a client sees its id, and again when it has ended.
 
+    What is stored first as its end stays, even if the client leaves while that is done.
     A response that can't be stored is answered nevertheless, with `store` false.
     """
 
@@ -35,6 +36,7 @@ class Recorder:
         self._owner = owner
         self._tasks = tasks
         self._beginning: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Start to store the response as unfinished, while the engine starts to answer."""
@@ -52,16 +54,12 @@ class Recorder:
 
     async def finish(self) -> Response:
         """Store the response as it is now; return it as the client may see it."""
-        if self._prepared.presenter.response.store:
-            try:
-                await self._state.finish(record(self._prepared, self._owner))
-            except InferenceError as error:
-                self._give_up(error)
+        await asyncio.shield(self._end())
         return self._prepared.presenter.response
 
     def finish_soon(self) -> None:
         """Store the response as it is now, without waiting."""
-        self._soon(self._finish())
+        self._end()
 
     def discard(self) -> None:
         """Delete what has been stored of a response whose id no client has seen."""
@@ -73,13 +71,23 @@ class Recorder:
         presenter = self._prepared.presenter
         presenter.response = msgspec.structs.replace(presenter.response, store=False)
 
-    async def _finish(self) -> None:
-        await self.finish()
+    def _end(self) -> asyncio.Task[None]:
+        if self._ending is None:
+            self._ending = self._soon(self._finish(record(self._prepared, self._owner)))
+        return self._ending
+
+    async def _finish(self, ended: StoredResponse) -> None:
+        if not self._prepared.presenter.response.store:
+            return
+        try:
+            await self._state.finish(ended)
+        except InferenceError as error:
+            self._give_up(error)
 
     async def _discard(self) -> None:
         await self.begun()
         try:
-            await self._state.delete_response(self._owner, self._prepared.presenter.response.id)
+            await self._state.discard_response(self._owner, self._prepared.presenter.response.id)
         except InferenceError as error:
             self._give_up(error)
 

@@ -74,7 +74,7 @@ class StoredResponses:
         return [*(earlier or ()), *stored.input]
 
     async def delete(self, owner: str, response_id: str) -> None:
-        """Delete a response; one that is still generated is cancelled first.
+        """Delete a response; one that is still generated in the background is cancelled first, wherever it is.
 
         Raises:
             StoredObjectNotFoundError: this owner has none of that id.
@@ -82,7 +82,14 @@ class StoredResponses:
         run = self._runs.find(owner, response_id) if self._runs is not None else None
         if run is not None:
             await run.cancel()
-        if self._state is None or not await self._state.delete_response(owner, response_id):
+        else:
+            stored = await self.find(owner, response_id)
+            if stored.is_background:
+                await self._cancel_elsewhere(owner, stored)
+        is_deleted = self._state is not None and await self._state.delete_response(owner, response_id)
+        if run is not None and self._runs is not None:
+            self._runs.forget(response_id)
+        if not is_deleted:
             await self.find(owner, response_id)
 
     async def cancel(self, owner: str, response_id: str) -> bytes:

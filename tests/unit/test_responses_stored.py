@@ -25,7 +25,7 @@ from tests.unit.responses_serving import (
     text_of,
 )
 from tests.unit.serving import NEVER_S, error_of
-from tests.unit.waiting import until
+from tests.unit.waiting import eventually, until
 
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
 FUNCTION = {"type": "function", "name": "look"}
@@ -146,9 +146,7 @@ async def test_a_response_is_deleted_and_then_missing_everywhere(api):
 async def test_a_failed_stream_is_stored_as_failed(api):
     api.script = [delta("Hel"), BackendTimeoutError("It took too long.")]
     response_id = events_of(await api.respond(stream=True))[0]["response"]["id"]
-    async with asyncio.timeout(10):
-        while api.app.responses._endings:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not api.app.responses._endings)
     stored = await retrieved(api, response_id)
     assert (stored["status"], stored["error"]["message"]) == ("failed", "It took too long.")
     refused = await api.respond(previous_response_id=response_id)
@@ -168,21 +166,18 @@ async def test_a_stream_that_is_refused_leaves_nothing(api, monkeypatch):
     monkeypatch.setattr(state, "begin_durably", begin_durably)
     api.script = [BackendTimeoutError("It took too long.")]
     assert (await api.respond(stream=True)).status_code == 504
-    async with asyncio.timeout(10):
-        while api.app.responses._endings:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not api.app.responses._endings)
     (response_id,) = begun
     assert (await api.http.get(f"{RESPONSES}/{response_id}")).status_code == 404
 
 
 async def ended(api: ResponsesApi, response_id: str) -> dict[str, Any]:
     """The response once it has ended."""
-    response: dict[str, Any] = {}
-    while response.get("status") in (None, "queued", "in_progress"):
-        response = await retrieved(api, response_id)
-        # A loop that never waits leaves the thread that stores almost no time.
-        await asyncio.sleep(0.001)
-    return response
+    runs = api.app.responses._runs
+    assert runs is not None
+    run = runs.find("", response_id)
+    await eventually(lambda: run is None or run.task is None or run.task.done())
+    return await retrieved(api, response_id)
 
 
 async def test_a_background_response_is_fetched_later(api):
@@ -208,9 +203,7 @@ async def test_a_background_response_is_streamed_again_from_any_event(api, monke
     # From the store, once the process has forgotten it.
     runs = api.app.responses._runs
     assert runs is not None
-    async with asyncio.timeout(10):
-        while runs._runs:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not runs._runs)
     assert events_of(await api.http.get(f"{RESPONSES}/{response_id}?stream=true&starting_after=3")) == events[4:]
 
 

@@ -1,6 +1,6 @@
 """`/v1/responses`: creates, retrieves, streams, cancels, deletes and compacts responses."""
 
-from typing import cast
+from typing import Annotated, cast
 
 import msgspec
 from litestar.params import FromPath
@@ -39,13 +39,15 @@ ENDPOINT = "v1/responses"
 decoder = BodyDecoder(ResponseBody, is_tolerant=True)
 count_decoder = BodyDecoder(InputFields, is_tolerant=True)
 compact_decoder = BodyDecoder(CompactBody, is_tolerant=True)
+MAX_SEQUENCE = 2**63 - 1
+"""The largest integer that the databases compare a sequence number with."""
 
 
 class RetrieveQuery(msgspec.Struct, frozen=True, kw_only=True):
     """How a response is retrieved."""
 
     stream: bool = False
-    starting_after: int = -1
+    starting_after: Annotated[int, msgspec.Meta(ge=-1, le=MAX_SEQUENCE)] = -1
     """The sequence number of the last event that the client has."""
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ from tests.postgres import PostgresProcess, find_postgres
 KINDS = ("sqlite", "postgresql")
 Open = Callable[..., Awaitable[DatabaseStateStore]]
 """Starts a further store on the same database, as another process would."""
+
+
+@pytest.fixture(autouse=True)
+def log_is_captured() -> Generator[None, None, None]:
+    """Let `caplog` see the service's log, even if an earlier test has set it up for a service."""
+    logger = logging.getLogger("memoria")
+    propagate, level = logger.propagate, logger.level
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.propagate = propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
