@@ -119,7 +119,14 @@ class StateStore(Protocol):
         ...
 
     async def delete_response(self, owner: str, response_id: str) -> bool:
-        """Delete a response, its items and events; False if this owner has none of that id."""
+        """Delete a response, its items and events; False if this owner has none of that id.
+
+        If it is unfinished, the process that works on it still calls `finish`, which then stores nothing.
+        """
+        ...
+
+    async def discard_response(self, owner: str, response_id: str) -> None:
+        """Delete a response that this store has begun and will never finish, whose id no client knows."""
         ...
 
     async def history(self, owner: str, response_id: str) -> Sequence[Item] | None:
@@ -137,7 +144,8 @@ class StateStore(Protocol):
     def append_events(self, response_id: str, events: Sequence[tuple[int, bytes]]) -> None:
         """Store events of a background response soon, without waiting.
 
-        If some can't be stored, the later ones of that response are left out too: there are never gaps.
+        If some can't be stored, the later ones of that response are left out too: there are never gaps. Those that
+        follow `finish` are left out as well.
 
         Args:
             response_id: the response.

@@ -21,7 +21,7 @@ from adapters.state.processes import HEARTBEAT_S, ProcessInfo, has_ended, this_p
 from adapters.state.reads import DeadProcessError, Reads
 from adapters.state.response_writes import ResponseWrites
 from adapters.state.texts import storable
-from adapters.state.writer import STOP_S, Writer
+from adapters.state.writer import STOP_S, Writer, is_outage
 from domain.errors import StateUnavailableError
 
 T = TypeVar("T")
@@ -97,7 +97,9 @@ class Access:
 
     def lose_events(self, response_id: str) -> None:
         """Leave out further events of a response, because some could not be stored."""
-        self._responses.events_lost.add(response_id)
+        # One that has ended gets no further events, and nothing would remove the mark.
+        if response_id in self._pending or self._responses.has_begun(response_id):
+            self._responses.events_lost.add(response_id)
 
     async def submit(self, operation: Operation) -> Any:
         """Write something; returns its result once it is durable.
@@ -159,7 +161,7 @@ class Access:
         self._database.close()
 
     def _heartbeat(self, connection: Connection) -> None:
-        """Announce that this process lives, and report what it could not finish as failed."""
+        """Write this process's heartbeat, and report what it could not finish as failed."""
         if self._here is not None:
             self._processes.heartbeat(connection, self.process_id, self._here)
         unfinishable = list(self._responses.unfinishable)
@@ -200,7 +202,10 @@ class Access:
                 # Connections that were idle while the server was restarted.
                 if not is_last and isinstance(error, DBAPIError) and error.connection_invalidated:
                     continue
-                self._outage.failed(error)
+                if is_outage(error):
+                    self._outage.failed(error)
+                else:
+                    self._outage.refused(error, "read")
                 raise StateUnavailableError from error
             self._outage.worked()
             return result

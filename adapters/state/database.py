@@ -44,7 +44,7 @@ UNUSABLE = (SQLAlchemyError, sqlite3.Error, OSError, UnicodeError)
 """What drivers and files raise if a database can't be used."""
 CONNECT_ARGUMENTS = {
     "connect_timeout": "5",
-    # Milliseconds after which a connection is given up whose packets are not acknowledged.
+    # Milliseconds without acknowledgment after which a connection is closed.
     "tcp_user_timeout": "10000",
     "keepalives_idle": "15",
     "keepalives_interval": "5",
@@ -134,7 +134,7 @@ class Database:
         return cast(seconds, BigInteger)
 
     def insert(self, table: Table) -> Any:
-        """An INSERT statement that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        """An INSERT construct that supports `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     @contextlib.contextmanager

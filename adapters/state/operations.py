@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from domain.state import StoredResponse
 
 ROW_BYTES = 256
-"""Estimated memory of a row besides its data."""
+"""Estimated overhead of a row in memory, in bytes."""
 
 
 class Operation:
@@ -56,6 +56,24 @@ class AppendEvents(Operation):
         super().__init__(sum(ROW_BYTES + len(data) for _, data in events))
         self.response_id = response_id
         self.events = events
+
+
+class Delete(Operation):
+    """Deletes a response of an owner; the result is whether there was one.
+
+    Attributes:
+        owner: the owner.
+        response_id: the response.
+        is_last: whether its end will never follow.
+    """
+
+    __slots__ = ("is_last", "owner", "response_id")
+
+    def __init__(self, owner: str, response_id: str, *, is_last: bool = False) -> None:
+        super().__init__(ROW_BYTES)
+        self.owner = owner
+        self.response_id = response_id
+        self.is_last = is_last
 
 
 class Work(Operation):

@@ -13,7 +13,7 @@ log = logging.getLogger("memoria")
 
 
 class Outage:
-    """Whether the database works, as the threads that use it see it."""
+    """Tracks whether the database is available, for all threads that use it."""
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -28,7 +28,7 @@ class Outage:
         if is_first:
             log.error(
                 "the database of stored responses is unavailable (%s); requests that need it get status 503 until"
-                " it works again",
+                " it is available again",
                 describe(self._url, error),
             )
 
@@ -40,11 +40,11 @@ class Outage:
             was_out, self._is_out = self._is_out, False
             self._trusts_heartbeats_at = time.monotonic() + DEAD_AFTER_S
         if was_out:
-            log.warning("the database of stored responses works again")
+            log.warning("the database of stored responses is available again")
 
-    def refused(self, error: BaseException) -> None:
-        """Note that the database refused what was to be written, though it works."""
-        log.error("the database refused to store something: %s", describe(self._url, error))
+    def refused(self, error: BaseException, what: str = "write") -> None:
+        """Log that the database works, and rejected one write or read."""
+        log.error("the database rejected a %s: %s", what, describe(self._url, error))
 
     @property
     def trusts_heartbeats(self) -> bool:

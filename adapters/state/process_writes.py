@@ -1,4 +1,4 @@
-"""Writes which processes live, and reports the responses of those that have ended as failed."""
+"""Records live processes, and reports the responses of those that have ended as failed."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class ProcessWrites:
         )
 
     def heartbeat(self, connection: Connection, process_id: str, process: ProcessInfo) -> None:
-        """Note that a process lives."""
+        """Record a process's heartbeat."""
         connection.execute(
             self._upsert.values(
                 id=process_id, host=process.host, pid=process.pid, started=process.started, heartbeat=self._now

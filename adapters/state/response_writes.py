@@ -7,7 +7,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, select, update
 
 from adapters.state.conversation_writes import ConversationWrites
 from adapters.state.database import Database
-from adapters.state.operations import AppendEvents, Begin, Finish, Operation, Work
+from adapters.state.operations import AppendEvents, Begin, Delete, Finish, Operation, Work
 from adapters.state.tables import events, items, responses
 from adapters.state.texts import storable
 from domain.state import UNFINISHED, Item, ResponseStatus, StoredResponse
@@ -20,8 +20,8 @@ _COMPLETE = (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE)
 class ResponseWrites:
     """Applies operations in a transaction. Used by one thread.
 
-    It remembers the responses whose beginning is stored, so that their ends change only what is new, and so that a
-    response that is missing then is known to have been deleted.
+    It remembers the responses whose beginning is stored until they end: so their ends change only what is new, and
+    a response that is missing then is known to have been deleted.
     """
 
     def __init__(self, database: Database, conversations: ConversationWrites, process_id: str) -> None:
@@ -53,13 +53,16 @@ class ResponseWrites:
         results: list[Any] = []
         run: list[Operation] = []
         for operation in operations:
-            if isinstance(operation, Work):
-                self._write(connection, run)
-                run = []
-                results.append(operation.run(connection))
-            else:
+            if not isinstance(operation, Work | Delete):
                 run.append(operation)
                 results.append(None)
+                continue
+            self._write(connection, run)
+            run = []
+            if isinstance(operation, Work):
+                results.append(operation.run(connection))
+            else:
+                results.append(self._delete(connection, operation))
         self._write(connection, run)
         return results
 
@@ -69,34 +72,65 @@ class ResponseWrites:
         for operation in operations:
             if isinstance(operation, Finish):
                 self.forget([operation.response.id])
-                self.events_lost.discard(operation.response.id)
+            elif isinstance(operation, Delete) and operation.is_last:
+                self.forget([operation.response_id])
 
     def lost(self, operations: Iterable[Operation]) -> None:
         """Remember that the transaction of these operations has failed."""
         for operation in operations:
             if isinstance(operation, AppendEvents):
-                self.events_lost.add(operation.response_id)
-            elif isinstance(operation, Finish) and operation.response.id in self._begun:
-                self.unfinishable.add(operation.response.id)
-                self.events_lost.discard(operation.response.id)
+                if self.has_begun(operation.response_id):
+                    self.events_lost.add(operation.response_id)
+            elif isinstance(operation, Finish):
+                self._lose_end(operation.response.id)
+            elif isinstance(operation, Delete) and operation.is_last:
+                self._lose_end(operation.response_id)
+
+    def has_begun(self, response_id: str) -> bool:
+        """Whether the beginning of a response is stored, and it has not ended since."""
+        return response_id in self._begun
 
     def forget(self, response_ids: Iterable[str]) -> None:
-        """Forget responses that were stored as failed."""
+        """Forget responses that have ended."""
         for response_id in response_ids:
             self._begun.pop(response_id, None)
             self.unfinishable.discard(response_id)
+            self.events_lost.discard(response_id)
+
+    def _lose_end(self, response_id: str) -> None:
+        if self.has_begun(response_id):
+            self.unfinishable.add(response_id)
+        else:
+            self.forget([response_id])
+
+    def _delete(self, connection: Connection, operation: Delete) -> bool:
+        response_id = operation.response_id
+        found = delete_response(connection, storable(operation.owner), storable(response_id))
+        if found and self._is_begun(response_id):
+            # Its end may still follow, and has to find out that it is missing. That takes no items.
+            self._begun_now[response_id] = ()
+        return found
+
+    def _is_begun(self, response_id: str) -> bool:
+        """As `has_begun`, with what this transaction has stored."""
+        return response_id in self._begun_now or response_id in self._begun
 
     def _write(self, connection: Connection, run: Sequence[Operation]) -> None:
         if not run:
             return
         ends = {each.response.id: each.response for each in run if isinstance(each, Finish)}
         beginnings = {each.response.id: each.response for each in run if isinstance(each, Begin)}
+        appended = [each for each in run if isinstance(each, AppendEvents)]
+        # Those that follow lost events, a lost beginning, or the end could leave a gap.
         new_events = [
-            each for each in run if isinstance(each, AppendEvents) and each.response_id not in self.events_lost
+            each
+            for each in appended
+            if each.response_id not in self.events_lost
+            and (each.response_id in beginnings or self._is_begun(each.response_id))
         ]
         # A response that begins and ends here is only stored finished.
         new = {id_: each for id_, each in beginnings.items() if id_ not in ends}
-        known = {id_: each for id_, each in ends.items() if id_ in self._begun or id_ in self._begun_now}
+        known = {id_: each for id_, each in ends.items() if self._is_begun(id_)}
         fresh = {id_: each for id_, each in ends.items() if id_ not in known}
         self._store_new(connection, [*new.values(), *fresh.values()])
         replaced = self._replace(connection, list(known.values()))

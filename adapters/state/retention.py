@@ -1,5 +1,6 @@
-"""Removes what is too old, and the oldest if it is too much: a little at a time, in one process at a time."""
+"""Removes entries that exceed the age or size limit, in small batches, in one process at a time."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from sqlalchemy import delete as delete_from
 from adapters.state import conversation_writes, response_writes
 from adapters.state.database import Database, pragma
 from adapters.state.tables import conversations, events, items, leases, metadata, responses
+from domain.errors import StateUnavailableError
 
 log = logging.getLogger("memoria")
 T = TypeVar("T")
@@ -27,7 +29,7 @@ DAY_S = 86_400
 FILL = 0.95
 """Share of the largest size that is kept when something has to be removed."""
 ROW_BYTES = 100
-"""Memory of a row besides its data, with its entries in indexes, in PostgreSQL."""
+"""Overhead of a row in PostgreSQL, in bytes, with its entries in indexes."""
 VACUUM_PAGES = 256
 """Free pages that SQLite returns to the file system in one transaction."""
 
@@ -70,10 +72,12 @@ class Retention:
             while self._database.is_sqlite and await write(_return_pages):
                 pass
         finally:
-            # Also if this task was cancelled before it knew that it had the lease.
-            await write(self._release_lease)
+            # Also if this task was cancelled before it knew that it had the lease. A lease that can't be released
+            # expires; the error must not replace the cancellation.
+            with contextlib.suppress(StateUnavailableError):
+                await write(self._release_lease)
         if removed:
-            log.info("removed %d stored responses and conversations that were too old or too much", removed)
+            log.info("removed %d stored responses and conversations beyond the age or size limit", removed)
         return removed
 
     async def _fit(self, write: Run[Any], read: Run[Any]) -> int:

@@ -1,30 +1,28 @@
 """The state store on a database, behind the port."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sqlalchemy import URL, true, update
 
-from adapters.state import response_writes
 from adapters.state.access import Access
 from adapters.state.conversation_writes import ConversationWrites
 from adapters.state.database import Database
-from adapters.state.operations import ROW_BYTES, AppendEvents, Begin, Finish
+from adapters.state.operations import ROW_BYTES, AppendEvents, Begin, Delete, Finish
 from adapters.state.process_writes import Interrupted
 from adapters.state.retention import Limits, Retention
 from adapters.state.tables import responses
 from adapters.state.texts import storable
-from adapters.state.writer import MAX_BYTES
+from adapters.state.writer import MAX_BYTES, STOP_S
 from domain.errors import StateUnavailableError
 from domain.state import Item, StateStore, StoredConversation, StoredResponse
 
 log = logging.getLogger("memoria")
 
 SWEEP_S = 300.0
-"""Seconds between two looks for what is too old or too much."""
+"""Seconds between two sweeps."""
 
 
 class DatabaseStateStore(StateStore):
@@ -66,8 +64,8 @@ class DatabaseStateStore(StateStore):
         async with self._one_stop:
             if self._sweeping is not None:
                 self._sweeping.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._sweeping
+                # It writes once more when it is cancelled.
+                await asyncio.wait([self._sweeping], timeout=STOP_S)
             await self._access.close()
 
     def begin(self, response: StoredResponse) -> None:
@@ -91,9 +89,11 @@ class DatabaseStateStore(StateStore):
 
     async def delete_response(self, owner: str, response_id: str) -> bool:
         """See the port."""
-        return await self._access.write(
-            partial(response_writes.delete_response, owner=storable(owner), response_id=storable(response_id))
-        )
+        return bool(await self._access.submit(Delete(owner, response_id)))
+
+    async def discard_response(self, owner: str, response_id: str) -> None:
+        """See the port."""
+        await self._access.submit(Delete(owner, response_id, is_last=True))
 
     async def history(self, owner: str, response_id: str) -> Sequence[Item] | None:
         """See the port."""

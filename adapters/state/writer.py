@@ -35,7 +35,11 @@ MAX_BYTES = 64 * 2**20
 STOP_S = 20.0
 """Longest time to write what waits when the service stops."""
 REPEATABLE = {"40001", "40P01"}
-"""PostgreSQL's codes of transactions that gave way to another one: serialization failure, deadlock."""
+"""PostgreSQL's codes of transactions aborted in favor of another: serialization failure, deadlock."""
+
+REJECTIONS = {"22", "23", "54"}
+"""PostgreSQL's classes of errors that concern values alone: wrong data, violated constraints, exceeded limits. The
+driver raises some of them as OperationalError."""
 
 Done = Callable[[Sequence[Operation]], None]
 
@@ -256,7 +260,9 @@ class Writer:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether an error concerns the database as a whole, and not what was to be written."""
+    """Whether an error concerns the database as a whole, and not what was to be written or read."""
+    if isinstance(error, DBAPIError) and (getattr(error.orig, "sqlstate", None) or "")[:2] in REJECTIONS:
+        return False
     if isinstance(error, (OperationalError, InterfaceError)):
         return True
     # SQLite reports a damaged file as a plain DatabaseError.
@@ -266,5 +272,5 @@ def is_outage(error: Exception) -> bool:
 
 
 def _may_succeed_again(error: DBAPIError) -> bool:
-    """Whether the connection was lost, as by a restart of the server, or the transaction gave way to another."""
+    """Whether the connection was lost, as by a restart, or the transaction was aborted in favor of another."""
     return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in REPEATABLE

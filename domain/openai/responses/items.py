@@ -202,6 +202,9 @@ ID_PREFIXES: dict[type[ResponseItem], str] = {
     CompactionItem: "cmp",
 }
 
+MAX_ID_LENGTH = 512
+"""Characters of an item's id. PostgreSQL's indexes take about 2,700 bytes, and a character has up to 4."""
+
 T = TypeVar("T", bound=msgspec.Struct)
 DecodePart = Callable[[bytes, type[Any], str], Any]
 """Decodes a part of a body: its JSON, its type, and its path for error messages."""
@@ -253,6 +256,7 @@ def read_items(
             ignore(path, name)
             continue
         item: AnyItem = decode(raw, kind, path)
+        _check_id(item, path)
         _check_parts(item, path)
         if isinstance(item, CompactionItem) and unseal(item.encrypted_content) is None:
             raise InvalidRequestError(
@@ -298,6 +302,17 @@ def _type_name(raw: bytes, path: str) -> str:
             f"Invalid '{path}.type': expected a string.", param=f"{path}.type", code="invalid_type"
         )
     return "item_reference" if kind.role is None and kind.id is not None else "message"
+
+
+def _check_id(item: AnyItem, path: str) -> None:
+    """Refuse ids that are too long for a database's index."""
+    if item.id and len(item.id) > MAX_ID_LENGTH:
+        raise InvalidRequestError(
+            f"Invalid '{path}.id': expected a string of at most {MAX_ID_LENGTH} characters, but got one of "
+            f"{len(item.id)}.",
+            param=f"{path}.id",
+            code="string_above_max_length",
+        )
 
 
 def _check_parts(item: AnyItem, path: str) -> None:

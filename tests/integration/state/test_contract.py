@@ -69,6 +69,28 @@ async def test_a_response_that_was_deleted_meanwhile_stays_deleted(store):
         assert await store.items("alice", ["in-resp_1", "out-resp_1"]) == {}
 
 
+async def test_a_response_that_is_discarded_leaves_nothing(store):
+    await store.begin_durably(unfinished("resp_1"))
+    await store.begin_durably(unfinished("resp_2"))
+    await store.discard_response("alice", "resp_1")
+    await store.discard_response("alice", "resp_3")
+    assert await store.response("alice", "resp_1") is None
+    assert await store.items("alice", ["in-resp_1"]) == {}
+    assert store._access._responses._begun.keys() == {"resp_2"}
+
+
+@pytest.mark.parametrize("owner", ["alice", "bob"])
+async def test_a_response_that_is_deleted_before_its_end_keeps_no_memory(store, owner):
+    await store.begin_durably(unfinished("resp_1"))
+    begun = store._access._responses._begun
+    is_deleted = await store.delete_response(owner, "resp_1")
+    assert is_deleted == (owner == "alice")
+    assert bool(begun["resp_1"]) == (not is_deleted)
+    await store.finish(finished("resp_1"))
+    assert (await store.response("alice", "resp_1") is None) == is_deleted
+    assert not begun
+
+
 async def test_a_deleted_response_is_gone_with_all_it_had(store):
     await store.begin_durably(unfinished("resp_1"))
     store.append_events("resp_1", [(0, b"{}")])
@@ -138,6 +160,18 @@ async def test_events_of_what_is_not_stored_are_not_stored(store):
     assert await store.events("alice", "resp_1", after=-1) == []
     await store.finish(finished("resp_1"))
     assert await store.events("alice", "resp_1", after=-1) == []
+
+
+async def test_events_that_follow_the_end_are_left_out(store):
+    """They could follow lost ones, which are forgotten by then."""
+    await store.begin_durably(unfinished("resp_1"))
+    store._access.lose_events("resp_1")
+    store.append_events("resp_1", [(0, b"zero")])
+    await store.finish(finished("resp_1"))
+    store.append_events("resp_1", [(1, b"one")])
+    assert await store.events("alice", "resp_1", after=-1) == []
+    store._access.lose_events("resp_1")
+    assert not store._access._responses.events_lost
 
 
 async def test_a_cancellation_is_asked_for_once_the_response_is_unfinished(store):
@@ -219,7 +253,7 @@ async def test_only_what_has_an_answer_is_appended(store, status, is_appended):
     assert bool(await store.conversation_items("alice", "conv_1")) == is_appended
 
 
-async def test_items_of_a_response_and_a_conversation_outlive_either(store):
+async def test_items_of_a_response_and_a_conversation_survive_deletion_of_either(store):
     for name in ("1", "2"):
         await store.create_conversation(conversation(f"conv_{name}"), [])
         await store.finish(finished(f"resp_{name}", conversation_id=f"conv_{name}"))

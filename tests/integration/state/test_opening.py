@@ -111,10 +111,10 @@ async def test_the_file_returns_space_and_uses_a_write_ahead_log(tmp_path):
 
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     path = tmp_path / FILE_NAME
-    path.write_bytes(b"notes of somebody else\n" * 100)
+    path.write_bytes(b"some other file\n" * 100)
     message = await refusal(StateOptions(folder=tmp_path))
     assert f"{path} is not an SQLite database" in message
-    assert path.read_bytes() == b"notes of somebody else\n" * 100
+    assert path.read_bytes() == b"some other file\n" * 100
 
 
 @pytest.mark.parametrize("damage", ["cut", "schema"])
@@ -228,7 +228,7 @@ def engine_url(options: StateOptions) -> str:
     ("changes", "expected"),
     [
         ({"user": "memoria", "password": "wr0ng/pass"}, "refuses the login"),
-        ({"user": "somebody"}, "refuses the login"),
+        ({"user": "unknown_user"}, "refuses the login"),
         ({"database": "missing"}, "has no such database"),
     ],
 )

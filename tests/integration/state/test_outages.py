@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ async def test_an_outage_is_an_error_for_those_who_wait_and_one_line_in_the_log(
     assert "unavailable (database is locked)" in failures[0]
 
 
-RECOVERED = "the database of stored responses works again"
+RECOVERED = "the database of stored responses is available again"
 
 
 async def test_a_server_that_is_restarted_is_an_outage_and_nothing_more(postgres, tmp_path, caplog):
@@ -123,7 +124,7 @@ async def test_a_full_disk_is_an_outage(file_options):
     await store.stop()
 
 
-async def test_what_waits_is_bounded_and_nothing_that_is_finished_gets_lost(file_options):
+async def test_the_queue_is_bounded_and_loses_no_finished_response(file_options):
     store = build(file_options, max_queue_bytes=20_000)
     await store.start()
     await store.finish(finished("before"))
@@ -174,7 +175,121 @@ async def test_events_have_no_gap_after_an_outage(file_options, monkeypatch):
     await store.stop()
 
 
-async def test_what_could_not_be_finished_has_failed(file_options, monkeypatch):
+async def test_events_have_no_gap_if_their_beginning_was_lost(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.database.BUSY_TIMEOUT_S", 0.01)
+    store = make_store(file_options)
+    await store.start()
+    with locked(file_options):
+        with pytest.raises(StateUnavailableError):
+            await store.begin_durably(unfinished("resp_1"))
+        store.append_events("resp_1", [(0, b"zero")])
+        with pytest.raises(StateUnavailableError):
+            await store.events("alice", "resp_1", after=-1)
+    store.append_events("resp_1", [(1, b"one")])
+    await store.finish(finished("resp_1"))
+    assert await store.events("alice", "resp_1", after=-1) == []
+    assert not store._access._responses.events_lost
+    await store.stop()
+
+
+async def test_lost_events_are_forgotten_with_their_response(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.database.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("adapters.state.access.HEARTBEAT_S", 0.05)
+    store = make_store(file_options)
+    await store.start()
+    await store.begin_durably(unfinished("resp_1"))
+    with locked(file_options):
+        store.append_events("resp_1", [(0, b"zero")])
+        with pytest.raises(StateUnavailableError):
+            await store.finish(finished("resp_1"))
+        # They are out of order only if an end was lost; then they must not be stored either.
+        store.append_events("resp_1", [(1, b"one")])
+        with pytest.raises(StateUnavailableError):
+            await store.events("alice", "resp_1", after=-1)
+    store.append_events("resp_1", [(2, b"two")])
+    assert await store.events("alice", "resp_1", after=-1) == []
+    writes = store._access._responses
+    await eventually(lambda: not (writes.unfinishable or writes.events_lost or writes._begun))
+    assert is_failed(await store.response("alice", "resp_1"))
+    await store.stop()
+
+
+async def test_events_that_are_lost_after_the_end_keep_no_memory(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.database.BUSY_TIMEOUT_S", 0.01)
+    store = make_store(file_options)
+    await store.start()
+    await store.begin_durably(unfinished("resp_1"))
+    await store.finish(finished("resp_1"))
+    with locked(file_options):
+        store.append_events("resp_1", [(0, b"zero")])
+        with pytest.raises(StateUnavailableError):
+            await store.events("alice", "resp_1", after=-1)
+    assert not store._access._responses.events_lost
+    await store.stop()
+
+
+async def test_a_response_that_could_not_be_discarded_is_reported_as_failed(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.database.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("adapters.state.access.HEARTBEAT_S", 0.05)
+    store = make_store(file_options)
+    await store.start()
+    await store.begin_durably(unfinished("resp_1"))
+    with locked(file_options), pytest.raises(StateUnavailableError):
+        await store.discard_response("alice", "resp_1")
+    writes = store._access._responses
+    await eventually(lambda: not (writes.unfinishable or writes._begun))
+    assert is_failed(await store.response("alice", "resp_1"))
+    await store.stop()
+
+
+async def test_a_service_that_removes_old_responses_stops_during_an_outage(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.database.BUSY_TIMEOUT_S", 0.2)
+    store = make_store(file_options, sweeps=True, max_age_days=1)
+    await store.start()
+    with locked(file_options):
+        await eventually(lambda: store._access._writer._bytes > 0)
+        stopping = asyncio.create_task(store.stop())
+        await asyncio.wait([stopping], timeout=10)
+        has_stopped = stopping.done()
+    assert store._sweeping is not None
+    assert has_stopped
+    assert store._sweeping.cancelled()
+
+
+async def test_a_service_stops_while_the_database_does_not_answer(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.store.STOP_S", 0.05)
+    store = make_store(file_options)
+    never = asyncio.Event()
+
+    async def sweep() -> None:
+        try:
+            await never.wait()
+        finally:
+            await never.wait()
+
+    monkeypatch.setattr(store, "_sweep_repeatedly", sweep)
+    await store.start()
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(store.stop())
+    await asyncio.wait([stopping], timeout=10)
+    has_stopped = stopping.done()
+    never.set()
+    await stopping
+    assert has_stopped
+
+
+async def test_a_query_that_can_not_be_answered_is_no_outage(file_options, caplog):
+    store = make_store(file_options)
+    await store.start()
+    await store.finish(finished("resp_1"))
+    with pytest.raises(StateUnavailableError):
+        await store.events("alice", "resp_1", after=10**20)
+    assert [text for _, text in told(caplog) if "unavailable" in text] == []
+    assert [text.partition(":")[0] for _, text in told(caplog)] == ["the database rejected a read"]
+    await store.stop()
+
+
+async def test_unfinished_responses_are_reported_as_failed(file_options, monkeypatch):
     """Not unfinished for as long as its process lives."""
     monkeypatch.setattr("adapters.state.database.BUSY_TIMEOUT_S", 0.01)
     monkeypatch.setattr("adapters.state.access.HEARTBEAT_S", 0.05)
@@ -216,6 +331,20 @@ async def test_only_what_can_not_be_stored_fails(store, wrong):
     assert await store.conversation_items("alice", "conv_1") == [item("a")]
 
 
+async def test_an_id_that_is_too_long_for_an_index_fails_alone(store, caplog):
+    """PostgreSQL's driver reports it as an OperationalError."""
+    too_long = random.Random(0).randbytes(10_000).hex()
+    results = await asyncio.gather(
+        store.finish(finished("resp_1")),
+        store.finish(finished("resp_2", input=[item(too_long)])),
+        store.finish(finished("resp_3")),
+        return_exceptions=True,
+    )
+    assert [results[0], results[2]] == [None, None]
+    assert await store.response("alice", "resp_3") is not None
+    assert [text for _, text in told(caplog) if "unavailable" in text] == []
+
+
 async def test_a_client_that_leaves_does_not_undo_the_end(store):
     ending = asyncio.create_task(store.finish(finished("resp_1")))
     await asyncio.sleep(0)
@@ -252,7 +381,7 @@ async def test_a_stopped_store_refuses_everything_and_stops_again(options):
     await again.stop()
 
 
-async def test_a_body_that_can_not_be_turned_is_kept(options, open_store):
+async def test_an_unconvertible_body_is_kept(options, open_store):
     store = await open_store()
     store._access._processes._interrupted = lambda _body: 1 / 0  # type: ignore[assignment]
     await store.begin_durably(unfinished("resp_1"))

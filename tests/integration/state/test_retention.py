@@ -1,4 +1,4 @@
-"""What is too old or too much is removed, and only that."""
+"""Entries that exceed the age or size limit are removed, and no others."""
 
 import asyncio
 import time
