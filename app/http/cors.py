@@ -1,4 +1,4 @@
-"""Configures which origins may read this API's answers (CORS)."""
+"""Configures which origins may read this API's answers (CORS), and may open a WebSocket."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,23 @@ def cors(origins: Sequence[str]) -> CORSConfig:
     """Litestar's configuration for these origins. The API uses no cookies, so credentials are not allowed."""
     return CORSConfig(
         allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
         allow_credentials=False,
         expose_headers=EXPOSED,
     )
+
+
+def may_open_socket(origin: str | None, host: str | None, config: CORSConfig | None) -> bool:
+    """Whether a client may open a WebSocket: browsers don't apply CORS to it, and let any page open one.
+
+    Args:
+        origin: the header that browsers send with every handshake; None from other clients.
+        host: the header with the address at which the client reaches the service.
+        config: the other origins that are allowed; None for none.
+    """
+    if origin is None or (config is not None and config.is_origin_allowed(origin)):
+        return True
+    # The scheme is not compared: behind a proxy that ends TLS, it is another one here than in the browser.
+    _, _, own = origin.partition("://")
+    return bool(own) and host is not None and own.lower() == host.lower()

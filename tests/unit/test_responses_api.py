@@ -12,6 +12,7 @@ from domain.errors import BackendTimeoutError
 from domain.openai.responses.sealing import unseal
 from domain.results import FinishReason, ToolCallDelta
 from domain.sampling import StructuredOutputs
+from domain.state import StoredResponse
 from tests.unit.messages_serving import USAGE, delta, end
 from tests.unit.responses_serving import (
     RESPONSES,
@@ -20,10 +21,11 @@ from tests.unit.responses_serving import (
     events_of,
     response_of,
     responses_serving,
+    stored_serving,
     text_of,
 )
 from tests.unit.serving import NEVER_S, Leaving, error_of
-from tests.unit.waiting import until
+from tests.unit.waiting import eventually, until
 
 FUNCTION = {
     "type": "function",
@@ -236,6 +238,57 @@ async def test_a_client_that_leaves_ends_the_generation(api):
     leaving.leave.set()
     await task
     assert api.writer.running == 0
+
+
+class Blocked(Leaving):
+    """A client that leaves while a certain part of its answer is sent to it."""
+
+    def __init__(self, body: dict[str, Any], part: bytes) -> None:
+        super().__init__(body)
+        self._part = part
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await super().send(message)
+        if self._part in message.get("body", b""):
+            self.leave.set()
+            await asyncio.Event().wait()
+
+    @property
+    def response_id(self) -> str:
+        body = b"".join(message.get("body", b"") for message in self.sent)
+        return str(json.loads(body.split(b"\n")[1].removeprefix(b"data: "))["response"]["id"])
+
+
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        (b"response.output_text.delta", "cancelled"),
+        (b"response.output_item.done", "completed"),
+        (b"response.completed", "completed"),
+    ],
+)
+async def test_a_complete_response_stays_so_when_its_client_leaves(tmp_path, part, status):
+    async with stored_serving(tmp_path) as api:
+        api.script = SAYS_HELLO
+        state = api.app.responses.state
+        assert state is not None
+        finish, ends = state.finish, []
+
+        async def counted(response: StoredResponse) -> None:
+            await finish(response)
+            ends.append(response.status)
+
+        state.finish = counted  # type: ignore[method-assign]
+        client = Blocked({"model": "fake-write", "input": "Hi", "stream": True}, part)
+        await client.call(api.app, RESPONSES)
+        await eventually(lambda: bool(ends))
+        answer = await api.http.get(f"{RESPONSES}/{client.response_id}")
+        assert answer.json()["status"] == status
+        continued = await api.respond("And?", previous_response_id=client.response_id)
+        assert continued.status_code == (200 if status == "completed" else 400)
+    # The store is closed, so no other end is to come.
+    assert ends[0] == status
+    assert len(ends) == (2 if status == "completed" else 1)
 
 
 async def test_tokens_are_counted_without_generating(api):

@@ -3,24 +3,38 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
 import websockets
+from websockets import Origin
 from websockets.asyncio.client import ClientConnection, connect
 
+from app.http.connection_limits import ConnectionLimits
+from app.http.controllers.responses_socket import MAX_WAITING
+from app.http.lanes import Lanes
 from app.http.server import DrainingServer, bind, server_config
 from app.settings import load_settings
 from app.telemetry.request import STATUS_CLIENT_GONE
 from app.telemetry.telemetry import Telemetry
 from domain.conversation import Conversation
 from domain.errors import BackendTimeoutError
+from domain.state import StoredResponse
 from tests.unit.messages_serving import USAGE, delta, end
 from tests.unit.observed import RecordingListener
-from tests.unit.responses_serving import EVENT, SAYS_HELLO, ResponsesApi, responses_serving, text_of
+from tests.unit.responses_serving import (
+    EVENT,
+    RESPONSES,
+    SAYS_HELLO,
+    ResponsesApi,
+    response_of,
+    responses_serving,
+    text_of,
+)
 from tests.unit.serving import NEVER_S
-from tests.unit.waiting import until
+from tests.unit.waiting import eventually, until
 
 KEY = "sk-socket-0123456789"
 ENDS = {"response.completed", "response.incomplete", "response.failed", "error"}
@@ -36,11 +50,15 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def socket_serving(**settings: str) -> AsyncGenerator[Server, None]:
+async def socket_serving(
+    *, timeout_s: float = 30.0, ping_s: float = 20.0, **settings: str
+) -> AsyncGenerator[Server, None]:
     async with responses_serving(settings=settings) as api:
         listener = bind("127.0.0.1", 0)
         config = server_config(api.app, load_settings({"MAX_BODY_BYTES": "20000"}))
         config.lifespan = "off"
+        config.limits = ConnectionLimits(timeout_s=timeout_s)
+        config.ws_ping_interval = config.ws_ping_timeout = ping_s
         server = DrainingServer(config, on_drain=api.service.drain)
         task = asyncio.create_task(server._serve([listener]))
         try:
@@ -207,6 +225,65 @@ async def test_closing_the_connection_cancels_its_responses(served):
     await until(lambda: served.api.writer.running == 0)
 
 
+async def test_messages_beyond_the_most_are_refused_and_the_connection_is_read_on(served):
+    served.api.script = ()
+    served.api.writer.delay_s = NEVER_S
+    async with connect(served.url) as connection:
+        for _ in range(MAX_WAITING):
+            await create(connection)
+        await create(connection, stream_id="more")
+        async with asyncio.timeout(20):
+            found = (await events(connection))[-1]
+        assert (found["status"], found["error"]["code"], found["stream_id"]) == (429, "queue_full", "more")
+        await until(lambda: served.api.writer.running == 1)
+    await until(lambda: served.api.writer.running == 0)
+
+
+async def test_a_stream_keeps_its_order_while_others_come_and_go():
+    lanes, running = Lanes(), []
+
+    async def work(name: str, number: int) -> None:
+        async with lanes.turn(name):
+            running.append(number)
+            await asyncio.sleep(0)
+            assert running.pop() == number
+
+    async with lanes.turn("a"):
+        waiting = asyncio.create_task(work("a", 1))
+        await asyncio.sleep(0)
+    # Free, and the task that waited for it has not run yet.
+    async with lanes.turn("b"):
+        pass
+    await asyncio.gather(waiting, work("a", 2), work("a", 3))
+    assert not len(lanes)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"timeout_s": 0.2, "ping_s": NEVER_S}, {"timeout_s": 0, "ping_s": 0.2}], ids=["answers", "pings"]
+)
+async def test_a_client_that_does_not_read_is_dropped_and_its_work_ends(limits):
+    async with socket_serving(**limits) as served:
+        served.api.script = ()
+        # A client that reads nothing beyond its first messages, neither answers nor pings.
+        connection = await connect(served.url, max_queue=1, max_size=None, ping_interval=None)
+        ended = asyncio.Event()
+
+        async def pour(_request: Any, *, streams: bool) -> AsyncGenerator[Any, None]:
+            try:
+                while True:
+                    yield delta("x" * 2**20)
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        served.api.writer._generate = pour  # type: ignore[method-assign]
+        await create(connection)
+        async with asyncio.timeout(15):
+            await ended.wait()
+        await eventually(lambda: not served.server.server_state.connections)
+        connection.transport.abort()
+
+
 async def test_a_message_that_is_too_large_closes_the_connection(served):
     async with connect(served.url) as connection:
         await create(connection, "x" * 30_000)
@@ -225,6 +302,27 @@ async def test_openais_sdk_connects(served):
             if event.type == "response.completed":
                 break
     assert event.response.output_text == "Hello."
+
+
+async def test_pages_of_other_sites_may_not_connect(served):
+    own = served.url.removeprefix("ws://").partition("/")[0]
+    async with connect(served.url, origin=Origin(f"http://{own}")) as connection:
+        assert (await answer(connection))["type"] == "response.completed"
+    for origin in ("https://evil.example", "null"):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with connect(served.url, origin=Origin(origin)):
+                pass
+        assert refused.value.response.status_code == 403
+        assert json.loads(refused.value.response.body or b"")["error"]["code"] == "origin_not_allowed"
+
+
+async def test_pages_of_allowed_origins_may_connect():
+    async with socket_serving(CORS_ORIGINS="https://app.example.com") as served:
+        async with connect(served.url, origin=Origin("https://app.example.com")):
+            pass
+        with pytest.raises(websockets.InvalidStatus):
+            async with connect(served.url, origin=Origin("https://evil.example")):
+                pass
 
 
 async def test_a_key_is_needed_and_each_response_is_counted():
@@ -288,3 +386,49 @@ async def test_a_client_that_leaves_is_observed_as_such(served, observed):
 async def test_usage_is_in_the_last_event(served, socket):
     served.api.script = [end("x"), USAGE]
     assert (await answer(socket))["response"]["usage"]["total_tokens"] == USAGE.total_tokens
+
+
+async def test_a_client_that_leaves_while_the_service_ends_is_observed_as_such(caplog, tmp_path):
+    # Nothing is read any more then: sending fails.
+    async with socket_serving(STATE="on", MEMORIA_DATA_DIR=str(tmp_path)) as served:
+        listener = RecordingListener()
+        served.api.app.telemetry = Telemetry([listener])
+        served.api.script = ()
+        served.api.writer.delay_s = 0.005
+        async with connect(served.url) as connection:
+            await create(connection, max_output_tokens=4000)
+            response = json.loads(await connection.recv())["response"]
+            served.server.should_exit = True
+            # Until the service no longer listens.
+            await eventually(lambda: not served.server.servers or not served.server.servers[0].is_serving())
+            connection.transport.abort()
+            await eventually(lambda: bool(listener.requests))
+        assert (listener.request.status, listener.request.client_gone) == (STATUS_CLIENT_GONE, True)
+        stored = response_of(await served.api.http.get(f"{RESPONSES}/{response['id']}"))
+        assert stored["status"] == "cancelled"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_response_that_is_complete_stays_so_when_its_client_leaves(tmp_path):
+    async with socket_serving(STATE="on", MEMORIA_DATA_DIR=str(tmp_path)) as served:
+        served.api.script = SAYS_HELLO
+        state = served.api.app.responses.state
+        assert state is not None
+        stored, storing, goes_on = state.finish, asyncio.Event(), asyncio.Event()
+
+        async def finish(response: StoredResponse) -> None:
+            storing.set()
+            await goes_on.wait()
+            await stored(response)
+
+        state.finish = finish  # type: ignore[method-assign]
+        async with connect(served.url) as connection:
+            await create(connection)
+            response = json.loads(await connection.recv())["response"]
+            await storing.wait()
+        await until(lambda: not served.server.server_state.connections)
+        goes_on.set()
+        found: list[str] = []
+        while found[-1:] in ([], ["in_progress"]) and len(found) < 1000:
+            found.append(response_of(await served.api.http.get(f"{RESPONSES}/{response['id']}"))["status"])
+        assert found[-1] == "completed"

@@ -7,20 +7,20 @@ connection closes, its responses are cancelled.
 """
 
 import asyncio
-import contextlib
-import logging
-from collections import OrderedDict
 from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Request, WebSocket
+from litestar.exceptions import WebSocketDisconnect
 from litestar.types import HTTPScope
 
 from app.http.body_parts import body_parts, report_ignored
 from app.http.codec import BodyDecoder, encode
 from app.http.controllers.responses import generation_model, responses_of
-from app.http.errors import as_inference_error
+from app.http.cors import may_open_socket
+from app.http.errors import ClientDisconnectedError, as_inference_error, error_body
 from app.http.ignored import note_ignored
+from app.http.lanes import Lanes
 from app.http.rate_limits import ACCOUNT, Account, owner_of, reserve
 from app.http.requests import AnyRequest, context_of, options_of
 from app.http.response_streams import failure_events
@@ -28,18 +28,17 @@ from app.http.websockets import DRAIN, SERVICE_RESTART
 from app.responses.field_names import response_field_names
 from app.responses.history import RecentResponses
 from app.responses.preparation import Prepared, prepare
+from app.responses.recording import Recorder
 from app.telemetry.request import note_error, observation_of
-from domain.errors import InferenceError, InvalidRequestError
+from domain.errors import InferenceError, InvalidRequestError, OverloadedError
 from domain.openai.field import describe
 from domain.openai.responses.body import ResponseBody
 from domain.openai.responses.events import Event
 from domain.random_id import random_hex
 
-log = logging.getLogger("memoria")
-
 AnySocket = WebSocket[Any, Any, Any]
 MAX_WAITING = 64
-"""Messages of one connection that are answered or wait; beyond them the connection is not read."""
+"""Messages of one connection that are answered or wait; more are refused."""
 CREATE = "response.create"
 
 
@@ -84,6 +83,9 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 async def serve_responses(socket: AnySocket) -> None:
     """Serve one connection until it closes, or until the service ends."""
+    if not may_open_socket(socket.headers.get("origin"), socket.headers.get("host"), socket.app.cors_config):
+        await _refuse_origin(socket)
+        return
     await socket.accept()
     connection = _Connection(socket)
     try:
@@ -94,6 +96,16 @@ async def serve_responses(socket: AnySocket) -> None:
         await connection.cancel()
 
 
+async def _refuse_origin(socket: AnySocket) -> None:
+    error = InvalidRequestError(
+        "Pages of this origin may not use the service. The setting CORS_ORIGINS can allow them.",
+        code="origin_not_allowed",
+    )
+    head = [(b"content-type", b"application/json")]
+    await socket.send({"type": "websocket.http.response.start", "status": 403, "headers": head})
+    await socket.send({"type": "websocket.http.response.body", "body": error_body(error), "more_body": False})
+
+
 class _Connection:
     """One connection and its responses."""
 
@@ -101,14 +113,13 @@ class _Connection:
         self._socket = socket
         self._recent = RecentResponses()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(MAX_WAITING)
-        self._lanes: OrderedDict[str | None, asyncio.Lock] = OrderedDict()
+        self._lanes = Lanes()
         self._has_left = False
 
     async def read(self) -> bool:
         """Answer each message, until the client disconnects (False) or the service ends (True)."""
         while True:
-            await self._slots.acquire()
+            # uvicorn reads on only when this message is received; until then it does not see that a client leaves.
             message: Any = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 self._has_left = True
@@ -117,13 +128,12 @@ class _Connection:
                 return True
             content = message.get("text")
             content = content.encode() if content is not None else message.get("bytes") or b""
+            if len(self._tasks) >= MAX_WAITING:
+                await self._answer(content, is_surplus=True)
+                continue
             task = asyncio.create_task(self._answer(content), name="response-over-websocket")
             self._tasks.add(task)
-            task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._slots.release()
+            task.add_done_callback(self._tasks.discard)
 
     async def finish(self) -> None:
         """Wait for the responses under way."""
@@ -135,41 +145,44 @@ class _Connection:
             task.cancel()
         await self.finish()
 
-    async def _answer(self, content: bytes) -> None:
-        stream_id = None
+    async def _answer(self, content: bytes, *, is_surplus: bool = False) -> None:
         request = self._request()
         observation = observation_of(request.scope)
         try:
-            envelope = _read_envelope(content)
-            stream_id = envelope.stream_id if isinstance(envelope.stream_id, str) else None
-            async with self._lane(stream_id):
-                await _Turn(self._socket, request, self._recent, stream_id).run(content)
+            await self._serve(request, content, is_surplus=is_surplus)
             if observation is not None:
                 observation.set_status(200)
+        except ClientDisconnectedError:
+            if observation is not None:
+                observation.client_left()
         except asyncio.CancelledError:
             if observation is not None and self._has_left:
                 observation.client_left()
             elif observation is not None:
                 observation.abandoned()
             raise
-        except Exception as exception:
-            error = as_inference_error(exception, method="WEBSOCKET", path="/v1/responses")
-            note_error(request.scope, error)
-            if observation is not None:
-                observation.set_status(error.status)
-            await _send(self._socket, _refusal(error), stream_id)
         finally:
             if observation is not None:
                 observation.end()
 
-    def _lane(self, stream_id: str | None) -> asyncio.Lock:
-        """The lock of a stream: its responses follow one another, in the order of their messages."""
-        lane = self._lanes.get(stream_id)
-        if lane is None:
-            for name in [name for name, lock in self._lanes.items() if not lock.locked()]:
-                del self._lanes[name]
-            lane = self._lanes[stream_id] = asyncio.Lock()
-        return lane
+    async def _serve(self, request: AnyRequest, content: bytes, *, is_surplus: bool) -> None:
+        """Answer one message, with an error if need be."""
+        stream_id = None
+        try:
+            envelope = _read_envelope(content)
+            stream_id = envelope.stream_id if isinstance(envelope.stream_id, str) else None
+            if is_surplus:
+                raise _too_many()  # noqa: TRY301
+            async with self._lanes.turn(stream_id):
+                await _Turn(self._socket, request, self._recent, stream_id).run(content)
+        except ClientDisconnectedError:
+            raise
+        except Exception as exception:
+            error = as_inference_error(exception, method="WEBSOCKET", path="/v1/responses")
+            note_error(request.scope, error)
+            if (observation := observation_of(request.scope)) is not None:
+                observation.set_status(error.status)
+            await _send(self._socket, _refusal(error), stream_id)
 
     def _request(self) -> AnyRequest:
         """A request over HTTP that stands for one message: it has the headers and the key of the connection."""
@@ -263,24 +276,24 @@ class _Turn:
             await recorder.finish()
         await self._send(presenter.last_chunks())
 
-    async def _break_off(self, prepared: Prepared, exception: BaseException, recorder: Any) -> None:
-        """End a response that has failed, or whose connection has closed; a refused one has not begun."""
+    async def _break_off(self, prepared: Prepared, exception: BaseException, recorder: Recorder | None) -> None:
+        """End a response that has failed, or whose client has left; a refused one has not begun."""
         presenter = prepared.presenter
         if not presenter.has_begun:
             if recorder is not None:
                 recorder.discard()
             raise exception
-        if isinstance(exception, Exception):
-            error = as_inference_error(exception)
-            note_error(self._request.scope, error)
-            presenter.fail(error)
-        else:
+        if isinstance(exception, ClientDisconnectedError) or not isinstance(exception, Exception):
             presenter.cancel()
+            if recorder is not None:
+                recorder.finish_soon()
+            raise exception
+        error = as_inference_error(exception)
+        note_error(self._request.scope, error)
+        events = failure_events(presenter, error)
         if recorder is not None:
             recorder.finish_soon()
-        if not isinstance(exception, Exception):
-            raise exception
-        await self._send(failure_events(presenter, error))
+        await self._send(events)
 
     async def _send(self, events: list[Event]) -> None:
         for event in events:
@@ -288,12 +301,16 @@ class _Turn:
 
 
 async def _send(socket: AnySocket, event: msgspec.Struct, stream_id: str | None) -> None:
+    """Send one event. Raises ClientDisconnectedError if nobody receives it any more."""
     data = encode(event)
     if stream_id is not None:
         data = data[:-1] + b',"stream_id":' + encode(stream_id) + b"}"
-    # A client that has left is noticed by reading.
-    with contextlib.suppress(RuntimeError):
+    try:
         await socket.send_text(data.decode())
+    except (OSError, RuntimeError, WebSocketDisconnect) as error:
+        # uvicorn raises an OSError if the client has left, and a RuntimeError if the connection is being closed.
+        # Litestar raises WebSocketDisconnect once it has received the message of that.
+        raise ClientDisconnectedError from error
 
 
 def _read_envelope(content: bytes) -> _Envelope:
@@ -324,6 +341,12 @@ def _refusal(error: InferenceError) -> SocketError:
     return SocketError(
         status=error.status,
         error=SocketErrorDetail(type=error.type, code=error.code, message=error.message, param=error.param),
+    )
+
+
+def _too_many() -> InferenceError:
+    return OverloadedError(
+        f"This connection has {MAX_WAITING} unanswered messages. Please wait for an answer before the next one."
     )
 
 

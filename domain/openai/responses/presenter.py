@@ -33,7 +33,7 @@ from domain.results import (
     GenerationUsage,
     ToolCallDelta,
 )
-from domain.state import Item, ResponseStatus
+from domain.state import UNFINISHED, Item, ResponseStatus
 
 Open = OpenMessage | OpenCompaction | OpenReasoning | OpenFunctionCall | OpenCustomCall
 NO_USAGE = GenerationUsage(prompt_tokens=0, completion_tokens=0)
@@ -144,7 +144,9 @@ class ResponsePresenter:
         return self._break_off(ResponseStatus.FAILED, error=response_error(error))
 
     def cancel(self) -> list[Event]:
-        """End the response as cancelled. See `fail` for what it returns."""
+        """End the response as cancelled, unless it has ended. See `fail` for what it returns."""
+        if self.response.status not in UNFINISHED:
+            return self._last_events or []
         return self._break_off(ResponseStatus.CANCELLED)
 
     def _break_off(self, status: ResponseStatus, **changes: object) -> list[Event]:
