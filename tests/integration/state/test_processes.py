@@ -44,6 +44,9 @@ def lines(process: "subprocess.Popen[str]", count: int) -> list[tuple[str, str]]
     assert process.stdout is not None
     found: list[tuple[str, str]] = []
     for line in process.stdout:
+        if not line.endswith("\n"):
+            # It was killed while it wrote this one.
+            break
         kind, name = line.split()
         found.append((kind, name))
         if len(found) == count:
