@@ -29,7 +29,7 @@ class ThinkingBlock(_Block, frozen=True, kw_only=True, tag="thinking"):
 
     thinking: str
     signature: str | None = None
-    """Accepted and ignored: reasoning is passed to the chat template, whoever wrote it."""
+    """Accepted and ignored: reasoning is always passed to the chat template."""
 
 
 class RedactedThinkingBlock(_Block, frozen=True, kw_only=True, tag="redacted_thinking"):

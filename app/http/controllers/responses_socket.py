@@ -301,7 +301,7 @@ class _Turn:
 
 
 async def _send(socket: AnySocket, event: msgspec.Struct, stream_id: str | None) -> None:
-    """Send one event. Raises ClientDisconnectedError if nobody receives it any more."""
+    """Send one event. Raises ClientDisconnectedError if the client has left."""
     data = encode(event)
     if stream_id is not None:
         data = data[:-1] + b',"stream_id":' + encode(stream_id) + b"}"
