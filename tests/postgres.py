@@ -105,6 +105,7 @@ class PostgresProcess:
 def _unprivileged() -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
+    # The names of system users.
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)

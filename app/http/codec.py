@@ -9,6 +9,7 @@ import msgspec
 
 from app.http.known_fields import names_at, original_path, without_unknown
 from domain.errors import InvalidRequestError
+from domain.openai.malformed import MALFORMED, malformed_json
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -104,8 +105,8 @@ class BodyDecoder(Generic[T]):
                 return self._decoder.decode(encode(recover(error)))
         except msgspec.ValidationError as error:
             raise self._refusal(str(error), body, path, kept) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequestError(f"We could not parse the JSON body of your request: {error}.") from None
+        except MALFORMED as error:
+            raise malformed_json(error) from None
 
     def _refusal(self, text: str, body: bytes, outer: str, kept: dict[str, list[int]]) -> InvalidRequestError:
         """msgspec's message in OpenAI's words."""
@@ -135,7 +136,7 @@ class BodyDecoder(Generic[T]):
         """The fields that an object at this path may have, which can depend on the rest of the body."""
         try:
             value = msgspec.json.decode(body) if path else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except MALFORMED:
             # The decoder stopped at the unknown field; what follows it is not valid JSON.
             return []
         return names_at(value, self._type, path)

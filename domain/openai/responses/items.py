@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from domain.errors import InvalidRequestError
+from domain.openai.malformed import MALFORMED, malformed_json
 from domain.openai.responses.sealing import unseal
 from domain.random_id import random_hex
 from domain.state import Item
@@ -220,9 +221,6 @@ class _Kind(msgspec.Struct):
     id: Any = None
 
 
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for malformed JSON. Its ValidationError, for a wrong type, is a DecodeError too."""
-
 _kind_decoder = msgspec.json.Decoder(_Kind)
 _encode = msgspec.json.Encoder().encode
 
@@ -279,11 +277,6 @@ def check_ignored(raw: bytes) -> None:
         msgspec.json.decode(raw)
     except MALFORMED as error:
         raise malformed_json(error) from None
-
-
-def malformed_json(error: Exception) -> InvalidRequestError:
-    """The refusal of a body that is not JSON, in the words of the decoder of whole bodies."""
-    return InvalidRequestError(f"We could not parse the JSON body of your request: {error}.")
 
 
 def _type_name(raw: bytes, path: str) -> str:

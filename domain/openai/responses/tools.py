@@ -12,8 +12,9 @@ import msgspec
 
 from domain.conversation import FORCED, Function, ToolChoice, ToolName
 from domain.errors import InvalidRequestError
+from domain.openai.malformed import MALFORMED, malformed_json
 from domain.openai.nesting import check_json
-from domain.openai.responses.items import MALFORMED, DecodePart, IgnorePart, check_ignored, malformed_json
+from domain.openai.responses.items import DecodePart, IgnorePart, check_ignored
 from domain.sampling import StructuredOutputs
 
 MAX_TOOLS = 128

@@ -389,3 +389,12 @@ async def test_an_unconvertible_body_is_kept(options, open_store):
     found = await (await open_store()).response("alice", "resp_1")
     assert found is not None
     assert (found.status, found.body) == (ResponseStatus.FAILED, unfinished("resp_1").body)
+
+
+async def test_what_is_stored_alone_does_not_wait_for_others(file_options, monkeypatch):
+    monkeypatch.setattr("adapters.state.writer.COMMIT_INTERVAL_S", 1000.0)
+    store = make_store(file_options)
+    await store.start()
+    for number in range(3):
+        await asyncio.wait_for(store.finish(finished(f"resp_{number}")), 20)
+    await store.stop()
