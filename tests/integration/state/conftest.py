@@ -23,7 +23,8 @@ def log_is_captured() -> Generator[None, None, None]:
     logger = logging.getLogger("memoria")
     propagate, level = logger.propagate, logger.level
     logger.propagate = True
-    logger.setLevel(logging.NOTSET)
+    # Not inherited from the root logger, which libraries that ran before may have changed.
+    logger.setLevel(logging.WARNING)
     yield
     logger.propagate = propagate
     logger.setLevel(level)
