@@ -11,7 +11,7 @@ from domain.roles import Role
 from tests.fakes import FakeBackend
 
 NEVER_S = 60.0
-SETTINGS = load_settings({"METRICS": "false"})
+SETTINGS = load_settings({"METRICS": "false", "STATE": "off"})
 
 
 class SlowBackend(FakeBackend):

@@ -27,6 +27,7 @@ def memoria(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for variable in VARIABLES:
         monkeypatch.delenv(variable.name, raising=False)
+    monkeypatch.setenv("MEMORIA_DATA_DIR", str(tmp_path / "data"))
 
     def run(*arguments: str, **environ: str) -> Result:
         return CliRunner().invoke(main, arguments, env=environ)
