@@ -27,7 +27,7 @@ GATEWAY = {
     "PYTHONPATH": str(ROOT),
 }
 SECRET = "a very secret sentence"
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "MEMORIA_DATA_DIR")
 # Lists the loaded modules after the service has been built, and the error of an invalid setting.
 LIST_MODULES = """
 import os, sys

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from openai import APIStatusError, AsyncOpenAI
+from playwright.async_api import Error as PlaywrightError
 from playwright.async_api import Page, Route, expect
 
 from tests.page.conftest import OpenPage, Served, served
@@ -21,7 +22,12 @@ async def show(open_page: OpenPage, service: Served, change: Change) -> Page:
     """The page, with a changed answer of `GET /status`."""
 
     async def changed(route: Route) -> None:
-        response = await route.fetch()
+        try:
+            response = await route.fetch()
+        except PlaywrightError:
+            # The page asks once more while the service ends.
+            await route.abort()
+            return
         status = await response.json()
         change(status)
         await route.fulfill(response=response, json=status)
