@@ -29,8 +29,8 @@ TELLTALES = ["opentelemetry.baggage", "opentelemetry.trace", "opentelemetry.util
 
 @pytest.fixture(autouse=True)
 def _loggers_as_in_a_new_process(logging_as_before: None) -> None:
-    # vLLM may be loaded in this one, with its own level.
-    for name in ("vllm", *TELLTALES):
+    # vLLM may be loaded in this one, and uvicorn may have served, each with a level of its own.
+    for name in ("vllm", "uvicorn.error", *TELLTALES):
         logging.getLogger(name).setLevel(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
 
