@@ -14,6 +14,7 @@ from domain.observation import Observer
 from domain.requests import GenerationRequest, Request, ResultT
 from domain.results import GenerationEvent
 from domain.roles import Role
+from domain.service_class import ServiceClass
 
 Events = AsyncIterator[GenerationEvent]
 EventStream = AbstractAsyncContextManager[Events]
@@ -46,6 +47,8 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     """Headers that propagate the trace to the engine (W3C Trace Context); None if the request is not traced."""
     observer: Observer | None = None
     """Receives events of the request; None if it is not observed."""
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+    """Which requests it gives way to."""
 
 
 StepListener = Callable[[str], None]

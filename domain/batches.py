@@ -1,0 +1,151 @@
+"""The port of the store that keeps batches.
+
+An adapter implements `BatchStore` on the database that also keeps responses and files. Batches belong to one
+owner, as `domain.state` describes.
+
+A batch that has not ended is worked on by one process at a time: the one that has claimed it. If that process
+ends, another one can claim the batch. A process that lost its claim, because it was taken for dead, is refused
+when it saves, so that what it does then has no effect.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from domain.files import StoredFile
+
+
+class BatchStatus(enum.StrEnum):
+    """Where a batch is (OpenAI's schema `Batch.status`)."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
+"""The statuses of a batch that no process works on any more."""
+
+
+class BatchError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One reason why a batch, or one of its lines, was refused (OpenAI's schema `BatchError`)."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+    """Number of the line in the input file, from 1."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What one claim has written of a batch's answers, before they become files.
+
+    Each claim writes files of its own, so that a process that lost its claim can't change what its successor has
+    read.
+    """
+
+    name: str
+    """Of the claim's files, in the folder of contents."""
+    output_bytes: int
+    """How much of its answers counts; what follows was written after the claim was lost."""
+    error_bytes: int
+    """The same of its failed lines."""
+
+
+class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch."""
+
+    id: str
+    owner: str
+    created: int
+    """Unix time in seconds, as are all times here."""
+    endpoint: str
+    """Path that every line names, such as `/v1/embeddings`."""
+    input_file_id: str
+    completion_window: str
+    expires: int
+    """When the lines that have not been answered are given up."""
+    metadata: Mapping[str, str] | None = None
+    output_expires_after_s: int | None = None
+    """How long its output files are kept; None until they are deleted."""
+    status: BatchStatus = BatchStatus.VALIDATING
+    model: str | None = None
+    """The model of its lines, if they all name the same."""
+    errors: Sequence[BatchError] = ()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    total: int = 0
+    """Lines of the input file."""
+    completed: int = 0
+    failed: int = 0
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    parts: Sequence[Part] = ()
+    """What earlier claims, and this one, have written."""
+
+
+class BatchStore(Protocol):
+    """Stores batches.
+
+    Errors: every method raises only `StateUnavailableError` (and `asyncio.CancelledError`).
+
+    Durability: what an awaited method has written survives the end of the process at any moment.
+    """
+
+    async def create_batch(self, batch: StoredBatch) -> None:
+        """Store a batch that is to be worked on."""
+        ...
+
+    async def batch(self, owner: str, batch_id: str) -> StoredBatch | None:
+        """A batch, or None if this owner has none of that id."""
+        ...
+
+    async def batches(self, owner: str, *, after: str | None, limit: int) -> Sequence[StoredBatch] | None:
+        """Batches of an owner, newest first, at most `limit` and one more if there are more.
+
+        None if `after` is no batch of this owner.
+        """
+        ...
+
+    async def unfinished_batches(self) -> Sequence[StoredBatch]:
+        """All batches of all owners that have not ended, oldest first."""
+        ...
+
+    async def request_batch_cancel(self, owner: str, batch_id: str, *, at: int) -> StoredBatch | None:
+        """Ask for the end of a batch: its status becomes `cancelling` unless it has ended or is about to.
+
+        Returns the batch as it is now; None if this owner has none of that id.
+        """
+        ...
+
+    async def claim_batch(self) -> StoredBatch | None:
+        """Claim the oldest batch that has not ended and that no living process has claimed; None without one.
+
+        Two processes never get the same batch.
+        """
+        ...
+
+    async def save_batch(self, batch: StoredBatch, files: Sequence[StoredFile] = ()) -> StoredBatch | None:
+        """Store the progress or the end of a batch that this process has claimed, and new files, together.
+
+        A status `in_progress` does not replace `cancelling`, which a client may have asked for meanwhile.
+
+        Returns the batch as it is now; None if the claim was lost, and then nothing is stored.
+        """
+        ...
+
+    async def release_batch(self, batch_id: str) -> None:
+        """Give up the claim of a batch, so that another process can go on at once."""
+        ...
