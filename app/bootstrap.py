@@ -5,10 +5,12 @@ Each role's stack, outermost first:
     SupervisionBackend                  rejects requests until the engine has answered one; restarts it
     └── ObservedBackend                 reports each call to the request's observer
         └── DeadlineBackend             aborts requests that take too long, waiting included
-            └── AdmissionBackend        limits the running and waiting requests
-                └── CachingBackend      embed, if EMBED_CACHE is set: vectors of earlier requests
-                    └── BatchingBackend embed, over HTTP or if EMBED_JOIN=true: several requests in one call
-                        └── the adapter     vllm-inprocess | vllm-http | a custom factory
+            └── SplittingBackend        scores many pairs in parts
+                └── AdmissionBackend    limits the running and waiting requests
+                    └── EmbeddingScores     embed: scores pairs by their vectors
+                        └── CachingBackend      embed, if EMBED_CACHE is set: vectors of earlier requests
+                            └── BatchingBackend     embed, over HTTP or if EMBED_JOIN=true: joins requests
+                                └── the adapter     vllm-inprocess | vllm-http | a custom factory
 
 Over HTTP the adapter is also a stack (`adapters.vllm.http.provider`): RetryingBackend, BalancingBackend if there
 are several servers, and for each server a Member with its circuit breaker around VLLMHTTPBackend.
@@ -36,7 +38,9 @@ from domain.policies.balancing import BalancingBackend
 from domain.policies.batching import BatchingBackend
 from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
+from domain.policies.embedding_scores import EmbeddingScores
 from domain.policies.member import ServerGroup
+from domain.policies.splitting import SplittingBackend
 from domain.policies.supervision import StateListener, SupervisionBackend
 from domain.policies.token_bucket import Clock
 from domain.policies.wrapper import layer
@@ -126,7 +130,7 @@ def build_service(
         ServedModel(
             SupervisionBackend(
                 ObservedBackend(
-                    DeadlineBackend(admissions[role], timeout_s=settings.request_timeout_s),
+                    DeadlineBackend(SplittingBackend(admissions[role]), timeout_s=settings.request_timeout_s),
                     role,
                     model=name,
                     captures_content=settings.telemetry.capture_content,
@@ -164,9 +168,9 @@ def _with_policies(
         group = layer(backend, ServerGroup)
         backend = BatchingBackend(backend, max_calls=len(group.members()) if group is not None else 1)
     if not policies.cache_bytes:
-        return backend, None
+        return EmbeddingScores(backend), None
     cache = CachingBackend(backend, max_bytes=policies.cache_bytes)
     balancer = layer(backend, BalancingBackend)
     if balancer is not None:
         balancer.on_readmit = cache.clear
-    return cache, cache
+    return EmbeddingScores(cache), cache

@@ -140,7 +140,13 @@ def plan(
             },
         )
         with console.progress() as progress:
-            answer = plan_memory(_settings(console, {}), question, progress)
+            # An optional engine is planned if either names its model.
+            overrides = {
+                f"MODEL_{info.prefix}_NAME": engines[f"{role}_model"]
+                for role, info in ROLES.items()
+                if info.is_optional
+            }
+            answer = plan_memory(_settings(console, overrides), question, progress)
         print_answer(answer, form)
     except ConfigurationError as error:
         _fail(console, error)

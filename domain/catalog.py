@@ -58,22 +58,23 @@ class ModelCatalog:
         self._models = models
         self._created = created
 
-    def resolve(self, name: str, role: Role, *, endpoint: str) -> ServedModel:
-        """The model of this name and role.
+    def resolve(self, name: str | None, *roles: Role, endpoint: str) -> ServedModel:
+        """The model of this name, in one of these roles.
 
         Args:
-            name: as the client wrote it.
-            role: the role that the endpoint needs.
+            name: as the client wrote it; None for the model of the first role that is served.
+            roles: the roles that the endpoint can use, the preferred one first.
             endpoint: such as `v1/embeddings`; for the error message.
 
         Raises:
             WrongEndpointError: the name belongs to a model of another role.
-            ModelNotFoundError: no model has this name, or the role is switched off.
+            ModelNotFoundError: no model has this name, or the roles are switched off.
             BackendUnavailableError: an engine that has not started yet may serve it.
         """
-        for model in self._models:
-            if model.role is role and name in model.names:
-                return model
+        for role in roles:
+            for model in self._models:
+                if model.role is role and (name is None or name in model.names):
+                    return model
         for model in self._models:
             if name in model.names:
                 info = ROLES[model.role]
@@ -82,8 +83,8 @@ class ModelCatalog:
                     f"{endpoint} endpoint. Use it with {info.endpoints}.",
                     param="model",
                 )
-        self._require_enabled(role)
-        raise self._not_found(name)
+        self._require_enabled(*roles)
+        raise self._not_found(name or "")
 
     def find(self, name: str | None) -> ServedModel:
         """The model of this name in any role; without a name, the generation model.
@@ -121,9 +122,10 @@ class ModelCatalog:
         """
         return self._object(self.find(name), name)
 
-    def _require_enabled(self, role: Role) -> None:
-        if all(model.role is not role for model in self._models):
-            info = ROLES[role]
+    def _require_enabled(self, *roles: Role) -> None:
+        if all(model.role not in roles for model in self._models):
+            # Without an optional model another one answers, so that is the one to enable.
+            info = ROLES[roles[-1]]
             raise ModelNotFoundError(
                 f"No {info.noun} model is served, because {info.prefix}_BACKEND is off. Set it to another "
                 f"value to enable the {info.noun} model. {self._served()}".rstrip(),

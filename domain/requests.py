@@ -10,7 +10,7 @@ import msgspec
 
 from domain.conversation import Conversation
 from domain.errors import ContextLengthError
-from domain.results import EmbeddingResult, GenerationResult, Tokenization
+from domain.results import EmbeddingResult, GenerationResult, ScoreResult, Tokenization
 from domain.sampling import SamplingParameters
 
 ResultT = TypeVar("ResultT", covariant=True)
@@ -82,6 +82,57 @@ class EmbeddingRequest(Request[EmbeddingResult], frozen=True, kw_only=True):
     def width(self) -> int:
         """See `Request`."""
         return len(self.inputs)
+
+
+class ScoreRequest(Request[ScoreResult], frozen=True, kw_only=True):
+    """Pairs of a query and a document to score by the document's relevance."""
+
+    operation: ClassVar[str] = "rerank"
+
+    queries: list[str]
+    """One query for all documents, or as many queries as documents."""
+    documents: list[str]
+    truncate_prompt_tokens: int | None = None
+    """As in `EmbeddingRequest`, for each pair."""
+    max_tokens_per_query: int | None = None
+    """Longer queries are truncated to this number of tokens, without special ones; None truncates none."""
+    max_tokens_per_doc: int | None = None
+    """The same for documents."""
+    instruction: str | None = None
+    """What makes a document relevant, for models that take an instruction; others ignore it."""
+    use_activation: bool | None = None
+    """Whether the model's activation function maps scores to 0 … 1; None for the model's own choice."""
+
+    @property
+    def estimated_prompt_tokens(self) -> int:
+        """See `Request`."""
+        tokens = sum(map(estimate_tokens, self.documents)) + sum(map(estimate_tokens, self.queries))
+        if len(self.queries) == 1:
+            # The query is repeated for each document.
+            tokens += (len(self.documents) - 1) * estimate_tokens(self.queries[0])
+        return tokens
+
+    @property
+    def width(self) -> int:
+        """See `Request`."""
+        return len(self.documents)
+
+    def pairs(self, start: int, stop: int) -> "ScoreRequest":
+        """The same request for some of the pairs."""
+        queries = self.queries if len(self.queries) == 1 else self.queries[start:stop]
+        return msgspec.structs.replace(self, queries=queries, documents=self.documents[start:stop])
+
+    def within(self, max_model_len: int | None) -> "ScoreRequest":
+        """The same request without limits that no text of this context length can exceed, which vLLM rejects."""
+
+        def effective(limit: int | None) -> int | None:
+            return None if limit is None or (max_model_len is not None and limit >= max_model_len) else limit
+
+        return msgspec.structs.replace(
+            self,
+            max_tokens_per_query=effective(self.max_tokens_per_query),
+            max_tokens_per_doc=effective(self.max_tokens_per_doc),
+        )
 
 
 class GenerationRequest(Request[GenerationResult], frozen=True, kw_only=True):

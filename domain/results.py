@@ -22,6 +22,20 @@ class EmbeddingResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.prompt_tokens
 
 
+class ScoreResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores in the order of the pairs; a higher one means a more relevant document."""
+
+    scores: list[float]
+    """Of a reranking model usually 0 … 1; of an embedding model the cosine, -1 … 1."""
+    prompt_tokens: int
+    """Total tokens that the model has read, including special tokens."""
+
+    @property
+    def total_tokens(self) -> int:
+        """Total tokens that the model has read."""
+        return self.prompt_tokens
+
+
 class FinishReason(enum.StrEnum):
     """Why a choice ended."""
 

@@ -16,6 +16,7 @@ class Role(enum.StrEnum):
 
     EMBED = "embed"
     GENERATE = "generate"
+    RERANK = "rerank"
 
 
 class RoleInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +38,24 @@ class RoleInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int
     """Default limit on concurrent requests of the engine."""
     gpu_share: float
-    """Default share of the GPU's memory if no plan can be made and no setting is given."""
+    """Default share of the GPU's memory if no plan can be made and no setting is given; less if all shares exceed
+    the GPU together."""
     context_lengths: tuple[int, ...]
     """Context lengths in tokens that the memory plan tries, longest first."""
-    gpu_default_model: str
-    """Default model on a GPU, from the hub."""
-    cpu_default_model: str
-    """Default model on the CPU, packaged."""
+    gpu_default_model: str | None
+    """Default model on a GPU, from the hub; None for an optional role."""
+    cpu_default_model: str | None
+    """Default model on the CPU, packaged; None for an optional role."""
+
+    without_model: str = "chosen for this machine"
+    """What happens if no model is named, for the documentation."""
+    backend_note: str = ""
+    """Added to the description of the setting of the backend."""
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether the role is off unless its model is named, because there is no default."""
+        return self.cpu_default_model is None
 
     @property
     def generates(self) -> bool:
@@ -82,6 +94,24 @@ ROLES: Mapping[Role, RoleInfo] = {
             gpu_default_model="Qwen/Qwen3-8B-FP8",
             cpu_default_model="SmolLM2-135M-Instruct",
         ),
+        RoleInfo(
+            role=Role.RERANK,
+            prefix="RERANK",
+            noun="reranking",
+            article="a",
+            endpoints="v1/rerank or v1/score",
+            runner="pooling",
+            port=8102,
+            max_running=512,
+            gpu_share=0.15,
+            context_lengths=(8192, 4096, 2048, 1024, 512),
+            gpu_default_model=None,
+            cpu_default_model=None,
+            without_model="the embedding model scores documents",
+            backend_note=" With auto it is off unless MODEL_RERANK_NAME is set.",
+        ),
     )
 }
 """All roles, in display order."""
+DEFAULT_ROLES = tuple(role for role, info in ROLES.items() if not info.is_optional)
+"""The roles that are on unless a setting switches them off."""

@@ -1,6 +1,7 @@
 """Deterministic fake backend without an engine or a process; passes the same contract tests as the real ones.
 
-Its model: a token is an ASCII character; an embedding counts characters; a continuation is the rotated alphabet.
+Its model: a token is an ASCII character; an embedding counts characters; a continuation is the rotated alphabet;
+the score of a pair is the share of its characters that query and document have in common.
 All output is reasoning unless `enable_thinking` is false, and simple structured outputs are supported. It
 implements the whole port, and its output is readable in a failing test.
 """
@@ -37,6 +38,7 @@ from domain.requests import (
     Prompt,
     Request,
     ResultT,
+    ScoreRequest,
     TokenizeRequest,
 )
 from domain.results import (
@@ -45,11 +47,12 @@ from domain.results import (
     GenerationDelta,
     GenerationEvent,
     GenerationUsage,
+    ScoreResult,
     Tokenization,
     TokenLogprob,
     ToolCallDelta,
 )
-from domain.roles import Role
+from domain.roles import ROLES, Role
 from domain.streams import open_stream
 
 DIMENSIONS = 8
@@ -70,7 +73,7 @@ class FakeBackend:
         self.delay_s = delay_s
         self.running = 0
         """Requests in progress."""
-        self.seen: list[EmbeddingRequest | GenerationRequest] = []
+        self.seen: list[EmbeddingRequest | GenerationRequest | ScoreRequest] = []
         self.fail_start: list[InferenceError] = []
         """Errors that `start` raises, one per call."""
         self.fail_probe: InferenceError | None = None
@@ -109,6 +112,8 @@ class FakeBackend:
         self._check(request)
         if isinstance(request, EmbeddingRequest):
             return cast(ResultT, await self._embed(request))
+        if isinstance(request, ScoreRequest):
+            return cast(ResultT, await self._score(request))
         if isinstance(request, GenerationRequest):
             return cast(ResultT, await collect(self._generate(request, streams=False)))
         if isinstance(request, TokenizeRequest):
@@ -143,6 +148,29 @@ class FakeBackend:
                 input_tokens=[len(row) for row in rows] if self.reports_tokens_per_input else None,
             )
             return result if request.dimensions is None else shorten(result, request.dimensions)
+        finally:
+            self.running -= 1
+
+    async def _score(self, request: ScoreRequest) -> ScoreResult:
+        self.seen.append(request)
+        self.running += 1
+        try:
+            request = request.within(self.max_model_len)
+            queries = request.queries * len(request.documents) if len(request.queries) == 1 else request.queries
+            pairs = [
+                (query[: request.max_tokens_per_query], document[: request.max_tokens_per_doc])
+                for query, document in zip(queries, request.documents, strict=True)
+            ]
+            rows = [self._tokens("".join(pair), "documents", request.truncate_prompt_tokens) for pair in pairs]
+            await self._raise_failure()
+            await asyncio.sleep(self.delay_s)
+            scores = [
+                _common(query, "".join(map(chr, row[len(query) :])))
+                for (query, _), row in zip(pairs, rows, strict=True)
+            ]
+            if request.use_activation is False:
+                scores = [math.log((score + 0.01) / (1.01 - score)) for score in scores]
+            return ScoreResult(scores=scores, prompt_tokens=sum(map(len, rows)))
         finally:
             self.running -= 1
 
@@ -206,8 +234,10 @@ class FakeBackend:
         return "".join(map(chr, self._tokens(request.token_ids, "tokens", None)))
 
     def _check(self, request: Request[Any]) -> None:
-        others = GenerationRequest if self.role is Role.EMBED else EmbeddingRequest
-        if isinstance(request, others):
+        own = {Role.EMBED: EmbeddingRequest, Role.GENERATE: GenerationRequest, Role.RERANK: ScoreRequest}[
+            self.role
+        ]
+        if request.needs_inference and not isinstance(request, own):
             raise WrongEndpointError(f"The model '{self.name}' can't {request.operation}.", param="model")
         if not self.started:
             raise BackendUnavailableError(f"The engine of '{self.name}' is not running.")
@@ -226,11 +256,15 @@ class FakeBackend:
                 f"'{param}' contains an unknown token id.", param=param, code="invalid_value"
             )
         if truncate is not None:
-            most = self.max_model_len - (self.role is Role.GENERATE)
+            most = self.max_model_len - ROLES[self.role].generates
             tokens = tokens[: most if truncate < 0 else truncate]
         if len(tokens) > self.max_model_len:
             raise ContextLengthError(self.max_model_len, param=param, prompt_tokens=len(tokens))
         return tokens
+
+
+def _common(query: str, document: str) -> float:
+    return len(set(query) & set(document)) / max(1, len(set(query) | set(document)))
 
 
 class _Output:

@@ -79,8 +79,8 @@ def make_real_shapes(folder: Path, *, small: bool = False) -> dict[Role, Path]:
         small: whether the generator has the shape of the embedding model, under a name of its own.
     """
     tiny = make_tiny_models(folder / "tokenizer")["tiny-gen"]
-    names, configs = (NAMES | SMALL, dict.fromkeys(Role, CONFIGS[Role.EMBED])) if small else (NAMES, CONFIGS)
-    return {role: _make(folder / names[role], configs[role], tiny) for role in Role}
+    names, configs = (NAMES | SMALL, dict.fromkeys(NAMES, CONFIGS[Role.EMBED])) if small else (NAMES, CONFIGS)
+    return {role: _make(folder / names[role], configs[role], tiny) for role in names}
 
 
 def tensors(config: dict[str, Any]) -> Iterator[Tensor]:

@@ -28,9 +28,17 @@ class LocatedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_model(role: Role, card: Card) -> str:
-    """A role's default model: the larger one if there is a GPU with enough memory for both."""
+    """A role's default model: the larger one if there is a GPU with enough memory for both.
+
+    Raises:
+        ConfigurationError: the role is optional, and has none.
+    """
     is_large = card.is_gpu and card.total_bytes >= GPU_DEFAULTS_GIB * GIB
-    return ROLES[role].gpu_default_model if is_large else ROLES[role].cpu_default_model
+    info = ROLES[role]
+    name = info.gpu_default_model if is_large else info.cpu_default_model
+    if name is None:
+        raise ConfigurationError(f"There is no default {info.noun} model. Set MODEL_{info.prefix}_NAME.")
+    return name
 
 
 def locate(name: str, *, setting: str, cache: Path, progress: Progress) -> LocatedModel:

@@ -11,6 +11,7 @@ from domain.requests import (
     GenerationRequest,
     Request,
     ResultT,
+    ScoreRequest,
     TokenizeRequest,
 )
 from domain.roles import Role
@@ -19,6 +20,7 @@ Operation = Callable[[Any, RequestContext], Awaitable[Any]]
 
 SERVED: Mapping[Role, frozenset[type[Request[Any]]]] = {
     Role.EMBED: frozenset({EmbeddingRequest, TokenizeRequest, DetokenizeRequest}),
+    Role.RERANK: frozenset({ScoreRequest, TokenizeRequest, DetokenizeRequest}),
     Role.GENERATE: frozenset({GenerationRequest, TokenizeRequest, DetokenizeRequest}),
 }
 """The types of requests that a model of each role serves."""

@@ -16,6 +16,7 @@ from app.http.controllers.version import Version, version
 from app.http.endpoint import Access, Endpoint
 from app.http.endpoint_kinds import inference
 from app.http.error_formats import ANTHROPIC
+from app.http.rerank_endpoints import RERANK_ENDPOINTS
 from app.http.responses_endpoints import RESPONSES_ENDPOINTS
 from domain.anthropic.messages import CountTokensBody, MessagesBody
 from domain.anthropic.response import CountTokensAnswer, MessagesAnswer
@@ -54,6 +55,7 @@ ENDPOINTS = (
         summary="Embed texts",
         about="vectors, as numbers or base64",
     ),
+    *RERANK_ENDPOINTS,
     *RESPONSES_ENDPOINTS,
     inference(
         "/v1/messages",
@@ -188,8 +190,8 @@ ENDPOINTS = (
         path="/admin/engines/{role:str}/restart",
         handler=restart_engine,
         status=202,
-        about="restarts an engine (`embed`, `generate`) that is `failed`: 202 with the body of `/health`, 409 "
-        "with the same if it is not `failed`",
+        about="restarts an engine (`embed`, `generate`, `rerank`) that is `failed`: 202 with the body of "
+        "`/health`, 409 with the same if it is not `failed`",
         is_counted=True,
     ),
     Endpoint(

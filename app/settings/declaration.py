@@ -51,6 +51,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         parse: Parse,
         *,
         default: str | None = None,
+        optional_default: str | None = None,
         is_secret: bool = False,
         fallback: Fallback | None = None,
         roles: tuple[Role, ...] = tuple(Role),
@@ -62,11 +63,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
             about: description, with the unit.
             parse: parses the text.
             default: the default as text, if it differs from the text of the field's default.
+            optional_default: the default as text for optional roles, if theirs is another one.
             is_secret: whether messages must not contain its value.
             fallback: derives its value from other variables if it is unset.
             roles: the roles that have a role's setting; other roles keep the field's default.
         """
-        return Setting(self, name, about, parse, default, is_secret, fallback, roles)
+        return Setting(self, name, about, parse, default, optional_default, is_secret, fallback, roles)
 
     def settings(self, prefix: str, **defaults: str) -> "SettingsOfStruct":
         """Declare all fields of a struct of the domain as settings.
@@ -86,6 +88,7 @@ class Setting(msgspec.Struct, frozen=True):
     about: str
     parse: Parse
     default: str | None = None
+    optional_default: str | None = None
     is_secret: bool = False
     fallback: Fallback | None = None
     roles: tuple[Role, ...] = tuple(Role)
@@ -93,6 +96,8 @@ class Setting(msgspec.Struct, frozen=True):
     def variable(self, field_default: Any, info: RoleInfo | None) -> Variable:
         """The variable of one role, or of the whole service if `info` is None."""
         default = self.default if self.default is not None else _text(field_default)
+        if self.optional_default is not None and info is not None and info.is_optional:
+            default = self.optional_default
         return Variable(
             group=self.group,
             name=_expand(self.name, info),

@@ -12,7 +12,7 @@ from app.settings.declaration import Variable
 from app.settings.parsers import SecretValueError
 from app.settings.roles import RoleSettings
 from app.settings.settings import Settings
-from app.settings.values import HTTP, INPROCESS, OFF
+from app.settings.values import AUTO, HTTP, INPROCESS, OFF
 from app.settings.variables import VARIABLES, build
 from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
@@ -54,14 +54,29 @@ def _text_of(variable: Variable, given: Mapping[str, str]) -> str:
 
 
 def _switched_on(settings: Settings) -> dict[Role, RoleSettings]:
-    found = {role: own for role, own in settings.roles.items() if own.backend != OFF}
+    resolved = {role: _with_backend(role, own) for role, own in settings.roles.items()}
+    found = {role: own for role, own in resolved.items() if own.backend != OFF}
     if not found:
-        names = [f"{info.prefix}_BACKEND" for info in ROLES.values()]
+        names = [f"{info.prefix}_BACKEND" for info in ROLES.values() if not info.is_optional]
         raise ConfigurationError(
             f"{' and '.join(names)} are {OFF}, so there is nothing to serve. Set one of them to {INPROCESS} or "
             f"{HTTP}."
         )
     return found
+
+
+def _with_backend(role: Role, own: RoleSettings) -> RoleSettings:
+    """The settings of a role with the backend that `auto` stands for."""
+    info = ROLES[role]
+    has_model = own.model is not None or not info.is_optional
+    if own.backend == INPROCESS and not has_model:
+        raise ConfigurationError(
+            f"{info.prefix}_BACKEND is {INPROCESS}, and there is no default {info.noun} model. Set"
+            f" MODEL_{info.prefix}_NAME, or {info.prefix}_BACKEND={OFF}."
+        )
+    if own.backend != AUTO:
+        return own
+    return msgspec.structs.replace(own, backend=INPROCESS if has_model else OFF)
 
 
 def _otel_environment(given: Mapping[str, str]) -> dict[str, str]:

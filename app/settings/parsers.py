@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import platformdirs
 
-from app.settings.values import HTTP, INPROCESS, OFF
+from app.settings.values import AUTO, HTTP, INPROCESS, OFF
 from domain.memory_plan import GpuBudget
 
 LOG_FORMATS = ("auto", "text", "json")
@@ -189,8 +189,8 @@ def _folder(value: str, default: Callable[[str], Path]) -> Path:
 
 
 def parse_backend(value: str) -> str:
-    """INPROCESS, HTTP, OFF, or the dotted path of a factory."""
-    known = (INPROCESS, HTTP, OFF)
+    """INPROCESS, HTTP, OFF, AUTO, or the dotted path of a factory."""
+    known = (INPROCESS, HTTP, OFF, AUTO)
     if value in known or re.fullmatch(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*", value):
         return value
     near = difflib.get_close_matches(value, known, n=1)

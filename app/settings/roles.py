@@ -6,7 +6,7 @@ import msgspec
 
 from app.settings import parsers
 from app.settings.groups import BACK_PRESSURE, BACKENDS, EMBEDDINGS, MEMORY, MODELS
-from app.settings.values import HTTP, INPROCESS, OFF
+from app.settings.values import AUTO, HTTP, INPROCESS, OFF
 from domain.load import Bounds
 from domain.memory_plan import GpuBudget
 from domain.roles import Role
@@ -19,8 +19,8 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         MODELS.setting(
             "MODEL_{prefix}_NAME",
-            "Model for the {noun} engine: a hub name, a local folder, or a packaged model's name. If unset, chosen"
-            " for this machine.",
+            "Model for the {noun} engine: a hub name, a local folder, or a packaged model's name. If unset,"
+            " {without_model}.",
             parsers.parse_text,
         ),
     ] = None
@@ -37,8 +37,9 @@ class RoleSettings(msgspec.Struct, frozen=True, kw_only=True):
         BACKENDS.setting(
             "{prefix}_BACKEND",
             f"Where the {{noun}} engine runs: {INPROCESS}, {HTTP}, a dotted path to a factory, or {OFF} to serve"
-            " without it.",
+            " without it.{backend_note}",
             parsers.parse_backend,
+            optional_default=AUTO,
         ),
     ] = INPROCESS
     urls: Annotated[

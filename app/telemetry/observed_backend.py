@@ -7,13 +7,25 @@ from typing import Any
 
 from app.telemetry.record import CANCELLED, OperationRecord
 from app.telemetry.request import Operation, RequestObservation, type_of
-from app.telemetry.request_attributes import answer_attributes, embedding_attributes, generation_attributes
+from app.telemetry.request_attributes import (
+    answer_attributes,
+    embedding_attributes,
+    generation_attributes,
+    score_attributes,
+)
 from domain.conversation import Conversation
 from domain.errors import InferenceError
 from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
-from domain.requests import EmbeddingRequest, GenerationRequest, Request, ResultT
-from domain.results import EmbeddingResult, GenerationDelta, GenerationEvent, GenerationResult, GenerationUsage
+from domain.requests import EmbeddingRequest, GenerationRequest, Request, ResultT, ScoreRequest
+from domain.results import (
+    EmbeddingResult,
+    GenerationDelta,
+    GenerationEvent,
+    GenerationResult,
+    GenerationUsage,
+    ScoreResult,
+)
 from domain.roles import Role
 
 UNKNOWN_MODEL = "unknown"
@@ -87,6 +99,8 @@ class ObservedBackend(BackendWrapper):
     def _attributes(self, request: Request[Any], is_stream: bool) -> Mapping[str, object]:
         if isinstance(request, EmbeddingRequest):
             return embedding_attributes(request)
+        if isinstance(request, ScoreRequest):
+            return score_attributes(request)
         if isinstance(request, GenerationRequest):
             return generation_attributes(request, is_stream=is_stream, content=self._captures_content)
         return {}
@@ -94,7 +108,7 @@ class ObservedBackend(BackendWrapper):
     def _record_result(
         self, operation: Operation, result: object, observer: RequestObservation
     ) -> Mapping[str, object] | None:
-        if isinstance(result, EmbeddingResult):
+        if isinstance(result, EmbeddingResult | ScoreResult):
             operation.record.prompt_tokens = result.prompt_tokens
         if not isinstance(result, GenerationResult):
             return None

@@ -30,7 +30,8 @@ class OperationRecord(msgspec.Struct, kw_only=True):
     """
 
     name: str
-    """OpenTelemetry's `gen_ai.operation.name`: chat, text_completion or embeddings."""
+    """OpenTelemetry's `gen_ai.operation.name`: chat, text_completion or embeddings; or rerank, for which the
+    conventions have no name."""
     role: Role
     model: str
     """The model's own name, not an alias or what the client sent."""

@@ -12,7 +12,7 @@ import msgspec
 from app.telemetry import conventions as names
 from domain.choices import join_deltas
 from domain.conversation import Conversation
-from domain.requests import EmbeddingRequest, GenerationRequest
+from domain.requests import EmbeddingRequest, GenerationRequest, ScoreRequest
 from domain.results import GenerationDelta
 
 
@@ -22,6 +22,11 @@ def embedding_attributes(request: EmbeddingRequest) -> dict[str, object]:
     if request.dimensions is not None:
         attributes[names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = request.dimensions
     return attributes
+
+
+def score_attributes(request: ScoreRequest) -> dict[str, object]:
+    """Attributes of a request for scores, without its texts."""
+    return {names.INPUT_COUNT: len(request.documents)}
 
 
 def generation_attributes(request: GenerationRequest, *, is_stream: bool, content: bool) -> dict[str, object]:

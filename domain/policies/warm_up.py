@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from domain.port import InferenceBackend, ModelCard, RequestContext
-from domain.requests import EmbeddingRequest, GenerationRequest, Request
+from domain.requests import EmbeddingRequest, GenerationRequest, Request, ScoreRequest
 from domain.results import EmbeddingResult
 from domain.roles import Role
 from domain.sampling import SamplingParameters
@@ -15,6 +15,7 @@ CONTEXT = RequestContext(request_id="warm-up")
 WARM_UP: Mapping[Role, Request[Any]] = {
     Role.EMBED: EmbeddingRequest(inputs=["warm up"]),
     Role.GENERATE: GenerationRequest(prompt="Warm up", sampling=SamplingParameters(max_tokens=2, temperature=0.0)),
+    Role.RERANK: ScoreRequest(queries=["warm up"], documents=["warm up"]),
 }
 
 
@@ -24,7 +25,7 @@ class WarmUpResult(msgspec.Struct, frozen=True):
     card: ModelCard
     """For an embedding model, with the length of its vectors."""
     vector: bytes
-    """The vector of a fixed text, to compare models by; empty for a generation model."""
+    """The vector of a fixed text, to compare models by; empty for models without vectors."""
 
 
 async def warm_up(backend: InferenceBackend, card: ModelCard) -> WarmUpResult:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from domain.roles import Role
+from domain.roles import DEFAULT_ROLES
 from tests.chaos.load import PROMPTS, Load, RefusedError
 from tests.chaos.stored_responses import StoringClients
 from tests.conftest import free_port
@@ -53,7 +53,7 @@ class Stage(msgspec.Struct, kw_only=True):
     async def find_engines(self) -> None:
         """Tell the two engine processes apart by which of them works for an embedding."""
         # While one starts it has helper processes, and for a moment it can't be looked at.
-        while len(processes := await asyncio.to_thread(self.service.engine_processes)) != len(Role):
+        while len(processes := await asyncio.to_thread(self.service.engine_processes)) != len(DEFAULT_ROLES):
             await asyncio.sleep(POLL_S)
         known = {role: process for role, process in self.engines.items() if process in processes}
         if len(known) == 1 and len(processes) == 2:

@@ -35,12 +35,15 @@ DEFAULTS = {
 }
 EMBED, COMPLETE, CHAT = "/v1/embeddings", "/v1/completions", "/v1/chat/completions"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+RERANK, SCORE = "/v1/rerank", "/v1/score"
 BODIES = {
     EMBED: {"model": "fake-embed", "input": "text"},
     COMPLETE: {"model": "fake-write", "prompt": "text", "max_tokens": 4},
     CHAT: {"model": "fake-write", "messages": [{"role": "user", "content": "text"}], "max_tokens": 4},
     TOKENIZE: {"model": "fake-write", "prompt": "text"},
     DETOKENIZE: {"model": "fake-write", "tokens": [97, 98]},
+    **{path: {"query": "text", "documents": ["text", "other"]} for path in (RERANK, "/v2/rerank", "/rerank")},
+    **{path: {"text_1": "text", "text_2": ["text", "other"]} for path in (SCORE, "/score")},
 }
 """A valid request for each endpoint of OpenAI's API and vLLM's."""
 MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"

@@ -7,7 +7,7 @@ import pytest
 
 from app.bootstrap import build_app
 from app.settings import load_settings
-from domain.roles import Role
+from domain.roles import DEFAULT_ROLES, Role
 from tests.fakes import FakeBackend
 
 NEVER_S = 60.0
@@ -33,7 +33,7 @@ def may_start() -> asyncio.Event:
 
 @pytest.fixture
 def backends(may_start: asyncio.Event):
-    return {role: (f"slow-{role}", SlowBackend(role, may_start)) for role in Role}
+    return {role: (f"slow-{role}", SlowBackend(role, may_start)) for role in DEFAULT_ROLES}
 
 
 async def test_without_waiting_it_answers_while_engines_start(backends):

@@ -492,6 +492,8 @@ FIELDS = {
             ],
             ["messages", "tools", "chat_template_kwargs"],
             ["tokens"],
+            *[["top_n", "max_tokens_per_doc", "instruction"]] * 3,
+            *[["queries", "truncate_prompt_tokens"]] * 2,
         ],
         strict=True,
     )

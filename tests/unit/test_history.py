@@ -44,7 +44,7 @@ def generate(history: History):
 
 def test_an_empty_history_has_empty_series(history):
     series = history.series()
-    assert set(series.roles) == {"embed", "generate", "other"}
+    assert set(series.roles) == {*Role, "other"}
     for each in series.roles.values():
         assert each.requests == each.errors == each.prompt_tokens == each.completion_tokens == [0] * BUCKETS
         assert each.latency.p50 == each.first_token.p99 == [None] * BUCKETS
@@ -180,8 +180,8 @@ def test_closed_buckets_are_merged_once(history, clock, monkeypatch):
     history.request_ended(record(duration_s=10.0))
     found = generate(history).latency.whole
     assert (found.p50, found.p99) == (pytest.approx(0.1, rel=0.12), pytest.approx(10.0, rel=0.12))
-    # For each role and for other requests: two kinds of durations, each for closed buckets and for the open one.
-    assert len(merged) == 3 * 2 * 2
+    # For each role, and for other requests: two kinds of durations, each for closed buckets and for the open one.
+    assert len(merged) == (len(Role) + 1) * 2 * 2
 
 
 def test_overall_percentiles_drop_old_buckets(history, clock):

@@ -279,6 +279,7 @@ async def test_an_operation_of_the_other_role_is_rejected(role):
     work = {
         Role.EMBED: lambda: events_of(engine, generation, CONTEXT),
         Role.GENERATE: lambda: engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT),
+        Role.RERANK: lambda: engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT),
     }
     with pytest.raises(WrongEndpointError):
         await work[role]()

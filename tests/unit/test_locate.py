@@ -7,7 +7,7 @@ from adapters.models.locate import default_model, locate
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
-from domain.roles import Role
+from domain.roles import DEFAULT_ROLES
 from domain.units import GIB
 
 SETTING = "MODEL_EMBED_NAME"
@@ -32,7 +32,7 @@ def model_folder(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", DEFAULT_ROLES)
 def test_without_a_gpu_the_packaged_models_are_the_default(role):
     assert (
         PACKAGED_MODELS[default_model(role, Card(name="this machine", total_bytes=64 * GIB, is_gpu=False))].role
@@ -40,12 +40,12 @@ def test_without_a_gpu_the_packaged_models_are_the_default(role):
     )
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", DEFAULT_ROLES)
 def test_a_small_gpu_gets_the_packaged_models(role):
     assert default_model(role, Card(name="a card", total_bytes=int(19.9 * GIB))) in PACKAGED_MODELS
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", DEFAULT_ROLES)
 def test_a_large_gpu_gets_the_larger_models(role):
     assert default_model(role, Card(name="a card", total_bytes=int(20.0 * GIB))).startswith("Qwen/")
 

@@ -16,7 +16,7 @@ from adapters.vllm.inprocess.engine_args import default_flags, prepare_environme
 from adapters.vllm.inprocess.owner import NICENESS, OWNER, bind_to_owner, lower_priority
 from domain.health import GpuMemory
 from domain.memory_plan import Card, EngineRequirements, MemoryPlan, make_plan
-from domain.roles import ROLES, Role
+from domain.roles import DEFAULT_ROLES, ROLES, Role
 from domain.units import GIB
 from tests.unit.serving import Api, serving
 
@@ -150,7 +150,7 @@ def test_the_default_models_fit_the_smallest_gpu_for_them():
 
 def the_pair_on(total_bytes: int) -> MemoryPlan:
     engines = [
-        EngineRequirements(role=role, shape=KNOWN_SHAPES[info.gpu_default_model]) for role, info in ROLES.items()
+        EngineRequirements(role=role, shape=KNOWN_SHAPES[ROLES[role].gpu_default_model]) for role in DEFAULT_ROLES
     ]
     return make_plan(Card(name="a card", total_bytes=total_bytes), engines)
 

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.models.packaged import PACKAGED_MODELS, PackagedModel, prepare
 from domain.errors import ConfigurationError
-from domain.roles import Role
+from domain.roles import DEFAULT_ROLES, Role
 
 MODEL = PackagedModel(
     name="tiny",
@@ -78,8 +78,8 @@ def test_the_folder_name_depends_on_all_inputs(changed):
     assert msgspec.structs.replace(MODEL, **changed).folder_name != MODEL.folder_name
 
 
-def test_there_is_one_packaged_model_for_each_role():
-    assert sorted(model.role for model in PACKAGED_MODELS.values()) == sorted(Role)
+def test_there_is_one_packaged_model_for_each_role_that_is_on_by_default():
+    assert sorted(model.role for model in PACKAGED_MODELS.values()) == sorted(DEFAULT_ROLES)
     for name, model in PACKAGED_MODELS.items():
         assert name == model.name
         assert len(bytes.fromhex(model.sha256)) == 32

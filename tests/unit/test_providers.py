@@ -18,7 +18,11 @@ from domain.roles import ROLES, Role
 from domain.units import GIB
 from tests.unit.test_shape import BERT, QWEN3, write
 
-CONFIGS = {Role.EMBED: BERT, Role.GENERATE: QWEN3}
+CONFIGS = {
+    Role.EMBED: BERT,
+    Role.GENERATE: QWEN3,
+    Role.RERANK: BERT | {"architectures": ["BertForSequenceClassification"]},
+}
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ from app.engines import inprocess_provider, prepare_models
 from app.settings import load_settings
 from app.telemetry.setup import build_metrics
 from domain.errors import ConfigurationError
-from domain.roles import ROLES, Role
+from domain.roles import DEFAULT_ROLES, ROLES, Role
 from tests.fakes import FakeBackend
 from tests.unit.serving import BODIES, CHAT, COMPLETE, DETOKENIZE, EMBED, TOKENIZE, Api, error_of, serving
 from tests.unit.waiting import until
 
-OFF = {role: {f"{info.prefix}_BACKEND": "off"} for role, info in ROLES.items()}
+OFF = {role: {f"{ROLES[role].prefix}_BACKEND": "off"} for role in DEFAULT_ROLES}
 NAMES = {Role.EMBED: "fake-embed", Role.GENERATE: "fake-write"}
 OTHER = {Role.EMBED: Role.GENERATE, Role.GENERATE: Role.EMBED}
 PATHS = {Role.EMBED: [EMBED], Role.GENERATE: [COMPLETE, CHAT]}
@@ -24,8 +24,8 @@ ASKED = [(role, path) for role, paths in PATHS.items() for path in paths]
 
 
 def test_settings_hold_the_roles_that_are_switched_on_in_the_tables_order():
-    assert list(load_settings({}).roles) == list(ROLES)
-    for role in Role:
+    assert list(load_settings({}).roles) == list(DEFAULT_ROLES)
+    for role in DEFAULT_ROLES:
         loaded = load_settings(OFF[role])
         assert list(loaded.roles) == [OTHER[role]]
         with pytest.raises(KeyError):
@@ -45,7 +45,7 @@ def test_settings_of_a_role_that_is_off_are_validated_too():
         load_settings(OFF[Role.EMBED] | {"EMBED_MAX_RUNNING": "x"})
 
 
-@pytest.mark.parametrize("off", Role)
+@pytest.mark.parametrize("off", DEFAULT_ROLES)
 async def test_health_models_and_status_have_only_the_other_role(off):
     on = OTHER[off]
     async with serving(Api(settings=OFF[off])) as api:
@@ -60,7 +60,7 @@ async def test_health_models_and_status_have_only_the_other_role(off):
         assert list((await api.http.get("/status")).json()["health"]["backends"]) == [on]
 
 
-@pytest.mark.parametrize("off", Role)
+@pytest.mark.parametrize("off", DEFAULT_ROLES)
 async def test_the_other_role_is_served_as_usual(off):
     async with serving(Api(settings=OFF[off])) as api:
         await until(lambda: api.is_ready)
@@ -106,7 +106,7 @@ async def test_without_a_name_and_a_generation_model_there_is_nothing_to_tokeniz
         assert (await api.http.post(path, json=body | {"model": "fake-embed"})).status_code == 200
 
 
-@pytest.mark.parametrize("off", Role)
+@pytest.mark.parametrize("off", DEFAULT_ROLES)
 async def test_there_is_no_engine_to_restart(off):
     async with serving(Api(settings=OFF[off])) as api:
         answer = await api.http.post(f"/admin/engines/{off}/restart")
@@ -114,7 +114,7 @@ async def test_there_is_no_engine_to_restart(off):
         assert error_of(answer)["message"].endswith(f"Engines are: {OTHER[off]}.")
 
 
-@pytest.mark.parametrize("off", Role)
+@pytest.mark.parametrize("off", DEFAULT_ROLES)
 async def test_metrics_have_only_the_other_role(off):
     on = OTHER[off]
     loaded = load_settings(OFF[off])
@@ -137,10 +137,10 @@ def test_several_processes_may_serve_one_role():
         require_gateway(load_settings(OFF[Role.GENERATE] | {"API_PROCESSES": "2"}))
 
 
-@pytest.mark.parametrize("off", Role)
+@pytest.mark.parametrize("off", DEFAULT_ROLES)
 def test_only_the_other_model_is_prepared(off, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    names = {f"MODEL_{info.prefix}_NAME": str(tmp_path) for info in ROLES.values()}
+    names = {f"MODEL_{ROLES[role].prefix}_NAME": str(tmp_path) for role in DEFAULT_ROLES}
     found = prepare_models(load_settings(OFF[off] | names), lambda _step, _share: None)
     assert list(found) == [OTHER[off]]
 

@@ -18,14 +18,14 @@ from app.settings import load_settings
 from domain.errors import ConfigurationError
 from domain.health import EngineMemory, GpuMemory, MemoryMeter, MemoryPart
 from domain.memory_plan import Card, MemoryPlan
-from domain.roles import ROLES, Role
+from domain.roles import DEFAULT_ROLES, ROLES, Role
 from domain.units import GIB, MIB
 from tests.fakes import FakeBackend
 from tests.unit.waiting import eventually
 
 PAIR = {
-    role: LocatedModel(name=info.gpu_default_model, source=info.gpu_default_model, is_local=False)
-    for role, info in ROLES.items()
+    role: LocatedModel(name=ROLES[role].gpu_default_model, source=ROLES[role].gpu_default_model, is_local=False)
+    for role in DEFAULT_ROLES
 }
 NAMES = "'Qwen/Qwen3-Embedding-0.6B' and 'Qwen/Qwen3-8B-FP8'"
 
@@ -191,7 +191,7 @@ def test_the_default_pair_is_planned_for_the_card(nvidia_smi):
     assert [engine.max_model_len for engine in found.engines] == [8192, 16384]
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", DEFAULT_ROLES)
 def test_a_single_engine_in_process_leaves_memory_for_the_other(nvidia_smi, role):
     nvidia_smi(total_mib=80 * 1024)
     found = plan({role: PAIR[role]})

@@ -57,6 +57,8 @@ OTHER_VALUES = {
     "MODEL_EMBED_ALIASES": "a,b",
     "MODEL_GEN_NAME": "./model",
     "MODEL_GEN_ALIASES": "a,b",
+    "MODEL_RERANK_NAME": "reranker",
+    "MODEL_RERANK_ALIASES": "rerank-v3.5",
     "EMBED_BACKEND": "vllm-http",
     "VLLM_EMBED_URL": "https://host/v1/",
     "VLLM_EMBED_API_KEY": "key",
@@ -65,10 +67,16 @@ OTHER_VALUES = {
     "VLLM_GEN_URL": "http://[::1]:8000",
     "VLLM_GEN_API_KEY": "key",
     "VLLM_GEN_ARGS": "--seed 1",
+    "RERANK_BACKEND": "vllm-http",
+    "VLLM_RERANK_URL": "https://host/v1/",
+    "VLLM_RERANK_API_KEY": "key",
+    "VLLM_RERANK_ARGS": "--seed 1",
     "VLLM_EMBED_GPU_MEMORY": "0.5",
     "VLLM_EMBED_MAX_MODEL_LEN": "512",
     "VLLM_GEN_GPU_MEMORY": "6GiB",
     "VLLM_GEN_MAX_MODEL_LEN": "4096",
+    "VLLM_RERANK_GPU_MEMORY": "1GiB",
+    "VLLM_RERANK_MAX_MODEL_LEN": "512",
     "EMBED_MAX_RUNNING": "7",
     "EMBED_MAX_WAITING": "0",
     "EMBED_MAX_RUNNING_TOKENS": "7000",
@@ -77,6 +85,10 @@ OTHER_VALUES = {
     "GEN_MAX_WAITING": "0",
     "GEN_MAX_RUNNING_TOKENS": "7000",
     "GEN_MAX_WAITING_TOKENS": "7000",
+    "RERANK_MAX_RUNNING": "7",
+    "RERANK_MAX_WAITING": "0",
+    "RERANK_MAX_RUNNING_TOKENS": "7000",
+    "RERANK_MAX_WAITING_TOKENS": "7000",
     "VLLM_EMBED_TOKENIZER": "some/folder",
     "EMBED_JOIN": "true",
     "EMBED_CACHE": "256MiB",
@@ -145,20 +157,24 @@ def test_defaults():
         assert (own.api_key, own.args, own.gpu_memory) == (None, "", None)
 
 
+ON = {"MODEL_RERANK_NAME": "some-reranker"}
+"""Switches on the role that is off by default."""
+
+
 def test_every_variable_has_another_value_here():
     assert list(OTHER_VALUES) == [variable.name for variable in VARIABLES]
 
 
 @pytest.fixture(scope="module")
 def changed() -> dict[str, Settings]:
-    """The settings with another value of one variable, by its name."""
-    return {name: load_settings({name: value}) for name, value in OTHER_VALUES.items()}
+    """The settings with another value of one variable, by its name, with all roles switched on."""
+    return {name: load_settings(ON | {name: value}) for name, value in OTHER_VALUES.items()}
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_every_variable_has_its_own_effect(changed, name):
     others = [settings for other, settings in changed.items() if other != name]
-    assert changed[name] not in [load_settings({}), *others]
+    assert changed[name] not in [load_settings(ON), *others]
 
 
 def test_all_of_them_together_are_usable():
@@ -439,6 +455,7 @@ def test_a_setting_is_declared_in_one_place():
     assert [(each.name, each.about, each.default) for each in found] == [
         ("EMBED_HOURS", "Hours of the embedding engine.", "1.5"),
         ("GEN_HOURS", "Hours of the generation engine.", "1.5"),
+        ("RERANK_HOURS", "Hours of the reranking engine.", "1.5"),
     ]
     assert build(Tried, lambda variable: variable.parse("2")).hours == 2.0
 
@@ -523,6 +540,7 @@ def test_secrets_are_marked():
         "API_KEYS",
         "VLLM_EMBED_API_KEY",
         "VLLM_GEN_API_KEY",
+        "VLLM_RERANK_API_KEY",
         "OTEL_EXPORTER_OTLP_HEADERS",
         "STATE_DATABASE",
     }

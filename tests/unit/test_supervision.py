@@ -17,9 +17,10 @@ from domain.errors import (
 )
 from domain.health import BackendState, service_health
 from domain.policies.supervision import SupervisionBackend
+from domain.policies.warm_up import WARM_UP
 from domain.port import RequestContext, ignore_step
 from domain.requests import EmbeddingRequest, GenerationRequest
-from domain.roles import Role
+from domain.roles import ROLES, Role
 from domain.sampling import SamplingParameters
 from tests.calls import events_of, stream
 from tests.fakes import DIMENSIONS, FakeBackend
@@ -251,7 +252,9 @@ def test_a_failed_request_triggers_a_probe(role, error):
             harness.engine.fail_next = error
             harness.engine.fail_probe = BackendFailedError("Dead.")
             with pytest.raises(type(error)):
-                await (harness.backend.call(TEXT, CONTEXT) if role is Role.EMBED else harness.generate())
+                await (
+                    harness.generate() if ROLES[role].generates else harness.backend.call(WARM_UP[role], CONTEXT)
+                )
             assert await harness.next_state() is BackendState.FAILED
             assert now() == 0
 

@@ -128,7 +128,7 @@ class Proof:
         self._compare_memory(step)
 
     def _load(self, setting: Setting, service: Server, step: dict[str, Any]) -> None:
-        cards, names = step["cards"], [self._models[role].name for role in Role]
+        cards, names = step["cards"], [model.name for model in self._models.values()]
         cards["ready"] = card_now()
         wanted = loads(self._options.clients)
         self._clock.say(f"{len(wanted)} loads")

@@ -11,7 +11,7 @@ import msgspec
 
 from app.commands.bench.processes import Models
 from app.commands.bench.tiny_models import make_tiny_models
-from domain.roles import ROLES, Role
+from domain.roles import DEFAULT_ROLES, ROLES, Role
 from domain.units import GIB
 from tools.gpu_proof.clock import Clock
 from tools.real_shapes import make_real_shapes
@@ -44,7 +44,7 @@ SETTINGS = {
     "fp8": Setting(flags="--kv-cache-dtype fp8"),
 }
 STEPS = (*SETTINGS, REFUSAL, COMPARE)
-ARGUMENTS = {role: f"VLLM_{ROLES[role].prefix}_ARGS" for role in Role}
+ARGUMENTS = {role: f"VLLM_{ROLES[role].prefix}_ARGS" for role in DEFAULT_ROLES}
 """The setting with an engine's flags."""
 
 

@@ -9,6 +9,7 @@ import httpx
 from adapters.vllm.http.embedding import Embedding
 from adapters.vllm.http.errors import translate_errors
 from adapters.vllm.http.generation import Generation, events
+from adapters.vllm.http.scoring import score
 from adapters.vllm.http.server import RequestInfo, Timeouts, VLLMServer
 from adapters.vllm.http.tokenizer import InputTokenizer, matching_tokenizer
 from adapters.vllm.http.tokens import detokenize, tokenize
@@ -22,9 +23,10 @@ from domain.requests import (
     GenerationRequest,
     Request,
     ResultT,
+    ScoreRequest,
     TokenizeRequest,
 )
-from domain.results import EmbeddingResult, GenerationResult, Tokenization
+from domain.results import EmbeddingResult, GenerationResult, ScoreResult, Tokenization
 from domain.roles import ROLES, Role
 from domain.streams import open_stream
 
@@ -70,6 +72,7 @@ class VLLMHTTPBackend:
             role,
             {
                 EmbeddingRequest: self._embed,
+                ScoreRequest: self._score,
                 GenerationRequest: self._generate,
                 TokenizeRequest: self._tokenize,
                 DetokenizeRequest: self._detokenize,
@@ -90,7 +93,7 @@ class VLLMHTTPBackend:
         if self._role is Role.EMBED:
             tokenizer = await self._find_tokenizer(model)
             self._embedding = Embedding(self._server, model, tokenizer)
-        else:
+        elif ROLES[self._role].generates:
             self._generation = Generation(self._server, model)
         return ModelCard(
             name=self._name,
@@ -128,6 +131,9 @@ class VLLMHTTPBackend:
         self._require_model()
         assert self._embedding is not None
         return await self._embedding.embed(request, context)
+
+    async def _score(self, request: ScoreRequest, context: RequestContext) -> ScoreResult:
+        return await score(self._server, self._require_model(), request, context)
 
     async def _generate(self, request: GenerationRequest, context: RequestContext) -> GenerationResult:
         self._require_model()

@@ -58,6 +58,20 @@ class ServerEmbeddings(msgspec.Struct, frozen=True):
     usage: ServerUsage
 
 
+class ServerScore(msgspec.Struct, frozen=True):
+    """The score of one pair."""
+
+    index: int
+    score: float
+
+
+class ServerScores(msgspec.Struct, frozen=True):
+    """`POST /score`."""
+
+    data: list[ServerScore]
+    usage: ServerUsage
+
+
 class ServerLogprobs(msgspec.Struct, frozen=True):
     """Log probabilities of a completion choice as parallel lists."""
 
@@ -178,6 +192,7 @@ class ServerErrorBody(msgspec.Struct, frozen=True):
 
 models_decoder = msgspec.json.Decoder(ServerModels)
 embeddings_decoder = msgspec.json.Decoder(ServerEmbeddings)
+scores_decoder = msgspec.json.Decoder(ServerScores)
 completion_decoder = msgspec.json.Decoder(ServerCompletion)
 chat_decoder = msgspec.json.Decoder(ServerChatCompletion)
 tokens_decoder = msgspec.json.Decoder(ServerTokens)

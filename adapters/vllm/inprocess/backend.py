@@ -19,6 +19,7 @@ from adapters.vllm.inprocess.engine import EngineThread
 from adapters.vllm.inprocess.engine_args import EngineSetup
 from adapters.vllm.inprocess.generation import generate
 from adapters.vllm.inprocess.running_engine import RETRY_AFTER_S, RunningEngine
+from adapters.vllm.inprocess.scoring import Scoring
 from adapters.vllm.inprocess.statistics import EngineStatistics
 from adapters.vllm.inprocess.watchdog import Watchdog
 from adapters.vllm.operations import Operations
@@ -35,10 +36,11 @@ from domain.requests import (
     GenerationRequest,
     Request,
     ResultT,
+    ScoreRequest,
     TokenizeRequest,
 )
-from domain.results import EmbeddingResult, GenerationResult, Tokenization
-from domain.roles import Role
+from domain.results import EmbeddingResult, GenerationResult, ScoreResult, Tokenization
+from domain.roles import ROLES, Role
 from domain.statistics import Family, LocalEngine
 from domain.streams import open_stream
 
@@ -86,10 +88,12 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
         self._generated_tokens = 0
         self._engine: RunningEngine | None = None
         self._chat: Chat | None = None
+        self._scoring: Scoring | None = None
         self._operations = Operations(
             role,
             {
                 EmbeddingRequest: self._embed,
+                ScoreRequest: self._score,
                 GenerationRequest: self._generate,
                 TokenizeRequest: self._tokenize,
                 DetokenizeRequest: self._detokenize,
@@ -116,13 +120,17 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
             engine,
             self._config,
             name=self._name,
-            output_reserve=0 if self._role is Role.EMBED else 1,
+            output_reserve=1 if ROLES[self._role].generates else 0,
             on_progress=watchdog.progress,
         )
-        if self._role is Role.GENERATE:
+        if ROLES[self._role].generates:
             model_config = self._config.model_config
             self._chat = await asyncio.to_thread(Chat, model_config, engine.renderer, self._chat_options)
             await asyncio.to_thread(self._chat.warm_up)
+        elif self._role is Role.RERANK:
+            self._scoring = await asyncio.to_thread(
+                Scoring, self._engine, self._config, self._chat_options.chat_template
+            )
         return ModelCard(
             name=self._name,
             role=self._role,
@@ -134,7 +142,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
     async def stop(self) -> None:
         """See the port."""
         running, thread = self._engine, self._thread
-        self._engine = self._chat = self._watchdog = self._thread = None
+        self._engine = self._chat = self._scoring = self._watchdog = self._thread = None
         if thread is not None:
             await thread.stop()
         if self._statistics is not None:
@@ -224,6 +232,11 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
 
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         return await embed(self._require_engine(), request, context)
+
+    async def _score(self, request: ScoreRequest, context: RequestContext) -> ScoreResult:
+        if self._scoring is None:
+            raise BackendUnavailableError(f"The engine of '{self._name}' is not running.")
+        return await self._scoring.score(request, context)
 
     async def _generate(self, request: GenerationRequest, context: RequestContext) -> GenerationResult:
         return await collect(generate(self._require_engine(), self._chat, request, context, streams=False))

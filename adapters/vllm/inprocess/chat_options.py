@@ -145,22 +145,48 @@ def chat_template_of(model: str, revision: str | None = None) -> str:
 
     Reads small files, if necessary from the hub's cache, without loading the tokenizer.
     """
-    from transformers.utils import cached_file
-
-    def read(name: str) -> str:
-        path = cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return "" if path is None else Path(path).read_text(encoding="utf-8")
-
-    template = read("chat_template.jinja")
+    template = _read(model, "chat_template.jinja", revision)
     if template:
         return template
-    config = read("tokenizer_config.json")
+    config = _read(model, "tokenizer_config.json", revision)
     found = msgspec.json.decode(config).get("chat_template") if config else None
     if isinstance(found, list):
         # Older tokenizers have several named templates.
         named = {item.get("name"): item.get("template") for item in found}
         found = named.get("tool_use") or named.get("default")
     return found if isinstance(found, str) else ""
+
+
+def config_of(model: str) -> Mapping[str, Any]:
+    """The config.json of a model, empty if it has none. See `chat_template_of`."""
+    text = _read(model, "config.json")
+    return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+
+
+def _read(model: str, name: str, revision: str | None = None) -> str:
+    from transformers.utils import cached_file
+
+    path = cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return "" if path is None else Path(path).read_text(encoding="utf-8")
+
+
+def score_options(arguments: argparse.Namespace, template: str | None, setting: str) -> ChatOptions:
+    """The options of a reranker: only its template for query and document.
+
+    Args:
+        arguments: parsed flags of `vllm serve`.
+        template: the model's template, which a flag overrides.
+        setting: the variable that carries the flags, for error messages.
+
+    Raises:
+        ConfigurationError: a flag names a template that can't be read.
+    """
+    from vllm.renderers.chat_utils import load_chat_template
+
+    try:
+        return ChatOptions(chat_template=load_chat_template(arguments.chat_template) or template)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{setting}: {error}") from error
 
 
 def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", setting: str) -> ChatOptions:

@@ -1,12 +1,10 @@
 """Computes embeddings on an AsyncLLM with the pooling runner."""
 
-from typing import Any
-
 import torch
 from vllm.pooling_params import PoolingParams
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from adapters.vllm.inprocess.running_engine import REJECTIONS, RunningEngine
+from adapters.vllm.inprocess.pooling import run_all
+from adapters.vllm.inprocess.running_engine import RunningEngine
 from domain.errors import TooManyTokensError
 from domain.port import RequestContext
 from domain.requests import MAX_EMBEDDING_TOKENS, EmbeddingRequest
@@ -30,7 +28,9 @@ async def embed(running: RunningEngine, request: EmbeddingRequest, context: Requ
         tokens = sum(counts)
         if tokens > MAX_EMBEDDING_TOKENS:
             raise TooManyTokensError(tokens, MAX_EMBEDDING_TOKENS)
-        rows = await _encode(running, rendered, _dimensions_parameter(running, request.dimensions), context)
+        params = PoolingParams(task="embed", dimensions=_dimensions_parameter(running, request.dimensions))
+        outputs = await run_all(running, [(item, params) for item in rendered], context)
+        rows = [output.data.to(torch.float32).contiguous().numpy().tobytes() for output in outputs]
     return EmbeddingResult(
         vectors=b"".join(rows), dimensions=len(rows[0]) // 4, prompt_tokens=tokens, input_tokens=counts
     )
@@ -42,35 +42,3 @@ def _dimensions_parameter(running: RunningEngine, wanted: int | None) -> int | N
     vLLM rejects the parameter for models that are not Matryoshka models, even with the native dimensions.
     """
     return None if wanted == running.model_config.embedding_size else wanted
-
-
-async def _encode(
-    running: RunningEngine, rendered: list[Any], dimensions: int | None, context: RequestContext
-) -> list[bytes]:
-    """The vectors of all inputs as float32 bytes.
-
-    Submits all inputs before waiting for the first result, so that the engine batches them. Unlike
-    `AsyncLLM.encode` this needs no task per input, but has to abort unfinished inputs after an error.
-    """
-    engine, trace_headers = running.engine, running.trace_headers(context)
-    params = PoolingParams(task="embed", dimensions=dimensions)
-    pending: list[Any] = []
-    rows: list[bytes] = []
-    try:
-        # One by one, so that the submitted ones are known if the next one fails.
-        for item in rendered:
-            pending += [
-                await engine.add_request(running.request_id(context), item, params, trace_headers=trace_headers)
-            ]
-        for output in pending:
-            data = (await output.get()).outputs.data
-            running.record_progress()
-            rows += [data.to(torch.float32).contiguous().numpy().tobytes()]
-    except EngineDeadError:
-        raise
-    except BaseException as error:
-        await engine.abort([output.request_id for output in pending[len(rows) :]], internal=True)
-        if isinstance(error, Exception) and not isinstance(error, REJECTIONS):
-            raise EngineGenerateError from error
-        raise
-    return rows

@@ -7,10 +7,12 @@ import shlex
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from adapters.vllm.dialect.memory_flags import flag_name, plan_flags
-from adapters.vllm.inprocess.chat_options import ChatOptions, add_flags, chat_options
+from adapters.vllm.dialect.rerankers import reranker_flags, reranker_template
+from adapters.vllm.inprocess.chat_options import ChatOptions, add_flags, chat_options, config_of, score_options
 from adapters.vllm.inprocess.owner import lower_engine_priority, own_engines
 from domain.errors import ConfigurationError
 from domain.matryoshka import is_matryoshka
@@ -19,7 +21,7 @@ from domain.roles import ROLES, Role
 from domain.units import GIB
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 CPU_KV_CACHE_BYTES = GIB
 """KV cache without a plan: by default vLLM's CPU engine takes most of the machine's memory for it."""
@@ -164,8 +166,12 @@ def engine_setup(
     parser = AsyncEngineArgs.add_cli_args(Parser(prog=setting, add_help=False))
     add_flags(parser)
     own = ["--model", model, "--served-model-name", served_name, "--runner", ROLES[role].runner]
-    if not ROLES[role].generates and is_matryoshka(model, served_name):
+    model_config: Mapping[str, Any] = {}
+    if role is Role.EMBED and is_matryoshka(model, served_name):
         defaults = [*defaults, "--hf-overrides", '{"is_matryoshka": true}']
+    elif role is Role.RERANK:
+        model_config = config_of(model)
+        defaults = [*defaults, *reranker_flags(model_config)]
     try:
         arguments = parser.parse_args([*_drop_overridden(defaults, words), *words, *own])
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -175,6 +181,11 @@ def engine_setup(
         raise ConfigurationError(
             f"vLLM refuses the {role} model '{served_name}': {_short_message(error)}"
         ) from error
+    if role is Role.RERANK:
+        _check_reranker(config.model_config, served_name)
+        return EngineSetup(
+            config, score_options(arguments, reranker_template(model_config, model, served_name), setting)
+        )
     chat = chat_options(arguments, config.model_config, setting) if ROLES[role].generates else ChatOptions()
     if chat.reasoning_parser is not None:
         # The engine's processes need it too, to apply constraints only after the reasoning.
@@ -188,6 +199,23 @@ def engine_setup(
     # Small models that may generate whitespace anywhere in JSON generate it endlessly.
     structured_outputs.disable_any_whitespace = True
     return EngineSetup(config, chat)
+
+
+def _check_reranker(model: "ModelConfig", name: str) -> None:
+    """Raise ConfigurationError unless a model gives one score to a query and a document."""
+    variable = f"MODEL_{ROLES[Role.RERANK].prefix}_NAME"
+    if model.score_type != "cross-encoder":
+        raise ConfigurationError(
+            f"{variable}: '{name}' is no reranking model. Set it to a cross-encoder such as"
+            " BAAI/bge-reranker-v2-m3 or to Qwen/Qwen3-Reranker-0.6B, or leave it unset: then the embedding model"
+            " scores documents."
+        )
+    labels = getattr(model.hf_config, "num_labels", 1)
+    if labels != 1:
+        raise ConfigurationError(
+            f"{variable}: '{name}' is a classifier with {labels} labels, and a reranking model has one. Set it to"
+            " a reranking model such as BAAI/bge-reranker-v2-m3."
+        )
 
 
 def _drop_overridden(defaults: list[str], words: list[str]) -> list[str]:

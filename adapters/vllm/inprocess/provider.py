@@ -30,6 +30,8 @@ logger = logging.getLogger("memoria")
 
 CPU_ENGINE_GIB = 2.0
 """Minimum memory of an engine on the CPU if no plan can be made."""
+MAX_SHARES = 0.9
+"""Largest sum of the default shares of a GPU if no plan can be made."""
 
 
 class InProcessOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +126,10 @@ class InProcessProvider:
                 memory than is free.
         """
         if self.card.is_gpu:
-            return {role: self._share_without_plan(role) for role in self.options.engines}
+            # All roles together may take more than there is.
+            total = sum(ROLES[role].gpu_share for role in self.options.engines)
+            scale = min(1.0, MAX_SHARES / total)
+            return {role: self._share_without_plan(role, scale) for role in self.options.engines}
         _check_memory(self.card, self.options.engines)
         return {}
 
@@ -179,10 +184,10 @@ class InProcessProvider:
             f"which {card.free_bytes / GIB:.1f} GiB are free."
         )
 
-    def _share_without_plan(self, role: Role) -> float:
+    def _share_without_plan(self, role: Role, scale: float) -> float:
         budget = self.options.engines[role].budget
         if budget is None:
-            return ROLES[role].gpu_share
+            return round(ROLES[role].gpu_share * scale, 4)
         share = budget.bytes_on(self.card) / self.card.total_bytes
         if share >= 1:
             raise ConfigurationError(

@@ -80,7 +80,7 @@ class Plain(NamedTuple):
     def start(self) -> list[Server]:
         """One for each role, at the same moment."""
         flags = f"{PLAIN_FLAGS} {ENGINE_FLAGS} {self.flags}"
-        return [self.servers.vllm(self.models[role], role, flags) for role in Role]
+        return [self.servers.vllm(self.models[role], role, flags) for role in self.models]
 
 
 async def _compare_engines(

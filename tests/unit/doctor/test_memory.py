@@ -17,7 +17,7 @@ from app.engines import inprocess_provider, inprocess_roles
 from app.settings import Settings, load_settings
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
-from domain.roles import Role
+from domain.roles import DEFAULT_ROLES
 from domain.units import GIB, size
 from tests.unit.test_shape import BERT, QWEN3, write
 
@@ -69,7 +69,7 @@ def memory_findings(settings: Settings) -> dict[str, list[Finding]]:
 
 
 def planned(settings: Settings, *, make=InProcessProvider.plan):
-    names = {role: Path(settings.role(role).model) for role in Role}
+    names = {role: Path(settings.role(role).model) for role in DEFAULT_ROLES}
     models = {role: LocatedModel(name=at.name, source=str(at), is_local=True) for role, at in names.items()}
     return make(provider(settings), models)
 

@@ -1,0 +1,82 @@
+"""Scores pairs of texts on an AsyncLLM with a cross-encoder, a model that reads query and document together."""
+
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.entrypoints.pooling.scoring.io_processor import CrossEncoderIOProcessor
+from vllm.entrypoints.pooling.typing import PoolingEngineInput, ScoringRenderParams
+from vllm.outputs import ScoringOutput
+from vllm.pooling_params import PoolingParams
+from vllm.renderers.chat_utils import ChatTemplateConfig
+from vllm.utils.async_utils import make_async
+
+from adapters.vllm.inprocess.pooling import run_all
+from adapters.vllm.inprocess.running_engine import RunningEngine
+from domain.port import RequestContext
+from domain.requests import ScoreRequest
+from domain.results import ScoreResult
+
+
+class Scoring:
+    """Prepares pairs as vLLM's own server does, and runs them.
+
+    Source: vllm.entrypoints.pooling.scoring (0.32.0).
+    """
+
+    def __init__(self, running: RunningEngine, config: VllmConfig, template: str | None) -> None:
+        """Create it. Blocks while the model's class is loaded.
+
+        Args:
+            running: the engine.
+            config: the configuration that it was started with.
+            template: how query and document become one prompt (Jinja); None if the tokenizer joins them.
+        """
+        renderer = running.engine.renderer
+        self._running = running
+        self._processor = CrossEncoderIOProcessor(config, renderer, ChatTemplateConfig(chat_template=template))
+        # vLLM's own threads: a tokenizer must not be used by two threads at a time.
+        self._render_async = make_async(self._render, executor=renderer._executor)
+
+    async def score(self, request: ScoreRequest, context: RequestContext) -> ScoreResult:
+        """Score all pairs.
+
+        Raises:
+            InferenceError: the engine rejected the request or failed.
+        """
+        running = self._running
+        with running.translate_errors("documents"):
+            rendered: list[PoolingEngineInput] = await self._render_async(request.within(running.max_model_len))
+            outputs = await run_all(running, [(item["prompts"], item["params"]) for item in rendered], context)
+        return ScoreResult(
+            scores=[ScoringOutput.from_base(output).score for output in outputs],
+            prompt_tokens=sum(len(item["prompts"]["prompt_token_ids"]) for item in rendered),
+        )
+
+    def _render(self, request: ScoreRequest) -> list[PoolingEngineInput]:
+        """Tokenize all pairs. Raises vLLM's error for a pair that is too long."""
+        params = PoolingParams(task="classify", use_activation=request.use_activation)
+        limits = self._running.engine.renderer.default_cmpl_tok_params.with_kwargs(
+            truncate_prompt_tokens=request.truncate_prompt_tokens, max_output_tokens=0
+        )
+        queries = request.queries * len(request.documents) if len(request.queries) == 1 else request.queries
+        extras: dict[str, Any] | None = None
+        if request.instruction is not None:
+            extras = {"chat_template_kwargs": {"instruction": request.instruction}}
+        return [
+            self._processor.render(
+                ScoringRenderParams(
+                    data_1=query,
+                    data_2=document,
+                    chat_template=self._processor.chat_template,
+                    max_tokens_per_query=request.max_tokens_per_query or 0,
+                    max_tokens_per_doc=request.max_tokens_per_doc or 0,
+                    tok_params=limits,
+                    prompt_extras=extras,
+                    skip_mm_cache=False,
+                    params=params,
+                    lora_requests=None,
+                    priorities=0,
+                )
+            )
+            for query, document in zip(queries, request.documents, strict=True)
+        ]

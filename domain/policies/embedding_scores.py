@@ -1,0 +1,91 @@
+"""Scores pairs with an embedding model: the cosine of the angle between the vectors of query and document.
+
+vLLM's server scores with an embedding model in the same way (`BiEncoderIOProcessor` in
+vllm.entrypoints.pooling.scoring.io_processor, 0.32.0), so `/v1/rerank` works without a reranking model.
+"""
+
+from operator import mul
+from typing import cast
+
+from domain.errors import InvalidRequestError
+from domain.gather import gather_all
+from domain.policies.wrapper import BackendWrapper
+from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
+from domain.requests import EmbeddingRequest, Prompt, Request, ResultT, ScoreRequest, TokenizeRequest
+from domain.results import EmbeddingResult, ScoreResult
+
+
+class EmbeddingScores(BackendWrapper):
+    """Answers score requests with an embedding model, and passes all others on."""
+
+    def __init__(self, backend: InferenceBackend) -> None:
+        super().__init__(backend)
+        self._max_model_len: int | None = None
+
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
+        """See the port."""
+        card = await self._backend.start(on_step)
+        self._max_model_len = card.max_model_len
+        return card
+
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
+        """See the port."""
+        if isinstance(request, ScoreRequest):
+            return cast(ResultT, await self._score(request, context))
+        return await self._backend.call(request, context)
+
+    async def _score(self, request: ScoreRequest, context: RequestContext) -> ScoreResult:
+        request = request.within(self._max_model_len)
+        if request.max_tokens_per_query is None and request.max_tokens_per_doc is None:
+            # One call, so that the engine computes queries and documents in one batch.
+            texts: list[Prompt] = [*request.queries, *request.documents]
+            both = await self._embed(texts, request.truncate_prompt_tokens, context)
+            vectors = _rows(both)
+            queries, documents = vectors[: len(request.queries)], vectors[len(request.queries) :]
+            return _result(queries, documents, both.prompt_tokens)
+        special = await self._special_tokens(context)
+        found = await gather_all(
+            [
+                self._embed([*request.queries], _limit(request, request.max_tokens_per_query, special), context),
+                self._embed([*request.documents], _limit(request, request.max_tokens_per_doc, special), context),
+            ]
+        )
+        return _result(_rows(found[0]), _rows(found[1]), sum(result.prompt_tokens for result in found))
+
+    async def _embed(
+        self, texts: list[Prompt], truncate_to: int | None, context: RequestContext
+    ) -> EmbeddingResult:
+        request = EmbeddingRequest(inputs=texts, truncate_prompt_tokens=truncate_to)
+        try:
+            return await self._backend.call(request, context)
+        except InvalidRequestError as error:
+            if error.param is not None and error.param.startswith("input"):
+                error.param = "documents"
+            raise
+
+    async def _special_tokens(self, context: RequestContext) -> int:
+        """Number of special tokens that the model adds to a text."""
+        return len((await self._backend.call(TokenizeRequest(prompt=""), context)).token_ids)
+
+
+def _limit(request: ScoreRequest, tokens: int | None, special: int) -> int | None:
+    """The limit on the tokens of one text, special ones included; None for no limit."""
+    whole = request.truncate_prompt_tokens
+    if tokens is None:
+        return whole
+    return tokens + special if whole is None or whole < 0 else min(whole, tokens + special)
+
+
+def _rows(result: EmbeddingResult) -> list[list[float]]:
+    # typeshed has no overload for float formats.
+    numbers = cast(list[float], memoryview(result.vectors).cast("f").tolist())
+    size = result.dimensions
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _result(queries: list[list[float]], documents: list[list[float]], tokens: int) -> ScoreResult:
+    """The scores; vectors have unit length, so that the cosine is the scalar product."""
+    if len(queries) == 1:
+        queries = queries * len(documents)
+    scores = [sum(map(mul, query, document)) for query, document in zip(queries, documents, strict=True)]
+    return ScoreResult(scores=scores, prompt_tokens=tokens)
