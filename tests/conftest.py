@@ -14,6 +14,7 @@ import pytest
 from app.commands.bench.tiny_models import make_tiny_models
 from domain.roles import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
+from tests.tiny_rerankers import make_cross_encoder
 
 # The telemetry tests use gRPC in this process; without this it would warn at each fork.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -29,7 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_tiny_models(tmp_path_factory.mktemp("models"))
+    folder = tmp_path_factory.mktemp("models")
+    return make_tiny_models(folder) | {"tiny-rerank": make_cross_encoder(folder / "tiny-rerank")}
 
 
 def free_port() -> int:
@@ -40,13 +42,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def vllm_servers(tiny_models: dict[str, Path]) -> Generator[dict[Role, str], None, None]:
-    """Two plain vLLM servers with the tiny models."""
+    """Plain vLLM servers with the tiny models, one for each role."""
     with ExitStack() as stack:
         servers = {
             Role.EMBED: VLLMServerProcess(tiny_models["tiny-embed"], port=free_port(), runner="pooling"),
             Role.GENERATE: VLLMServerProcess(
                 tiny_models["tiny-gen"], port=free_port(), runner="generate", flags=CHAT_FLAGS
             ),
+            Role.RERANK: VLLMServerProcess(tiny_models["tiny-rerank"], port=free_port(), runner="pooling"),
         }
         for server in servers.values():
             stack.callback(server.end)
@@ -68,13 +71,15 @@ def real_service() -> Generator[ServiceProcess, None, None]:
 def gateway_service(
     vllm_servers: dict[Role, str], tiny_models: dict[str, Path]
 ) -> Generator[ServiceProcess, None, None]:
-    """The service in front of the two plain vLLM servers."""
+    """The service in front of the plain vLLM servers."""
     service = ServiceProcess(
         {
             "EMBED_BACKEND": "vllm-http",
             "GEN_BACKEND": "vllm-http",
             "VLLM_EMBED_URL": vllm_servers[Role.EMBED],
             "VLLM_GEN_URL": vllm_servers[Role.GENERATE],
+            "RERANK_BACKEND": "vllm-http",
+            "VLLM_RERANK_URL": vllm_servers[Role.RERANK],
         }
     )
     try:

@@ -1,6 +1,7 @@
 """Backends under test, with the properties that the contract tests need."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 
@@ -23,6 +24,8 @@ class Case(msgspec.Struct, kw_only=True):
     lengths: tuple[int, ...]
     """Vector lengths that an embedding model was trained for, shortest first."""
     max_model_len: int
+    folder: Path | None = None
+    """Of the model; None for a fake."""
     is_fake: bool = False
     """Whether it is a fake: its output is unconstrained, and its reasoning never ends."""
     abort_s: float = 0.1

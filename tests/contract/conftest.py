@@ -20,9 +20,11 @@ from domain.policies.deadline import DeadlineBackend
 from domain.policies.embedding_cache import CachingBackend
 from domain.policies.member import LoneMember, Member
 from domain.policies.retry_budget import RetryBudget
+from domain.policies.splitting import SplittingBackend
 from domain.policies.supervision import SupervisionBackend
 from domain.port import InferenceBackend
 from domain.roles import Role
+from tests import tiny_rerankers
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
 from tests.processes import ENGINE_FLAGS
@@ -38,13 +40,14 @@ KINDS = [
     "caching",
     "admission",
     "deadline",
+    "splitting",
     "lone-server",
     "balancing",
     *REAL_KINDS,
 ]
 # So narrow that most of many concurrent requests wait.
 NARROW = Bounds(max_running=2, max_waiting=100, max_running_tokens=10**6, max_waiting_tokens=10**9)
-NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
+NAMES = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen", Role.RERANK: "tiny-rerank"}
 
 
 @pytest.fixture(scope="package")
@@ -53,7 +56,7 @@ def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
     from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment
 
     prepare_environment(log_level="error", offline=True)
-    models = {Role.EMBED: tiny_models["tiny-embed"], Role.GENERATE: tiny_models["tiny-gen"]}
+    models = {role: tiny_models[name] for role, name in NAMES.items()}
     return {
         role: engine_setup(
             role=role,
@@ -69,11 +72,11 @@ def inprocess_setups(tiny_models: dict[str, Path]) -> dict[Role, object]:
 
 @pytest.fixture(scope="package")
 async def inprocess_backends(inprocess_setups: dict[Role, object]) -> AsyncGenerator[dict, None]:
-    """Both tiny models on in-process engines, which stop after the tests of this package."""
+    """The tiny models on in-process engines, which stop after the tests of this package."""
     from adapters.vllm.inprocess.backend import VLLMInProcessBackend
 
     backends = {
-        role: VLLMInProcessBackend(role=role, name=f"tiny-{'embed' if role is Role.EMBED else 'gen'}", setup=setup)
+        role: VLLMInProcessBackend(role=role, name=NAMES[role], setup=setup)
         for role, setup in inprocess_setups.items()
     }
     await asyncio.gather(*(backend.start() for backend in backends.values()))
@@ -120,6 +123,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
         "admission": lambda: AdmissionBackend(fake, NARROW),
         "deadline": lambda: DeadlineBackend(fake, timeout_s=60),
+        "splitting": lambda: SplittingBackend(fake),
         "lone-server": lambda: _retrying(_member(fake, LoneMember)),
         "balancing": lambda: _retrying(BalancingBackend([_member(one) for one in fakes], setting="URLS")),
     }
@@ -191,8 +195,9 @@ def _tiny(name: str, backend: InferenceBackend, folder: Path, running: Callable[
         tokenize=_tokenizer(folder),
         vocabulary=tiny.VOCABULARY,
         lengths=tuple(tiny.LENGTHS),
-        max_model_len=tiny.MAX_MODEL_LEN,
+        max_model_len=tiny_rerankers.MAX_MODEL_LEN if folder.name == NAMES[Role.RERANK] else tiny.MAX_MODEL_LEN,
         running=running,
+        folder=folder,
     )
 
 
@@ -207,6 +212,14 @@ async def embedder(kind: Kind) -> AsyncGenerator[Case, None]:
 @pytest.fixture(scope="module")
 async def generator(kind: Kind) -> AsyncGenerator[Case, None]:
     case, stop = await _make(kind, Role.GENERATE)
+    yield case
+    if stop is not None:
+        await stop()
+
+
+@pytest.fixture(scope="module")
+async def reranker(kind: Kind) -> AsyncGenerator[Case, None]:
+    case, stop = await _make(kind, Role.RERANK)
     yield case
     if stop is not None:
         await stop()

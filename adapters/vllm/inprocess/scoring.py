@@ -1,5 +1,6 @@
 """Scores pairs of texts on an AsyncLLM with a cross-encoder, a model that reads query and document together."""
 
+import functools
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -15,6 +16,9 @@ from adapters.vllm.inprocess.running_engine import RunningEngine
 from domain.port import RequestContext
 from domain.requests import ScoreRequest
 from domain.results import ScoreResult
+
+JOINT_TOKENS = 2
+"""A document inside a template may have so many tokens more than alone."""
 
 
 class Scoring:
@@ -49,7 +53,7 @@ class Scoring:
             outputs = await run_all(running, [(item["prompts"], item["params"]) for item in rendered], context)
         return ScoreResult(
             scores=[ScoringOutput.from_base(output).score for output in outputs],
-            prompt_tokens=sum(len(item["prompts"]["prompt_token_ids"]) for item in rendered),
+            prompt_tokens=sum(map(_length, rendered)),
         )
 
     def _render(self, request: ScoreRequest) -> list[PoolingEngineInput]:
@@ -62,14 +66,15 @@ class Scoring:
         extras: dict[str, Any] | None = None
         if request.instruction is not None:
             extras = {"chat_template_kwargs": {"instruction": request.instruction}}
-        return [
-            self._processor.render(
+
+        def render(query: str, document: str, max_tokens_per_doc: int | None) -> PoolingEngineInput:
+            return self._processor.render(
                 ScoringRenderParams(
                     data_1=query,
                     data_2=document,
                     chat_template=self._processor.chat_template,
                     max_tokens_per_query=request.max_tokens_per_query or 0,
-                    max_tokens_per_doc=request.max_tokens_per_doc or 0,
+                    max_tokens_per_doc=max_tokens_per_doc or 0,
                     tok_params=limits,
                     prompt_extras=extras,
                     skip_mm_cache=False,
@@ -78,5 +83,22 @@ class Scoring:
                     priorities=0,
                 )
             )
+
+        @functools.cache
+        def document_limit(query: str) -> int | None:
+            """Tokens of a document that leave the template whole; vLLM would cut off the template's end."""
+            whole, own = request.truncate_prompt_tokens, request.max_tokens_per_doc
+            if whole is None or self._processor.chat_template is None:
+                return own
+            total = self._running.max_model_len if whole < 0 else whole
+            room = total - _length(render(query, "", None)) - JOINT_TOKENS
+            return own if room < 1 else min(room, own or room)
+
+        return [
+            render(query, document, document_limit(query))
             for query, document in zip(queries, request.documents, strict=True)
         ]
+
+
+def _length(rendered: PoolingEngineInput) -> int:
+    return len(rendered["prompts"]["prompt_token_ids"])
