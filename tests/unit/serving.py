@@ -73,7 +73,10 @@ class Api:
     def __init__(self, *, settings: dict[str, str] | None = None, **options) -> None:
         self.embedder = FakeBackend(Role.EMBED, name="fake-embed")
         self.writer = FakeBackend(Role.GENERATE, name="fake-write")
-        backends = {Role.EMBED: ("fake-embed", self.embedder), Role.GENERATE: ("fake-write", self.writer)}
+        # Served only if a setting names its model.
+        self.reranker = FakeBackend(Role.RERANK, name="fake-rerank")
+        engines = (self.embedder, self.writer, self.reranker)
+        backends = {engine.role: (engine.name, engine) for engine in engines}
         chosen = {OPTION_NAMES[name]: str(value) for name, value in options.items()}
         loaded = load_settings(DEFAULTS | chosen | (settings or {}))
         # With a constant time, remaining rate limits are exact.

@@ -1,7 +1,9 @@
 """Checks models: whether they are available, fit their roles, and have a chat template."""
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
+from adapters.vllm.dialect.rerankers import reranker_flags
 from app.commands.doctor.finding import Finding, failure, ok, warning
 from domain.model_facts import ModelFacts
 from domain.roles import ROLES, Role
@@ -62,8 +64,7 @@ def check_role(role: Role, model: ModelFacts) -> Finding | None:
     kind, subject = _kind(model)
     if kind is None:
         return None
-    check = _check_generates if ROLES[role].generates else _check_embeds
-    return check(f"{role} role", f"MODEL_{ROLES[role].prefix}_NAME", model, kind, subject)
+    return _CHECKS[role](f"{role} role", f"MODEL_{ROLES[role].prefix}_NAME", model, kind, subject)
 
 
 def _check_generates(check: str, variable: str, model: ModelFacts, kind: Kind, subject: str) -> Finding:
@@ -94,6 +95,36 @@ def _check_embeds(check: str, variable: str, model: ModelFacts, kind: Kind, subj
             f"If its vectors are of low quality, set {variable} to an embedding model",
         )
     return ok(check, f"{subject} produces embeddings")
+
+
+def _check_reranks(check: str, variable: str, model: ModelFacts, kind: Kind, subject: str) -> Finding:
+    if kind == "classify" and (labels := _labels(model)) > 1:
+        return failure(
+            check,
+            f"{model.name} is a classifier with {labels} labels, and a reranking model has one",
+            f"Set {variable} to a reranking model",
+        )
+    if kind == "classify" or reranker_flags(model.config):
+        return ok(check, f"{subject} scores documents")
+    what = "generates text" if kind == "generate" else "produces embeddings"
+    return failure(
+        check,
+        f"{subject} {what}, not scores",
+        f"Set {variable} to a reranking model, or leave it unset: then the embedding model scores documents",
+    )
+
+
+_CHECKS: Mapping[Role, Callable[[str, str, ModelFacts, Kind, str], Finding]] = {
+    Role.EMBED: _check_embeds,
+    Role.GENERATE: _check_generates,
+    Role.RERANK: _check_reranks,
+}
+
+
+def _labels(model: ModelFacts) -> int:
+    """Labels of a classifier, which transformers takes to be 2 if its config.json names none."""
+    named = model.config.get("id2label")
+    return len(named) if isinstance(named, dict) else 2
 
 
 def check_chat_template(role: Role, model: ModelFacts, *, flags: list[str]) -> Finding:

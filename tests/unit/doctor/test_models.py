@@ -3,7 +3,7 @@ import pytest
 from app.commands.doctor.finding import Verdict
 from app.commands.doctor.models import check_chat_template, check_presence, check_role, kind_of
 from domain.model_facts import ModelFacts
-from domain.roles import Role
+from domain.roles import ROLES, Role
 
 
 def facts(**known):
@@ -12,6 +12,11 @@ def facts(**known):
 
 def of(architecture, **known):
     return facts(config={"architectures": [architecture]}, **known)
+
+
+def classifier(labels: int):
+    names = {str(label): f"LABEL_{label}" for label in range(labels)}
+    return facts(config={"architectures": ["BertForSequenceClassification"], "id2label": names})
 
 
 @pytest.mark.parametrize(
@@ -52,13 +57,20 @@ def test_where_a_model_comes_from(model, verdict, message):
         (Role.GENERATE, of("SomethingNew"), None),
         (Role.GENERATE, facts(), None),
         (Role.GENERATE, facts(config={"architectures": "odd"}), None),
+        (Role.RERANK, classifier(1), Verdict.OK),
+        (Role.RERANK, classifier(3), Verdict.FAILURE),
+        (Role.RERANK, of("BertForSequenceClassification"), Verdict.FAILURE),
+        (Role.RERANK, of("Qwen3ForCausalLM"), Verdict.OK),
+        (Role.RERANK, of("LlamaForCausalLM"), Verdict.FAILURE),
+        (Role.RERANK, of("BertModel"), Verdict.FAILURE),
+        (Role.RERANK, facts(), None),
     ],
 )
 def test_a_model_has_to_fit_its_role(role, model, verdict):
     finding = check_role(role, model)
     assert (finding and finding.verdict) is verdict
     if verdict in (Verdict.WARNING, Verdict.FAILURE):
-        assert ("MODEL_EMBED_NAME" if role is Role.EMBED else "MODEL_GEN_NAME") in finding.advice
+        assert f"MODEL_{ROLES[role].prefix}_NAME" in finding.advice
 
 
 def test_longer_suffixes_have_precedence():

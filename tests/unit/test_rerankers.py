@@ -1,0 +1,55 @@
+"""What vLLM needs to know of reranking models."""
+
+import json
+
+import jinja2
+import pytest
+
+from adapters.vllm.dialect.rerankers import QWEN3_TEMPLATE, reranker_flags, reranker_template
+
+QWEN3 = {"architectures": ["Qwen3ForCausalLM"]}
+CONVERTED = {"architectures": ["Qwen3ForSequenceClassification"]}
+BERT = {"architectures": ["BertForSequenceClassification"]}
+
+
+def test_a_generation_model_that_answers_yes_or_no_becomes_a_classifier():
+    flag, value = reranker_flags(QWEN3)
+    assert flag == "--hf-overrides"
+    assert json.loads(value)["architectures"] == ["Qwen3ForSequenceClassification"]
+    assert json.loads(value)["classifier_from_token"] == ["no", "yes"]
+
+
+@pytest.mark.parametrize("config", [CONVERTED, BERT, {}, {"architectures": None}])
+def test_classifiers_need_no_flags(config):
+    assert reranker_flags(config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "has_template"),
+    [
+        (QWEN3, "any", True),
+        (CONVERTED, "org/Qwen3-Reranker-0.6B-seq-cls", True),
+        (CONVERTED, "org/qwen3-intent", False),
+        (BERT, "some-reranker", False),
+        ({}, "some-reranker", False),
+    ],
+)
+def test_only_qwen3_has_a_template(config, name, has_template):
+    assert (reranker_template(config, "folder", name) == QWEN3_TEMPLATE) is has_template
+
+
+def rendered(**more: str) -> str:
+    messages = [{"role": "query", "content": "which {{ x }}?"}, {"role": "document", "content": "this & that"}]
+    return jinja2.Template(QWEN3_TEMPLATE, keep_trailing_newline=True).render(messages=messages, **more)
+
+
+def test_the_template_has_query_document_and_instruction():
+    text = rendered(instruction="Find it.")
+    user = text.split("<|im_start|>user\n")[1]
+    assert user.startswith("<Instruct>: Find it.\n<Query>: which {{ x }}?\n<Document>: this & that<|im_end|>\n")
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_without_an_instruction_the_template_has_the_models_own():
+    assert "<Instruct>: Given a web search query, retrieve" in rendered()
+    assert rendered(instruction="") == rendered()
