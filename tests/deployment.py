@@ -28,7 +28,7 @@ def compose(file: str, *set_variables: tuple[str, str]) -> Mapping[str, Any]:
     """
     environment = {"HOME": "/nonexistent", **dict(set_variables)}
     command = [tool("docker-compose"), "--env-file", "/dev/null", "-f", str(DEPLOY / file)]
-    command += ["--profile", "observability", "config", "--format", "json"]
+    command += ["--profile", "observability", "--profile", "rerank", "config", "--format", "json"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     # It warns of variables that are read and have no default.

@@ -38,9 +38,15 @@ COMPOSE_VARIABLES = (
         "60s",
         "Time to stop before Docker kills the service; must exceed DRAIN_TIMEOUT_S.",
     ),
-    ComposeVariable("VLLM_IMAGE", "vllm/vllm-openai:v0.32.0", "Image of the two vLLM servers."),
+    ComposeVariable("VLLM_IMAGE", "vllm/vllm-openai:v0.32.0", "Image of the vLLM servers."),
     ComposeVariable("VLLM_EMBED_PORT", "8100", "Port of the embedding vLLM server on the host's 127.0.0.1."),
     ComposeVariable("VLLM_GEN_PORT", "8101", "Port of the generation vLLM server on the host's 127.0.0.1."),
+    ComposeVariable(
+        "VLLM_RERANK_PORT",
+        "8102",
+        "Port of the reranking vLLM server on the host's 127.0.0.1. It runs with the profile rerank only; set"
+        " RERANK_BACKEND=vllm-http with it.",
+    ),
     ComposeVariable(
         "VLLM_EMBED_MEMORY_ARGS",
         "--gpu-memory-utilization 0.2 --kv-cache-memory-bytes 1073741824 --max-model-len 8192"
@@ -54,6 +60,12 @@ COMPOSE_VARIABLES = (
         "Memory flags of the generation vLLM server; the default suits a GPU with 24 GiB.",
     ),
     ComposeVariable(
+        "VLLM_RERANK_MEMORY_ARGS",
+        "--gpu-memory-utilization 0.08 --kv-cache-memory-bytes 134217728 --max-model-len 4096"
+        " --max-num-batched-tokens 4096 --max-num-seqs 64",
+        "Memory flags of the reranking vLLM server; the default suits a GPU with 24 GiB.",
+    ),
+    ComposeVariable(
         "VLLM_EMBED_MODEL_ARGS",
         "--hf-overrides.is_matryoshka true",
         "Flags that the embedding model requires; the default suits Qwen3-Embedding.",
@@ -62,6 +74,11 @@ COMPOSE_VARIABLES = (
         "VLLM_GEN_MODEL_ARGS",
         "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3",
         "Flags that the generation model requires; the default suits Qwen3.",
+    ),
+    ComposeVariable(
+        "VLLM_RERANK_MODEL_ARGS",
+        "",
+        "Flags that the reranking model requires; a cross-encoder such as bge-reranker needs none.",
     ),
     ComposeVariable("VLLM_LOGGING_LEVEL", "INFO", "Log level of the vLLM servers."),
     ComposeVariable("ENGINE_SHM_SIZE", "2gb", "Size of /dev/shm in each container with an engine."),

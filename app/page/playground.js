@@ -1,4 +1,4 @@
-// The playground for chat, completion and embeddings, with equivalent programs.
+// The playground for chat, completion, embeddings and reranking, with equivalent programs.
 
 import * as answers from "./answers.js";
 import { baseUrl, key, post } from "./api.js";
@@ -33,14 +33,15 @@ export class Playground {
     this.#chat();
     this.#completion();
     this.#embeddings();
+    this.#rerank();
   }
 
   update(status) {
     const { backends } = status.health;
     this.models = Object.fromEntries(Object.entries(backends).map(([role, { model }]) => [role, model]));
-    this.tabs.offer((panel) => panel.querySelector(".model-name").dataset.role in backends);
+    this.tabs.offer((panel) => roleOf(panel.querySelector(".model-name"), backends) !== undefined);
     for (const name of document.querySelectorAll(".model-name")) {
-      setText(name, this.models[name.dataset.role] ?? "a model that is not yet known");
+      setText(name, this.models[roleOf(name, backends)] ?? "a model that is not yet known");
     }
     this.#drawSnippet();
   }
@@ -95,6 +96,15 @@ export class Playground {
     return { model: this.models.embed, input: texts.filter(Boolean) };
   }
 
+  #rerankBody() {
+    const documents = byId("rerank-documents").value.split("\n").map((text) => text.trim());
+    return {
+      model: this.models.rerank ?? this.models.embed,
+      query: byId("rerank-query").value.trim(),
+      documents: documents.filter(Boolean),
+    };
+  }
+
   #drawSnippet() {
     const kind = this.kind === "chat" && this.#usesResponses ? "responses" : this.kind;
     const bodies = {
@@ -102,6 +112,7 @@ export class Playground {
       responses: () => this.#responsesBody(),
       completion: () => this.#completionBody(),
       embeddings: () => this.#embeddingsBody(),
+      rerank: () => this.#rerankBody(),
     };
     setText(byId("snippet"), this.language(kind, bodies[kind](), baseUrl(), Boolean(key.get())));
   }
@@ -214,26 +225,52 @@ export class Playground {
   // Embeddings
 
   #embeddings() {
-    const send = byId("embeddings-send");
-    byId("embeddings-form").addEventListener("submit", async (event) => {
+    this.#form("embeddings", "v1/embeddings", () => this.#embeddingsBody(), {
+      mistake: ({ input }) =>
+        (input.length < MIN_TEXTS || input.length > MAX_TEXTS) &&
+        `Enter ${MIN_TEXTS} to ${MAX_TEXTS} texts, one per line (now ${input.length}).`,
+      show: (answer, body) => {
+        const vectors = answer.data.map((item) => item.embedding);
+        byId("matrix").replaceChildren(matrix(body.input, similarities(vectors)));
+        setHidden(byId("matrix"), false);
+        return [`${count(vectors[0].length)} dimensions`];
+      },
+    });
+  }
+
+  // Reranking
+
+  #rerank() {
+    this.#form("rerank", "v1/rerank", () => this.#rerankBody(), {
+      mistake: ({ query, documents }) => (!query || !documents.length) && "Enter a query and at least one document.",
+      show: (answer) => {
+        byId("ranking").replaceChildren(...answer.results.map(ranked));
+        setHidden(byId("ranking"), false);
+        return [`${count(answer.results.length)} documents`];
+      },
+    });
+  }
+
+  /** A form whose request gets one whole answer. */
+  #form(name, path, bodyOf, { mistake, show }) {
+    const send = byId(`${name}-send`);
+    byId(`${name}-form`).addEventListener("submit", async (event) => {
       event.preventDefault();
-      const body = this.#embeddingsBody();
-      const place = byId("embeddings-error");
+      const body = bodyOf();
+      const place = byId(`${name}-error`);
       place.replaceChildren();
-      if (body.input.length < MIN_TEXTS || body.input.length > MAX_TEXTS) {
-        place.replaceChildren(h("p", {}, `Enter ${MIN_TEXTS} to ${MAX_TEXTS} texts, one per line (now ${body.input.length}).`));
+      const wrong = mistake(body);
+      if (wrong) {
+        place.replaceChildren(h("p", {}, wrong));
         return;
       }
       send.setAttribute("aria-disabled", "true");
       const began = performance.now();
       try {
-        const { answer, requestId } = await post("v1/embeddings", body);
+        const { answer, requestId } = await post(path, body);
         const took = (performance.now() - began) / 1000;
-        const vectors = answer.data.map((item) => item.embedding);
-        byId("matrix").replaceChildren(matrix(body.input, similarities(vectors)));
-        setHidden(byId("matrix"), false);
-        const parts = [`${duration(took)}`, `${count(vectors[0].length)} dimensions`, `${count(answer.usage.prompt_tokens)} tokens`, requestId];
-        setText(byId("embeddings-meta"), parts.filter(Boolean).join(" · "));
+        const parts = [duration(took), ...show(answer, body), `${count(answer.usage.prompt_tokens)} tokens`, requestId];
+        setText(byId(`${name}-meta`), parts.filter(Boolean).join(" · "));
       } catch (error) {
         showError(place, error, this.onUnauthorized);
       } finally {
@@ -242,6 +279,9 @@ export class Playground {
     });
   }
 }
+
+/** The first role that an element names and that is served. */
+const roleOf = (element, backends) => element.dataset.role.split(" ").find((role) => role in backends);
 
 const number = (id) => {
   const { value } = byId(id);
@@ -257,11 +297,20 @@ export function similarities(vectors) {
   return vectors.map((a, i) => vectors.map((b, j) => dot(a, b) / (lengths[i] * lengths[j])));
 }
 
+const signed = (value) => value.toFixed(2).replace("-0.00", "0.00").replace("-", "−");
+
+function ranked({ document: { text }, relevance_score: score }) {
+  const fill = h("span", { class: "fill" });
+  fill.style.width = `${100 * Math.max(0, Math.min(1, score))}%`;
+  const bar = h("span", { class: "meter", "aria-hidden": "true" }, fill);
+  return h("li", {}, h("b", {}, signed(score)), bar, h("span", { class: "said" }, text));
+}
+
 function matrix(texts, values) {
   const heads = texts.map((text, index) => h("th", { scope: "col", title: text }, String(index + 1)));
   const rows = texts.map((text, i) => {
     const cells = values[i].map((value) => {
-      const cell = h("td", {}, value.toFixed(2).replace("-0.00", "0.00").replace("-", "−"));
+      const cell = h("td", {}, signed(value));
       cell.style.setProperty("--share", String(Math.max(0, Math.min(1, value))));
       return cell;
     });

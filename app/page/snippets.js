@@ -21,22 +21,29 @@ const COMPARE = `vectors = [item.embedding for item in answer.data]
 for a in vectors:
     print(*(f"{sum(x * y for x, y in zip(a, b)):5.2f}" for b in vectors))`;
 
+const RANKING = `for result in answer["results"]:
+    print(f"{result['relevance_score']:5.2f}", result["document"]["text"])`;
+
 const METHODS = {
   chat: { path: "chat/completions", call: "client.chat.completions.create", result: "stream", rest: CHAT_LOOP },
   responses: { path: "responses", call: "client.responses.create", result: "stream", rest: RESPONSES_LOOP },
   completion: { path: "completions", call: "client.completions.create", result: "stream", rest: COMPLETION_LOOP },
   embeddings: { path: "embeddings", call: "client.embeddings.create", result: "answer", rest: COMPARE },
+  // OpenAI's SDK has no method for it.
+  rerank: { path: "rerank", call: "client.post", result: "answer", rest: RANKING, isPosted: true },
 };
 
 /**
- * @param kind chat, responses, completion or embeddings
+ * @param kind chat, responses, completion, embeddings or rerank
  * @param body the request's body
  * @param baseUrl the address of the API
  * @param hasKey whether the service requires a key; the program never contains the key itself
  */
 export function python(kind, body, baseUrl, hasKey) {
-  const { call, result, rest } = METHODS[kind];
-  const fields = Object.entries(body).map(([name, value]) => `    ${name}=${pythonValue(value)},\n`);
+  const { path, call, result, rest, isPosted } = METHODS[kind];
+  const fields = isPosted
+    ? [`    ${py(`/${path}`)},\n`, "    cast_to=object,\n", `    body={\n${dictionaryItems(body)}    },\n`]
+    : Object.entries(body).map(([name, value]) => `    ${name}=${pythonValue(value)},\n`);
   const key = hasKey ? "" : '    api_key="unused",\n';
   const comment = hasKey ? "# The key comes from the environment: OPENAI_API_KEY\n" : "";
   const stream = result === "stream" ? "    stream=True,\n" : "";
@@ -51,14 +58,20 @@ ${rest}
 `;
 }
 
-function pythonValue(value) {
+/** The items of a dictionary that is an argument, each on lines of its own. */
+const dictionaryItems = (body) =>
+  Object.entries(body)
+    .map(([name, value]) => `        ${py(name)}: ${pythonValue(value, "        ")},\n`)
+    .join("");
+
+function pythonValue(value, indent = "    ") {
   if (!Array.isArray(value) || value.length === 0) return py(value);
   const items = value.map((item) => {
-    if (typeof item === "string") return `        ${py(item)},\n`;
+    if (typeof item === "string") return `${indent}    ${py(item)},\n`;
     const pairs = Object.entries(item).map(([name, each]) => `${py(name)}: ${py(each)}`);
-    return `        {${pairs.join(", ")}},\n`;
+    return `${indent}    {${pairs.join(", ")}},\n`;
   });
-  return `[\n${items.join("")}    ]`;
+  return `[\n${items.join("")}${indent}]`;
 }
 
 export function curl(kind, body, baseUrl, hasKey) {

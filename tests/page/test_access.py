@@ -12,7 +12,7 @@ from playwright.async_api import Page, expect
 from tests.page.conftest import LAPTOP, PHONE, OpenPage, Served
 
 CHECKS = (Path(__file__).parent / "checks.js").read_text()
-TABS = ["Chat", "Completion", "Embeddings"]
+TABS = ["Chat", "Completion", "Embeddings", "Rerank"]
 LONG = "a-very-long-name-without-any-place-to-break-" * 3
 
 
@@ -44,7 +44,7 @@ async def test_nothing_overflows_at_any_width(open_page: OpenPage, service: Serv
             await field.fill(f"{LONG}\n{LONG}")
         await page.locator("button.primary:visible").click()
         meta = page.locator(f"#{name.lower()}-meta")
-        await expect(meta).to_contain_text(re.compile("in total|dimensions"))
+        await expect(meta).to_contain_text(re.compile("in total|dimensions|documents"))
         for language in ("curl", "Python"):
             await page.get_by_role("tab", name=language).click()
             assert await check(page, "overflow") == {"page": 0, "out": []}, name
@@ -197,8 +197,8 @@ async def test_arrow_keys_move_between_tabs(open_page: OpenPage, service: Served
     page = await open_page(f"{service.url}/#playground")
     await page.get_by_role("tab", name="Chat").focus()
     for key, name in [
-        ("ArrowRight", "Completion"), ("ArrowRight", "Embeddings"), ("ArrowRight", "Chat"),
-        ("ArrowLeft", "Embeddings"), ("Home", "Chat"), ("End", "Embeddings"),
+        ("ArrowRight", "Completion"), ("ArrowRight", "Embeddings"), ("ArrowRight", "Rerank"),
+        ("ArrowRight", "Chat"), ("ArrowLeft", "Rerank"), ("Home", "Chat"), ("End", "Rerank"),
     ]:  # fmt: skip
         await page.keyboard.press(key)
         tab = page.get_by_role("tab", name=name)

@@ -12,7 +12,8 @@ import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
 from domain.errors import BackendFailedError
-from tests.page.conftest import OpenPage, Served
+from tests.page.conftest import OpenPage, Served, served
+from tests.unit.serving import Api
 
 
 async def playground(open_page: OpenPage, service: Served, tab: str = "Chat", **options: Any) -> Page:
@@ -214,6 +215,39 @@ async def test_too_few_or_too_many_texts_are_rejected(open_page: OpenPage, servi
     assert service.api.embedder.seen == []
 
 
+async def test_documents_are_sorted_by_their_relevance(open_page: OpenPage, service: Served):
+    page = await playground(open_page, service, "Rerank")
+    await expect(page.locator("#panel-rerank .model-name")).to_have_text("fake-embed")
+    await page.get_by_label("Query").fill("aaa")
+    await page.get_by_label("Documents, one per line").fill("zzz\n\n aaz \naaa")
+    await page.get_by_role("button", name="Sort").click()
+    rows = page.locator("#ranking li")
+    await expect(rows.locator(".said")).to_have_text(["aaa", "aaz", "zzz"])
+    assert (await rows.locator("b").all_text_contents())[0] == "1.00"
+    await expect(page.locator("#rerank-meta")).to_contain_text("3 documents · 12 tokens")
+
+
+async def test_a_reranking_model_sorts_if_there_is_one(open_page: OpenPage):
+    async with served(Api(settings={"MODEL_RERANK_NAME": "fake-rerank"})) as service:
+        page = await playground(open_page, service, "Rerank")
+        await expect(page.locator("#panel-rerank .model-name")).to_have_text("fake-rerank")
+        await page.get_by_role("button", name="Sort").click()
+        await expect(page.locator("#rerank-meta")).to_contain_text("4 documents")
+        assert service.api.reranker.seen[-1].queries == ["Which pets are asleep?"]
+
+
+@pytest.mark.parametrize(("query", "documents"), [("", "x"), ("x", " \n ")])
+async def test_without_a_query_or_documents_nothing_is_sorted(
+    open_page: OpenPage, service: Served, query: str, documents: str
+):
+    page = await playground(open_page, service, "Rerank")
+    await page.get_by_label("Query").fill(query)
+    await page.get_by_label("Documents, one per line").fill(documents)
+    await page.get_by_role("button", name="Sort").click()
+    await expect(page.locator("#rerank-error")).to_contain_text("Enter a query and at least one document.")
+    assert service.api.embedder.seen == []
+
+
 # The programs
 
 TYPED = 'It\'s a "test" \\ with ünïcode 🙂\nand $HOME `lines`'
@@ -222,6 +256,8 @@ TYPED = 'It\'s a "test" \\ with ünïcode 🙂\nand $HOME `lines`'
 async def code(page: Page, tab: str, language: str) -> str:
     if tab == "Embeddings":
         await page.get_by_label("Texts").fill(TYPED)
+    elif tab == "Rerank":
+        await page.get_by_label("Documents, one per line").fill(TYPED)
     elif tab == "Completion":
         await page.get_by_label("Prompt", exact=True).fill(TYPED)
     else:
@@ -233,10 +269,12 @@ async def code(page: Page, tab: str, language: str) -> str:
 def prompt_of(request: Any, tab: str) -> str:
     if tab == "Embeddings":
         return "\n".join(request.inputs)
+    if tab == "Rerank":
+        return "\n".join(request.inputs[1:])
     return str(request.prompt) if tab == "Completion" else str(request.prompt.messages[-1].content)
 
 
-@pytest.mark.parametrize("tab", ["Chat", "Responses", "Completion", "Embeddings"])
+@pytest.mark.parametrize("tab", ["Chat", "Responses", "Completion", "Embeddings", "Rerank"])
 @pytest.mark.parametrize("language", ["Python", "curl"])
 async def test_the_program_sends_the_same_request_as_the_page(
     open_page: OpenPage, service: Served, tab: str, language: str
@@ -247,21 +285,22 @@ async def test_the_program_sends_the_same_request_as_the_page(
     if tab == "Responses":
         await page.get_by_label("Endpoint of the chat").select_option("Responses")
     text = await code(page, tab, language)
-    assert "stream" in text or tab == "Embeddings"
+    is_whole = tab in ("Embeddings", "Rerank")
+    assert "stream" in text or is_whole
     command = [sys.executable, "-c", text] if language == "Python" else ["sh", "-c", text]
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     # In a chat the fake writes only reasoning.
     assert run.stdout.strip() or (tab in ("Chat", "Responses") and language == "Python")
-    engine = service.api.embedder if tab == "Embeddings" else service.api.writer
+    engine = service.api.embedder if is_whole else service.api.writer
     (by_program,) = engine.seen
-    names = {"Chat": "Send", "Responses": "Send", "Completion": "Continue", "Embeddings": "Compare"}
-    await page.get_by_role("button", name=names[tab]).click()
+    names = {"Chat": "Send", "Completion": "Continue", "Embeddings": "Compare", "Rerank": "Sort"}
+    await page.get_by_role("button", name=names.get(tab, "Send")).click()
     while len(engine.seen) < 2:
         await asyncio.sleep(0.01)
     by_page = engine.seen[-1]
     assert prompt_of(by_program, tab) == prompt_of(by_page, tab) == TYPED
-    if tab != "Embeddings":
+    if not is_whole:
         assert by_program.sampling.max_tokens == by_page.sampling.max_tokens
         assert by_program.sampling.temperature == by_page.sampling.temperature == 0.7
 

@@ -62,7 +62,7 @@ async def test_both_models_are_shown_ready(open_page: OpenPage, service: Served)
 @pytest.mark.parametrize(
     ("setting", "on", "off", "tabs", "charts"),
     [
-        ("GEN_BACKEND", "embed", "generate", ["Embeddings"], 4),
+        ("GEN_BACKEND", "embed", "generate", ["Embeddings", "Rerank"], 4),
         ("EMBED_BACKEND", "generate", "embed", ["Chat", "Completion"], 5),
     ],
 )
@@ -82,8 +82,9 @@ async def test_a_role_that_is_off_is_not_shown(open_page: OpenPage, setting, on,
         await expect(page.locator("#snippet")).to_contain_text("fake-embed" if on == "embed" else "fake-write")
         await shown.first.press("End")
         await expect(shown.last).to_be_focused()
-        await page.locator("#embeddings-send" if on == "embed" else "#completion-send").click()
-        meta = "#embeddings-meta" if on == "embed" else "#completion-meta"
+        last = "rerank" if on == "embed" else "completion"
+        await page.locator(f"#{last}-send").click()
+        meta = f"#{last}-meta"
         await expect(page.locator(meta)).to_contain_text("tokens")
 
 

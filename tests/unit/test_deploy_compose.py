@@ -16,7 +16,13 @@ from tools.compose_variables import COMPOSE_VARIABLES, table
 SETTINGS = {variable.name for variable in VARIABLES}
 EXTRAS = {variable.name: variable.default for variable in COMPOSE_VARIABLES}
 # The models' names have no default of their own among the settings: it depends on the machine there.
-OWN_DEFAULTS = {"MODEL_EMBED_NAME": "Qwen/Qwen3-Embedding-0.6B", "MODEL_GEN_NAME": "Qwen/Qwen3-8B-FP8"}
+# The gateway has no engine of its own, so that a role without a server is off.
+OWN_DEFAULTS = {
+    "MODEL_EMBED_NAME": "Qwen/Qwen3-Embedding-0.6B",
+    "MODEL_GEN_NAME": "Qwen/Qwen3-8B-FP8",
+    "MODEL_RERANK_NAME": "BAAI/bge-reranker-v2-m3",
+    "RERANK_BACKEND": "off",
+}
 TEXTS = {path.name: path.read_text() for path in sorted(DEPLOY.glob("compose*.yaml"))}
 SERVICES = [(file, name) for file in COMPOSE_FILES for name in compose(file)["services"]]
 
@@ -91,8 +97,9 @@ def test_the_service_gets_what_the_environment_says_and_nothing_it_does_not():
 
 
 def test_the_service_asks_the_servers_of_this_file():
-    settings = load_settings({k: v for k, v in service("compose.yaml", "memoria")["environment"].items() if v})
-    for name, port in (("embed", 8100), ("generate", 8101)):
+    environment = service("compose.yaml", "memoria", ("RERANK_BACKEND", "vllm-http"))["environment"]
+    settings = load_settings({k: v for k, v in environment.items() if v})
+    for name, port in (("embed", 8100), ("generate", 8101), ("rerank", 8102)):
         assert settings.role(Role(name)).urls == (f"http://{name}:{port}",)
         command = service("compose.yaml", name)["command"]
         assert command[command.index("--port") + 1] == str(port)
@@ -218,7 +225,9 @@ def test_what_watches_starts_only_when_asked_for(file):
     services = compose(file)["services"]
     watching = {name for name, own in services.items() if own.get("profiles") == ["observability"]}
     assert watching == {"collector", "prometheus", "grafana", "phoenix"}
-    assert set(services) - watching == ({"memoria"} | ({"embed", "generate"} if file == "compose.yaml" else set()))
+    engines = {"embed", "generate", "rerank"} if file == "compose.yaml" else set()
+    assert set(services) - watching == {"memoria"} | engines
+    assert [name for name in engines if services[name].get("profiles")] == ["rerank"][: len(engines)]
 
 
 def test_every_mounted_file_is_there():

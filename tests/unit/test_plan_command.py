@@ -148,6 +148,26 @@ def test_lines_for_compose_contain_only_memory_flags(plan):
     ]
 
 
+def test_an_optional_engine_is_planned_if_its_model_is_named(plan):
+    # No reranker's shape is known without the hub.
+    name = "Qwen/Qwen3-Embedding-0.6B"
+    for given in (plan("--json", "--rerank", name), plan("--json", MODEL_RERANK_NAME=name)):
+        assert [engine["role"] for engine in json.loads(given.stdout)["engines"]] == [
+            "embed",
+            "generate",
+            "rerank",
+        ]
+    output = plan("--gpu-memory", "40GiB", "--compose", "--rerank", name).stdout
+    lines = dict(line.split("=", 1) for line in output.splitlines())
+    assert lines["MODEL_RERANK_NAME"] == name
+    assert lines["VLLM_RERANK_MEMORY_ARGS"].startswith("--gpu-memory-utilization")
+    # In the compose file this engine has to be switched on.
+    assert (lines["RERANK_BACKEND"], lines["COMPOSE_PROFILES"]) == ("vllm-http", "rerank")
+    assert is_mistake(
+        plan("--rerank-context", "512"), "MODEL_RERANK_NAME is not set. Set it, or name a model with"
+    )
+
+
 def test_a_local_folder_and_this_machine(plan, tmp_path):
     for name in ("a", "b"):
         folder = tmp_path / name

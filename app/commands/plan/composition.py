@@ -47,11 +47,17 @@ def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) 
 def _require_switched_on(settings: Settings, question: PlanQuestion) -> None:
     """Raise if an option concerns an engine that the settings switch off."""
     for role, info in ROLES.items():
-        if role not in settings.roles and question.of(role) != EngineQuestion():
+        if role in settings.roles or question.of(role) == EngineQuestion():
+            continue
+        if info.is_optional:
             raise ConfigurationError(
-                f"The {info.noun} engine can't be planned: {info.prefix}_BACKEND is {OFF}. Remove its "
-                f"options, or set {info.prefix}_BACKEND={INPROCESS}."
+                f"The {info.noun} engine can't be planned: MODEL_{info.prefix}_NAME is not set. Set it, or name a"
+                f" model with --{info.prefix.lower()}."
             )
+        raise ConfigurationError(
+            f"The {info.noun} engine can't be planned: {info.prefix}_BACKEND is {OFF}. Remove its "
+            f"options, or set {info.prefix}_BACKEND={INPROCESS}."
+        )
 
 
 def _card(question: PlanQuestion) -> Card:

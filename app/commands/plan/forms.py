@@ -6,6 +6,7 @@ from rich.console import Console
 from app.commands.plan.question import AnsweredPlan
 from app.commands.plan.text import WIDTH, print_plan
 from app.http.codec import encode
+from app.settings import HTTP
 from domain.errors import ConfigurationError
 from domain.roles import ROLES
 
@@ -50,6 +51,8 @@ def _lines(answer: AnsweredPlan, form: str) -> list[str]:
         lines.append(f"MODEL_{name}_NAME={model}")
         if form == "compose":
             lines.append(f"VLLM_{name}_MEMORY_ARGS={memory}")
+            if ROLES[engine.role].is_optional:
+                lines += [f"{name}_BACKEND={HTTP}", f"COMPOSE_PROFILES={engine.role}"]
         else:
             # One variable has all flags, so its other flags are kept.
             lines.append(f"VLLM_{name}_ARGS={' '.join(filter(None, (memory, answer.other_flags[engine.role])))}")
