@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.bench.tiny_models import make_tiny_models
 from domain.roles import Role
 from tests.processes import CHAT_FLAGS, ServiceProcess, VLLMServerProcess
-from tests.tiny_rerankers import make_cross_encoder
+from tests.tiny_rerankers import make_all_tiny_models
 
 # The telemetry tests use gRPC in this process; without this it would warn at each fork.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -30,8 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return make_tiny_models(folder) | {"tiny-rerank": make_cross_encoder(folder / "tiny-rerank")}
+    return make_all_tiny_models(tmp_path_factory.mktemp("models"))
 
 
 def free_port() -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.commands.bench.tiny_models import CORPUS
+from app.commands.bench.tiny_models import CORPUS, make_tiny_models
 
 MAX_MODEL_LEN = 256
 VOCABULARY = 400
@@ -14,6 +14,11 @@ DOCUMENTS = [
     "Berlin is the capital of Germany, and Paris of France.",
     "7 8 9",
 ]
+
+
+def make_all_tiny_models(folder: Path) -> dict[str, Path]:
+    """Folders of one tiny model for each role."""
+    return make_tiny_models(folder) | {"tiny-rerank": make_cross_encoder(folder / "tiny-rerank")}
 
 
 def make_cross_encoder(folder: Path, *, labels: int = 1, seed: int = 3) -> Path:

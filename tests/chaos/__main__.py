@@ -6,19 +6,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.commands.bench.tiny_models import make_tiny_models
 from tests.chaos.run import run, table
+from tests.tiny_rerankers import make_all_tiny_models
 
 
 def main() -> int:
     """Run, print the table, and tell whether all was well."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=15.0, help="how long; each fault comes at least once")
-    parser.add_argument("--clients", type=int, default=4, help="of each of the four kinds of request")
+    parser.add_argument("--clients", type=int, default=4, help="of each of the five kinds of request")
     parser.add_argument("--output", type=Path, help="also write the table there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        models = make_tiny_models(Path(folder))
+        models = make_all_tiny_models(Path(folder))
         rows, health = asyncio.run(
             run(models, minutes=options.minutes, clients=options.clients, say=lambda text: print(text, flush=True))
         )

@@ -12,11 +12,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from domain.roles import DEFAULT_ROLES
 from tests.chaos.load import PROMPTS, Load, RefusedError
 from tests.chaos.stored_responses import StoringClients
 from tests.conftest import free_port
-from tests.processes import ServiceProcess, VLLMServerProcess, tiny_environment
+from tests.processes import ENGINE_FLAGS, ServiceProcess, VLLMServerProcess, tiny_environment
 
 RECOVERY_S = 150.0
 POLL_S = 0.05
@@ -51,24 +50,27 @@ class Stage(msgspec.Struct, kw_only=True):
     engines: dict[str, psutil.Process] = {}
 
     async def find_engines(self) -> None:
-        """Tell the two engine processes apart by which of them works for an embedding."""
+        """Tell the engine processes apart by which of them works for a role."""
+        roles = list(self.load.models)
         # While one starts it has helper processes, and for a moment it can't be looked at.
-        while len(processes := await asyncio.to_thread(self.service.engine_processes)) != len(DEFAULT_ROLES):
+        while len(processes := await asyncio.to_thread(self.service.engine_processes)) != len(roles):
             await asyncio.sleep(POLL_S)
         known = {role: process for role, process in self.engines.items() if process in processes}
-        if len(known) == 1 and len(processes) == 2:
-            (role,) = known
-            (other,) = [process for process in processes if process not in known.values()]
-            self.engines = known | {"generate" if role == "embed" else "embed": other}
-            return
-        # Others' requests would make the other one work as well.
+        # Other requests would make the others work as well.
         async with self.load.paused():
-            before = [sum(process.cpu_times()[:2]) for process in processes]
-            for number in range(200):
-                await self.load.embed(number)
+            while len(known) < len(roles):
+                others = [process for process in processes if process not in known.values()]
+                (role, *more) = [role for role in roles if role not in known]
+                known[role] = await self._working(role, others) if more else others[0]
+        self.engines = known
+
+    async def _working(self, role: str, processes: list[psutil.Process]) -> psutil.Process:
+        """The process that works when a role is asked."""
+        before = [sum(process.cpu_times()[:2]) for process in processes]
+        for number in range(200 if role == "embed" else 20):
+            await self.load.ask(role, number)
         worked = [sum(process.cpu_times()[:2]) - cpu for process, cpu in zip(processes, before, strict=True)]
-        embed = processes[worked.index(max(worked))]
-        self.engines = {"embed": embed, "generate": next(each for each in processes if each != embed)}
+        return processes[worked.index(max(worked))]
 
 
 Fault = Callable[[Stage], Awaitable[None]]
@@ -77,17 +79,18 @@ Fault = Callable[[Stage], Awaitable[None]]
 def _signalled(role: str, number: signal.Signals) -> Fault:
     async def fault(stage: Stage) -> None:
         lost = stage.engine(role)
-        other = stage.load.tallies["generate" if role == "embed" else "embed"]
-        refused = other.refused
+        others = {other: tally for other, tally in stage.load.tallies.items() if other != role}
+        refused = {other: tally.refused for other, tally in others.items()}
         lost.send_signal(number)
         # Wait until the loss is noticed, then for the recovery: a stopped engine answers no request meanwhile.
         while psutil.pid_exists(lost.pid) and lost.status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(POLL_S)
         await stage.recovered(role)
         await stage.find_engines()
-        if other.refused > refused:
-            other.wrong += 1
-            other.note(f"{other.refused - refused} refused by the model whose engine was left alone")
+        for other, tally in others.items():
+            if tally.refused > refused[other]:
+                tally.wrong += 1
+                tally.note(f"{tally.refused - refused[other]} refused by the {other} model, whose engine is alive")
 
     return fault
 
@@ -222,7 +225,7 @@ async def kill_while_storing(stage: Stage) -> None:
 async def _start_again(stage: Stage) -> None:
     stage.service = await asyncio.to_thread(stage.start_service)
     stage.load.is_service_there = True
-    await stage.recovered("embed", "generate")
+    await stage.recovered(*stage.load.models)
     if not stage.servers:
         await stage.find_engines()
 
@@ -254,6 +257,7 @@ def server_signalled(role: str, number: signal.Signals) -> Fault:
 IN_PROCESS: dict[str, Fault] = {
     "generation engine: kill -9": _signalled("generate", signal.SIGKILL),
     "embedding engine: kill -9": _signalled("embed", signal.SIGKILL),
+    "reranking engine: kill -9": _signalled("rerank", signal.SIGKILL),
     "generation engine: stopped (SIGSTOP)": _signalled("generate", signal.SIGSTOP),
     "embedding engine: stopped (SIGSTOP)": _signalled("embed", signal.SIGSTOP),
     "500 connections at once, 64 streaming": flood,
@@ -273,12 +277,14 @@ GATEWAY: dict[str, Fault] = {
 
 
 def inprocess_stage(models: dict[str, Path]) -> Callable[[], ServiceProcess]:
-    """Starts a service with both engines inside, always at the same port."""
+    """Starts a service with all engines inside, always at the same port."""
     port = free_port()
 
     def start() -> ServiceProcess:
         # The same bounds for everybody, small enough to be met by a flood.
         environment = tiny_environment(models) | {
+            "MODEL_RERANK_NAME": str(models["tiny-rerank"]),
+            "VLLM_RERANK_ARGS": ENGINE_FLAGS,
             "HANG_TIMEOUT_S": "5",
             "GEN_MAX_WAITING": "100",
             "MEMORIA_DATA_DIR": str(models["tiny-gen"].parent / "state"),

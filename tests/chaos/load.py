@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import httpx
 import msgspec
@@ -56,21 +56,28 @@ class Truth(msgspec.Struct):
 
     vectors: dict[str, list[float]]
     texts: dict[str, str]
+    scores: dict[str, list[float]]
 
 
 class Load:
     """Clients of all kinds that go on until they are told to stop."""
 
-    def __init__(self, url: str, *, embed_model: str, gen_model: str) -> None:
+    def __init__(self, url: str, models: Mapping[str, str]) -> None:
+        """Make the load; it asks nothing yet.
+
+        Args:
+            url: of the service.
+            models: the model of each role that is asked.
+        """
         self.url = url
-        self.tallies: dict[str, Tally] = {"embed": Tally(), "generate": Tally()}
+        self.models = models
+        self.tallies: dict[str, Tally] = {role: Tally() for role in models}
         self.statuses: Counter[str] = Counter()
-        self.under_way: dict[str, int] = {"embed": 0, "generate": 0}
+        self.under_way: dict[str, int] = dict.fromkeys(models, 0)
         self.health = HealthWatch()
         self.is_service_there = True
         self.clients = 0
         """Of each kind, at the moment."""
-        self._embed_model, self._gen_model = embed_model, gen_model
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
         self.http = httpx.AsyncClient(base_url=url, timeout=LOST_AFTER_S, limits=limits, trust_env=False)
         self.truth: Truth | None = None
@@ -91,12 +98,15 @@ class Load:
         """Ask for everything once."""
         vectors = {text: await self._vector(text) for text in TEXTS}
         texts = {prompt: await self._completion(prompt) for prompt in PROMPTS}
-        self.truth = Truth(vectors=vectors, texts=texts)
+        scores = {prompt: await self._scores(prompt) for prompt in PROMPTS} if "rerank" in self.models else {}
+        self.truth = Truth(vectors=vectors, texts=texts, scores=scores)
 
     @contextlib.asynccontextmanager
     async def running(self, clients: int = 4) -> AsyncGenerator[None, None]:
         """Load from so many clients of each kind for as long as the block runs."""
-        kinds = (self.embed, self.complete, self.stream, self.chat)
+        kinds = [self.embed, self.complete, self.stream, self.chat]
+        if "rerank" in self.models:
+            kinds.append(self.rerank)
         self.clients = clients
         self._tasks = [
             asyncio.create_task(self._again(kind, number)) for kind in kinds for number in range(clients)
@@ -131,6 +141,8 @@ class Load:
         try:
             if role == "embed":
                 return cosine(await self._vector(TEXTS[0]), self.truth.vectors[TEXTS[0]]) > 0.9999
+            if role == "rerank":
+                return are_equal(await self._scores(PROMPTS[0]), self.truth.scores[PROMPTS[0]])
             return await self._completion(PROMPTS[0]) == self.truth.texts[PROMPTS[0]]
         except (RefusedError, httpx.HTTPError, OSError):
             return False
@@ -149,6 +161,22 @@ class Load:
                 tally.wrong += 1
                 tally.note(f"another vector for {text!r}")
 
+    async def rerank(self, number: int = 0) -> None:
+        """All texts, sorted, against the known scores."""
+        query = PROMPTS[number % len(PROMPTS)]
+        async with self._counted("rerank") as tally:
+            scores = await self._scores(query)
+            assert self.truth is not None
+            if are_equal(scores, self.truth.scores[query]):
+                tally.right += 1
+            else:
+                tally.wrong += 1
+                tally.note(f"other scores for {query!r}")
+
+    async def ask(self, role: str, number: int) -> None:
+        """One request of a role."""
+        await {"embed": self.embed, "rerank": self.rerank, "generate": self.complete}[role](number)
+
     async def complete(self, number: int = 0) -> None:
         """A completion at temperature 0 against the known text."""
         prompt = PROMPTS[number % len(PROMPTS)]
@@ -164,7 +192,7 @@ class Load:
     async def chat(self, number: int = 0) -> None:
         """A chat, which has to be whole and of the wanted length; what it says depends on a template."""
         body = {
-            "model": self._gen_model,
+            "model": self.models["generate"],
             "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
             "max_tokens": TOKENS,
             "temperature": 0,
@@ -226,9 +254,17 @@ class Load:
     # What is asked.
 
     async def _vector(self, text: str) -> list[float]:
-        answer = await self._post("/v1/embeddings", {"model": self._embed_model, "input": text})
+        answer = await self._post("/v1/embeddings", {"model": self.models["embed"], "input": text})
         vector: list[float] = answer["data"][0]["embedding"]
         return vector
+
+    async def _scores(self, query: str) -> list[float]:
+        body = {"model": self.models["rerank"], "query": query, "documents": TEXTS}
+        results = (await self._post("/v1/rerank", body))["results"]
+        assert [result["relevance_score"] for result in results] == sorted(
+            (result["relevance_score"] for result in results), reverse=True
+        ), "sorted"
+        return [result["relevance_score"] for result in sorted(results, key=lambda result: result["index"])]
 
     async def _completion(self, prompt: str) -> str:
         answer = await self._post("/v1/completions", self._completion_body(prompt))
@@ -260,7 +296,7 @@ class Load:
 
     def _completion_body(self, prompt: str) -> dict[str, object]:
         return {
-            "model": self._gen_model,
+            "model": self.models["generate"],
             "prompt": prompt,
             "max_tokens": TOKENS,
             "temperature": 0,
@@ -287,6 +323,13 @@ def _refusal(status: int, body: bytes) -> Exception:
     except (ValueError, KeyError, TypeError, AssertionError):
         return ValueError(f"status {status} with {body[:200]!r}")
     return RefusedError(f"{status} {error['code']}")
+
+
+def are_equal(scores: list[float], known: list[float]) -> bool:
+    """Whether scores are the same but for the order in which numbers are added."""
+    return len(scores) == len(known) and all(
+        math.isclose(score, wanted, abs_tol=1e-4) for score, wanted in zip(scores, known, strict=True)
+    )
 
 
 def cosine(a: list[float], b: list[float]) -> float:

@@ -96,10 +96,10 @@ async def _run_one(stage: Stage, name: str, fault: Fault) -> Row:
 
 @contextlib.asynccontextmanager
 async def inprocess(models: dict[str, Path]) -> AsyncGenerator[Stage, None]:
-    """A service with both engines inside."""
+    """A service with all engines inside."""
     start = inprocess_stage(models)
     service = await asyncio.to_thread(start)
-    load = Load(service.url, embed_model="tiny-embed", gen_model="tiny-gen")
+    load = Load(service.url, {"embed": "tiny-embed", "generate": "tiny-gen", "rerank": "tiny-rerank"})
     stage = Stage(service=service, load=load, start_service=start)
     try:
         yield stage
@@ -133,7 +133,7 @@ async def gateway(models: dict[str, Path]) -> AsyncGenerator[Stage, None]:
 
     started = await asyncio.gather(*(asyncio.to_thread(start_server, role) for role in names))
     service = await asyncio.to_thread(start_service)
-    load = Load(service.url, embed_model="tiny-embed", gen_model="tiny-gen")
+    load = Load(service.url, names)
     stage = Stage(
         service=service,
         load=load,

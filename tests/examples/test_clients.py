@@ -82,6 +82,15 @@ def test_llamaindex(run: Run) -> None:
     assert said["messages"] == "4"
 
 
+@pytest.mark.parametrize("name", ["langchain_rerank.py", "llamaindex_rerank.py"])
+def test_rerank_clients(run: Run, name: str) -> None:
+    said = run(name)
+    assert said["best"] == NEAREST
+    assert said["count"] == "2"
+    first, second = map(float, said["scores"].split())
+    assert 1 > first > second > -1
+
+
 def test_litellm(run: Run) -> None:
     said = run("litellm_client.py")
     assert "Paris" in said["answer"]
