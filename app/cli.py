@@ -39,7 +39,7 @@ def main() -> None:
 @click.option("--host", help="Address to listen on; overrides HOST.")
 @click.option("--port", help="Port to listen on; overrides PORT.")
 def serve(host: str | None, port: str | None) -> None:
-    """Serve both models on one port."""
+    """Serve all models on one port."""
     from app.commands.console import Console, console_for
     from app.commands.serve import run
 
@@ -60,7 +60,7 @@ def serve(host: str | None, port: str | None) -> None:
 
 @main.command()
 def models() -> None:
-    """Find and prepare both models, and print where they are."""
+    """Find and prepare all models, and print where they are."""
     from app.commands.console import Console
     from app.engines import prepare_models
 

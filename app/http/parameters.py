@@ -44,12 +44,12 @@ def endpoint_table(endpoints: Sequence[Endpoint]) -> str:
 
 
 def parameter_tables(endpoints: Sequence[Endpoint]) -> str:
-    """The Markdown tables of all request bodies, each under the first endpoint that takes it."""
-    first = {endpoint.body: endpoint for endpoint in reversed(endpoints)}
+    """The Markdown tables of all request bodies, each under the first path of its handler."""
+    first = {endpoint.handler: endpoint for endpoint in reversed(endpoints)}
     return "\n".join(
         f"### {_name(endpoint)}\n\n{_note(endpoint)}{_parameter_table(endpoint.body, endpoint.body_origin)}"
         for endpoint in endpoints
-        if endpoint.body is not None and first[endpoint.body] is endpoint
+        if endpoint.body is not None and first[endpoint.handler] is endpoint
     )
 
 
