@@ -1,16 +1,15 @@
-"""Builds the store of responses and conversations that the settings describe.
+"""Builds the stores of responses, conversations, files and batches that the settings describe.
 
 Part of the composition root, like `app.engines`.
 """
 
-from adapters.state.provider import StateFacts, StateOptions, build_state, inspect_state
+from adapters.state.provider import StateFacts, StateOptions, Stores, build_state, inspect_state
 from app.responses.stored import interrupted
 from app.settings import StateSettings
-from domain.state import StateStore
 
 
-def build_store(state: StateSettings) -> StateStore | None:
-    """Build the store without opening its database; None if nothing is stored.
+def build_stores(state: StateSettings) -> Stores | None:
+    """Build the stores without opening their database; None if nothing is stored.
 
     Raises:
         ConfigurationError: the database's URL is invalid.

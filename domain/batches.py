@@ -94,6 +94,8 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     cancelled_at: int | None = None
     parts: Sequence[Part] = ()
     """What earlier claims, and this one, have written."""
+    claim: str = ""
+    """Identifies the claim with which this was read; `claim_batch` sets it, and `save_batch` compares it."""
 
 
 class BatchStore(Protocol):
@@ -140,9 +142,13 @@ class BatchStore(Protocol):
     async def save_batch(self, batch: StoredBatch, files: Sequence[StoredFile] = ()) -> StoredBatch | None:
         """Store the progress or the end of a batch that this process has claimed, and new files, together.
 
-        A status `in_progress` does not replace `cancelling`, which a client may have asked for meanwhile.
+        The claim is that of `claim_batch`, which the batch carries on. It ends with the batch.
 
-        Returns the batch as it is now; None if the claim was lost, and then nothing is stored.
+        A status `validating` or `in_progress` does not replace `cancelling`, which a client may have asked for
+        meanwhile; `cancelling_at` is then the time of that.
+
+        Returns the batch as it is now; None if the claim was lost, and then nothing is stored. An end that is
+        stored again, after an error that has hidden its success, is no lost claim.
         """
         ...
 

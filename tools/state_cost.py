@@ -73,9 +73,10 @@ async def measure(database: str | None) -> None:
 
     without, _elapsed = await run_clients(lambda _response: None, finish_nothing)
     with tempfile.TemporaryDirectory() as folder:
-        store = build_state(StateOptions(folder=Path(folder), database=database), interrupted=bytes)
-        if store is None:
+        stores = build_state(StateOptions(folder=Path(folder), database=database), interrupted=bytes)
+        if stores is None:
             return
+        store = stores.state
         await store.start()
         try:
             cost, elapsed = await run_clients(store.begin, store.finish)

@@ -58,7 +58,7 @@ class Access:
             self._responses,
             self._outage,
             on_done=self._done,
-            idle=self._heartbeat,
+            idle=self._tick,
             idle_s=HEARTBEAT_S,
             max_bytes=max_queue_bytes,
         )
@@ -143,8 +143,13 @@ class Access:
         if response_id in self._pending:
             await self.write(lambda _connection: None)
 
+    def heartbeat(self, connection: Connection) -> None:
+        """Record that this process is alive. Called in a transaction of the writer."""
+        if self._here is not None:
+            self._processes.heartbeat(connection, self.process_id, self._here)
+
     async def end_dead_processes(self) -> None:
-        """Report the responses of all processes that have ended as failed."""
+        """Report the responses of all processes that have ended as failed, and free the batches they claimed."""
         ended: list[str] = await self.read(lambda connection: list(self.reads.dead_processes(connection)))
         for process_id in ended:
             await self.write(partial(self._processes.end, process_id=process_id))
@@ -154,16 +159,15 @@ class Access:
         self._here = this_process()
         self._database.open()
         with self._database.write() as connection, connection.begin():
-            self._heartbeat(connection)
+            self._tick(connection)
 
     def _close(self) -> None:
         self._readers.shutdown()
         self._database.close()
 
-    def _heartbeat(self, connection: Connection) -> None:
+    def _tick(self, connection: Connection) -> None:
         """Write this process's heartbeat, and report what it could not finish as failed."""
-        if self._here is not None:
-            self._processes.heartbeat(connection, self.process_id, self._here)
+        self.heartbeat(connection)
         unfinishable = list(self._responses.unfinishable)
         if unfinishable and not self._processes.fail(connection, [storable(each) for each in unfinishable]):
             # An earlier transaction has reported them all; this one may still fail.

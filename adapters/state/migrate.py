@@ -9,7 +9,7 @@ from domain.errors import ConfigurationError
 
 FOLDER = Path(__file__).parent / "migrations"
 VERSION_TABLE = "memoria_version"
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """The revisions in `migrations`, oldest first. They are here too because most starts have nothing to migrate, and
 loading Alembic takes longer than opening the database."""
 HEAD = REVISIONS[-1]

@@ -1,4 +1,4 @@
-"""Records live processes, and reports the responses of those that have ended as failed."""
+"""Records live processes, reports the responses of those that have ended as failed, and frees their batches."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, upd
 
 from adapters.state.database import Database
 from adapters.state.processes import ProcessInfo
-from adapters.state.tables import processes, responses
+from adapters.state.tables import batches, processes, responses
 from domain.state import ResponseStatus
 
 log = logging.getLogger("memoria")
@@ -42,8 +42,9 @@ class ProcessWrites:
         )
 
     def end(self, connection: Connection, process_id: str) -> None:
-        """Report the unfinished responses of a process as failed, and forget the process."""
+        """Report the unfinished responses of a process as failed, free its batches, and forget the process."""
         self._fail(connection, responses.c.process_id == process_id)
+        connection.execute(update(batches).where(batches.c.process_id == process_id).values(process_id=None))
         connection.execute(delete(processes).where(processes.c.id == process_id))
 
     def fail(self, connection: Connection, response_ids: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Builds the state store that the settings describe."""
+"""Builds the stores that the settings describe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+    from domain.batches import BatchStore
+    from domain.files import FileStore
     from domain.state import StateStore
 
 FILE_NAME = "state.sqlite3"
@@ -35,8 +37,17 @@ class StateOptions(msgspec.Struct, frozen=True, kw_only=True):
         return f"StateOptions(is_on={self.is_on}, folder={str(self.folder)!r})"
 
 
-def build_state(options: StateOptions, *, interrupted: "Callable[[bytes], bytes]") -> "StateStore | None":
-    """Build the store without opening its database; None if nothing is kept.
+class Stores(msgspec.Struct, frozen=True, kw_only=True):
+    """The stores on one database."""
+
+    state: "StateStore"
+    """Starting and stopping it opens and closes the database for all of them."""
+    files: "FileStore"
+    batches: "BatchStore"
+
+
+def build_state(options: StateOptions, *, interrupted: "Callable[[bytes], bytes]") -> Stores | None:
+    """Build the stores without opening their database; None if nothing is kept.
 
     Args:
         options: the settings.
@@ -52,7 +63,8 @@ def build_state(options: StateOptions, *, interrupted: "Callable[[bytes], bytes]
     from adapters.state.store import DatabaseStateStore
 
     limits = Limits(max_age_days=options.max_age_days, max_bytes=options.max_bytes)
-    return DatabaseStateStore(_url(options), interrupted=interrupted, limits=limits)
+    store = DatabaseStateStore(_url(options), interrupted=interrupted, limits=limits)
+    return Stores(state=store, files=store.files, batches=store.batches)
 
 
 class StateFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, LargeBinary, Table, func, select, text, update
 from sqlalchemy import delete as delete_from
 
-from adapters.state import conversation_writes, response_writes
+from adapters.state import batch_writes, conversation_writes, response_writes
 from adapters.state.database import Database, pragma
-from adapters.state.tables import conversations, events, items, leases, metadata, responses
+from adapters.state.tables import batches, conversations, events, items, leases, metadata, responses
 from domain.errors import StateUnavailableError
 
 log = logging.getLogger("memoria")
@@ -54,7 +54,7 @@ class Retention:
         self._my_lease = update(leases).where(leases.c.name == LEASE, leases.c.process_id == process_id)
 
     async def sweep(self, write: Run[Any], read: Run[Any]) -> int:
-        """Remove what exceeds the limits now; returns the number of responses and conversations removed.
+        """Remove what exceeds the limits now; returns the number of entries removed.
 
         Args:
             write: calls a function in a transaction of the writer.
@@ -77,7 +77,7 @@ class Retention:
             with contextlib.suppress(StateUnavailableError):
                 await write(self._release_lease)
         if removed:
-            log.info("removed %d stored responses and conversations beyond the age or size limit", removed)
+            log.info("removed %d responses, conversations and batches beyond the age or size limit", removed)
         return removed
 
     async def _fit(self, write: Run[Any], read: Run[Any]) -> int:
@@ -105,7 +105,9 @@ class Retention:
         if total <= self._limits.max_bytes:
             return int(total)
         # PostgreSQL keeps the space of removed rows for new ones, so the rows themselves have to be counted.
-        return sum(self._bytes(connection, table, None) for table in (responses, items, events, conversations))
+        return sum(
+            self._bytes(connection, table, None) for table in (responses, items, events, conversations, batches)
+        )
 
     def _bytes(self, connection: Connection, table: Table, condition: ColumnElement[bool] | None) -> int:
         """Bytes of the rows that meet a condition; pages that are partly filled are not counted in full."""
@@ -129,7 +131,8 @@ class Retention:
     def _remove_aged(self, connection: Connection) -> int:
         before = int(time.time()) - self._limits.max_age_days * DAY_S
         old_responses, old_conversations = _oldest(connection, before)
-        return self._remove(connection, old_responses, old_conversations)
+        count = self._remove(connection, old_responses, old_conversations)
+        return count + batch_writes.delete_ended(connection, before, limit=BATCH)
 
     def _remove_oldest(self, connection: Connection) -> tuple[int, int]:
         """Remove a few of the oldest; returns their number, and the bytes that are free now."""

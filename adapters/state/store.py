@@ -8,8 +8,11 @@ from functools import partial
 from sqlalchemy import URL, true, update
 
 from adapters.state.access import Access
+from adapters.state.batch_store import DatabaseBatchStore
+from adapters.state.batch_writes import BatchWrites
 from adapters.state.conversation_writes import ConversationWrites
 from adapters.state.database import Database
+from adapters.state.file_store import DatabaseFileStore, FileWrites
 from adapters.state.operations import ROW_BYTES, AppendEvents, Begin, Delete, Finish
 from adapters.state.process_writes import Interrupted
 from adapters.state.retention import Limits, Retention
@@ -49,6 +52,11 @@ class DatabaseStateStore(StateStore):
         self._access = Access(
             database, self._conversations, interrupted=interrupted, max_queue_bytes=max_queue_bytes
         )
+        file_writes = FileWrites(database)
+        self.files = DatabaseFileStore(self._access, file_writes)
+        """The store of files on the same database, open as long as this one."""
+        self.batches = DatabaseBatchStore(self._access, BatchWrites(database, file_writes))
+        """The store of batches on the same database, open as long as this one."""
         self._retention = Retention(database, limits, self._access.process_id)
         self._one_stop = asyncio.Lock()
         self._one_sweep = asyncio.Lock()

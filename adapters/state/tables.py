@@ -121,3 +121,48 @@ leases = Table(
     # Unix time in seconds, by the clock of the database, at which another process may take over.
     Column("until", BigInteger, nullable=False),
 )
+
+files = Table(
+    "memoria_files",
+    metadata,
+    # Later files have larger keys: their order in lists.
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    # Unix time in seconds; NULL for a file that is kept until it is deleted.
+    Column("expires", BigInteger),
+)
+Index("memoria_files_id", files.c.id, unique=True)
+Index("memoria_files_owner", files.c.owner, files.c.key)
+Index(
+    "memoria_files_expires",
+    files.c.expires,
+    sqlite_where=files.c.expires.is_not(None),
+    postgresql_where=files.c.expires.is_not(None),
+)
+
+batches = Table(
+    "memoria_batches",
+    metadata,
+    # Later batches have larger keys: their order in lists.
+    Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    # Unix time in seconds; NULL unless a client has asked for the end.
+    Column("cancelling_at", BigInteger),
+    # The process that has claimed the batch; NULL if none has, and once it has ended.
+    Column("process_id", Text),
+    # Identifies the latest claim; kept when the batch has ended. NULL before the first one.
+    Column("claim", Text),
+    # The batch as JSON, of which the columns above are the newer state.
+    Column("data", LargeBinary, nullable=False),
+)
+Index("memoria_batches_id", batches.c.id, unique=True)
+Index("memoria_batches_owner", batches.c.owner, batches.c.key)
+Index("memoria_batches_status", batches.c.status, batches.c.key)

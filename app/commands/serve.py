@@ -9,7 +9,7 @@ from app.http import server
 from app.http.authentication import build_api_keys
 from app.http.tls import require_pair
 from app.settings import Settings
-from app.store import build_store
+from app.store import build_stores
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -46,12 +46,12 @@ async def _check_store(settings: Settings) -> None:
     Raises:
         ConfigurationError: it can't be used.
     """
-    store = build_store(settings.state)
-    if store is not None:
+    stores = build_stores(settings.state)
+    if stores is not None:
         try:
-            await store.start()
+            await stores.state.start()
         finally:
-            await store.stop()
+            await stores.state.stop()
 
 
 def _warn_if_open(settings: Settings, console: Console) -> None:

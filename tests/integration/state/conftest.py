@@ -71,7 +71,9 @@ async def store(open_store: Open) -> DatabaseStateStore:
 
 def make_store(options: StateOptions, *, sweeps: bool = False, **changes: Any) -> DatabaseStateStore:
     """A store that is not started. Without `sweeps` it removes nothing by itself."""
-    store = build_state(msgspec.structs.replace(options, **changes), interrupted=interrupted)
+    stores = build_state(msgspec.structs.replace(options, **changes), interrupted=interrupted)
+    assert stores is not None
+    store = stores.state
     assert isinstance(store, DatabaseStateStore)
     if not sweeps:
         store._sweep_repeatedly = asyncio.Event().wait  # type: ignore[assignment]
