@@ -27,7 +27,7 @@ from app.http.authentication import build_api_keys
 from app.responses.service import ResponsesService
 from app.service import Service
 from app.settings import HTTP, Settings
-from app.store import build_stores
+from app.store import build_files, build_stores
 from app.telemetry.history import History
 from app.telemetry.observed_backend import ObservedBackend
 from app.telemetry.setup import build_metrics, build_telemetry, build_tracing
@@ -88,6 +88,7 @@ def build_app(
         service,
         settings.api,
         responses=ResponsesService(stores.state if stores is not None else None),
+        files=build_files(stores, settings.files, settings.state) if stores is not None else None,
         api_keys=api_keys,
         cors_origins=settings.security.cors_origins,
         telemetry=build_telemetry(settings, tracing, metrics, history),

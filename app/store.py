@@ -1,11 +1,16 @@
 """Builds the stores of responses, conversations, files and batches that the settings describe.
 
-Part of the composition root, like `app.engines`.
+Files have their contents in a folder, whatever the database. Part of the composition root, like `app.engines`.
 """
 
+from adapters.files.contents import DiskContents
 from adapters.state.provider import StateFacts, StateOptions, Stores, build_state, inspect_state
+from app.files.service import FilesService
 from app.responses.stored import interrupted
-from app.settings import StateSettings
+from app.settings import FileSettings, StateSettings
+
+FILES_FOLDER = "files"
+"""In MEMORIA_DATA_DIR."""
 
 
 def build_stores(state: StateSettings) -> Stores | None:
@@ -15,6 +20,17 @@ def build_stores(state: StateSettings) -> Stores | None:
         ConfigurationError: the database's URL is invalid.
     """
     return build_state(_options(state), interrupted=interrupted)
+
+
+def build_files(stores: Stores, files: FileSettings, state: StateSettings) -> FilesService:
+    """Build the Files API's service without touching the disk."""
+    return FilesService(
+        stores.files,
+        stores.batches,
+        DiskContents(state.data_dir / FILES_FOLDER),
+        max_bytes=files.max_bytes,
+        max_total_bytes=files.max_total_bytes,
+    )
 
 
 def inspect_store(state: StateSettings) -> StateFacts | None:

@@ -27,6 +27,8 @@ InferenceError
 │   ├── BackendUnreachableError    503  no connection, or it was reset before an answer
 │   └── BackendBusyError           503  the server rejected the request as busy, and may have sent a retry time
 ├── StateUnavailableError          503  the database of stored responses does not work
+├── FilesUnavailableError          503  the folder with the contents of files can't be read or written
+├── InsufficientStorageError       507  the disk is full, or the files have reached their total size
 ├── BackendTimeoutError            504  the engine did not answer in time
 │   └── DeadlineError              504  the request exceeded its timeout and was aborted
 ├── BackendFailedError             500  the engine failed on this request
@@ -307,6 +309,27 @@ class StateUnavailableError(InferenceError):
             "The database of stored responses and conversations is unavailable. Retry later, or send 'store': "
             "false with all input."
         )
+
+
+class FilesUnavailableError(InferenceError):
+    """The contents of files can't be read or written at the moment."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "files_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The contents of files can't be read or written at the moment. Retry later.")
+
+
+class InsufficientStorageError(InferenceError):
+    """There is no space for more contents of files: on the disk, or within FILES_MAX_TOTAL_SIZE."""
+
+    status = 507
+    type = "service_unavailable_error"
+    default_code = "insufficient_storage"
+    # Sending a large file again changes nothing.
+    should_retry = False
 
 
 class BackendTimeoutError(InferenceError):

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, or_, select
+from sqlalchemy import Connection, Row, delete, or_, select
 
 from adapters.state.access import Access
 from adapters.state.database import Database
 from adapters.state.operations import ROW_BYTES
 from adapters.state.pages import page
-from adapters.state.tables import files
+from adapters.state.tables import files, identity
 from adapters.state.texts import storable
 from domain.files import FileStore, Order, StoredFile
 
@@ -38,6 +38,12 @@ class DatabaseFileStore(FileStore):
     def __init__(self, access: Access, writes: FileWrites) -> None:
         self._access = access
         self._writes = writes
+
+    async def database_id(self) -> str:
+        """See the port."""
+        return await self._access.read(
+            lambda connection: str(connection.execute(select(identity.c.id)).scalar_one())
+        )
 
     async def create_file(self, file: StoredFile) -> None:
         """See the port."""
@@ -72,11 +78,6 @@ class DatabaseFileStore(FileStore):
         """See the port."""
         statement = delete(files).where(files.c.id == storable(file_id), files.c.owner == storable(owner))
         return await self._access.write(lambda connection: bool(connection.execute(statement).rowcount))
-
-    async def files_bytes(self) -> int:
-        """See the port."""
-        query = select(func.coalesce(func.sum(files.c.size_bytes), 0))
-        return await self._access.read(lambda connection: int(connection.execute(query).scalar_one()))
 
     async def expired_files(self) -> Sequence[StoredFile]:
         """See the port."""

@@ -122,6 +122,13 @@ leases = Table(
     Column("until", BigInteger, nullable=False),
 )
 
+identity = Table(
+    "memoria_identity",
+    metadata,
+    # One row: a random id, so that contents in a folder are not taken for those of another database.
+    Column("id", Text, primary_key=True),
+)
+
 files = Table(
     "memoria_files",
     metadata,

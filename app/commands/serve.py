@@ -9,7 +9,7 @@ from app.http import server
 from app.http.authentication import build_api_keys
 from app.http.tls import require_pair
 from app.settings import Settings
-from app.store import build_stores
+from app.store import build_files, build_stores
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -41,7 +41,7 @@ def run(settings: Settings, console: Console) -> int:
 
 
 async def _check_store(settings: Settings) -> None:
-    """Open and migrate the database of stored responses once, so that a mistake is reported before any slow step.
+    """Open the database and the folder of files once, so that a mistake is reported before any slow step.
 
     Raises:
         ConfigurationError: it can't be used.
@@ -50,6 +50,9 @@ async def _check_store(settings: Settings) -> None:
     if stores is not None:
         try:
             await stores.state.start()
+            files = build_files(stores, settings.files, settings.state)
+            await files.start()
+            await files.stop()
         finally:
             await stores.state.stop()
 

@@ -22,6 +22,7 @@ from litestar.types import (
     WebSocketScope,
 )
 
+from app.files.service import FilesService
 from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
 from app.http.controllers.responses_socket import serve_responses
 from app.http.cors import cors
@@ -29,7 +30,7 @@ from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
 from app.http.endpoints import ENDPOINTS
 from app.http.error_formats import ErrorFormats
 from app.http.errors import REFUSAL, handle, refuse
-from app.http.requests import HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE
+from app.http.requests import FILES, HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE
 from app.http.response_headers import request_id, stamped
 from app.responses.service import ResponsesService
 from app.service import Service
@@ -53,6 +54,8 @@ class Application(Litestar):
     """What `GET /status` shows of the last minutes."""
     responses: ResponsesService
     """Stores and continues responses; started and stopped by the lifespan."""
+    files: FilesService | None
+    """Keeps files; started and stopped by the lifespan. None to keep none."""
     error_formats = ErrorFormats(ENDPOINTS)
     telemetry = NO_TELEMETRY
     """Observes requests, those to unknown paths included."""
@@ -94,6 +97,7 @@ def create_app(
     options: ApiOptions,
     *,
     responses: ResponsesService | None = None,
+    files: FilesService | None = None,
     api_keys: ApiKeyMiddleware | None = None,
     history: History | None = None,
     cors_origins: Sequence[str] = (),
@@ -108,6 +112,7 @@ def create_app(
         service: the service that handlers call.
         options: settings of the API itself.
         responses: stores and continues responses; None to store nothing.
+        files: keeps files in the database that `responses` opens; None to keep none.
         api_keys: asks for them; None accepts every request.
         history: what `GET /status` shows of the last minutes; None for nothing.
         cors_origins: origins whose pages may use the API.
@@ -124,6 +129,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
         await responses.start()
+        if files is not None:
+            await files.start()
         service.start()
         telemetry.start()
         try:
@@ -131,6 +138,8 @@ def create_app(
                 await service.wait_started(wait_s)
             yield
         finally:
+            if files is not None:
+                await files.stop()
             await responses.stop()
             await service.stop()
             await telemetry.stop()
@@ -145,6 +154,7 @@ def create_app(
             {
                 SERVICE: service,
                 RESPONSES: responses,
+                FILES: files,
                 OPTIONS: options,
                 METRICS: metrics,
                 HISTORY: history,
@@ -162,7 +172,7 @@ def create_app(
         debug=False,
     )
     application.service, application.history, application.telemetry = service, history, telemetry
-    application.responses = responses
+    application.responses, application.files = responses, files
     application.error_formats = ErrorFormats(served)
     return application
 

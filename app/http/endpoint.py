@@ -52,10 +52,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """For the OpenAPI document, whose operation id follows from it."""
     body: type[msgspec.Struct] | None = None
     """The type that its request body is decoded into."""
+    body_type: Literal["application/json", "multipart/form-data"] = "application/json"
+    """How its request body is encoded."""
     body_origin: Literal["OpenAI", "vLLM", "Anthropic"] = "OpenAI"
     """Whose API defines the body's fields, where a field itself does not say otherwise."""
     body_note: str = ""
     """Text above the table of the body's fields in API.md (Markdown)."""
+    is_file: bool = False
+    """Whether the answer is the contents of a file, and not of its type."""
     is_streamed: bool = False
     """Whether the answer may be a stream of server-sent events."""
     errors: tuple[int, ...] = ()

@@ -10,8 +10,12 @@ from app.http.openapi import ERRORS
 
 BODY_ERRORS = (408, 413, 415)
 """The statuses of errors in a request's body."""
-OPENAI_ERRORS = tuple(status for status in ERRORS if status not in ANTHROPIC.other_statuses)
-"""The statuses of errors in OpenAI's API."""
+STORAGE_ERROR = 507
+"""The status of an error of endpoints that receive files."""
+OPENAI_ERRORS = tuple(
+    status for status in ERRORS if status not in ANTHROPIC.other_statuses and status != STORAGE_ERROR
+)
+"""The statuses of errors of an engine's work in OpenAI's API."""
 
 
 def inference(
@@ -44,14 +48,15 @@ def stored(
     answer: type[msgspec.Struct],
     **more: Any,
 ) -> Endpoint:
-    """An endpoint for what is stored of responses and conversations; it gives no work to an engine."""
+    """An endpoint for what is stored; it gives no work to an engine."""
     own = (*BODY_ERRORS, 429) if "body" in more else (429,) if method == "POST" else ()
+    full = (STORAGE_ERROR,) if more.get("body_type") == "multipart/form-data" else ()
     return Endpoint(
         method=method,
         path=path,
         handler=handler,
         answer=answer,
         is_counted=method == "POST",
-        errors=(400, 401, 404, *own, 503),
+        errors=(400, 401, 404, *own, 503, *full),
         **more,
     )

@@ -16,6 +16,7 @@ from app.http.controllers.version import Version, version
 from app.http.endpoint import Access, Endpoint
 from app.http.endpoint_kinds import inference
 from app.http.error_formats import ANTHROPIC
+from app.http.files_endpoints import FILES_ENDPOINTS
 from app.http.rerank_endpoints import RERANK_ENDPOINTS
 from app.http.responses_endpoints import RESPONSES_ENDPOINTS
 from domain.anthropic.messages import CountTokensBody, MessagesBody
@@ -57,6 +58,7 @@ ENDPOINTS = (
     ),
     *RERANK_ENDPOINTS,
     *RESPONSES_ENDPOINTS,
+    *FILES_ENDPOINTS,
     inference(
         "/v1/messages",
         create_message,

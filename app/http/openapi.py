@@ -11,6 +11,7 @@ from app.http.codec import encode
 from app.http.endpoint import Endpoint
 
 REF = "#/components/schemas/{name}"
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
 ERRORS = {
     400: "The request can't be served as it is; `param` names what is wrong.",
@@ -24,6 +25,7 @@ ERRORS = {
     500: "A failure of the engine or of the service.",
     503: "The engine is not ready; `Retry-After` says when to try again.",
     504: "The engine did not answer in time.",
+    507: "There is no space for the file.",
     529: "The model's queue is full; `Retry-After` says when to try again.",
 }
 """All statuses of errors and what they say."""
@@ -55,11 +57,14 @@ def document(endpoints: tuple[Endpoint, ...]) -> bytes:
 
 
 def _operation(endpoint: Endpoint, answer: type[msgspec.Struct]) -> dict[str, Any]:
-    content = _json(answer) | (STREAMED if endpoint.is_streamed else {})
+    content = BINARY if endpoint.is_file else _content(answer) | (STREAMED if endpoint.is_streamed else {})
     meanings = ((endpoint.status, endpoint.summary), *endpoint.other_statuses)
     responses = {str(status): {"description": meaning, "content": content} for status, meaning in meanings}
     for status in endpoint.errors:
-        responses[str(status)] = {"description": ERRORS[status], "content": _json(endpoint.error_format.document)}
+        responses[str(status)] = {
+            "description": ERRORS[status],
+            "content": _content(endpoint.error_format.document),
+        }
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": endpoint.summary.lower().replace(" ", "_"),
@@ -71,9 +76,9 @@ def _operation(endpoint: Endpoint, answer: type[msgspec.Struct]) -> dict[str, An
             for name in names
         ]
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(endpoint.body)}
+        operation["requestBody"] = {"required": True, "content": _content(endpoint.body, endpoint.body_type)}
     return operation
 
 
-def _json(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": REF.format(name=kind.__name__)}}}
+def _content(kind: type[msgspec.Struct], media_type: str = "application/json") -> dict[str, Any]:
+    return {media_type: {"schema": {"$ref": REF.format(name=kind.__name__)}}}

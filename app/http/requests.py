@@ -25,7 +25,8 @@ AnyRequest = Request[Any, Any, Any]
 
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
-SERVICE, OPTIONS, METRICS, HISTORY, RESPONSES = "service", "options", "metrics", "history", "responses"
+SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
+RESPONSES, FILES = "responses", "files"
 """Keys in the application's state."""
 
 

@@ -36,6 +36,11 @@ STATE = Group(
     about="Whether, where and how long responses and conversations of the Responses API are kept.",
     guide="docs/operations.md",
 )
+FILES = Group(
+    title="Files and batches",
+    about="How much of the Files API may be used; files are kept in MEMORIA_DATA_DIR, and not with STATE=off.",
+    guide="docs/operations.md",
+)
 EMBEDDINGS = Group(
     title="Embedding requests",
     about="How embedding requests are batched and cached before they reach the engine.",
@@ -60,5 +65,5 @@ OTLP = Group(
 
 ORDER = (
     SERVICE, ACCESS, CLIENT_LIMITS, TIME_LIMITS, MODELS, BACKENDS, MEMORY, BACK_PRESSURE, EMBEDDINGS, STATE,
-    SERVERS, LOG, METRICS, OTLP,
+    FILES, SERVERS, LOG, METRICS, OTLP,
 )  # fmt: skip

@@ -89,6 +89,17 @@ def parse_bytes(value: str) -> int:
     return int(size[1]) * {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}[(size[2] or "").lower()]
 
 
+def parse_size(value: str) -> int:
+    """A number of bytes above 0, with or without a unit."""
+    try:
+        size = parse_bytes(value)
+    except ValueError:
+        size = 0
+    if not size:
+        raise ValueError("must be a number of bytes above 0, or a size such as 200MiB")
+    return size
+
+
 def parse_yes_or_no(value: str) -> bool:
     """A boolean."""
     if value.lower() not in YES | NO:

@@ -8,6 +8,7 @@ import msgspec
 
 from app.settings import parsers
 from app.settings.api import ApiOptions
+from app.settings.files import FileSettings
 from app.settings.groups import ACCESS, CLIENT_LIMITS, EMBEDDINGS, LOG, SERVERS, SERVICE, TIME_LIMITS
 from app.settings.roles import RoleSettings
 from app.settings.state import StateSettings
@@ -182,6 +183,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the roles that are switched on, in the order of `domain.roles.ROLES`."""
     embedding_policies: EmbeddingPolicies
     state: StateSettings
+    files: FileSettings
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
     log_level: Annotated[
         str,

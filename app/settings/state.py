@@ -16,7 +16,8 @@ class StateSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         STATE.setting(
             "STATE",
-            "Whether responses and conversations are kept, on or off. If off, requests that need one fail.",
+            "Whether responses, conversations, files and batches are kept, on or off. If off, requests that need"
+            " one fail.",
             parsers.parse_on_or_off,
             default="on",
         ),
@@ -35,7 +36,7 @@ class StateSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path,
         STATE.setting(
             "MEMORIA_DATA_DIR",
-            "Folder for the database. If unset, memoria-vllm in the user's data folder.",
+            "Folder for the database and for files. If unset, memoria-vllm in the user's data folder.",
             parsers.parse_data_folder,
             default="",
         ),
@@ -44,7 +45,8 @@ class StateSettings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         STATE.setting(
             "STATE_MAX_AGE_DAYS",
-            "Days after which responses, and conversations that are not used, are removed; 0 for no limit.",
+            "Days after which responses, batches that have ended, and conversations that are not used are removed;"
+            " 0 for no limit.",
             parsers.parse_days,
         ),
     ] = 30

@@ -112,7 +112,10 @@ def refusal(body_type: type[msgspec.Struct], body: dict) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("row", [row for row in ENDPOINTS if row.body is not None], ids=lambda row: row.path)
+BODIES_IN_JSON = [row for row in ENDPOINTS if row.body is not None and row.body_type == "application/json"]
+
+
+@pytest.mark.parametrize("row", BODIES_IN_JSON, ids=lambda row: row.path)
 async def test_the_body_of_an_entry_is_what_its_handler_decodes(strict_api, row: Endpoint):
     bodies = [ALL_BODIES[row.public_path] | {name: {"zz_new": 1}} for name in row.body.__struct_fields__]
     refused = [body for body in bodies if refusal(row.body, body) is not None]

@@ -97,6 +97,8 @@ OTHER_VALUES = {
     "MEMORIA_DATA_DIR": "some/data",
     "STATE_MAX_AGE_DAYS": "0",
     "STATE_MAX_SIZE": "256MiB",
+    "FILES_MAX_SIZE": "1MiB",
+    "FILES_MAX_TOTAL_SIZE": "1GiB",
     "HTTP_CONNECT_TIMEOUT_S": "0.5",
     "HTTP_READ_TIMEOUT_S": "30",
     "HTTP_RETRIES": "0",

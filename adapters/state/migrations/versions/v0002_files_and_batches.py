@@ -1,5 +1,7 @@
 """Files and batches."""
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -10,7 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables of files and batches."""
+    """Create the tables of files and batches, and give the database an id."""
+    identity = op.create_table("memoria_identity", sa.Column("id", sa.Text, primary_key=True))
+    op.bulk_insert(identity, [{"id": secrets.token_hex(8)}])
     op.create_table(
         "memoria_files",
         sa.Column("key", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
@@ -46,6 +50,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables of files and batches."""
-    op.drop_table("memoria_batches")
-    op.drop_table("memoria_files")
+    """Drop these tables."""
+    for name in ("batches", "files", "identity"):
+        op.drop_table(f"memoria_{name}")

@@ -1,0 +1,1 @@
+"""Keeps the contents of files in a folder."""

@@ -1,0 +1,1 @@
+"""The Files API: what is uploaded, kept and removed."""
