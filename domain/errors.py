@@ -7,14 +7,15 @@ InferenceError
 │   ├── TooManyTokensError         400  more tokens than allowed in one embedding request
 │   ├── ThreadsUnsupportedError    400  a thread of the Messages API (in domain.anthropic.error)
 │   ├── PreviousResponseError      400  no response of that id can be continued
+│   ├── OriginNotAllowedError      403  a page of another origin uploads a file or opens a WebSocket
 │   ├── ModelNotFoundError         404  no model of that name is served
-│   ├── StoredObjectNotFoundError  404  no response, conversation or item of that id is stored
+│   ├── StoredObjectNotFoundError  404  nothing of that id is stored for this client
 │   ├── WrongEndpointError         404  the model does not support this endpoint
 │   ├── UnknownUrlError            404  no such path
 │   ├── MethodNotAllowedError      405  the path does not support this method
 │   ├── RequestTimeoutError        408  the client took too long to send its request
 │   ├── PayloadTooLargeError       413  more bytes than the service accepts
-│   ├── UnsupportedMediaTypeError  415  the content type is not JSON, or the body is compressed
+│   ├── UnsupportedMediaTypeError  415  the content type is not the endpoint's, or the body is compressed
 │   └── HeadersTooLargeError       431  too many or too long request headers
 ├── RateLimitError                 429  the API key has exceeded its quota for this minute
 │   ├── RequestRateError           429  quota of requests
@@ -159,6 +160,16 @@ class AuthenticationError(InvalidRequestError):
     status = 401
 
 
+class OriginNotAllowedError(InvalidRequestError):
+    """A page of another origin has sent the request."""
+
+    status = 403
+    default_code = "origin_not_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("Pages of this origin may not use the service. The setting CORS_ORIGINS can allow them.")
+
+
 class ModelNotFoundError(InvalidRequestError):
     """No model of that name is served here."""
 
@@ -179,7 +190,7 @@ class PreviousResponseError(InvalidRequestError):
 
 
 class StoredObjectNotFoundError(InvalidRequestError):
-    """No response, conversation or item of that id is stored for this client."""
+    """No response, conversation, item or file of that id is stored for this client."""
 
     status = 404
 
@@ -215,7 +226,7 @@ class PayloadTooLargeError(InvalidRequestError):
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
-    """The body is declared as something other than JSON, or as compressed."""
+    """The body is declared as another type than the endpoint accepts, or as compressed."""
 
     status = 415
     default_code = "unsupported_media_type"

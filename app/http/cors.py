@@ -1,4 +1,4 @@
-"""Configures which origins may read this API's answers (CORS), and may open a WebSocket."""
+"""Configures which origins may read this API's answers (CORS), open a WebSocket, and upload files."""
 
 from collections.abc import Sequence
 
@@ -27,11 +27,11 @@ def cors(origins: Sequence[str]) -> CORSConfig:
     )
 
 
-def may_open_socket(origin: str | None, host: str | None, config: CORSConfig | None) -> bool:
-    """Whether a client may open a WebSocket: browsers don't apply CORS to it, and let any page open one.
+def is_origin_allowed(origin: str | None, host: str | None, config: CORSConfig | None) -> bool:
+    """Whether a client may open a WebSocket, or upload: without asking the service, browsers let any page do both.
 
     Args:
-        origin: the header that browsers send with every handshake; None from other clients.
+        origin: the header that browsers send with both; None from other clients.
         host: the header with the address at which the client reaches the service.
         config: the other origins that are allowed; None for none.
     """

@@ -10,10 +10,10 @@ from app.http.openapi import ERRORS
 
 BODY_ERRORS = (408, 413, 415)
 """The statuses of errors in a request's body."""
-STORAGE_ERROR = 507
-"""The status of an error of endpoints that receive files."""
+UPLOAD_ERRORS = (403, 507)
+"""The statuses of errors that only endpoints have that receive files."""
 OPENAI_ERRORS = tuple(
-    status for status in ERRORS if status not in ANTHROPIC.other_statuses and status != STORAGE_ERROR
+    status for status in ERRORS if status not in ANTHROPIC.other_statuses and status not in UPLOAD_ERRORS
 )
 """The statuses of errors of an engine's work in OpenAI's API."""
 
@@ -50,13 +50,13 @@ def stored(
 ) -> Endpoint:
     """An endpoint for what is stored; it gives no work to an engine."""
     own = (*BODY_ERRORS, 429) if "body" in more else (429,) if method == "POST" else ()
-    full = (STORAGE_ERROR,) if more.get("body_type") == "multipart/form-data" else ()
+    upload = UPLOAD_ERRORS if more.get("body_type") == "multipart/form-data" else ()
     return Endpoint(
         method=method,
         path=path,
         handler=handler,
         answer=answer,
         is_counted=method == "POST",
-        errors=(400, 401, 404, *own, 503, *full),
+        errors=(400, 401, 404, *own, 503, *upload),
         **more,
     )

@@ -16,6 +16,7 @@ STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
 ERRORS = {
     400: "The request can't be served as it is; `param` names what is wrong.",
     401: "There are keys, and the request has none of them.",
+    403: "A page of another origin has sent the request.",
     404: "There is no such model, or it can't do this.",
     408: "The request took too long to arrive.",
     413: "The body is too large.",

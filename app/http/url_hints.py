@@ -7,7 +7,6 @@ from functools import cache
 from app.http.endpoint import Endpoint
 
 _TEXT_ONLY = "The models served here read and write text only."
-_NO_FILES = "Files are not stored here."
 UNSERVED = {
     "/v1/assistants": "OpenAI's assistants are not served here. Use POST /v1/responses, with 'tools'.",
     "/v1/audio": f"Speech and transcription are not served here. {_TEXT_ONLY}",
@@ -15,13 +14,12 @@ UNSERVED = {
     "/v1/decisions": "OpenAI's decisions are not served here. Use POST /v1/responses, with a "
     "'text.format' of type 'json_schema' that has a field for each question.",
     "/v1/evals": "OpenAI's evaluations are not served here.",
-    "/v1/files": f"Files can't be uploaded here. {_NO_FILES}",
     "/v1/fine_tuning": "Models can't be fine-tuned here.",
     "/v1/images": f"Images are not served here. {_TEXT_ONLY}",
     "/v1/moderations": "There is no moderation model here.",
     "/v1/realtime": "OpenAI's realtime API is not served here. Use POST /v1/responses, with 'stream'.",
     "/v1/threads": "OpenAI's threads are not served here. Use POST /v1/conversations and POST /v1/responses.",
-    "/v1/uploads": f"Files can't be uploaded here. {_NO_FILES}",
+    "/v1/uploads": "Uploads in parts are not served here. Use POST /v1/files for a whole file.",
     "/v1/vector_stores": "Vector stores are not served here. POST /v1/embeddings makes vectors for "
     "a database of your own.",
 }

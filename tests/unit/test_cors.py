@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.http.cors import cors, may_open_socket
+from app.http.cors import cors, is_origin_allowed
 from tests.unit.responses_serving import RESPONSES, responses_serving
 
 ORIGIN = "https://app.example.com"
@@ -38,4 +38,4 @@ async def test_pages_may_delete():
     ],
 )
 def test_which_origins_may_open_a_socket(origin, host, origins, expected):
-    assert may_open_socket(origin, host, cors(origins) if origins else None) is expected
+    assert is_origin_allowed(origin, host, cors(origins) if origins else None) is expected

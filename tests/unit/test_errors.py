@@ -19,12 +19,15 @@ from domain.errors import (
     DeadlineError,
     EngineDiedError,
     EngineHungError,
+    FilesUnavailableError,
     HeadersTooLargeError,
     InferenceError,
+    InsufficientStorageError,
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
     ModelNotFoundError,
+    OriginNotAllowedError,
     OverloadedError,
     PayloadTooLargeError,
     PreviousResponseError,
@@ -50,6 +53,7 @@ SEEN_BY_CLIENTS = {
     StoredObjectNotFoundError: (404, "invalid_request_error", None),
     TooManyTokensError: (400, "max_tokens_per_request", "max_tokens_per_request"),
     AuthenticationError: (401, "invalid_request_error", None),
+    OriginNotAllowedError: (403, "invalid_request_error", "origin_not_allowed"),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
     WrongEndpointError: (404, "invalid_request_error", None),
     UnknownUrlError: (404, "invalid_request_error", "unknown_url"),
@@ -67,6 +71,8 @@ SEEN_BY_CLIENTS = {
     EngineHungError: (503, "service_unavailable_error", "engine_hung"),
     OverloadedError: (429, "overloaded_error", "queue_full"),
     StateUnavailableError: (503, "service_unavailable_error", "state_unavailable"),
+    FilesUnavailableError: (503, "service_unavailable_error", "files_unavailable"),
+    InsufficientStorageError: (507, "service_unavailable_error", "insufficient_storage"),
     DeadlineError: (504, "server_error", "timeout"),
     BackendUnreachableError: (503, "service_unavailable_error", "model_not_ready"),
     BackendBusyError: (503, "service_unavailable_error", "model_not_ready"),
@@ -81,7 +87,7 @@ def make(kind: type[InferenceError]) -> InferenceError:
         return kind(256, param="prompt")
     if kind in (PreviousResponseError, StoredObjectNotFoundError):
         return kind("resp_1", "It may have expired.")
-    if kind in (StateUnavailableError, ThreadsUnsupportedError):
+    if kind in (StateUnavailableError, FilesUnavailableError, OriginNotAllowedError, ThreadsUnsupportedError):
         return kind()
     return kind(300_001, 300_000) if kind is TooManyTokensError else kind("It failed.")
 

@@ -123,6 +123,15 @@ async def test_unknown_fields_are_ignored_if_that_is_set(tmp_path: Path):
         assert (await api.upload(new="x")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"), [("http://api", 200), ("https://other.example", 403), ("null", 403)]
+)
+async def test_pages_of_other_origins_can_t_upload(api: FilesApi, origin, status):
+    """Browsers send a form to any address without asking it first."""
+    answer = await api.send(form(), {"origin": origin})
+    assert answer.status_code == status
+
+
 # Sizes
 
 

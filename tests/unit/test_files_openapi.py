@@ -19,7 +19,7 @@ def test_an_upload_is_a_form():
         "content": {FORM: {"schema": {"$ref": "#/components/schemas/FileBody"}}},
     }
     assert set(operation["responses"]) == {
-        "200", "400", "401", "404", "408", "413", "415", "429", "503", "507",
+        "200", "400", "401", "403", "404", "408", "413", "415", "429", "503", "507",
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.files.service import FilesService, require, require_file
+from app.http.cors import is_origin_allowed
 from app.http.disconnect import unless_disconnected
 from app.http.errors import ClientDisconnectedError
 from app.http.queries import read_query
@@ -14,6 +15,7 @@ from app.http.rate_limits import owner_of
 from app.http.requests import FILES, AnyRequest, json_response
 from app.http.uploads import received_file
 from app.telemetry.request import note_client_left
+from domain.errors import OriginNotAllowedError
 from domain.files import StoredFile
 from domain.openai.files import DeletedFile, FilesQuery, file_object
 
@@ -28,6 +30,8 @@ def files_of(request: AnyRequest) -> FilesService | None:
 
 async def create_file(request: AnyRequest) -> ASGIApp:
     """Receive a file."""
+    if not is_origin_allowed(request.headers.get("origin"), request.headers.get("host"), request.app.cors_config):
+        raise OriginNotAllowedError
     files = require(files_of(request))
     async with received_file(request, files) as (body, received):
         return json_response(file_object(await files.create(owner_of(request), body, received)))

@@ -17,8 +17,8 @@ from litestar.types import HTTPScope
 from app.http.body_parts import body_parts, report_ignored
 from app.http.codec import BodyDecoder, encode
 from app.http.controllers.responses import generation_model, responses_of
-from app.http.cors import may_open_socket
-from app.http.errors import ClientDisconnectedError, as_inference_error, error_body
+from app.http.cors import is_origin_allowed
+from app.http.errors import ClientDisconnectedError, as_inference_error, refuse_handshake
 from app.http.ignored import note_ignored
 from app.http.lanes import Lanes
 from app.http.rate_limits import ACCOUNT, Account, owner_of, reserve
@@ -30,7 +30,7 @@ from app.responses.history import RecentResponses
 from app.responses.preparation import Prepared, prepare
 from app.responses.recording import Recorder
 from app.telemetry.request import note_error, observation_of
-from domain.errors import InferenceError, InvalidRequestError, OverloadedError
+from domain.errors import InferenceError, InvalidRequestError, OriginNotAllowedError, OverloadedError
 from domain.openai.field import describe
 from domain.openai.responses.body import ResponseBody
 from domain.openai.responses.events import Event
@@ -83,8 +83,8 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 async def serve_responses(socket: AnySocket) -> None:
     """Serve one connection until it closes, or until the service ends."""
-    if not may_open_socket(socket.headers.get("origin"), socket.headers.get("host"), socket.app.cors_config):
-        await _refuse_origin(socket)
+    if not is_origin_allowed(socket.headers.get("origin"), socket.headers.get("host"), socket.app.cors_config):
+        await refuse_handshake(OriginNotAllowedError(), socket.send)
         return
     await socket.accept()
     connection = _Connection(socket)
@@ -94,16 +94,6 @@ async def serve_responses(socket: AnySocket) -> None:
             await socket.close(SERVICE_RESTART, "The service is restarting.")
     finally:
         await connection.cancel()
-
-
-async def _refuse_origin(socket: AnySocket) -> None:
-    error = InvalidRequestError(
-        "Pages of this origin may not use the service. The setting CORS_ORIGINS can allow them.",
-        code="origin_not_allowed",
-    )
-    head = [(b"content-type", b"application/json")]
-    await socket.send({"type": "websocket.http.response.start", "status": 403, "headers": head})
-    await socket.send({"type": "websocket.http.response.body", "body": error_body(error), "more_body": False})
 
 
 class _Connection:
