@@ -309,7 +309,7 @@ class BackendBusyError(BackendUnavailableError):
 
 
 class StateUnavailableError(InferenceError):
-    """The database that keeps responses and conversations does not work at the moment."""
+    """The database that keeps responses, conversations, files and batches does not work at the moment."""
 
     status = 503
     type = "service_unavailable_error"
@@ -317,8 +317,8 @@ class StateUnavailableError(InferenceError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The database of stored responses and conversations is unavailable. Retry later, or send 'store': "
-            "false with all input."
+            "The database of stored responses, conversations, files and batches is unavailable. Retry later; a "
+            "response can also be created with 'store': false and all input."
         )
 
 

@@ -129,11 +129,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
         await responses.start()
-        if files is not None:
-            await files.start()
-        service.start()
-        telemetry.start()
         try:
+            if files is not None:
+                await files.start()
+            service.start()
+            telemetry.start()
             if wait_s:
                 await service.wait_started(wait_s)
             yield

@@ -23,6 +23,13 @@ async def api(tmp_path: Path):
         yield running
 
 
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory):
+    """For uploads that are refused, which leave nothing."""
+    async with files_serving(tmp_path_factory.mktemp("files"), LIMITS) as running:
+        yield running
+
+
 PURPOSE, FILE = part("purpose", "batch"), part("file", LINES, file_name="a.jsonl")
 EXPIRES = "expires_after[seconds]"
 BAD = {
@@ -69,9 +76,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_a_broken_form_is_refused(api: FilesApi, case):
+async def test_a_broken_form_is_refused(shared: FilesApi, case):
     body, param, said = BAD[case]
-    error = await api.refused(body, 400)
+    error = await shared.refused(body, 400)
     assert error["param"] == param
     assert said in error["message"]
 
@@ -90,8 +97,8 @@ async def test_a_broken_form_is_refused(api: FilesApi, case):
         ({"content-type": 'multipart/form-data; boundary="a\u00e9"'.encode("latin-1")}, 400, "needs a 'boundary'"),
     ],
 )
-async def test_other_headers_are_refused(api: FilesApi, headers, status, said):
-    assert said in (await api.refused(form(), status, headers))["message"]
+async def test_other_headers_are_refused(shared: FilesApi, headers, status, said):
+    assert said in (await shared.refused(form(), status, headers))["message"]
 
 
 async def test_what_is_around_a_form_is_ignored_however_it_arrives(api: FilesApi):
