@@ -20,14 +20,17 @@ def block(marker: str) -> str:
 
 
 @pytest.mark.integration
-def test_the_example_prints_what_the_readme_says(real_service: ServiceProcess, tmp_path: Path) -> None:
-    example = block("example")
+@pytest.mark.parametrize(("code", "output"), [("example", "output"), ("rerank", "rerank output")])
+def test_an_example_prints_what_the_readme_says(
+    real_service: ServiceProcess, tmp_path: Path, code: str, output: str
+) -> None:
+    example = block(code)
     assert "http://localhost:8200/v1" in example
     script = tmp_path / "example.py"
     script.write_text(example.replace("http://localhost:8200/v1", f"{real_service.url}/v1"))
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == block("output")
+    assert run.stdout == block(output)
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
