@@ -34,6 +34,7 @@ from app.telemetry.setup import build_metrics, build_telemetry, build_tracing
 from domain.catalog import ModelCatalog, ServedModel
 from domain.health import MemoryMeter
 from domain.policies.admission import AdmissionBackend
+from domain.policies.allowance import InteractiveActivity, YieldingPolicy
 from domain.policies.balancing import BalancingBackend
 from domain.policies.batching import BatchingBackend
 from domain.policies.deadline import DeadlineBackend
@@ -125,9 +126,7 @@ def build_service(
         name, embedder = engines[Role.EMBED]
         embedder, cache = _with_policies(embedder, settings)
         engines[Role.EMBED] = (name, embedder)
-    admissions = {
-        role: AdmissionBackend(backend, settings.role(role).bounds) for role, (_name, backend) in engines.items()
-    }
+    admissions = _admissions(engines, settings)
     models = [
         ServedModel(
             SupervisionBackend(
@@ -158,6 +157,20 @@ def build_service(
             if (meter := layer(backend, MemoryMeter)) is not None
         },
     )
+
+
+def _admissions(engines: dict[Role, Named], settings: Settings) -> dict[Role, AdmissionBackend]:
+    """Wrap each engine in its admission. Batches of any role give way to the interactive requests of all roles."""
+    activity = InteractiveActivity()
+    return {
+        role: AdmissionBackend(
+            backend,
+            bounds := settings.role(role).bounds,
+            activity=activity,
+            policy=YieldingPolicy(bounds, activity, settings.batches),
+        )
+        for role, (_name, backend) in engines.items()
+    }
 
 
 def _with_policies(

@@ -303,6 +303,21 @@ PANELS: list[tuple[int, dict[str, Any]]] = [
             about="Past 100 % of what may wait clients get status 429.",
         ),
     ),
+    (
+        8,
+        chart(
+            "Running, by class of service",
+            [(f"sum by (role, class) (memoria_class_running{{{MINE}}})", "{{role}} {{class}}")],
+            about="Flex and batch run in what interactive requests leave.",
+        ),
+    ),
+    (
+        8,
+        chart(
+            "Waiting, by class of service",
+            [(f"sum by (role, class) (memoria_class_waiting{{{MINE}}})", "{{role}} {{class}}")],
+        ),
+    ),
     (8, chart("Wait for a turn", percentiles("memoria_queue_wait_seconds", "role", "{{role}}"), unit="s")),
     (
         8,

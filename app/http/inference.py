@@ -43,8 +43,16 @@ class GenerationPresenter(Presenter, Protocol):
 R = TypeVar("R", bound=Result)
 
 
-async def call_all(request: AnyRequest, model: ServedModel, calls: Sequence[Request[R]]) -> list[R]:
+async def call_all(
+    request: AnyRequest, model: ServedModel, calls: Sequence[Request[R]], *, tier: str | None = None
+) -> list[R]:
     """Run the calls of one request and return their results in order; the first failure cancels the others.
+
+    Args:
+        request: the request.
+        model: the requested model.
+        calls: what to run.
+        tier: the body's `service_tier`, if it has one.
 
     Raises:
         ContextLengthError: a requested answer is longer than the context length.
@@ -53,7 +61,7 @@ async def call_all(request: AnyRequest, model: ServedModel, calls: Sequence[Requ
         ClientDisconnectedError: the client disconnected.
     """
     model.require_room(calls)
-    context = context_of(request, model)
+    context = context_of(request, model, tier=tier)
     work = _charged(model.backend, calls, context, reserve(request, calls))
     return await unless_disconnected(work, request.receive)
 
@@ -73,6 +81,8 @@ def streamed(
     generations: Sequence[GenerationRequest],
     presenter: GenerationPresenter,
     stream_format: StreamFormat = OPENAI_STREAM,
+    *,
+    tier: str | None = None,
 ) -> StreamedAnswer[Any]:
     """A response that streams generations.
 
@@ -82,13 +92,14 @@ def streamed(
         generations: one for each prompt.
         presenter: converts their events to chunks.
         stream_format: how chunks are written.
+        tier: the body's `service_tier`, if it has one.
 
     Raises:
         ContextLengthError: a requested answer is longer than the context length.
         TokenRateError: the client's key does not have enough tokens left.
     """
     model.require_room(generations)
-    context = context_of(request, model)
+    context = context_of(request, model, tier=tier)
     keep_alive_s = options_of(request).keep_alive_s
     reservation = reserve(request, generations)
     if len(generations) == 1:

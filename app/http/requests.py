@@ -19,6 +19,7 @@ from app.telemetry.request import observation_of
 from domain.catalog import ServedModel
 from domain.errors import InvalidRequestError, PayloadTooLargeError, UnsupportedMediaTypeError
 from domain.port import RequestContext
+from domain.service_class import ServiceClass, class_of_tier
 
 T = TypeVar("T", bound=msgspec.Struct)
 AnyRequest = Request[Any, Any, Any]
@@ -28,6 +29,8 @@ _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
 SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
 RESPONSES, FILES = "responses", "files"
 """Keys in the application's state."""
+SERVICE_CLASS = "service_class"
+"""Key in a request's state of its `ServiceClass`; absent for requests of clients."""
 
 
 def service_of(request: AnyRequest) -> Service:
@@ -45,12 +48,15 @@ def history_of(request: AnyRequest) -> History:
     return cast(History, request.app.state[HISTORY])
 
 
-def context_of(request: AnyRequest, model: ServedModel | None = None) -> RequestContext:
+def context_of(
+    request: AnyRequest, model: ServedModel | None = None, *, tier: str | None = None
+) -> RequestContext:
     """The context that is passed to the engine.
 
     Args:
         request: the request.
         model: the requested model, recorded now because the call may fail before an engine is reached.
+        tier: the body's `service_tier`, if it has one. A class in the request's state wins over it.
 
     Raises:
         InvalidRequestError: the client's timeout is invalid.
@@ -58,8 +64,12 @@ def context_of(request: AnyRequest, model: ServedModel | None = None) -> Request
     observation = observation_of(request.scope)
     if observation is not None and model is not None:
         observation.set_model(model.name, model.role)
+    own_class: ServiceClass | None = request.scope["state"].get(SERVICE_CLASS)
     return RequestContext(
-        request_id=request_id(request.scope), timeout_s=_client_timeout_s(request), observer=observation
+        request_id=request_id(request.scope),
+        timeout_s=_client_timeout_s(request),
+        observer=observation,
+        service_class=own_class if own_class is not None else class_of_tier(tier),
     )
 
 

@@ -43,6 +43,7 @@ class Card {
     this.retry = h("button", { type: "button", hidden: true, onclick: () => onRestart(key) }, "Try again now");
     this.running = new Meter("Running");
     this.waiting = new Meter("Waiting");
+    this.classes = h("dd", {});
     this.restarts = h("dd", {});
     this.error = h("dd", {});
     this.memory = h("div", { class: "memory" });
@@ -58,7 +59,7 @@ class Card {
       this.retry,
       h("div", { class: "meters" }, this.running.element, this.waiting.element),
       this.memory,
-      h("dl", {}, h("dt", {}, "Restarts"), this.restarts, h("dt", {}, "Last error"), this.error),
+      h("dl", {}, h("dt", {}, "Flex and batch"), this.classes, h("dt", {}, "Restarts"), this.restarts, h("dt", {}, "Last error"), this.error),
       this.members,
     );
   }
@@ -83,6 +84,7 @@ class Card {
     if (queue) {
       this.running.update(queue.running, queue.bounds.max_running);
       this.waiting.update(queue.waiting, queue.bounds.max_waiting);
+      setText(this.classes, yieldingClasses(queue.classes));
     }
     setText(this.restarts, count(health.restarts));
     const error = health.last_error;
@@ -90,6 +92,12 @@ class Card {
     this.drawMemory(health.memory ?? null);
     this.drawMembers(health.members ?? null);
   }
+}
+
+/** The load of the classes that give way to interactive requests, in words. */
+function yieldingClasses(classes) {
+  const busy = ["flex", "batch"].filter((name) => classes[name].running || classes[name].waiting);
+  return busy.map((name) => `${name}: ${count(classes[name].running)} running, ${count(classes[name].waiting)} waiting`).join("; ") || "none";
 }
 
 class Meter {

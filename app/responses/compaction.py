@@ -35,7 +35,7 @@ class CompactBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields=
         dict[str, Any] | None, describe("Prefixes are always cached.", effect="none")
     ] = None
     prompt_cache_retention: Annotated[str | None, describe("Prefixes are always cached.", effect="none")] = None
-    service_tier: Annotated[str | None, describe("There is only one tier.", effect="none")] = None
+    service_tier: Annotated[str | None, describe("As in responses.")] = None
 
 
 class CompactionTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -230,6 +230,13 @@ def parse_share(value: str) -> float:
     return float(value)
 
 
+def parse_number(value: str) -> float:
+    """A number from 0 to 9999."""
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,4})?", value, re.ASCII) or float(value) > 9999:
+        raise ValueError("must be a number from 0 to 9999, such as 0.05 or 4")
+    return float(value)
+
+
 def parse_urls(value: str) -> tuple[str, ...]:
     """Comma-separated addresses of servers."""
     urls = tuple(_url(url.strip()) for url in value.split(","))
@@ -309,6 +316,7 @@ _BY_BOUNDS: Mapping[tuple[object, ...], Callable[[str], Any]] = {
     (int, 0, None, 9999): parse_whole,
     (float, None, 0, None): parse_time_limit,
     (float, 0, None, 1): parse_share,
+    (float, 0, None, 9999): parse_number,
 }
 
 

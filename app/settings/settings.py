@@ -9,11 +9,21 @@ import msgspec
 from app.settings import parsers
 from app.settings.api import ApiOptions
 from app.settings.files import FileSettings
-from app.settings.groups import ACCESS, CLIENT_LIMITS, EMBEDDINGS, LOG, SERVERS, SERVICE, TIME_LIMITS
+from app.settings.groups import (
+    ACCESS,
+    BACK_PRESSURE,
+    CLIENT_LIMITS,
+    EMBEDDINGS,
+    LOG,
+    SERVERS,
+    SERVICE,
+    TIME_LIMITS,
+)
 from app.settings.roles import RoleSettings
 from app.settings.state import StateSettings
 from app.settings.telemetry import TelemetrySettings
 from app.settings.values import HTTP, INPROCESS
+from domain.policies.allowance import BatchRules
 from domain.policies.fault_tolerance import FaultTolerance
 from domain.roles import Role
 
@@ -185,6 +195,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state: StateSettings
     files: FileSettings
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
+    batches: Annotated[BatchRules, BACK_PRESSURE.settings("BATCH_")]
     log_level: Annotated[
         str,
         LOG.setting(

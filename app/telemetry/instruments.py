@@ -12,7 +12,7 @@ import msgspec
 from app.telemetry import conventions as otel
 
 ROLE, STATE, SERVER, PROCESS, RESULT = "role", "state", "server", "process", "result"
-VERSION, PYTHON = "version", "python"
+VERSION, PYTHON, CLASS = "version", "python", "class"
 
 WAIT_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 JOIN_BUCKETS = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -165,7 +165,7 @@ RUNNING = _gauge("memoria.requests.running", "Requests that an engine is process
 RUNNING_LIMIT = _gauge(
     "memoria.requests.running.limit", "Limit of running requests per engine.", ROLE, unit="{request}"
 )
-WAITING = _gauge("memoria.requests.waiting", "Requests in the queue.", ROLE, unit="{request}")
+WAITING = _gauge("memoria.requests.waiting", "Interactive requests in the queue.", ROLE, unit="{request}")
 WAITING_LIMIT = _gauge("memoria.requests.waiting.limit", "Limit of requests in the queue.", ROLE, unit="{request}")
 RUNNING_TOKENS = _gauge("memoria.tokens.running", "Estimated tokens of running requests.", ROLE, unit="{token}")
 RUNNING_TOKENS_LIMIT = _gauge(
@@ -175,10 +175,20 @@ RUNNING_TOKENS_LIMIT = _gauge(
     unit="{token}",
 )
 WAITING_TOKENS = _gauge(
-    "memoria.tokens.waiting", "Estimated tokens of requests in the queue.", ROLE, unit="{token}"
+    "memoria.tokens.waiting", "Estimated tokens of interactive requests in the queue.", ROLE, unit="{token}"
 )
 WAITING_TOKENS_LIMIT = _gauge(
     "memoria.tokens.waiting.limit", "Limit of estimated tokens of requests in the queue.", ROLE, unit="{token}"
+)
+CLASS_RUNNING = _gauge(
+    "memoria.class.running",
+    "Requests of one class of service (interactive, flex, batch) that an engine is processing.",
+    ROLE,
+    CLASS,
+    unit="{request}",
+)
+CLASS_WAITING = _gauge(
+    "memoria.class.waiting", "Requests of one class of service in the queue.", ROLE, CLASS, unit="{request}"
 )
 RETRIES = _counter("memoria.retries", "Retried requests to a server.", ROLE, unit="{request}")
 RETRIES_GIVEN_UP = _counter(

@@ -80,6 +80,9 @@ class ServiceState:
         metrics.set(instruments.WAITING, queue.waiting, role)
         metrics.set(instruments.RUNNING_TOKENS, queue.running_tokens, role)
         metrics.set(instruments.WAITING_TOKENS, queue.waiting_tokens, role)
+        for name, load in queue.classes.items():
+            metrics.set(instruments.CLASS_RUNNING, load.running, role, name)
+            metrics.set(instruments.CLASS_WAITING, load.waiting, role, name)
         metrics.set(instruments.RUNNING_LIMIT, bounds.max_running, role)
         metrics.set(instruments.WAITING_LIMIT, bounds.max_waiting, role)
         metrics.set(instruments.RUNNING_TOKENS_LIMIT, bounds.max_running_tokens, role)

@@ -24,6 +24,7 @@ from domain.openai.sampling import SamplingFields, TokenCount
 from domain.openai.tool_turns import check_tool_turns
 from domain.requests import GenerationRequest
 from domain.sampling import StructuredOutputs
+from domain.service_class import FLEX_TIER
 
 MAX_TOOLS = 128
 NOT_SUPPORTED = "is not supported here"
@@ -137,7 +138,7 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
     safety_identifier: Annotated[str | None, describe("Accepted and ignored.", effect="none")] = None
     service_tier: Annotated[
         Literal["auto", "default", "flex", "scale", "priority", "fast"] | None,
-        describe("There is only one tier.", effect="none"),
+        describe("`flex` gives way to requests of all other tiers, which are treated alike."),
     ] = None
     store: Annotated[bool | None, describe("Nothing is stored.", effect="none")] = None
     tool_choice: Annotated[
@@ -174,6 +175,11 @@ class ChatBody(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=
     include_reasoning: Annotated[bool | None, describe("If false, `reasoning_content` is omitted.", vllm=True)] = (
         None
     )
+
+    @property
+    def reported_tier(self) -> Literal["flex"] | msgspec.UnsetType:
+        """The `service_tier` of the answer; only a tier that has an effect is reported."""
+        return FLEX_TIER if self.service_tier == FLEX_TIER else msgspec.UNSET
 
     def to_request(self, conversation: Conversation) -> GenerationRequest:
         """Convert to the domain's request.

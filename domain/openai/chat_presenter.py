@@ -1,5 +1,7 @@
 """Converts results and events of any engine to OpenAI's chat completion objects."""
 
+from typing import Literal
+
 import msgspec
 
 from domain.conversation import Conversation, ToolChoice
@@ -40,10 +42,12 @@ class ChatPresenter:
         conversation: Conversation,
         top_logprobs: int,
         include_usage: bool,
+        service_tier: Literal["flex"] | msgspec.UnsetType = UNSET,
     ) -> None:
         self._id = completion_id
         self._created = created
         self._model = model
+        self._service_tier = service_tier
         self._top_logprobs = top_logprobs
         # OpenAI's finish reason is "stop" if the client named the function to call.
         self._calls_end_with = (
@@ -97,6 +101,7 @@ class ChatPresenter:
             model=self._model,
             choices=[self._choice(choice) for choice in result.choices],
             usage=self.usage.total(),
+            service_tier=self._service_tier,
         )
 
     def _choice(self, choice: GenerationDelta) -> ChatChoice:
@@ -145,7 +150,14 @@ class ChatPresenter:
         return self._chunk_of([choice], usage=self._chunk_usage)
 
     def _chunk_of(self, choices: list[ChatChunkChoice], *, usage: Usage | None | msgspec.UnsetType) -> ChatChunk:
-        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
+        return ChatChunk(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=usage,
+            service_tier=self._service_tier,
+        )
 
 
 def _complete_call(call: ToolCallDelta) -> ChatToolCall:

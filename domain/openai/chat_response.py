@@ -109,6 +109,8 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    service_tier: Literal["flex"] | Unset = UNSET
+    """Present only if the request asked for it."""
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +122,8 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None | Unset = UNSET
+    service_tier: Literal["flex"] | Unset = UNSET
+    """As in `ChatCompletion`."""
 
 
 def chat_logprobs(tokens: list[TokenLogprob] | None, top_logprobs: int) -> ChatLogprobs | None:

@@ -1,7 +1,9 @@
 """Batching: combines concurrent embedding requests of several clients into one engine call.
 
 This pays the server's fixed cost per request once per batch. It adds no artificial delay: a request that finds no
-call running is forwarded immediately, and those that arrive during a call form the next batch.
+call running is forwarded immediately, and those that arrive during a call form the next batch. Each class of
+service has calls of its own, so that requests of one class never wait for those of another; admission bounds their
+number.
 """
 
 import asyncio
@@ -19,6 +21,7 @@ from domain.policies.wrapper import BackendWrapper
 from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import EmbeddingRequest, Request, ResultT
 from domain.results import EmbeddingResult
+from domain.service_class import ServiceClass
 
 MAX_INPUTS = 256
 MAX_TOKENS = 32_768
@@ -50,14 +53,14 @@ class BatchingBackend(BackendWrapper):
             backend: the wrapped backend.
             max_inputs: maximum inputs of a batch; a request with as many or more is forwarded alone.
             max_tokens: maximum tokens of a batch.
-            max_calls: maximum concurrent calls of the backend.
+            max_calls: maximum concurrent calls of the backend, for each class of service.
         """
         super().__init__(backend)
         self._max_inputs = max_inputs
         self._max_tokens = max_tokens
         self._max_calls = max_calls
-        self._waiting: deque[_Waiter] = deque()
-        self._calls = 0
+        self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in ServiceClass)
+        self._calls = [0 for _ in ServiceClass]
         self._batches: set[asyncio.Task[None]] = set()
         self._can_batch = False
         self.batched = 0
@@ -84,42 +87,44 @@ class BatchingBackend(BackendWrapper):
     async def _embed(self, request: EmbeddingRequest, context: RequestContext) -> EmbeddingResult:
         if not self._can_batch or len(request.inputs) >= self._max_inputs:
             return await self._backend.call(request, context)
-        if self._calls < self._max_calls:
-            self._calls += 1
+        service_class = context.service_class
+        if self._calls[service_class] < self._max_calls:
+            self._calls[service_class] += 1
             try:
                 return await self._backend.call(request, context)
             finally:
-                self._call_done()
+                self._call_done(service_class)
         waiter = _Waiter(request, context)
-        self._waiting.append(waiter)
+        self._waiting[service_class].append(waiter)
         try:
             return await waiter.result
         finally:
             waiter.leave()
 
-    def _call_done(self) -> None:
+    def _call_done(self, service_class: ServiceClass) -> None:
         """Start the next batches after a call has ended."""
-        self._calls -= 1
-        while self._waiting and self._calls < self._max_calls:
-            waiters = self._take_batch()
+        self._calls[service_class] -= 1
+        while self._waiting[service_class] and self._calls[service_class] < self._max_calls:
+            waiters = self._take_batch(service_class)
             if waiters:
-                self._calls += 1
+                self._calls[service_class] += 1
                 batch = asyncio.create_task(self._embed_batch(waiters))
                 self._batches.add(batch)
                 # Not in the task itself: a task that is cancelled before its first step runs none of its code.
-                batch.add_done_callback(partial(self._batch_done, waiters))
+                batch.add_done_callback(partial(self._batch_done, waiters, service_class))
                 now = time.monotonic()
                 for waiter in waiters:
                     waiter.report_wait(now)
                     waiter.on_leave = _cancel_when_empty(batch, waiters)
 
-    def _take_batch(self) -> list["_Waiter"]:
-        """The next batch: compatible requests in order of arrival, within the bounds."""
+    def _take_batch(self, service_class: ServiceClass) -> list["_Waiter"]:
+        """The next batch: compatible requests of one class in order of arrival, within the bounds."""
         taken: list[_Waiter] = []
         skipped: list[_Waiter] = []
         inputs = tokens = 0
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        waiting = self._waiting[service_class]
+        while waiting:
+            waiter = waiting.popleft()
             if waiter.has_left:
                 continue
             if taken and waiter.kind != taken[0].kind:
@@ -131,15 +136,17 @@ class BatchingBackend(BackendWrapper):
                 skipped.append(waiter)
                 break
             taken.append(waiter)
-        self._waiting.extendleft(reversed(skipped))
+        waiting.extendleft(reversed(skipped))
         return taken
 
-    def _batch_done(self, waiters: list["_Waiter"], batch: asyncio.Task[None]) -> None:
+    def _batch_done(
+        self, waiters: list["_Waiter"], service_class: ServiceClass, batch: asyncio.Task[None]
+    ) -> None:
         self._batches.discard(batch)
         for waiter in waiters:
             # Only requests of a cancelled batch have no result yet.
             waiter.fail(BackendUnavailableError("The service is stopping.", retry_after_s=1))
-        self._call_done()
+        self._call_done(service_class)
 
     async def _embed_batch(self, waiters: list["_Waiter"]) -> None:
         if len(waiters) == 1:

@@ -1,6 +1,7 @@
 """Deadlines: aborts requests that exceed their timeout, in the engine too.
 
-The service sets a maximum time, and a client may ask for a shorter one. Time in the queue counts.
+The service sets a maximum time, and a client may ask for a shorter one. Time in the queue counts. For the lines of
+a batch the service sets none: they may wait for hours, and the batch as a whole has a time limit.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from domain.errors import DeadlineError
 from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, RequestContext
 from domain.requests import GenerationRequest, Request, ResultT
+from domain.service_class import ServiceClass
 
 
 class DeadlineBackend(BackendWrapper):
@@ -52,7 +54,7 @@ class DeadlineBackend(BackendWrapper):
     def _allowed_s(self, context: RequestContext) -> float | None:
         """Timeout of the request in seconds, the smaller of the two; None for no limit."""
         own = context.timeout_s
-        if not self._timeout_s:
+        if not self._timeout_s or context.service_class is ServiceClass.BATCH:
             return own
         return self._timeout_s if own is None else min(own, self._timeout_s)
 

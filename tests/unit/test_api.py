@@ -526,4 +526,8 @@ async def test_health_reports_the_load(api):
         "running_tokens": 0,
         "waiting_tokens": 0,
         "bounds": health["generate"]["queue"]["bounds"],
+        "classes": {
+            name: {"running": 0, "waiting": 0, "running_tokens": 0, "waiting_tokens": 0}
+            for name in ("interactive", "flex", "batch")
+        },
     }

@@ -28,8 +28,9 @@ async def create_chat_completion(request: AnyRequest) -> ASGIApp:
         conversation=conversation,
         top_logprobs=body.top_logprobs or 0,
         include_usage=body.include_usage,
+        service_tier=body.reported_tier,
     )
     if body.stream:
-        return streamed(request, model, [generation], presenter)
-    (result,) = await call_all(request, model, [generation])
+        return streamed(request, model, [generation], presenter, tier=body.service_tier)
+    (result,) = await call_all(request, model, [generation], tier=body.service_tier)
     return json_response(presenter.whole(result))

@@ -32,6 +32,7 @@ from domain.catalog import ServedModel
 from domain.errors import InvalidRequestError
 from domain.openai.responses.body import InputFields, ResponseBody
 from domain.openai.responses.response import Deleted, TokenCount
+from domain.port import RequestContext
 from domain.requests import TokenizeRequest
 from domain.roles import Role
 
@@ -62,7 +63,7 @@ async def create_response(request: AnyRequest) -> ASGIApp:
     model = generation_model(request, body.model)
     responses, parts = responses_of(request), body_parts(request)
     is_stored = responses.stores(body)
-    context = context_of(request, model)
+    context = context_of(request, model, tier=body.service_tier)
     prepared = await prepare(
         body,
         model,
@@ -74,7 +75,9 @@ async def create_response(request: AnyRequest) -> ASGIApp:
     )
     report_ignored(request, parts)
     if body.background:
-        return await _in_background(request, prepared, is_streamed=bool(body.stream))
+        # The observation ends with this request.
+        unobserved = msgspec.structs.replace(context, observer=None)
+        return await _in_background(request, prepared, unobserved, is_streamed=bool(body.stream))
     recorder = responses.recorder(prepared, owner_of(request)) if is_stored else None
     if body.stream:
         return ResponseStream(
@@ -85,15 +88,15 @@ async def create_response(request: AnyRequest) -> ASGIApp:
             keep_alive_s=options_of(request).keep_alive_s,
         )
     with response_field_names():
-        (result,) = await call_all(request, model, [prepared.generation])
+        (result,) = await call_all(request, model, [prepared.generation], tier=body.service_tier)
     response = prepared.presenter.whole(result)
     return json_response(response if recorder is None else await recorder.finish())
 
 
-async def _in_background(request: AnyRequest, prepared: Prepared, *, is_streamed: bool) -> ASGIApp:
+async def _in_background(
+    request: AnyRequest, prepared: Prepared, context: RequestContext, *, is_streamed: bool
+) -> ASGIApp:
     reservation = reserve(request, [prepared.generation])
-    # Its observation ends with this request.
-    context = msgspec.structs.replace(context_of(request), observer=None)
     run = await responses_of(request).begin(prepared, owner_of(request), context, reservation)
     if is_streamed:
         return replayed(run.events(-1), keep_alive_s=options_of(request).keep_alive_s)
@@ -154,7 +157,7 @@ async def compact(request: AnyRequest) -> ASGIApp:
     task = await prepare_compaction(body, model, history, parts.parts, context)
     report_ignored(request, parts)
     with response_field_names():
-        (result,) = await call_all(request, model, [task.generation])
+        (result,) = await call_all(request, model, [task.generation], tier=body.service_tier)
     return json_response(task.answer(result))
 
 

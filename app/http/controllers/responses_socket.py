@@ -236,7 +236,7 @@ class _Turn:
 
     async def _generate(self, body: CreateEvent, prepared: Prepared) -> None:
         presenter, request = prepared.presenter, self._request
-        context = context_of(request, prepared.model)
+        context = context_of(request, prepared.model, tier=body.service_tier)
         recorder = None
         if presenter.response.store:
             recorder = responses_of(request).recorder(prepared, owner_of(request))

@@ -218,7 +218,7 @@ class ResponseBody(InputFields, frozen=True, kw_only=True, forbid_unknown_fields
     safety_identifier: Annotated[str | None, describe("Returned, without other effect.", effect="none")] = None
     service_tier: Annotated[
         Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None,
-        describe("There is only one tier.", effect="none"),
+        describe("`flex` gives way to requests of all other tiers, which are treated alike."),
     ] = None
     store: Annotated[bool | None, describe("Whether the response is stored; default: true, as at OpenAI.")] = None
     stream_options: Annotated[

@@ -14,6 +14,7 @@ from domain.errors import InferenceError, InvalidRequestError, RateLimitError
 from domain.openai.responses.body import ResponseBody, TextFormat, TextOptions
 from domain.openai.responses.tools import ClientTool
 from domain.results import GenerationUsage
+from domain.service_class import FLEX_TIER
 from domain.state import ResponseStatus
 
 UNSET = msgspec.UNSET
@@ -166,6 +167,7 @@ def begin_response(
             summary=(options.summary or options.generate_summary) if options is not None else None,
         ),
         safety_identifier=body.safety_identifier,
+        service_tier=FLEX_TIER if body.service_tier == FLEX_TIER else "default",
         store=is_stored,
         temperature=1.0 if body.temperature is None else body.temperature,
         text=_text(body.text),
