@@ -8,7 +8,7 @@ FLEX_TIER: Literal["flex"] = "flex"
 
 
 class ServiceClass(enum.IntEnum):
-    """How urgent a request is; a smaller value goes first."""
+    """How urgent a request is; a smaller value goes first, in vLLM too."""
 
     INTERACTIVE = 0
     """Someone waits for the answer."""

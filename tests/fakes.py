@@ -74,6 +74,8 @@ class FakeBackend:
         self.running = 0
         """Requests in progress."""
         self.seen: list[EmbeddingRequest | GenerationRequest | ScoreRequest] = []
+        self.last_context: RequestContext | None = None
+        """The context of the latest call or stream."""
         self.fail_start: list[InferenceError] = []
         """Errors that `start` raises, one per call."""
         self.fail_probe: InferenceError | None = None
@@ -110,6 +112,7 @@ class FakeBackend:
 
     async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
         self._check(request)
+        self.last_context = context
         if isinstance(request, EmbeddingRequest):
             return cast(ResultT, await self._embed(request))
         if isinstance(request, ScoreRequest):
@@ -124,6 +127,7 @@ class FakeBackend:
     @contextlib.asynccontextmanager
     async def stream(self, request: GenerationRequest, context: RequestContext) -> AsyncGenerator[Events, None]:
         self._check(request)
+        self.last_context = context
         async with open_stream(self._generate(request, streams=True)) as events:
             yield events
 

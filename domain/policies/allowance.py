@@ -24,8 +24,8 @@ between their requests."""
 RAMP_S = 1.0
 """How long the allowance then takes to grow from nothing to its ceiling."""
 CEILING = 0.75
-"""Share of the bounds that FLEX and BATCH leave to interactive requests none of: the rest stays free for those, so
-that they need not wait for a long batch request to end."""
+"""Share of the bounds that FLEX and BATCH may use together. The rest stays free for interactive requests, so that
+those need not wait for a long batch request to end."""
 FLEX_BUSY_RUNNING = 1
 """FLEX requests that may run while interactive requests are present."""
 
@@ -39,9 +39,9 @@ class BatchRules(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
             le=9999,
             description="Batch requests that each engine runs while interactive requests are present. A fraction"
-            " is a share of the time: 0.05 lets one request run for a twentieth of it.",
+            " is a share of the time: 0.02 lets one request run for a fiftieth of it.",
         ),
-    ] = 0.05
+    ] = 0.02
 
 
 class Allowance(NamedTuple):
@@ -77,7 +77,7 @@ class InteractiveActivity:
 
     def __init__(self) -> None:
         self.last = -math.inf
-        """When the last interactive request ended; whoever runs it sets this."""
+        """When the last interactive request ended, in seconds of `time.monotonic`; set by admission."""
         self.sources: list[Callable[[], int]] = []
         """Functions that return the interactive requests of a role, running and waiting."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from adapters.retrying import RetryingBackend
@@ -22,8 +23,11 @@ from domain.policies.member import LoneMember, Member
 from domain.policies.retry_budget import RetryBudget
 from domain.policies.splitting import SplittingBackend
 from domain.policies.supervision import SupervisionBackend
-from domain.port import InferenceBackend
+from domain.policies.wrapper import BackendWrapper
+from domain.port import EventStream, InferenceBackend, RequestContext
+from domain.requests import GenerationRequest, Request, ResultT
 from domain.roles import Role
+from domain.service_class import ServiceClass
 from tests import tiny_rerankers
 from tests.contract.cases import Case
 from tests.fakes import LENGTHS, VOCABULARY, FakeBackend
@@ -39,6 +43,7 @@ KINDS = [
     "batching",
     "caching",
     "admission",
+    "admission-batch",
     "deadline",
     "splitting",
     "lone-server",
@@ -122,6 +127,7 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
         "batching": lambda: BatchingBackend(fake),
         "caching": lambda: CachingBackend(fake, max_bytes=2**20),
         "admission": lambda: AdmissionBackend(fake, NARROW),
+        "admission-batch": lambda: _AsBatch(AdmissionBackend(fake, NARROW)),
         "deadline": lambda: DeadlineBackend(fake, timeout_s=60),
         "splitting": lambda: SplittingBackend(fake),
         "lone-server": lambda: _retrying(_member(fake, LoneMember)),
@@ -144,6 +150,20 @@ async def _fake(kind: str, role: Role) -> tuple[Case, Callable[[], Awaitable[Non
         running=running,
     )
     return case, backend.stop
+
+
+class _AsBatch(BackendWrapper):
+    """Makes every request a line of a batch."""
+
+    async def call(self, request: Request[ResultT], context: RequestContext) -> ResultT:
+        return await self._backend.call(request, _as_batch(context))
+
+    def stream(self, request: GenerationRequest, context: RequestContext) -> EventStream:
+        return self._backend.stream(request, _as_batch(context))
+
+
+def _as_batch(context: RequestContext) -> RequestContext:
+    return msgspec.structs.replace(context, service_class=ServiceClass.BATCH)
 
 
 def _member(fake: FakeBackend, kind: type[Member] = Member) -> Member:

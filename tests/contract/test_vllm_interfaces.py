@@ -66,9 +66,12 @@ CALLS: dict[str, list[str]] = {
     "vllm.v1.engine.async_llm.AsyncLLM": [
         "vllm_config", "executor_class", "log_stats", "log_requests", "stat_loggers",
     ],
-    "vllm.v1.engine.async_llm.AsyncLLM.add_request": ["request_id", "prompt", "params", "trace_headers"],
+    "vllm.v1.engine.async_llm.AsyncLLM.add_request": [
+        "request_id", "prompt", "params", "trace_headers", "priority",
+    ],
     "vllm.v1.engine.async_llm.AsyncLLM.generate": [
         "prompt", "sampling_params", "request_id", "reasoning_ended", "reasoning_parser_kwargs", "trace_headers",
+        "priority",
     ],
     "vllm.v1.engine.async_llm.AsyncLLM.abort": ["request_id", "internal"],
     "vllm.v1.engine.async_llm.AsyncLLM.shutdown": ["timeout"],

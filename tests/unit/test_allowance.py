@@ -21,7 +21,7 @@ FULL = Allowance(75, 750.0)
 
 
 class Harness:
-    def __init__(self, busy_running: float = 0.05) -> None:
+    def __init__(self, busy_running: float = 0.02) -> None:
         self.activity = InteractiveActivity()
         self.present = 0
         self.activity.sources.append(lambda: self.present)

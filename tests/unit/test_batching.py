@@ -9,6 +9,7 @@ from domain.port import InferenceBackend, RequestContext
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
 from domain.roles import Role
+from domain.service_class import ServiceClass
 from tests.fakes import FakeBackend
 from tests.unit.waiting import run_instantly, until
 
@@ -264,3 +265,22 @@ def test_a_batch_that_is_cancelled_before_its_first_step_blocks_no_later_request
             assert (await send(backend, "later")).prompt_tokens == 5
 
     run_instantly(scenario())
+
+
+async def test_classes_of_service_share_no_batch_and_wait_for_no_other():
+    gate = Gate()
+    backend = await batching(gate)
+
+    def send_as(service_class: ServiceClass, text: str) -> asyncio.Task:
+        context = RequestContext(request_id="test", service_class=service_class)
+        return asyncio.create_task(backend.call(EmbeddingRequest(inputs=[text]), context))
+
+    line = send_as(ServiceClass.BATCH, "line 1")
+    await until(lambda: gate.calls == [["line 1"]])
+    tasks = [line, *(send_as(ServiceClass.BATCH, f"line {number}") for number in (2, 3))]
+    tasks.append(send_as(ServiceClass.INTERACTIVE, "query 1"))
+    await until(lambda: gate.calls == [["line 1"], ["query 1"]])
+    tasks += [send_as(ServiceClass.INTERACTIVE, f"query {number}") for number in (2, 3)]
+    gate.let_through()
+    await asyncio.gather(*tasks)
+    assert sorted(gate.calls[2:]) == [["line 2", "line 3"], ["query 2", "query 3"]]

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from domain.errors import DeadlineError
@@ -10,6 +11,7 @@ from domain.port import RequestContext
 from domain.requests import EmbeddingRequest, GenerationRequest
 from domain.roles import Role
 from domain.sampling import SamplingParameters
+from domain.service_class import ServiceClass
 from tests.calls import events_of, stream
 from tests.fakes import FakeBackend
 from tests.unit.waiting import now, run_instantly
@@ -53,6 +55,17 @@ def test_without_timeouts_requests_may_take_any_time():
         _, generator = deadline(Role.GENERATE, takes_s=10_000, timeout_s=0)
         assert await embedder.call(REQUEST, context())
         assert len(await events_of(generator, STREAM, context())) == 11
+
+    run_instantly(scenario())
+
+
+def test_a_line_of_a_batch_has_only_the_deadline_that_it_asks_for():
+    async def scenario():
+        _, backend = deadline(Role.EMBED, takes_s=10_000, timeout_s=5)
+        line = msgspec.structs.replace(context(), service_class=ServiceClass.BATCH)
+        assert await backend.call(REQUEST, line)
+        with pytest.raises(DeadlineError, match="timeout of 60 seconds"):
+            await backend.call(REQUEST, msgspec.structs.replace(line, timeout_s=60))
 
     run_instantly(scenario())
 

@@ -27,7 +27,7 @@ from domain.health import (
     ServiceHealth,
     service_health,
 )
-from domain.load import Bounds, Load
+from domain.load import Bounds, ClassLoad, Load
 from domain.observation import Phase
 from domain.roles import Role
 from domain.statistics import Family, Sample
@@ -81,7 +81,8 @@ def value(metrics: Metrics, sample: str, **labels: str) -> float:
 
 
 def health(**more) -> ServiceHealth:
-    load = Load(running=1, waiting=0, running_tokens=20, waiting_tokens=0, bounds=BOUNDS)
+    lines = ClassLoad(running=1, waiting=7, running_tokens=20, waiting_tokens=70)
+    load = Load(running=1, waiting=0, running_tokens=20, waiting_tokens=0, bounds=BOUNDS, classes={"batch": lines})
     member = MemberHealth(
         address="host:1",
         state=BackendState.READY,
@@ -251,6 +252,8 @@ def test_the_state_is_read_on_demand():
         ("memoria_engine_restarts_total", "role=generate"): 2,
         ("memoria_requests_running", "role=embed"): 1,
         ("memoria_requests_waiting", "role=embed"): 0,
+        ("memoria_class_running", "class=batch", "role=embed"): 1,
+        ("memoria_class_waiting", "class=batch", "role=embed"): 7,
         ("memoria_requests_running_limit", "role=embed"): 1,
         ("memoria_requests_waiting_limit", "role=embed"): 2,
         ("memoria_tokens_running", "role=embed"): 20,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CPU_KV_CACHE_BYTES = GIB
 """KV cache without a plan: by default vLLM's CPU engine takes most of the machine's memory for it."""
 
+SCHEDULING_FLAGS = ["--scheduling-policy", "priority"]
+"""Let the engine begin with the most urgent class of service, and take memory from the least urgent one."""
+
 
 def prepare_environment(*, log_level: str, offline: bool, on_gpu: bool = False) -> None:
     """Set the environment variables that vLLM reads on import; variables set by the user are kept.

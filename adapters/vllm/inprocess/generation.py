@@ -67,6 +67,7 @@ async def _complete(
             # Completions have no reasoning, so structured outputs apply from the first token on.
             reasoning_ended=True,
             trace_headers=running.trace_headers(context),
+            priority=context.service_class,
         )
         async with contextlib.aclosing(outputs):
             async for output in outputs:
@@ -104,6 +105,7 @@ async def _chat(
             rendered.sampling_params(),
             running.request_id(context),
             trace_headers=running.trace_headers(context),
+            priority=context.service_class,
             **rendered.engine_arguments(),
         )
         async with contextlib.aclosing(outputs):

@@ -31,7 +31,13 @@ async def run_all(
         # One by one, so that the submitted ones are known if the next one fails.
         for item, params in inputs:
             pending += [
-                await engine.add_request(running.request_id(context), item, params, trace_headers=trace_headers)
+                await engine.add_request(
+                    running.request_id(context),
+                    item,
+                    params,
+                    trace_headers=trace_headers,
+                    priority=context.service_class,
+                )
             ]
         for output in pending:
             outputs += [(await output.get()).outputs]

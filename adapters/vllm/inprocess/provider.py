@@ -16,7 +16,13 @@ from adapters.models.hardware import engine_card
 from adapters.models.inspection import inspect_model
 from adapters.models.locate import LocatedModel, default_model, locate
 from adapters.models.shape import UnknownShapeError
-from adapters.vllm.inprocess.engine_args import default_flags, engine_setup, prepare_environment, trace_flags
+from adapters.vllm.inprocess.engine_args import (
+    SCHEDULING_FLAGS,
+    default_flags,
+    engine_setup,
+    prepare_environment,
+    trace_flags,
+)
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card, EnginePlan, EngineRequirements, MemoryPlan, shortage
 from domain.memory_plan.parts import reserve_bytes
@@ -223,7 +229,7 @@ class InProcessProvider:
             role=role,
             model=model.source,
             served_name=model.name,
-            defaults=[*defaults, *trace_flags(options.trace_endpoint)],
+            defaults=[*defaults, *SCHEDULING_FLAGS, *trace_flags(options.trace_endpoint)],
             flags=own.flags,
             setting=_setting("VLLM_{}_ARGS", role),
         )
