@@ -46,9 +46,10 @@ class Fixed:
 
     def __init__(self, running: int, tokens: int = 10**6) -> None:
         self.own = Allowance(running, tokens)
+        self.most = Allowance(100, 10**6)
 
     def ceiling(self) -> Allowance:
-        return Allowance(100, 10**6)
+        return self.most
 
     def allowance(self, _service_class: ServiceClass, _now: float) -> Allowance:
         return self.own
@@ -138,6 +139,50 @@ def test_an_allowance_that_grows_is_noticed_without_any_request_that_ends(clock)
         await asyncio.sleep(POLL_S)
         await settle()
         assert harness.engine.began == [2, 1]
+        await cancel(tasks)
+
+    run(scenario())
+
+
+def test_no_request_passes_one_of_a_more_urgent_class_that_waits(clock):
+    async def scenario():
+        harness = Harness(Fixed(9), max_running_tokens=12)
+        tasks = [harness.send(INTERACTIVE, 8), harness.send(FLEX, 6), harness.send(BATCH, 1)]
+        await asyncio.sleep(POLL_S)
+        await settle()
+        assert harness.engine.began == [1], "the batch has room, but a flex request waits"
+        tasks.append(harness.send(INTERACTIVE, 9))
+        await settle()
+        await harness.finish(1)
+        await asyncio.sleep(POLL_S)
+        await settle()
+        assert harness.engine.began == [1, 4], "the others have room, but an interactive request waited"
+        tasks.append(harness.send(INTERACTIVE, 5))
+        tasks[1].cancel()
+        await asyncio.sleep(POLL_S)
+        tasks.append(harness.send(BATCH, 1))
+        await asyncio.sleep(POLL_S)
+        await settle()
+        assert harness.engine.began == [1, 4]
+        await cancel(tasks)
+
+    run(scenario())
+
+
+def test_flex_and_batch_share_a_ceiling(clock):
+    async def scenario():
+        policy = Fixed(9)
+        policy.most = Allowance(2, 10)
+        harness = Harness(policy)
+        tasks = [harness.send(FLEX), harness.send(BATCH), harness.send(BATCH)]
+        await settle()
+        assert harness.engine.began == [1, 2]
+        await harness.finish(1)
+        assert harness.engine.began == [1, 2, 3]
+        await harness.finish(2)
+        tasks.append(harness.send(BATCH, 10))
+        await settle()
+        assert harness.engine.began == [1, 2, 3], "eleven tokens are too many for both"
         await cancel(tasks)
 
     run(scenario())
