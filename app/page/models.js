@@ -59,7 +59,16 @@ class Card {
       this.retry,
       h("div", { class: "meters" }, this.running.element, this.waiting.element),
       this.memory,
-      h("dl", {}, h("dt", {}, "Flex and batch"), this.classes, h("dt", {}, "Restarts"), this.restarts, h("dt", {}, "Last error"), this.error),
+      h(
+        "dl",
+        {},
+        h("dt", {}, "Restarts"),
+        this.restarts,
+        h("dt", {}, "Last error"),
+        this.error,
+        h("dt", {}, "Flex and batch"),
+        this.classes,
+      ),
       this.members,
     );
   }

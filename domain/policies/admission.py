@@ -10,23 +10,18 @@ class waits. Interactive requests use all of the bounds; requests of the other c
 
 import asyncio
 import contextlib
-import math
 import time
-from collections import deque
 from collections.abc import AsyncGenerator
 
 from domain.errors import OverloadedError
 from domain.load import Bounds, ClassLoad, Load, class_name
 from domain.observation import Phase
 from domain.policies.allowance import POLL_S, AllowancePolicy, BatchRules, InteractiveActivity, YieldingPolicy
+from domain.policies.class_queue import SMOOTHING, ClassQueue, Waiter
 from domain.policies.wrapper import BackendWrapper
 from domain.port import Events, InferenceBackend, RequestContext
 from domain.requests import GenerationRequest, Request, ResultT
 from domain.service_class import ServiceClass
-
-MAX_RETRY_AFTER_S = 60
-SMOOTHING = 0.1
-"""Weight of the newest request in the moving average of request durations."""
 
 
 class AdmissionBackend(BackendWrapper):
@@ -52,8 +47,8 @@ class AdmissionBackend(BackendWrapper):
         super().__init__(backend)
         self._bounds = bounds
         self._running = self._running_tokens = 0
-        self._interactive = _ClassQueue(ServiceClass.INTERACTIVE)
-        self._yielding = (_ClassQueue(ServiceClass.FLEX), _ClassQueue(ServiceClass.BATCH))
+        self._interactive = ClassQueue(ServiceClass.INTERACTIVE)
+        self._yielding = (ClassQueue(ServiceClass.FLEX), ClassQueue(ServiceClass.BATCH))
         self._queues = (self._interactive, *self._yielding)
         self._activity = activity or InteractiveActivity()
         self._activity.sources.append(self._interactive_requests)
@@ -73,7 +68,7 @@ class AdmissionBackend(BackendWrapper):
             classes={class_name(queue.service_class): self._class_load(queue) for queue in self._queues},
         )
 
-    def _class_load(self, queue: "_ClassQueue") -> ClassLoad:
+    def _class_load(self, queue: ClassQueue) -> ClassLoad:
         running, running_tokens = self._running_of(queue)
         return ClassLoad(
             running=running,
@@ -111,7 +106,7 @@ class AdmissionBackend(BackendWrapper):
     def _interactive_requests(self) -> int:
         return self._running_of(self._interactive)[0] + len(self._interactive.waiters)
 
-    def _running_of(self, queue: "_ClassQueue") -> tuple[int, int]:
+    def _running_of(self, queue: ClassQueue) -> tuple[int, int]:
         """Running requests of a class, and their tokens."""
         if queue is not self._interactive:
             return queue.running, queue.running_tokens
@@ -121,7 +116,7 @@ class AdmissionBackend(BackendWrapper):
             self._running_tokens - flex.running_tokens - batch.running_tokens,
         )
 
-    def _admit_at_once(self, queue: "_ClassQueue", tokens: int) -> bool:
+    def _admit_at_once(self, queue: ClassQueue, tokens: int) -> bool:
         """Admit a request that has just arrived, if none waits before it and there is room."""
         if self._interactive.waiters or not self._has_room(tokens):
             return False
@@ -135,9 +130,9 @@ class AdmissionBackend(BackendWrapper):
         self._running_tokens += tokens
         return True
 
-    async def _wait(self, queue: "_ClassQueue", tokens: int, context: RequestContext) -> None:
+    async def _wait(self, queue: ClassQueue, tokens: int, context: RequestContext) -> None:
         self._require_place(queue, tokens)
-        waiter = _Waiter(tokens)
+        waiter = Waiter(tokens)
         queue.waiters.append(waiter)
         queue.waiting_tokens += tokens
         began = time.monotonic()
@@ -158,7 +153,7 @@ class AdmissionBackend(BackendWrapper):
             if context.observer is not None:
                 context.observer.waited(Phase.QUEUE, began, time.monotonic())
 
-    def _require_place(self, queue: "_ClassQueue", tokens: int) -> None:
+    def _require_place(self, queue: ClassQueue, tokens: int) -> None:
         """Raise OverloadedError if no further request of the class may wait."""
         bounds, waiting = self._bounds, len(queue.waiters)
         if queue.service_class is ServiceClass.BATCH or not (
@@ -182,7 +177,7 @@ class AdmissionBackend(BackendWrapper):
             retry_after_s=retry_after_s,
         )
 
-    def _leave(self, queue: "_ClassQueue", tokens: int, began: float) -> None:
+    def _leave(self, queue: ClassQueue, tokens: int, began: float) -> None:
         now = time.monotonic()
         took = now - began
         queue.mean_s = took if queue.mean_s == 0.0 else queue.mean_s + SMOOTHING * (took - queue.mean_s)
@@ -192,7 +187,7 @@ class AdmissionBackend(BackendWrapper):
             self.policy.ended(queue.service_class, began, now)
         self._release(queue, tokens)
 
-    def _acquire(self, queue: "_ClassQueue", tokens: int) -> None:
+    def _acquire(self, queue: ClassQueue, tokens: int) -> None:
         self._running += 1
         self._running_tokens += tokens
         if queue is not self._interactive:
@@ -200,7 +195,7 @@ class AdmissionBackend(BackendWrapper):
             queue.running += 1
             queue.running_tokens += tokens
 
-    def _release(self, queue: "_ClassQueue", tokens: int) -> None:
+    def _release(self, queue: ClassQueue, tokens: int) -> None:
         self._running -= 1
         self._running_tokens -= tokens
         if queue is not self._interactive:
@@ -219,7 +214,7 @@ class AdmissionBackend(BackendWrapper):
                 if not self._admit_from(queue):
                     break
 
-    def _admit_from(self, queue: "_ClassQueue") -> bool:
+    def _admit_from(self, queue: ClassQueue) -> bool:
         """Admit waiting requests of one class while there is room; return whether none is left."""
         waiters = queue.waiters
         while waiters and (waiters[0].admitted.cancelled() or self._may_begin(queue, waiters[0].tokens)):
@@ -232,10 +227,10 @@ class AdmissionBackend(BackendWrapper):
                 waiter.admitted.set_result(None)
         return not waiters
 
-    def _may_begin(self, queue: "_ClassQueue", tokens: int) -> bool:
+    def _may_begin(self, queue: ClassQueue, tokens: int) -> bool:
         return self._has_room(tokens) and (queue is self._interactive or self._has_allowance(queue, tokens))
 
-    def _is_next(self, queue: "_ClassQueue") -> bool:
+    def _is_next(self, queue: ClassQueue) -> bool:
         """Whether no request waits of this class, FLEX or BATCH, or of a more urgent one of the two."""
         return not any(each.waiters for each in self._yielding if each.service_class <= queue.service_class)
 
@@ -246,7 +241,7 @@ class AdmissionBackend(BackendWrapper):
             and self._running_tokens + tokens <= self._bounds.max_running_tokens
         )
 
-    def _has_allowance(self, queue: "_ClassQueue", tokens: int) -> bool:
+    def _has_allowance(self, queue: ClassQueue, tokens: int) -> bool:
         now = time.monotonic()
         own, ceiling = self.policy.allowance(queue.service_class, now), self.policy.ceiling()
         running = sum(each.running for each in self._yielding)
@@ -268,29 +263,3 @@ class AdmissionBackend(BackendWrapper):
         self._admit_waiters()
         if any(queue.waiters for queue in self._yielding):
             self._poll_allowance()
-
-
-class _ClassQueue:
-    """The requests of one class. The running ones are not counted for INTERACTIVE, whose are all others."""
-
-    __slots__ = ("mean_s", "running", "running_tokens", "service_class", "waiters", "waiting_tokens")
-
-    def __init__(self, service_class: ServiceClass) -> None:
-        self.service_class = service_class
-        self.waiters: deque[_Waiter] = deque()
-        self.waiting_tokens = self.running = self.running_tokens = 0
-        self.mean_s = 0.0
-
-    def retry_after_s(self, running: int) -> int:
-        """Estimated seconds until the requests that wait now have been admitted, if so many run at a time."""
-        wait_s = self.mean_s * (len(self.waiters) + 1) / max(1, running)
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
-
-
-class _Waiter:
-    """A request in the queue."""
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-        self.is_waiting = True
-        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -154,6 +154,16 @@ async def test_a_queue_is_shown_against_its_bounds(open_page: OpenPage, service:
     assert shares == pytest.approx([64 / 256, 1000 / 1024], abs=0.02)
 
 
+async def test_the_classes_that_give_way_are_shown_while_they_have_requests(open_page: OpenPage, service: Served):
+    def lines(status: dict[str, Any]) -> None:
+        classes = status["health"]["backends"]["generate"]["queue"]["classes"]
+        classes["batch"] |= {"running": 3, "waiting": 1200}
+
+    page = await show(open_page, service, lines)
+    await expect(card(page, "generate").locator("dd").nth(2)).to_have_text("batch: 3 running, 1,200 waiting")
+    await expect(card(page, "embed").locator("dd").nth(2)).to_have_text("none")
+
+
 SHARE = "bar => parseFloat(bar.style.width.match(/([0-9.]+)%/)[1]) / 100"
 
 
