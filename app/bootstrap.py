@@ -167,7 +167,7 @@ def _admissions(engines: dict[Role, Named], settings: Settings) -> dict[Role, Ad
             backend,
             bounds := settings.role(role).bounds,
             activity=activity,
-            policy=YieldingPolicy(bounds, activity, settings.batches),
+            policy=YieldingPolicy(bounds, activity, settings.batch_rules),
         )
         for role, (_name, backend) in engines.items()
     }

@@ -195,7 +195,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state: StateSettings
     files: FileSettings
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
-    batches: Annotated[BatchRules, BACK_PRESSURE.settings("BATCH_")]
+    batch_rules: Annotated[BatchRules, BACK_PRESSURE.settings("BATCH_")]
     log_level: Annotated[
         str,
         LOG.setting(
