@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.models.hardware import gpu_memory, usable_gpu
+from adapters.state.provider import Stores
+from app.batches.service import BatchesService, BatchResources
+from app.batches.tools import RunnerOptions
 from app.engines import Named, build_backends
+from app.files.service import FilesService
 from app.http.asgi import Application, create_app
 from app.http.authentication import build_api_keys
 from app.responses.service import ResponsesService
@@ -85,11 +89,13 @@ def build_app(
     metrics = build_metrics(settings, service, folder=metrics_folder)
     history = History()
     stores = build_stores(settings.state)
+    files = build_files(stores, settings.files, settings.state) if stores is not None else None
     return create_app(
         service,
         settings.api,
         responses=ResponsesService(stores.state if stores is not None else None),
-        files=build_files(stores, settings.files, settings.state) if stores is not None else None,
+        files=files,
+        batches=build_batches(settings, stores, files, service),
         api_keys=api_keys,
         cors_origins=settings.security.cors_origins,
         telemetry=build_telemetry(settings, tracing, metrics, history),
@@ -97,6 +103,33 @@ def build_app(
         history=history,
         wait_s=wait_s,
     )
+
+
+def build_batches(
+    settings: Settings, stores: Stores | None, files: FilesService | None, service: Service
+) -> BatchesService:
+    """Build what runs batches, without starting it."""
+    own = settings.batches
+    if stores is None or files is None or not own.is_on:
+        name = "STATE" if stores is None else "BATCHES"
+        return BatchesService(None, off=f"They can't be kept here, because {name} is off. Set {name}=on.")
+    resources = BatchResources(
+        batches=stores.batches,
+        files=stores.files,
+        contents=files.storage.contents,
+        catalog=service.catalog,
+        bounds={role: each.bounds for role, each in settings.roles.items()},
+        options=RunnerOptions(
+            max_lines=own.max_lines,
+            skips_invalid=own.skips_invalid,
+            max_line_bytes=settings.api.max_body_bytes,
+            allow_unknown=settings.api.allow_unknown_fields,
+            is_strict=settings.api.strict_tools,
+        ),
+        max_unfinished=own.max_unfinished,
+        concurrency=own.concurrency,
+    )
+    return BatchesService(resources)
 
 
 def build_service(

@@ -59,6 +59,25 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """The same of its failed lines."""
 
 
+class TokenUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of the answered lines of a batch."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    """Those of the input that the engine took from its prefix cache."""
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Those of the output that were reasoning."""
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
 class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     """One batch."""
 
@@ -85,6 +104,7 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Lines of the input file."""
     completed: int = 0
     failed: int = 0
+    usage: TokenUsage = TokenUsage()
     in_progress_at: int | None = None
     finalizing_at: int | None = None
     completed_at: int | None = None

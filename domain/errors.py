@@ -19,7 +19,8 @@ InferenceError
 │   └── HeadersTooLargeError       431  too many or too long request headers
 ├── RateLimitError                 429  the API key has exceeded its quota for this minute
 │   ├── RequestRateError           429  quota of requests
-│   └── TokenRateError             429  quota of tokens
+│   ├── TokenRateError             429  quota of tokens
+│   └── UnfinishedBatchesError     429  too many batches that have not ended
 ├── OverloadedError                429  the role's queue is full
 ├── TooManyConnectionsError        503  the service's connection limit is reached
 ├── BackendUnavailableError        503  the engine is starting, stopped or unreachable; retry later
@@ -262,6 +263,21 @@ class TokenRateError(RateLimitError):
     """Too many tokens in a minute."""
 
     type = "tokens"
+
+
+class UnfinishedBatchesError(RateLimitError):
+    """Too many batches of one key have not ended."""
+
+    type = "batches"
+    default_code = "batch_limit_exceeded"
+    # It takes longer than a client library would wait.
+    should_retry = False
+
+    def __init__(self, unfinished: int) -> None:
+        super().__init__(
+            f"{unfinished} of your batches have not ended yet, as many as are allowed (BATCH_MAX_UNFINISHED). "
+            "Wait until one has ended, or cancel one."
+        )
 
 
 class TooManyConnectionsError(InferenceError):

@@ -30,7 +30,7 @@ def run(settings: Settings, console: Console) -> int:
             with console.progress() as progress:
                 app = build_app(settings, progress=progress, on_change=console.health_changed)
             console.say(f"Listening on {address} ({_engines(settings)} starting)")
-            return server.serve(app, listener, settings, on_drain=app.service.drain)
+            return server.serve(app, listener, settings, on_drain=app.drain)
         with console.progress() as progress:
             # Each API process builds its own application; building here reports configuration errors once.
             build_api_keys(settings)

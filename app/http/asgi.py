@@ -22,6 +22,7 @@ from litestar.types import (
     WebSocketScope,
 )
 
+from app.batches.service import BatchesService
 from app.files.service import FilesService
 from app.http.authentication import ACCESS_RULES, AccessRules, ApiKeyMiddleware
 from app.http.controllers.responses_socket import serve_responses
@@ -30,7 +31,7 @@ from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
 from app.http.endpoints import ENDPOINTS
 from app.http.error_formats import ErrorFormats
 from app.http.errors import REFUSAL, handle, refuse
-from app.http.requests import FILES, HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE
+from app.http.requests import BATCHES, FILES, HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE
 from app.http.response_headers import request_id, stamped
 from app.responses.service import ResponsesService
 from app.service import Service
@@ -56,9 +57,16 @@ class Application(Litestar):
     """Stores and continues responses; started and stopped by the lifespan."""
     files: FilesService | None
     """Keeps files; started and stopped by the lifespan. None to keep none."""
+    batches: BatchesService
+    """Runs batches; started and stopped by the lifespan."""
     error_formats = ErrorFormats(ENDPOINTS)
     telemetry = NO_TELEMETRY
     """Observes requests, those to unknown paths included."""
+
+    def drain(self) -> None:
+        """Reject new requests from now on, and interrupt batches; running requests continue."""
+        self.batches.drain()
+        self.service.drain()
 
     async def __call__(
         self,
@@ -98,6 +106,7 @@ def create_app(
     *,
     responses: ResponsesService | None = None,
     files: FilesService | None = None,
+    batches: BatchesService | None = None,
     api_keys: ApiKeyMiddleware | None = None,
     history: History | None = None,
     cors_origins: Sequence[str] = (),
@@ -113,6 +122,7 @@ def create_app(
         options: settings of the API itself.
         responses: stores and continues responses; None to store nothing.
         files: keeps files in the database that `responses` opens; None to keep none.
+        batches: runs batches; None for none.
         api_keys: asks for them; None accepts every request.
         history: what `GET /status` shows of the last minutes; None for nothing.
         cors_origins: origins whose pages may use the API.
@@ -123,8 +133,10 @@ def create_app(
     """
     history = history or History()
     responses = responses or ResponsesService(None)
+    batches = batches or BatchesService(None)
     shows_metrics = metrics is not None and metrics.is_shown
     served = tuple(row for row in endpoints if shows_metrics or not row.needs_metrics)
+    decoders = {row.path: row.batch_decoder for row in served if row.batch_decoder is not None}
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -134,10 +146,12 @@ def create_app(
                 await files.start()
             service.start()
             telemetry.start()
+            batches.start(application, decoders)
             if wait_s:
                 await service.wait_started(wait_s)
             yield
         finally:
+            await batches.stop()
             if files is not None:
                 await files.stop()
             await responses.stop()
@@ -155,6 +169,7 @@ def create_app(
                 SERVICE: service,
                 RESPONSES: responses,
                 FILES: files,
+                BATCHES: batches,
                 OPTIONS: options,
                 METRICS: metrics,
                 HISTORY: history,
@@ -172,7 +187,7 @@ def create_app(
         debug=False,
     )
     application.service, application.history, application.telemetry = service, history, telemetry
-    application.responses, application.files = responses, files
+    application.responses, application.files, application.batches = responses, files, batches
     application.error_formats = ErrorFormats(served)
     return application
 

@@ -16,6 +16,7 @@ from app.http.api_keys import KeyRing, masked, read_keys
 from app.http.endpoint import Access, Endpoint
 from app.http.errors import refuse, refuse_handshake
 from app.http.rate_limits import ACCOUNT, Account
+from app.http.request_class import in_process
 from app.http.requests import AnyRequest
 from app.http.response_headers import ACCOUNT_HEADERS
 from app.settings import Settings
@@ -59,12 +60,19 @@ class ApiKeyMiddleware(ASGIMiddleware):
             clock: time source.
         """
         self._keys = keys
+        self._names = {key.owner: key.name for key in keys.keys}
         self._accounts = {key.name: Account(key, shares=processes, clock=clock) for key in keys.keys}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Pass a request on, or answer it with 401 or 429."""
         if scope["type"] == ScopeType.WEBSOCKET:
             await self._handle_socket(scope, receive, send, next_app)
+            return
+        own = in_process(scope)
+        if own is not None:
+            # Its owner was identified when it was handed in.
+            note_key(scope, self._names.get(own.owner, own.owner))
+            await next_app(scope, receive, send)
             return
         rules: AccessRules = scope["litestar_app"].state[ACCESS_RULES]
         path = scope["path_template"]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from litestar.types import ASGIApp
 
+from app.http.codec import BodyDecoder
 from app.http.error_formats import OPENAI, ErrorFormat
 
 Handler = Callable[..., Coroutine[Any, Any, ASGIApp]]
@@ -60,6 +61,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Text above the table of the body's fields in API.md (Markdown)."""
     is_file: bool = False
     """Whether the answer is the contents of a file, and not of its type."""
+    batch_decoder: BodyDecoder[Any] | None = None
+    """The handler's decoder, if the lines of a batch may name this endpoint; None if not."""
     is_streamed: bool = False
     """Whether the answer may be a stream of server-sent events."""
     errors: tuple[int, ...] = ()

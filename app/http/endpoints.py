@@ -1,9 +1,13 @@
 """All endpoints of the API. A new one is one entry here and one handler."""
 
+from app.http.batches_endpoints import BATCHES_ENDPOINTS
 from app.http.controllers.admin import restart_engine
 from app.http.controllers.chat import create_chat_completion
+from app.http.controllers.chat import decoder as chat_decoder
 from app.http.controllers.completions import create_completion
+from app.http.controllers.completions import decoder as completions_decoder
 from app.http.controllers.embeddings import create_embedding
+from app.http.controllers.embeddings import decoder as embeddings_decoder
 from app.http.controllers.health import health, live, ready
 from app.http.controllers.messages import count_tokens, create_message
 from app.http.controllers.metrics import metrics
@@ -37,6 +41,7 @@ ENDPOINTS = (
         ChatCompletion,
         summary="Answer a conversation",
         about="answers to conversations: tools, structured outputs, reasoning, streams",
+        batch_decoder=chat_decoder,
         is_streamed=True,
     ),
     inference(
@@ -46,6 +51,7 @@ ENDPOINTS = (
         Completion,
         summary="Continue prompts",
         about="continuations of prompts: `echo`, `best_of`, `suffix`, streams",
+        batch_decoder=completions_decoder,
         is_streamed=True,
     ),
     inference(
@@ -55,10 +61,12 @@ ENDPOINTS = (
         EmbeddingResponse,
         summary="Embed texts",
         about="vectors, as numbers or base64",
+        batch_decoder=embeddings_decoder,
     ),
     *RERANK_ENDPOINTS,
     *RESPONSES_ENDPOINTS,
     *FILES_ENDPOINTS,
+    *BATCHES_ENDPOINTS,
     inference(
         "/v1/messages",
         create_message,

@@ -10,6 +10,7 @@ from litestar.types import Receive, Scope, Send
 from app.http.codec import BodyDecoder, encode
 from app.http.errors import ClientDisconnectedError
 from app.http.ignored import note_ignored
+from app.http.request_class import in_process
 from app.http.request_pacer import PACER, RequestPacer
 from app.http.response_headers import request_id
 from app.service import Service
@@ -27,7 +28,7 @@ AnyRequest = Request[Any, Any, Any]
 
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,3})?")
 SERVICE, OPTIONS, METRICS, HISTORY = "service", "options", "metrics", "history"
-RESPONSES, FILES = "responses", "files"
+RESPONSES, FILES, BATCHES = "responses", "files", "batches"
 """Keys in the application's state."""
 SERVICE_CLASS = "service_class"
 """Key in a request's state of its `ServiceClass`; absent for requests of clients."""
@@ -64,12 +65,12 @@ def context_of(
     observation = observation_of(request.scope)
     if observation is not None and model is not None:
         observation.set_model(model.name, model.role)
-    own_class: ServiceClass | None = request.scope["state"].get(SERVICE_CLASS)
+    own = in_process(request.scope)
     return RequestContext(
         request_id=request_id(request.scope),
         timeout_s=_client_timeout_s(request),
         observer=observation,
-        service_class=own_class if own_class is not None else class_of_tier(tier),
+        service_class=class_of_tier(tier) if own is None else own.service_class,
     )
 
 

@@ -18,6 +18,7 @@ from app.http.controllers.responses import (
     compact,
     count_input_tokens,
     create_response,
+    decoder,
     delete_response,
     list_input_items,
     retrieve_response,
@@ -44,6 +45,7 @@ RESPONSES_ENDPOINTS = (
         summary="Create a response",
         about="answers to conversations: tools, structured outputs, reasoning, streams; stored by default, so "
         "that later ones can continue them",
+        batch_decoder=decoder,
         is_streamed=True,
     ),
     stored(

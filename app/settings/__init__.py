@@ -6,6 +6,7 @@ tests compare all three with them.
 """
 
 from app.settings.api import ApiOptions
+from app.settings.batches import BatchSettings
 from app.settings.files import FileSettings
 from app.settings.loading import load_settings, unknown_names
 from app.settings.parsers import GIB_RULE, is_usable_key, parse_gib
@@ -24,6 +25,7 @@ __all__ = [
     "OFF",
     "VARIABLES",
     "ApiOptions",
+    "BatchSettings",
     "EmbeddingPolicies",
     "FileSettings",
     "RoleSettings",

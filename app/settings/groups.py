@@ -38,8 +38,8 @@ STATE = Group(
 )
 FILES = Group(
     title="Files and batches",
-    about="How much of the Files API may be used; files are kept in MEMORIA_DATA_DIR, and not with STATE=off.",
-    guide="docs/operations.md",
+    about="How files and batches may be used. Files are kept in MEMORIA_DATA_DIR; STATE=off keeps none.",
+    guide="docs/batches.md",
 )
 EMBEDDINGS = Group(
     title="Embedding requests",

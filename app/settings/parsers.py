@@ -155,6 +155,22 @@ def _check_server(url: str) -> None:
         )
 
 
+def parse_fail_or_skip(value: str) -> bool:
+    """Whether something is skipped; otherwise it fails."""
+    if value.lower() not in ("fail", "skip"):
+        raise ValueError("must be fail or skip")
+    return value.lower() == "skip"
+
+
+def parse_auto_or_positive_int(value: str) -> int | None:
+    """A whole number of at least 1; None if the service decides."""
+    if value.lower() == "auto":
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,5}", value, re.ASCII):
+        raise ValueError("must be a whole number of at least 1, or auto")
+    return int(value)
+
+
 def parse_auto_or_yes_or_no(value: str) -> bool | None:
     """A boolean; None if the service decides."""
     if value.lower() == "auto":

@@ -8,6 +8,7 @@ import msgspec
 
 from app.settings import parsers
 from app.settings.api import ApiOptions
+from app.settings.batches import BatchSettings
 from app.settings.files import FileSettings
 from app.settings.groups import (
     ACCESS,
@@ -194,6 +195,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     embedding_policies: EmbeddingPolicies
     state: StateSettings
     files: FileSettings
+    batches: BatchSettings
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
     batch_rules: Annotated[BatchRules, BACK_PRESSURE.settings("BATCH_")]
     log_level: Annotated[

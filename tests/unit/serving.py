@@ -62,7 +62,11 @@ RESPONSES_BODIES = {
     f"{CONVERSATION}/items": {"items": []},
 }
 """A valid request for each endpoint of the Responses and Conversations APIs."""
-ALL_BODIES = BODIES | MESSAGES_BODIES | RESPONSES_BODIES
+BATCHES_BODIES = {
+    "/v1/batches": {"input_file_id": "file-x", "endpoint": EMBED, "completion_window": "24h"},
+}
+"""A valid request for each endpoint of the Batches API."""
+ALL_BODIES = BODIES | MESSAGES_BODIES | RESPONSES_BODIES | BATCHES_BODIES
 SILENT = {"chat_template_kwargs": {"enable_thinking": False}}
 """Makes the fake write text; otherwise it writes only reasoning."""
 

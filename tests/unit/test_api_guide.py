@@ -50,5 +50,5 @@ async def test_a_key_is_required_as_documented(guarded, endpoint):
     assert (without.status_code == 401) == SAID[endpoint].startswith("needed")
     assert with_key.status_code not in {401, 405}
     # What is stored is looked up, and not found.
-    is_looked_up = path.startswith(("/v1/responses/", "/v1/conversations/", "/v1/files/"))
+    is_looked_up = path.startswith(("/v1/responses/", "/v1/conversations/", "/v1/files/", "/v1/batches/"))
     assert with_key.status_code != 404 or (is_looked_up and "not found" in with_key.json()["error"]["message"])

@@ -35,7 +35,7 @@ from tests.unit.serving import (
 FORM = "multipart/form-data"
 BODY_TYPES = {row.public_path: row.body for row in ENDPOINTS if row.body is not None and row.body_type != FORM}
 # Those are asked in tests/unit/test_responses_stored.py and test_files_openapi.py, with a store.
-STORED = ("/v1/responses", "/v1/conversations", "/v1/files")
+STORED = ("/v1/responses", "/v1/conversations", "/v1/files", "/v1/batches")
 QUESTIONS = [
     row.public_path
     for row in ENDPOINTS
@@ -142,7 +142,7 @@ def test_every_failure_that_a_client_may_see_is_told(path):
     error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     statuses = ["400", "401", "404", "408", "413", "415", "429", "503"]
     # No engine takes part in the others.
-    statuses += ["431", "500", "504"] * (not path.startswith("/v1/conversations"))
+    statuses += ["431", "500", "504"] * (not path.startswith(("/v1/conversations", "/v1/batches")))
     assert told == dict.fromkeys(statuses + ["529"] * (path in MESSAGES_BODIES), error)
 
 

@@ -1,0 +1,196 @@
+"""The part of a batch's answers that one claim writes, and what it reads of the parts of earlier claims.
+
+Each claim appends to two files of its own: the records of answers, and those of errors. How much of them counts is
+stored with the batch. A process that has lost its claim without knowing it may go on to append to its own part,
+which has no effect: the next claim has stored the sizes that count.
+
+A process that was killed has usually appended more than it had stored. The next claim takes all whole records of
+that part, and stores its size before it goes on. Only the part of the last claim is treated like that: the sizes
+of earlier ones were fixed when the last claim began.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from app.batches.records import read_record
+from domain.batches import Part, TokenUsage
+from domain.files import FileContents, GrowingContents
+
+PIECE_BYTES = 2**20
+
+
+def output_name(part: Part) -> str:
+    """The file of a part's answers."""
+    return f"{part.name}.output"
+
+
+def error_name(part: Part) -> str:
+    """The file of a part's failed lines."""
+    return f"{part.name}.errors"
+
+
+class Answered:
+    """Which lines have a record, and of what kind."""
+
+    def __init__(self) -> None:
+        self.lines: set[int] = set()
+        """Their numbers."""
+        self.completed = 0
+        self.failed = 0
+        self.usage = TokenUsage()
+
+    def add(self, number: int, usage: TokenUsage | None) -> None:
+        """Add a line: with the tokens of its answer, or None for a failed line."""
+        self.lines.add(number)
+        if usage is None:
+            self.failed += 1
+        else:
+            self.completed += 1
+            self.usage += usage
+
+
+class PartWriter:
+    """Appends records to the two files of one claim."""
+
+    def __init__(self, name: str, contents: FileContents) -> None:
+        """Create it without creating the files.
+
+        Args:
+            name: of the part.
+            contents: where files are.
+        """
+        self.part = Part(name=name, output_bytes=0, error_bytes=0)
+        """What is durable."""
+        self._output = _Appender(output_name(self.part), contents)
+        self._errors = _Appender(error_name(self.part), contents)
+        self._one_write = asyncio.Lock()
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Records that are only in memory."""
+        return self._output.unwritten_bytes + self._errors.unwritten_bytes
+
+    def add(self, record: bytes, *, is_error: bool) -> None:
+        """Add a record; it is written later."""
+        (self._errors if is_error else self._output).add(record)
+
+    async def sync(self) -> None:
+        """Write all records, and return once they survive a loss of power.
+
+        Raises:
+            OSError: they can't be written; the next call goes on where this one stopped.
+        """
+        async with self._one_write:
+            for appender in (self._output, self._errors):
+                # Collected here, and not in the thread, because records are added meanwhile.
+                if content := appender.collect():
+                    await asyncio.to_thread(appender.write, content)
+            self.part = msgspec.structs.replace(
+                self.part, output_bytes=self._output.size, error_bytes=self._errors.size
+            )
+
+    async def close(self) -> None:
+        """Close the files."""
+        async with self._one_write:
+            await asyncio.to_thread(self._output.close)
+            await asyncio.to_thread(self._errors.close)
+
+
+class _Appender:
+    """Appends to one file, which is created when there is something to write."""
+
+    def __init__(self, name: str, contents: FileContents) -> None:
+        self._name = name
+        self._contents = contents
+        self._file: GrowingContents | None = None
+        self._added: list[bytes] = []
+        self._rest = b""
+        self.size = 0
+        """Bytes that are durable."""
+        self.unwritten_bytes = 0
+
+    def add(self, record: bytes) -> None:
+        self._added.append(record)
+        self.unwritten_bytes += len(record)
+
+    def collect(self) -> bytes:
+        """What has to be written: what a failure has left, and what was added since."""
+        self._rest += b"".join(self._added)
+        self._added.clear()
+        return self._rest
+
+    def write(self, content: bytes) -> None:
+        """Write what was collected. Blocks."""
+        if self._file is None:
+            self._file = self._contents.append_to(self._name)
+        file, before = self._file, self._file.size
+        try:
+            file.append(content)
+        finally:
+            written = file.size - before
+            self._rest = content[written:]
+            self.unwritten_bytes -= written
+        file.sync()
+        self.size = file.size
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def recover(parts: Sequence[Part], contents: FileContents, answered: Answered) -> list[Part]:
+    """Read the parts of earlier claims. Blocks.
+
+    Args:
+        parts: as they were stored, in the order of their claims.
+        contents: where files are.
+        answered: gets the lines that have a record.
+
+    Returns:
+        The parts with the sizes that count.
+    """
+    found = []
+    for part in parts:
+        is_last = part is parts[-1]
+        sizes = [
+            _read(name, contents, answered, limit=None if is_last else size, are_errors=name.endswith(".errors"))
+            for name, size in ((output_name(part), part.output_bytes), (error_name(part), part.error_bytes))
+        ]
+        found.append(msgspec.structs.replace(part, output_bytes=sizes[0], error_bytes=sizes[1]))
+    return found
+
+
+def _read(name: str, contents: FileContents, answered: Answered, *, limit: int | None, are_errors: bool) -> int:
+    """Read the whole records of a file up to a size; returns the size of those that count."""
+    size = 0
+    try:
+        for content in _records(contents.read(name, piece_bytes=PIECE_BYTES)):
+            record = read_record(content)
+            if record is None or (limit is not None and size + len(content) + 1 > limit):
+                break
+            if record.number in answered.lines:
+                # A line has one record. Two would mean that files were changed from outside.
+                break
+            answered.add(record.number, None if are_errors else record.usage)
+            size += len(content) + 1
+    except FileNotFoundError:
+        # Nothing was written.
+        return 0
+    if size:
+        # A killed process may have written without making that durable.
+        contents.sync(name)
+    return size
+
+
+def _records(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a file, without one that has no end."""
+    held: list[bytes] = []
+    for piece in pieces:
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            held.append(end)
+            yield b"".join(held)
+            held.clear()
+        held.append(rest)
