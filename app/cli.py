@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from app.commands.batch.group import batch
 from domain.errors import ConfigurationError
 from domain.roles import ROLES
 
@@ -35,6 +36,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
 
 
+main.add_command(batch)
+
+
 @main.command()
 @click.option("--host", help="Address to listen on; overrides HOST.")
 @click.option("--port", help="Port to listen on; overrides PORT.")
@@ -51,7 +55,7 @@ def serve(host: str | None, port: str | None) -> None:
         _warn_of_unknown_names(console)
         code = run(settings, console)
     except ConfigurationError as error:
-        _fail(console, error)
+        fail(console, error)
     except KeyboardInterrupt:
         console.say("Interrupted.")
         code = 130
@@ -67,9 +71,9 @@ def models() -> None:
     console = Console()
     try:
         with console.progress() as progress:
-            found = prepare_models(_settings(console, {}), progress)
+            found = prepare_models(read_settings(console, {}), progress)
     except ConfigurationError as error:
-        _fail(console, error)
+        fail(console, error)
     for role, model in found.items():
         print(f"{role}\t{model.name}\t{model.source}")
 
@@ -146,10 +150,10 @@ def plan(
                 for role, info in ROLES.items()
                 if info.is_optional
             }
-            answer = plan_memory(_settings(console, overrides), question, progress)
+            answer = plan_memory(read_settings(console, overrides), question, progress)
         print_answer(answer, form)
     except ConfigurationError as error:
-        _fail(console, error)
+        fail(console, error)
     sys.exit(0 if answer.plan.fits else EXIT_DOES_NOT_FIT)
 
 
@@ -204,7 +208,7 @@ def bench(
     try:
         require_extra()
     except ConfigurationError as error:
-        _fail(console, error)
+        fail(console, error)
     from app.commands.bench.command import BenchOptions, run, tell
 
     options = BenchOptions(
@@ -220,12 +224,12 @@ def bench(
         output=output,
     )
     try:
-        cache = _settings(console, {}).cache_dir
+        cache = read_settings(console, {}).cache_dir
         with console.progress() as progress:
             report = run(options, cache=cache, progress=progress)
         tell(report, options)
     except ConfigurationError as error:
-        _fail(console, error)
+        fail(console, error)
     except KeyboardInterrupt:
         console.say("Interrupted.")
         sys.exit(130)
@@ -246,12 +250,13 @@ def launch(agent: str, url: str | None, model: str | None, is_written: bool) -> 
 
     console = Console()
     try:
-        run(agent, _settings(console, {}), console, url=url, model=model, is_written=is_written)
+        run(agent, read_settings(console, {}), console, url=url, model=model, is_written=is_written)
     except ConfigurationError as error:
-        _fail(console, error)
+        fail(console, error)
 
 
-def _settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
+def read_settings(console: "Console", overrides: dict[str, str | None]) -> "Settings":
+    """The settings, with warnings of misspelled ones. Raises ConfigurationError if they are invalid."""
     settings = _read_settings(overrides)
     _warn_of_unknown_names(console)
     return settings
@@ -274,7 +279,8 @@ def _warn_of_unknown_names(console: "Console") -> None:
         console.warn(warning)
 
 
-def _fail(console: "Console", error: ConfigurationError) -> NoReturn:
+def fail(console: "Console", error: ConfigurationError) -> NoReturn:
+    """Print a configuration error, and exit."""
     console.fail(str(error))
     sys.exit(EXIT_CONFIGURATION)
 

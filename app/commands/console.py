@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from app.telemetry.log import FIELDS, JSON, chosen_format
 from domain.health import BackendHealth, BackendState
@@ -65,6 +65,10 @@ class Console:
         )
         with bars:
             yield StepProgress(self._rich, bars)
+
+    def bars(self, *columns: ProgressColumn) -> Progress:
+        """Progress bars with these columns; a context manager that shows them."""
+        return Progress(*columns, console=self._rich)
 
 
 class LogConsole(Console):

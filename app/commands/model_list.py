@@ -20,11 +20,11 @@ def request_models(address: str, *, api_key: str | None, timeout_s: float) -> ht
         UnicodeError: the address or the key can't be encoded.
     """
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(trust_env=False, timeout=timeout_s, verify=_trusted()) as client:
+    with httpx.Client(trust_env=False, timeout=timeout_s, verify=trusted_certificates()) as client:
         return client.get(f"{address}/v1/models", headers=headers)
 
 
 @functools.cache
-def _trusted() -> ssl.SSLContext:
+def trusted_certificates() -> ssl.SSLContext:
     """The certificates that httpx trusts. Loading them takes longer than a request on the same machine."""
     return httpx.create_ssl_context(trust_env=False)

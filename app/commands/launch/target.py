@@ -1,6 +1,5 @@
 """Finds the service to use: its address, its model and the model's context length."""
 
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ import httpx
 import msgspec
 
 from app.commands.model_list import request_models
+from app.commands.service_url import given_url, local_url
 from app.settings import INPROCESS, RoleSettings, Settings
 from domain.errors import ConfigurationError
 from domain.roles import ROLES, Role
@@ -67,7 +67,7 @@ def find_target(
     Raises:
         ConfigurationError: the address or the model is wrong or not known.
     """
-    address = _local_url(settings) if url is None else _address(url)
+    address = local_url(settings) if url is None else given_url(url)
     own = settings.roles.get(Role.GENERATE)
     if url is None and own is None:
         raise ConfigurationError(
@@ -155,43 +155,3 @@ def _own_context(own: RoleSettings | None) -> int | None:
 
 def _length(context: int | None) -> str:
     return f", {context:,} tokens of context" if context is not None else ""
-
-
-def _local_url(settings: Settings) -> str:
-    """The address of the service on this machine."""
-    if settings.port == 0:
-        raise ConfigurationError(
-            "PORT is 0, so the service's port is not known in advance. Give its address with --url."
-        )
-    scheme = "https" if settings.security.tls_cert_file is not None else "http"
-    return f"{scheme}://{_reachable(settings.host)}:{settings.port}"
-
-
-def _reachable(host: str) -> str:
-    """A host that clients on this machine can connect to."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "[::1]"
-    return host if address.version == 4 else f"[{host}]"
-
-
-def _address(url: str) -> str:
-    """The address in the option `--url`, without `/v1`."""
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeError):
-        parsed = httpx.URL("")
-    if (
-        parsed.scheme not in ("http", "https")
-        or not parsed.host
-        or parsed.userinfo
-        or parsed.query
-        or parsed.fragment
-    ):
-        raise ConfigurationError(
-            "--url must be the address of the service, such as http://127.0.0.1:8200, without password and query."
-        )
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
