@@ -17,7 +17,7 @@ from domain.catalog import ModelCatalog
 from domain.errors import InvalidRequestError, StoredObjectNotFoundError, UnfinishedBatchesError
 from domain.files import FileContents, FileStore
 from domain.load import Bounds
-from domain.openai.batches import Batch, BatchBody, BatchList, shown_batch
+from domain.openai.batches import DEFAULT_KEPT_S, Batch, BatchBody, BatchList, shown_batch
 from domain.roles import Role
 
 BATCH, FILE = "Batch", "File"
@@ -132,7 +132,7 @@ class BatchesService:
             completion_window=body.completion_window,
             expires=now + window_s,
             metadata=body.metadata,
-            output_expires_after_s=kept.seconds if kept is not None else None,
+            output_expires_after_s=kept.seconds if kept is not None else DEFAULT_KEPT_S,
         )
         await own.batches.create_batch(batch)
         if self._runner is not None:

@@ -16,6 +16,7 @@ from domain.openai.field import describe
 
 MIN_KEPT_S, MAX_KEPT_S = 3600, 2_592_000
 """How long output files may be kept (OpenAI's limits), in seconds."""
+DEFAULT_KEPT_S = MAX_KEPT_S
 MAX_WINDOW_H = 720
 _WINDOW = re.compile(r"([1-9]\d{0,2})([hd])", re.ASCII)
 
@@ -41,7 +42,7 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     metadata: Annotated[TextMap | None, describe("At most 16 key-value pairs, stored and returned.")] = None
     output_expires_after: Annotated[
         OutputExpiresAfter | None,
-        describe("When the output files are removed; by default they are kept until they are deleted."),
+        describe("When the output files are removed; by default after 30 days, as at OpenAI."),
     ] = None
 
     @property

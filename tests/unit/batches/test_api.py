@@ -233,6 +233,9 @@ async def test_output_files_expire_as_asked(api):
     done = await api.run(lines(1), output_expires_after={"anchor": "created_at", "seconds": 3600})
     file = await api.client.files.retrieve(done.output_file_id)
     assert file.expires_at == file.created_at + 3600
+    done = await api.run(lines(1))
+    file = await api.client.files.retrieve(done.output_file_id)
+    assert file.expires_at == file.created_at + 30 * 24 * 3600
 
 
 async def test_the_input_has_to_be_an_input_file(api):
