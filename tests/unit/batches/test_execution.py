@@ -150,18 +150,25 @@ def test_a_line_with_which_the_engine_dies_is_given_up():
 
 
 def test_lines_that_were_lost_with_the_engine_run_one_by_one():
-    """One of three lines ends the engine; the others are answered nevertheless."""
-    running: list[bytes] = []
+    """One of three lines ends the engine, and with it all that runs; the others are answered nevertheless."""
+    running: list[asyncio.Future[int]] = []
 
     async def engine(scope: Any, receive: Any, send: Any) -> None:
-        body = (await receive())["body"]
-        running.append(body)
-        await asyncio.sleep(1)
-        is_dead = b"poison" in running
-        running.remove(body)
+        fate: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        running.append(fate)
+        if (await receive())["body"] == b"poison":
+            await asyncio.sleep(100)
+            for each in running:
+                each.set_result(503)
+            running.clear()
+        else:
+            await asyncio.wait({fate}, timeout=200)
+        if not fate.done():
+            running.remove(fate)
+        status = fate.result() if fate.done() else 200
         scope["state"]["request_id"] = "req"
-        await send({"type": "http.response.start", "status": 503 if is_dead else 200, "headers": []})
-        content = b'{"error":{"code":"engine_died"}}' if is_dead else b"{}"
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        content = b"{}" if status == 200 else b'{"error":{"code":"engine_died"}}'
         await send({"type": "http.response.body", "body": content})
 
     async def main() -> list[int]:
