@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
-from app.http.request_class import IN_PROCESS, InProcess
+from app.http.own_requests import OWNER
+from app.http.requests import SERVICE_CLASS
 from domain.openai.malformed import MALFORMED
 from domain.service_class import ServiceClass
 
@@ -98,7 +99,7 @@ class _Call:
         self._path = path
         self._body: bytes | None = body
         self._size = len(body)
-        self._state: dict[str, Any] = {IN_PROCESS: InProcess(owner=owner, service_class=ServiceClass.BATCH)}
+        self._state: dict[str, Any] = {OWNER: owner, SERVICE_CLASS: ServiceClass.BATCH}
         self._leave = leave
         self._status = 0
         self._parts: list[bytes] = []

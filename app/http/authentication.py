@@ -15,8 +15,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from app.http.api_keys import KeyRing, masked, read_keys
 from app.http.endpoint import Access, Endpoint
 from app.http.errors import refuse, refuse_handshake
+from app.http.own_requests import stated_owner
 from app.http.rate_limits import ACCOUNT, Account
-from app.http.request_class import in_process
 from app.http.requests import AnyRequest
 from app.http.response_headers import ACCOUNT_HEADERS
 from app.settings import Settings
@@ -68,10 +68,10 @@ class ApiKeyMiddleware(ASGIMiddleware):
         if scope["type"] == ScopeType.WEBSOCKET:
             await self._handle_socket(scope, receive, send, next_app)
             return
-        own = in_process(scope)
-        if own is not None:
-            # Its owner was identified when it was handed in.
-            note_key(scope, self._names.get(own.owner, own.owner))
+        owner = stated_owner(scope)
+        if owner is not None:
+            # It was identified when its batch was created.
+            note_key(scope, self._names.get(owner, owner))
             await next_app(scope, receive, send)
             return
         rules: AccessRules = scope["litestar_app"].state[ACCESS_RULES]

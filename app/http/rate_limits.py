@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.http.api_keys import ApiKey
-from app.http.request_class import in_process
+from app.http.own_requests import stated_owner
 from app.http.requests import AnyRequest
 from domain.errors import RequestRateError, TokenRateError
 from domain.policies.token_bucket import Bucket, Clock, duration
@@ -21,9 +21,9 @@ ACCOUNT = "account"
 
 def owner_of(request: AnyRequest) -> str:
     """The owner of what the request stores, from its key; empty if no keys are set."""
-    own = in_process(request.scope)
-    if own is not None:
-        return own.owner
+    owner = stated_owner(request.scope)
+    if owner is not None:
+        return owner
     account: Account | None = request.scope["state"].get(ACCOUNT)
     return "" if account is None else account.owner
 

@@ -10,7 +10,6 @@ from litestar.types import Receive, Scope, Send
 from app.http.codec import BodyDecoder, encode
 from app.http.errors import ClientDisconnectedError
 from app.http.ignored import note_ignored
-from app.http.request_class import in_process
 from app.http.request_pacer import PACER, RequestPacer
 from app.http.response_headers import request_id
 from app.service import Service
@@ -65,12 +64,12 @@ def context_of(
     observation = observation_of(request.scope)
     if observation is not None and model is not None:
         observation.set_model(model.name, model.role)
-    own = in_process(request.scope)
+    own_class: ServiceClass | None = request.scope["state"].get(SERVICE_CLASS)
     return RequestContext(
         request_id=request_id(request.scope),
         timeout_s=_client_timeout_s(request),
         observer=observation,
-        service_class=class_of_tier(tier) if own is None else own.service_class,
+        service_class=own_class if own_class is not None else class_of_tier(tier),
     )
 
 
