@@ -10,7 +10,6 @@ _TEXT_ONLY = "The models served here read and write text only."
 UNSERVED = {
     "/v1/assistants": "OpenAI's assistants are not served here. Use POST /v1/responses, with 'tools'.",
     "/v1/audio": f"Speech and transcription are not served here. {_TEXT_ONLY}",
-    "/v1/batches": "OpenAI's batches are not served here. Send the requests one by one, several at a time.",
     "/v1/decisions": "OpenAI's decisions are not served here. Use POST /v1/responses, with a "
     "'text.format' of type 'json_schema' that has a field for each question.",
     "/v1/evals": "OpenAI's evaluations are not served here.",

@@ -5,7 +5,7 @@ from app.http.url_hints import UNSERVED, url_hint
 from tests.unit.serving import Api, error_of
 
 OPENAI = [
-    "assistants", "audio", "batches", "decisions", "evals", "fine_tuning", "images", "moderations",
+    "assistants", "audio", "decisions", "evals", "fine_tuning", "images", "moderations",
     "realtime", "threads", "uploads", "vector_stores",
 ]  # fmt: skip
 SERVED = {row.path for row in ENDPOINTS}
