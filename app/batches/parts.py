@@ -76,17 +76,20 @@ class PartWriter:
         """Add a record; it is written later."""
         (self._errors if is_error else self._output).add(record)
 
-    async def sync(self) -> None:
-        """Write all records, and return once they survive a loss of power.
+    async def write(self) -> None:
+        """Write all records; those survive the end of this process.
 
         Raises:
             OSError: they can't be written; the next call goes on where this one stopped.
         """
         async with self._one_write:
-            for appender in (self._output, self._errors):
-                # Collected here, and not in the thread, because records are added meanwhile.
-                if content := appender.collect():
-                    await asyncio.to_thread(appender.write, content)
+            await self._write()
+
+    async def sync(self) -> None:
+        """Write all records, and return once they survive a loss of power. Raises as `write`."""
+        async with self._one_write:
+            await self._write()
+            await asyncio.to_thread(self._sync)
             self.part = msgspec.structs.replace(
                 self.part, output_bytes=self._output.size, error_bytes=self._errors.size
             )
@@ -96,6 +99,16 @@ class PartWriter:
         async with self._one_write:
             await asyncio.to_thread(self._output.close)
             await asyncio.to_thread(self._errors.close)
+
+    async def _write(self) -> None:
+        for appender in (self._output, self._errors):
+            # Collected here, and not in the thread, because records are added meanwhile.
+            if content := appender.collect():
+                await asyncio.to_thread(appender.write, content)
+
+    def _sync(self) -> None:
+        self._output.sync()
+        self._errors.sync()
 
 
 class _Appender:
@@ -132,8 +145,13 @@ class _Appender:
             written = file.size - before
             self._rest = content[written:]
             self.unwritten_bytes -= written
-        file.sync()
-        self.size = file.size
+
+    def sync(self) -> None:
+        """Return once everything is durable. Blocks."""
+        if self._file is not None and self._file.size > self.size:
+            size = self._file.size
+            self._file.sync()
+            self.size = size
 
     def close(self) -> None:
         if self._file is not None:

@@ -82,7 +82,7 @@ class Saver:
                 return True
             # Before the records are written: they may grow while that takes place, the counts with them.
             counted = self.shown(msgspec.structs.replace(self.batch, **changes))
-            if not await self.write():
+            if not await self._try(self._writer.sync):
                 return False
             try:
                 saved = await self._store.save_batch(msgspec.structs.replace(counted, parts=self.parts), files)
@@ -105,8 +105,11 @@ class Saver:
 
     async def write(self) -> bool:
         """Write the records; return False if that fails now and has to be tried again."""
+        return await self._try(self._writer.write)
+
+    async def _try(self, write: Callable[[], Awaitable[None]]) -> bool:
         try:
-            await self._writer.sync()
+            await write()
         except OSError as error:
             if self.has_room.is_set():
                 self.has_room.clear()

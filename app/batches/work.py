@@ -5,6 +5,7 @@ import contextlib
 import enum
 import logging
 import secrets
+import time
 from collections.abc import Coroutine, Sequence
 
 from app.batches.ending import end_batch
@@ -19,6 +20,8 @@ from domain.errors import StateUnavailableError
 
 log = logging.getLogger("memoria")
 
+WRITE_S = 0.1
+"""How often records are written. What a killed process has not written runs again."""
 SAVE_S = 1.0
 """How often progress is saved, and how soon a request to cancel from another process is seen."""
 LEAVE_S = 5.0
@@ -127,10 +130,15 @@ class BatchWork:
             ClaimLostError: the claim was lost; the work has ended.
         """
         running = asyncio.create_task(work, name=f"batch-{self.id}")
+        looked = time.monotonic()
         try:
             while not running.done():
-                await asyncio.wait({running}, timeout=SAVE_S)
-                await self._look()
+                await asyncio.wait({running}, timeout=WRITE_S)
+                if running.done() or time.monotonic() - looked >= SAVE_S:
+                    await self._look()
+                    looked = time.monotonic()
+                else:
+                    await self._saver.write()
         except BaseException:
             self._break_off()
             await asyncio.wait({running}, timeout=LEAVE_S)

@@ -20,6 +20,7 @@ from tests.unit.waiting import eventually
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
     monkeypatch.setattr(work, "SAVE_S", 0.02)
+    monkeypatch.setattr(work, "WRITE_S", 0.01)
     monkeypatch.setattr(saving, "RETRY_S", 0.02)
     monkeypatch.setattr(ending, "RETRY_S", 0.02)
 
