@@ -109,7 +109,7 @@ def build_batches(
     settings: Settings, stores: Stores | None, files: FilesService | None, service: Service
 ) -> BatchesService:
     """Build what runs batches, without starting it."""
-    own = settings.batches_api
+    own = settings.batches
     if stores is None or files is None or not own.is_on:
         name = "STATE" if stores is None else "BATCHES"
         return BatchesService(None, off=f"They can't be kept here, because {name} is off. Set {name}=on.")

@@ -195,7 +195,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     embedding_policies: EmbeddingPolicies
     state: StateSettings
     files: FileSettings
-    batches_api: BatchSettings
+    batches: BatchSettings
     http: Annotated[FaultTolerance, SERVERS.settings("HTTP_")]
     batch_rules: Annotated[BatchRules, BACK_PRESSURE.settings("BATCH_")]
     log_level: Annotated[
