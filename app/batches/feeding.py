@@ -90,6 +90,8 @@ class Feeder:
         await place.acquire()
         self._bodies += len(line.body)
         group.create_task(self._run_line(line, place))
+        # One in each iteration of the event loop: hundreds at once would delay the requests of clients.
+        await asyncio.sleep(0)
 
     async def _run_line(self, line: LineRequest, place: asyncio.Semaphore) -> None:
         try:
