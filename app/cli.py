@@ -182,6 +182,7 @@ def doctor(as_json: bool) -> None:
 @click.option("--compare", is_flag=True, help="Start this service and others on tiny models, and compare them.")
 @click.option("--telemetry", is_flag=True, help="Start this service with and without telemetry, and compare.")
 @click.option("--responses", is_flag=True, help="Start this service, and compare responses with chat completions.")
+@click.option("--batches", is_flag=True, help="Start this service, and measure what batches cost and reach.")
 @click.option("--vllm-flags", default="", help="With --compare: more flags for vLLM's own servers.")
 @click.option("--soak", type=click.FloatRange(min=0.05), metavar="MINUTES", help="Duration of a mixed load.")
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Request arrival rate per second (open loop).")
@@ -193,6 +194,7 @@ def bench(
     compare: bool,
     telemetry: bool,
     responses: bool,
+    batches: bool,
     vllm_flags: str,
     soak: float | None,
     rate: float | None,
@@ -216,6 +218,7 @@ def bench(
         compare=compare,
         telemetry=telemetry,
         responses=responses,
+        batches=batches,
         vllm_flags=vllm_flags,
         soak_minutes=soak,
         rate=rate,

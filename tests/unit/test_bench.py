@@ -195,6 +195,7 @@ def test_a_server_that_goes_away_is_said_in_a_sentence(monkeypatch, tmp_path):
         compare=False,
         telemetry=False,
         responses=False,
+        batches=False,
         vllm_flags="",
         soak_minutes=None,
         rate=None,

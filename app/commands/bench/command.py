@@ -15,6 +15,7 @@ import psutil
 import uvloop
 from rich.console import Console
 
+from app.commands.bench.batch_cost import compare_batches
 from app.commands.bench.comparison import compare
 from app.commands.bench.html_report import html_report
 from app.commands.bench.processes import servers
@@ -44,6 +45,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Compare the service with and without telemetry."""
     responses: bool
     """Compare the Responses API with chat completions."""
+    batches: bool
+    """Measure what a running batch costs clients, and how fast batches are."""
     soak_minutes: float | None
     rate: float | None
     """Requests in a second that arrive without waiting for one another; None for so many clients."""
@@ -103,6 +106,8 @@ def _command(options: BenchOptions) -> str:
         words += ["--telemetry", "--rounds", f"{options.rounds}"]
     if options.responses:
         words += ["--responses", "--rounds", f"{options.rounds}"]
+    if options.batches:
+        words += ["--batches", "--rounds", f"{options.rounds}"]
     if options.vllm_flags:
         words += ["--vllm-flags", options.vllm_flags]
     if options.soak_minutes:
@@ -119,11 +124,13 @@ def _title(options: BenchOptions) -> str:
         return "memoria-vllm: what its telemetry costs"
     if options.responses:
         return "memoria-vllm: what the Responses API costs"
+    if options.batches:
+        return "memoria-vllm: what batches cost and reach"
     return "memoria-vllm: soak" if options.soak_minutes else "memoria-vllm: what this service does"
 
 
 def _measured(report: Report, options: BenchOptions, cache: Path, progress: Progress) -> Coroutine[Any, Any, Any]:
-    if options.compare or options.telemetry or options.responses:
+    if options.compare or options.telemetry or options.responses or options.batches:
         return _compared(report, options, cache, progress)
     side = running_service(options.url)
     if options.soak_minutes:
@@ -141,6 +148,9 @@ async def _compared(report: Report, options: BenchOptions, cache: Path, progress
             return
         if options.responses:
             await compare_responses(report, running, models, rounds=rounds, seconds=seconds, progress=progress)
+            return
+        if options.batches:
+            await compare_batches(report, running, models, rounds=rounds, seconds=seconds, progress=progress)
             return
         await compare(
             report,

@@ -81,6 +81,11 @@ def latency(measurement: Measurement) -> float | None:
     return measurement.latency_ms.p50 if measurement.latency_ms else None
 
 
+def p95(measurement: Measurement) -> float | None:
+    """95th percentile of the latency, in milliseconds."""
+    return measurement.latency_ms.p95 if measurement.latency_ms else None
+
+
 def first_token(measurement: Measurement) -> float | None:
     """Median time to the first token, in milliseconds."""
     return measurement.first_token_ms.p50 if measurement.first_token_ms else None

@@ -59,9 +59,16 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     def bodies(self, side: Side) -> list[bytes]:
         """Requests to take in turn, whole as they go over the wire."""
-        target = Target.of(side.url(self.role))
-        path = "/v1/embeddings" if self.role is Role.EMBED else PATHS[side.api]
-        return [target.post(path, msgspec.json.encode(self._body(side, text)), {}) for text in _texts()]
+        target, path = Target.of(side.url(self.role)), self.path(side)
+        return [target.post(path, msgspec.json.encode(body), {}) for body in self.fields(side)]
+
+    def path(self, side: Side) -> str:
+        """The endpoint."""
+        return "/v1/embeddings" if self.role is Role.EMBED else PATHS[side.api]
+
+    def fields(self, side: Side) -> list[dict[str, object]]:
+        """The bodies of the requests, before they are encoded."""
+        return [self._body(side, text) for text in _texts()]
 
     def _body(self, side: Side, text: str) -> dict[str, object]:
         if self.role is Role.EMBED:
