@@ -69,7 +69,7 @@ class _Envelope(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
-    model: str = ""
+    model: str | None = None
 
 
 _envelopes = msgspec.json.Decoder(_Envelope)
@@ -106,7 +106,7 @@ class LineChecker:
             if self._checks_bodies:
                 self._check_body(body)
             return LineRequest(
-                number=line.number, custom_id=custom_id, body=body, model=_models.decode(body).model
+                number=line.number, custom_id=custom_id, body=body, model=_models.decode(body).model or ""
             )
         except InvalidRequestError as error:
             raise _refused(line.number, error, custom_id) from None
@@ -186,7 +186,7 @@ class LineChecker:
             text = "'body.background' can't be true in a batch. Leave it out: a batch is in the background itself."
             raise _invalid("invalid_value", text, "body.background")
         try:
-            rules.require_model(body.model)
+            rules.require_model(body.model or "")
         except InvalidRequestError as error:
             raise _invalid(error.code or "model_not_found", error.message, "body.model") from None
 

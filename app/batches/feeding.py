@@ -86,7 +86,8 @@ class Feeder:
         while self._bodies and self._bodies + len(line.body) > MAX_BODIES:
             self._body_ended.clear()
             await self._body_ended.wait()
-        place = self._tools.slots.of(line.model)
+        tools = self._tools
+        place = tools.slots.of(tools.role_of(self._batch.endpoint, line.model))
         await place.acquire()
         self._bodies += len(line.body)
         group.create_task(self._run_line(line, place))

@@ -3,15 +3,14 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from app.batches.execution import Application, LineExecutor
 from app.batches.runner import BatchRunner
 from app.batches.slots import Slots
-from app.batches.tools import RunnerOptions, Tools, role_of
-from app.http.codec import BodyDecoder
+from app.batches.tools import RunnerOptions, Tools
+from app.http.endpoint import BatchLines
 from domain.batches import ENDED, BatchStatus, BatchStore, StoredBatch
 from domain.catalog import ModelCatalog
 from domain.errors import InvalidRequestError, StoredObjectNotFoundError, UnfinishedBatchesError
@@ -53,17 +52,17 @@ class BatchesService:
         self._off = off
         self._runner: BatchRunner | None = None
 
-    def start(self, application: Application, decoders: Mapping[str, BodyDecoder[Any]]) -> None:
+    def start(self, application: Application, lines: Mapping[str, BatchLines]) -> None:
         """Begin to work on batches; the stores are open.
 
         Args:
             application: answers the requests of the lines.
-            decoders: of the bodies of the endpoints that a batch may name, by their paths.
+            lines: the endpoints that a batch may name, by their paths.
         """
         own = self._resources
         if own is None:
             return
-        slots = Slots(own.bounds, lambda name: role_of(own.catalog, name), limit=own.concurrency)
+        slots = Slots(own.bounds, limit=own.concurrency)
         tools = Tools(
             batches=own.batches,
             files=own.files,
@@ -71,7 +70,7 @@ class BatchesService:
             executor=LineExecutor(application),
             slots=slots,
             catalog=own.catalog,
-            decoders=decoders,
+            lines=lines,
             options=own.options,
             clock=own.clock,
         )

@@ -1,7 +1,7 @@
 """Bounds the lines that run at a time, of all batches of this process together."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from domain.load import Bounds
 from domain.roles import Role
@@ -21,27 +21,18 @@ def automatic(bounds: Bounds) -> int:
 class Slots:
     """Places for lines, by the role of the model that they name. Batches get them in turn."""
 
-    def __init__(
-        self,
-        bounds: Mapping[Role, Bounds],
-        role_of: Callable[[str], Role | None],
-        *,
-        limit: int | None = None,
-    ) -> None:
+    def __init__(self, bounds: Mapping[Role, Bounds], *, limit: int | None = None) -> None:
         """Create it.
 
         Args:
             bounds: how much each engine runs at a time.
-            role_of: the role of a model by its name; None if there is none of that name.
             limit: lines of one role at a time; None for as many as fill its engine.
         """
-        self._role_of = role_of
         self._places = {
             role: asyncio.Semaphore(automatic(own) if limit is None else limit) for role, own in bounds.items()
         }
         self._others = asyncio.Semaphore(UNKNOWN_MODEL)
 
-    def of(self, model: str) -> asyncio.Semaphore:
-        """The places for lines that name a model."""
-        role = self._role_of(model)
+    def of(self, role: Role | None) -> asyncio.Semaphore:
+        """The places for lines whose model has a role; None for lines whose model is not served."""
         return self._others if role is None else self._places.get(role, self._others)

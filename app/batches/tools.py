@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
 
 import msgspec
 
 from app.batches.checks import LineRules
 from app.batches.execution import LineExecutor
 from app.batches.slots import Slots
-from app.http.codec import BodyDecoder
+from app.http.endpoint import BatchLines
 from domain.batches import BatchStore
-from domain.catalog import ModelCatalog
+from domain.catalog import ModelCatalog, ServedModel
 from domain.errors import BackendUnavailableError, InferenceError
 from domain.files import FileContents, FileStore
 from domain.roles import Role
@@ -38,8 +38,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     executor: LineExecutor
     slots: Slots
     catalog: ModelCatalog
-    decoders: Mapping[str, BodyDecoder[Any]]
-    """The decoders of the endpoints that a batch may name, by their paths."""
+    lines: Mapping[str, BatchLines]
+    """The endpoints that a batch may name, by their paths."""
     options: RunnerOptions
     clock: Callable[[], float] = time.time
 
@@ -57,27 +57,26 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
         """
         return LineRules(
             path=path,
-            decoder=self.decoders[path],
-            require_model=self._may_have_model if are_checked else self._require_model,
+            decoder=self.lines[path].decoder,
+            require_model=partial(self._may_have_model if are_checked else self._model, path),
             max_line_bytes=self.options.max_line_bytes,
             allow_unknown=self.options.allow_unknown,
             is_strict=self.options.is_strict,
         )
 
-    def _require_model(self, name: str) -> None:
-        self.catalog.find(name or None)
-
-    def _may_have_model(self, name: str) -> None:
+    def role_of(self, path: str, name: str) -> Role | None:
+        """The role of the model that a line names; None if there is none of that name, or it is not known yet."""
         try:
-            self._require_model(name)
+            return self._model(path, name).role
+        except InferenceError:
+            return None
+
+    def _model(self, path: str, name: str) -> ServedModel:
+        return self.catalog.resolve(name or None, *self.lines[path].roles, endpoint=path.lstrip("/"))
+
+    def _may_have_model(self, path: str, name: str) -> None:
+        try:
+            self._model(path, name)
         except BackendUnavailableError:
             # The request itself waits for its engine.
             return
-
-
-def role_of(catalog: ModelCatalog, name: str) -> Role | None:
-    """The role of the model of a name, or of none; None if there is none of that name, or it is not known yet."""
-    try:
-        return catalog.find(name or None).role
-    except InferenceError:
-        return None

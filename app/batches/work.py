@@ -95,7 +95,7 @@ class BatchWork:
 
     async def _go_on(self) -> None:
         """Do what is left of the batch, as far as it is not drained."""
-        if self._saver.batch.endpoint not in self._tools.decoders:
+        if self._saver.batch.endpoint not in self._tools.lines:
             await self._fail([_unknown_endpoint(self._saver.batch.endpoint)])
             return
         if self._saver.batch.status is BatchStatus.CANCELLING:

@@ -136,7 +136,7 @@ def create_app(
     batches = batches or BatchesService(None)
     shows_metrics = metrics is not None and metrics.is_shown
     served = tuple(row for row in endpoints if shows_metrics or not row.needs_metrics)
-    decoders = {row.path: row.batch_decoder for row in served if row.batch_decoder is not None}
+    batch_lines = {row.path: row.batch_lines for row in served if row.batch_lines is not None}
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None, None]:
@@ -146,7 +146,7 @@ def create_app(
                 await files.start()
             service.start()
             telemetry.start()
-            batches.start(application, decoders)
+            batches.start(application, batch_lines)
             if wait_s:
                 await service.wait_started(wait_s)
             yield

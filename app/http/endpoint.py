@@ -14,6 +14,7 @@ from litestar.types import ASGIApp
 
 from app.http.codec import BodyDecoder
 from app.http.error_formats import OPENAI, ErrorFormat
+from domain.roles import Role
 
 Handler = Callable[..., Coroutine[Any, Any, ASGIApp]]
 """Takes the request, if it reads it, and each path parameter by name; returns the answer as an ASGI app."""
@@ -27,6 +28,15 @@ class Access(enum.Enum):
     KEY = "needed"
     STATUS_WITHOUT_KEY = "not needed; without it only the status"
     OPEN = "not needed"
+
+
+class BatchLines(msgspec.Struct, frozen=True):
+    """The requests of an endpoint as lines of a batch."""
+
+    decoder: BodyDecoder[Any]
+    """The handler's own."""
+    roles: tuple[Role, ...]
+    """The roles of models that they may name, the preferred one first."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +71,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Text above the table of the body's fields in API.md (Markdown)."""
     is_file: bool = False
     """Whether the answer is the contents of a file, and not of its type."""
-    batch_decoder: BodyDecoder[Any] | None = None
-    """The handler's decoder, if the lines of a batch may name this endpoint; None if not."""
+    batch_lines: BatchLines | None = None
+    """Its requests as lines of a batch; None if a batch can't have them."""
     is_streamed: bool = False
     """Whether the answer may be a stream of server-sent events."""
     errors: tuple[int, ...] = ()

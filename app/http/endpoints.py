@@ -17,7 +17,7 @@ from app.http.controllers.page import index, page_file
 from app.http.controllers.status import Status, status
 from app.http.controllers.tokenize import detokenize, tokenize
 from app.http.controllers.version import Version, version
-from app.http.endpoint import Access, Endpoint
+from app.http.endpoint import Access, BatchLines, Endpoint
 from app.http.endpoint_kinds import inference
 from app.http.error_formats import ANTHROPIC
 from app.http.files_endpoints import FILES_ENDPOINTS
@@ -32,6 +32,7 @@ from domain.openai.chat_response import ChatCompletion
 from domain.openai.completions import Completion, CompletionBody
 from domain.openai.embeddings import EmbeddingBody, EmbeddingResponse
 from domain.openai.tokenize import DetokenizeBody, DetokenizeResponse, TokenizeBody, TokenizeResponse
+from domain.roles import Role
 
 ENDPOINTS = (
     inference(
@@ -41,7 +42,7 @@ ENDPOINTS = (
         ChatCompletion,
         summary="Answer a conversation",
         about="answers to conversations: tools, structured outputs, reasoning, streams",
-        batch_decoder=chat_decoder,
+        batch_lines=BatchLines(chat_decoder, (Role.GENERATE,)),
         is_streamed=True,
     ),
     inference(
@@ -51,7 +52,7 @@ ENDPOINTS = (
         Completion,
         summary="Continue prompts",
         about="continuations of prompts: `echo`, `best_of`, `suffix`, streams",
-        batch_decoder=completions_decoder,
+        batch_lines=BatchLines(completions_decoder, (Role.GENERATE,)),
         is_streamed=True,
     ),
     inference(
@@ -61,7 +62,7 @@ ENDPOINTS = (
         EmbeddingResponse,
         summary="Embed texts",
         about="vectors, as numbers or base64",
-        batch_decoder=embeddings_decoder,
+        batch_lines=BatchLines(embeddings_decoder, (Role.EMBED,)),
     ),
     *RERANK_ENDPOINTS,
     *RESPONSES_ENDPOINTS,

@@ -1,6 +1,7 @@
 """The endpoints that score documents, under the paths that clients of vLLM, Jina and Cohere use."""
 
-from app.http.controllers.rerank import rerank, score
+from app.http.controllers.rerank import SCORING_ROLES, rerank, rerank_decoder, score
+from app.http.endpoint import BatchLines
 from app.http.endpoint_kinds import inference
 from domain.openai.rerank import RerankBody, RerankResponse
 from domain.openai.score import ScoreBody, ScoreResponse
@@ -15,6 +16,7 @@ RERANK_ENDPOINTS = (
         about="documents sorted by their relevance to a query, as Jina, Cohere and vLLM answer it; by the "
         "embedding model if there is no reranking model",
         body_origin="vLLM",
+        batch_lines=BatchLines(rerank_decoder, SCORING_ROLES),
     ),
     *(
         inference(

@@ -23,6 +23,7 @@ from app.http.controllers.responses import (
     list_input_items,
     retrieve_response,
 )
+from app.http.endpoint import BatchLines
 from app.http.endpoint_kinds import inference, stored
 from app.responses.compaction import CompactBody
 from domain.openai.responses.body import InputFields, ResponseBody
@@ -35,6 +36,7 @@ from domain.openai.responses.response import (
     StoredItem,
     TokenCount,
 )
+from domain.roles import Role
 
 RESPONSES_ENDPOINTS = (
     inference(
@@ -45,7 +47,7 @@ RESPONSES_ENDPOINTS = (
         summary="Create a response",
         about="answers to conversations: tools, structured outputs, reasoning, streams; stored by default, so "
         "that later ones can continue them",
-        batch_decoder=decoder,
+        batch_lines=BatchLines(decoder, (Role.GENERATE,)),
         is_streamed=True,
     ),
     stored(

@@ -35,7 +35,7 @@ async def create_batch(request: AnyRequest) -> ASGIApp:
     """Create a batch."""
     body = await read_body(request, decoder)
     served: tuple[Endpoint, ...] = request.app.state[SERVED_ENDPOINTS]
-    endpoints = [row.path for row in served if row.batch_decoder is not None]
+    endpoints = [row.path for row in served if row.batch_lines is not None]
     return json_response(await batches_of(request).create(owner_of(request), body, endpoints))
 
 

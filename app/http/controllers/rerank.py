@@ -16,6 +16,8 @@ from domain.roles import Role
 
 rerank_decoder = BodyDecoder(RerankBody)
 score_decoder = BodyDecoder(ScoreBody)
+SCORING_ROLES = (Role.RERANK, Role.EMBED)
+"""The roles whose models score documents, the better one first."""
 
 
 async def rerank(request: AnyRequest) -> ASGIApp:
@@ -38,7 +40,7 @@ async def score(request: AnyRequest) -> ASGIApp:
 
 
 def _model(request: AnyRequest, name: str | None, endpoint: str) -> ServedModel:
-    return service_of(request).catalog.resolve(name, Role.RERANK, Role.EMBED, endpoint=endpoint)
+    return service_of(request).catalog.resolve(name, *SCORING_ROLES, endpoint=endpoint)
 
 
 def _name(model: ServedModel, asked: str | None) -> str:
