@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from tests.chaos.batches import LINES, BatchUnderWay
 from tests.chaos.load import PROMPTS, Load, RefusedError
 from tests.chaos.stored_responses import StoringClients
 from tests.conftest import free_port
@@ -222,6 +223,32 @@ async def kill_while_storing(stage: Stage) -> None:
         tally.note(mistake)
 
 
+def killed_during_a_batch(kills: int) -> Fault:
+    """kill -9 of the service during one batch, so many times: each line is answered exactly once."""
+
+    async def fault(stage: Stage) -> None:
+        batch = BatchUnderWay(stage.load.http, stage.load.models["embed"])
+        tally = stage.load.tallies["embed"]
+        # Beside the load the batch would take many minutes.
+        async with stage.load.paused():
+            await batch.create()
+            answered = 0
+            for number in range(kills):
+                answered = await batch.until(max(answered + 1, (number + 1) * LINES // (kills + 1)))
+                if answered == LINES:
+                    tally.wrong += 1
+                    tally.note(f"the batch had ended before kill {number + 1}")
+                await kill_service(stage)
+            assert stage.load.truth is not None
+            mistakes = await batch.mistakes(stage.load.truth)
+        tally.right += LINES - len(mistakes)
+        tally.wrong += len(mistakes)
+        for mistake in mistakes:
+            tally.note(mistake)
+
+    return fault
+
+
 async def _start_again(stage: Stage) -> None:
     stage.service = await asyncio.to_thread(stage.start_service)
     stage.load.is_service_there = True
@@ -267,7 +294,12 @@ IN_PROCESS: dict[str, Fault] = {
     "slow and deaf clients": slow_clients,
     "SIGTERM of the service, and a new one": drain,
     "kill -9 of the service while responses are stored, and a new one": kill_while_storing,
+    "kill -9 of the service during a batch of 5,000 embeddings": killed_during_a_batch(1),
 }
+LONG: dict[str, Fault] = {
+    "5 times kill -9 of the service during a batch of 5,000 embeddings": killed_during_a_batch(5),
+}
+"""Takes minutes."""
 GATEWAY: dict[str, Fault] = {
     "embedding server: kill -9, and a new one": server_signalled("embed", signal.SIGKILL),
     "generation server: stopped for 5 s": server_signalled("generate", signal.SIGSTOP),

@@ -84,6 +84,7 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
         self._may_ask = asyncio.Event()
         self._may_ask.set()
+        self._pauses = 0
 
     @property
     def is_service_there(self) -> bool:
@@ -122,14 +123,17 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def paused(self) -> AsyncGenerator[None, None]:
-        """Send no request for as long as the block runs."""
+        """Send no request for as long as the block runs. Blocks may be nested."""
+        self._pauses += 1
         self._may_ask.clear()
         try:
             while any(self.under_way.values()):
                 await asyncio.sleep(0.05)
             yield
         finally:
-            self._may_ask.set()
+            self._pauses -= 1
+            if not self._pauses:
+                self._may_ask.set()
 
     async def close(self) -> None:
         """Close all connections."""

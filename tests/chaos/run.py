@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.chaos.faults import GATEWAY, IN_PROCESS, Fault, Stage, inprocess_stage
+from tests.chaos.faults import GATEWAY, IN_PROCESS, LONG, Fault, Stage, inprocess_stage
 from tests.chaos.load import Load, Tally
 from tests.conftest import free_port
 from tests.processes import ServiceProcess, VLLMServerProcess
@@ -156,7 +156,7 @@ async def run(models: dict[str, Path], *, minutes: float, clients: int, say: Say
     rows: list[Row] = []
     health: list[str] = []
     # The gateway's few faults get a quarter of the time.
-    stages = (("Engines in process", inprocess, IN_PROCESS, 0.75), ("Gateway", gateway, GATEWAY, 1.0))
+    stages = (("Engines in process", inprocess, IN_PROCESS | LONG, 0.75), ("Gateway", gateway, GATEWAY, 1.0))
     for name, stage_of, faults, share in stages:
         async with stage_of(models) as stage:
             until = began + share * minutes * 60
