@@ -52,9 +52,14 @@ check: install-unit ## Check style, types and imports
 unit: install-unit ## Run the unit tests: no engine, no browser, no Node
 	$(BIN)/pytest tests/unit --hypothesis-profile quick -n 3 --dist worksteal -p no:schemathesis -p no:faker
 
+# Tests without engines run side by side; all run even if some fail.
 test: install-test check audit ## Run every check and every test, with real engines
 	$(BIN)/memoria models
-	$(BIN)/pytest
+	@status=0; \
+	$(BIN)/pytest tests/unit -n 3 --dist worksteal || status=1; \
+	$(BIN)/pytest tests/page -n 2 --dist worksteal || status=1; \
+	$(BIN)/pytest --ignore tests/unit --ignore tests/page || status=1; \
+	exit $$status
 
 chaos: install-test ## Inject faults under load for 15 minutes and check every answer
 	$(BIN)/python -m tests.chaos
