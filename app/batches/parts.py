@@ -10,7 +10,8 @@ of earlier ones were fixed when the last claim began.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -82,23 +83,41 @@ class PartWriter:
         Raises:
             OSError: they can't be written; the next call goes on where this one stopped.
         """
-        async with self._one_write:
-            await self._write()
+        await self._to_its_end(self._write)
 
     async def sync(self) -> None:
         """Write all records, and return once they survive a loss of power. Raises as `write`."""
-        async with self._one_write:
-            await self._write()
-            await asyncio.to_thread(self._sync)
-            self.part = msgspec.structs.replace(
-                self.part, output_bytes=self._output.size, error_bytes=self._errors.size
-            )
+        await self._to_its_end(self._write_durably)
 
     async def close(self) -> None:
         """Close the files."""
         async with self._one_write:
             await asyncio.to_thread(self._output.close)
             await asyncio.to_thread(self._errors.close)
+
+    async def _to_its_end(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Keep others from writing until this has ended, also if the task that waits for it is cancelled.
+
+        The thread that writes goes on then. Another one would write the same records again.
+        """
+
+        async def alone() -> None:
+            async with self._one_write:
+                await write()
+
+        task = asyncio.create_task(alone())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_ignore_failure)
+            raise
+
+    async def _write_durably(self) -> None:
+        await self._write()
+        await asyncio.to_thread(self._sync)
+        self.part = msgspec.structs.replace(
+            self.part, output_bytes=self._output.size, error_bytes=self._errors.size
+        )
 
     async def _write(self) -> None:
         for appender in (self._output, self._errors):
@@ -111,6 +130,12 @@ class PartWriter:
         self._errors.sync()
 
 
+def _ignore_failure(task: "asyncio.Task[None]") -> None:
+    # The next write goes on where this one stopped, and reports what stands in its way.
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()
+
+
 class _Appender:
     """Appends to one file, which is created when there is something to write."""
 
@@ -119,19 +144,25 @@ class _Appender:
         self._contents = contents
         self._file: GrowingContents | None = None
         self._added: list[bytes] = []
+        self._added_bytes = 0
         self._rest = b""
         self.size = 0
         """Bytes that are durable."""
-        self.unwritten_bytes = 0
+
+    @property
+    def unwritten_bytes(self) -> int:
+        # Of two numbers, because a thread that writes changes the rest while records are added.
+        return self._added_bytes + len(self._rest)
 
     def add(self, record: bytes) -> None:
         self._added.append(record)
-        self.unwritten_bytes += len(record)
+        self._added_bytes += len(record)
 
     def collect(self) -> bytes:
         """What has to be written: what a failure has left, and what was added since."""
-        self._rest += b"".join(self._added)
+        self._rest = b"".join((self._rest, *self._added))
         self._added.clear()
+        self._added_bytes = 0
         return self._rest
 
     def write(self, content: bytes) -> None:
@@ -142,9 +173,7 @@ class _Appender:
         try:
             file.append(content)
         finally:
-            written = file.size - before
-            self._rest = content[written:]
-            self.unwritten_bytes -= written
+            self._rest = content[file.size - before :]
 
     def sync(self) -> None:
         """Return once everything is durable. Blocks."""

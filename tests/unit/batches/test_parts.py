@@ -1,7 +1,9 @@
 """What claims write, and what the next claim reads of it."""
 
+import asyncio
 import contextlib
 import errno
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,3 +170,45 @@ def test_names_of_parts_are_names_of_contents(contents):
     for name in (output_name(written), error_name(written)):
         put(contents, name, b"x")
         assert content_of(contents, name) == b"x"
+
+
+class SlowDisk(DiskContents):
+    """Waits before it appends."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.begun, self.may_write = threading.Event(), threading.Event()
+
+    def append_to(self, name, *, size=None):
+        file = super().append_to(name, size=size)
+        write = file.append
+
+        def append(content):
+            self.begun.set()
+            assert self.may_write.wait(30)
+            write(content)
+
+        file.append = append
+        return file
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+async def test_a_write_whose_task_is_cancelled_is_finished_before_the_next_one(tmp_path, is_durable):
+    contents = SlowDisk(tmp_path)
+    contents.start("0" * 16)
+    writer = PartWriter("one", contents)
+    writer.add(answer(1), is_error=False)
+    left = asyncio.create_task(writer.sync() if is_durable else writer.write())
+    await asyncio.to_thread(contents.begun.wait, 30)
+    left.cancel()
+    await asyncio.wait({left})
+    assert left.cancelled()
+    writer.add(answer(2), is_error=False)
+    again = asyncio.create_task(writer.sync())
+    await asyncio.sleep(0)
+    contents.may_write.set()
+    await again
+    await writer.close()
+    assert content_of(contents, "one.output") == answer(1) + answer(2)
+    assert writer.part == part("one", len(answer(1) + answer(2)))
+    assert writer.unwritten_bytes == 0
