@@ -9,7 +9,7 @@ when it saves, so that what it does then has no effect.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -152,10 +152,14 @@ class BatchStore(Protocol):
         """
         ...
 
-    async def claim_batch(self) -> StoredBatch | None:
-        """Claim the oldest batch that has not ended and that no living process has claimed; None without one.
+    async def claim_batch(self, held: Collection[str] = ()) -> StoredBatch | None:
+        """Claim the oldest batch that has not ended and that no other living process has claimed; None without one.
 
-        Two processes never get the same batch.
+        Two processes never get the same batch. One that this process has claimed without knowing it, because the
+        answer was lost, or that it could not release, is claimed anew.
+
+        Args:
+            held: ids of the batches that this process works on, which it does not get again.
         """
         ...
 
@@ -172,6 +176,6 @@ class BatchStore(Protocol):
         """
         ...
 
-    async def release_batch(self, batch_id: str) -> None:
-        """Give up the claim of a batch, so that another process can go on at once."""
+    async def release_batch(self, batch: StoredBatch) -> None:
+        """Give up the claim with which a batch was read, so that another process can go on at once."""
         ...

@@ -1,12 +1,12 @@
 """The store of batches on a database, behind the port."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from adapters.state.access import Access
-from adapters.state.batch_writes import WORKED_ON, BatchWrites, stored_batch
+from adapters.state.batch_writes import WORKED_ON, BatchWrites, stored_batch, unclaimed
 from adapters.state.operations import ROW_BYTES
 from adapters.state.pages import page
 from adapters.state.tables import batches
@@ -54,13 +54,14 @@ class DatabaseBatchStore(BatchStore):
         """See the port."""
         return await self._access.write(partial(self._writes.cancel, owner=owner, batch_id=batch_id, at=at))
 
-    async def claim_batch(self) -> StoredBatch | None:
+    async def claim_batch(self, held: Collection[str] = ()) -> StoredBatch | None:
         """See the port."""
         await self._access.end_dead_processes()
+        free = unclaimed(self._access.process_id, held)
         # Most of the time there is nothing to do, and that costs no write.
-        if not await self._access.read(self._writes.has_unclaimed):
+        if not await self._access.read(partial(self._writes.has_batch, condition=free)):
             return None
-        return await self._access.write(self._claim)
+        return await self._access.write(partial(self._claim, condition=free))
 
     async def save_batch(self, batch: StoredBatch, files: Sequence[StoredFile] = ()) -> StoredBatch | None:
         """See the port."""
@@ -69,13 +70,11 @@ class DatabaseBatchStore(BatchStore):
             size=BATCH_BYTES + ROW_BYTES * len(files),
         )
 
-    async def release_batch(self, batch_id: str) -> None:
+    async def release_batch(self, batch: StoredBatch) -> None:
         """See the port."""
-        await self._access.write(
-            partial(self._writes.release, process_id=self._access.process_id, batch_id=batch_id)
-        )
+        await self._access.write(partial(self._writes.release, process_id=self._access.process_id, batch=batch))
 
-    def _claim(self, connection: Connection) -> StoredBatch | None:
+    def _claim(self, connection: Connection, condition: ColumnElement[bool]) -> StoredBatch | None:
         # Other processes take over the batches of those that are not recorded as alive.
         self._access.heartbeat(connection)
-        return self._writes.claim(connection, self._access.process_id)
+        return self._writes.claim(connection, self._access.process_id, condition)

@@ -1,11 +1,11 @@
 """Writes batches, and the claims of the processes that work on them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, case, delete, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, delete, func, null, or_, select, update
 
 from adapters.state.database import Database
 from adapters.state.file_store import FileWrites
@@ -19,7 +19,6 @@ RUNNING = (BatchStatus.VALIDATING.value, BatchStatus.IN_PROGRESS.value)
 """The statuses in which a batch can be cancelled."""
 WORKED_ON = batches.c.status.in_([status.value for status in BatchStatus if status not in ENDED])
 """Whether a batch has not ended."""
-_UNCLAIMED = WORKED_ON & or_(batches.c.process_id.is_(None), batches.c.process_id.not_in(select(processes.c.id)))
 _decoder = msgspec.json.Decoder(StoredBatch)
 
 
@@ -53,14 +52,16 @@ class BatchWrites:
         row = connection.execute(select(batches).where(*mine)).first()
         return None if row is None else stored_batch(row)
 
-    def has_unclaimed(self, connection: Connection) -> bool:
-        """Whether a batch can be claimed."""
-        return connection.execute(select(batches.c.key).where(_UNCLAIMED).limit(1)).first() is not None
+    def has_batch(self, connection: Connection, condition: ColumnElement[bool]) -> bool:
+        """Whether there is a batch that meets a condition."""
+        return connection.execute(select(batches.c.key).where(condition).limit(1)).first() is not None
 
-    def claim(self, connection: Connection, process_id: str) -> StoredBatch | None:
-        """Claim the oldest batch that can be; None without one."""
+    def claim(
+        self, connection: Connection, process_id: str, condition: ColumnElement[bool]
+    ) -> StoredBatch | None:
+        """Claim the oldest batch that meets a condition; None without one."""
         # Rows that another process is claiming are passed over, so no two get the same.
-        oldest = select(batches.c.key).where(_UNCLAIMED).order_by(batches.c.key).limit(1)
+        oldest = select(batches.c.key).where(condition).order_by(batches.c.key).limit(1)
         key = connection.execute(oldest.with_for_update(skip_locked=True)).scalar()
         if key is None:
             return None
@@ -95,13 +96,27 @@ class BatchWrites:
         is_repeated = now.status in ENDED and now.claim == batch.claim
         return now if saved or is_repeated else None
 
-    def release(self, connection: Connection, process_id: str, batch_id: str) -> None:
-        """Give up the claim of a batch, if this process still has it."""
+    def release(self, connection: Connection, process_id: str, batch: StoredBatch) -> None:
+        """Give up the claim with which a batch was read, if this process still has it."""
+        mine = batches.c.process_id == process_id, batches.c.claim == batch.claim
         connection.execute(
-            update(batches)
-            .where(batches.c.id == storable(batch_id), batches.c.process_id == process_id)
-            .values(process_id=None)
+            update(batches).where(batches.c.id == storable(batch.id), *mine).values(process_id=None)
         )
+
+
+def unclaimed(process_id: str, held: Collection[str]) -> ColumnElement[bool]:
+    """Whether a process can claim a batch.
+
+    Args:
+        process_id: the process.
+        held: ids of the batches that it works on.
+    """
+    is_free = or_(
+        batches.c.process_id.is_(None),
+        batches.c.process_id == process_id,
+        batches.c.process_id.not_in(select(processes.c.id)),
+    )
+    return WORKED_ON & is_free & batches.c.id.not_in([storable(each) for each in held])
 
 
 def delete_ended(connection: Connection, before: int, *, limit: int) -> int:

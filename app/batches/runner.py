@@ -1,6 +1,7 @@
 """Finds batches that no process works on, claims them, and works on some of them side by side."""
 
 import asyncio
+import contextlib
 import logging
 
 from app.batches.tools import Tools
@@ -90,7 +91,7 @@ class BatchRunner:
         while True:
             self._created.clear()
             try:
-                batch = await self._tools.batches.claim_batch()
+                batch = await self._tools.batches.claim_batch(held=tuple(self._work))
             except StateUnavailableError:
                 batch = None
             except Exception:
@@ -115,10 +116,9 @@ class BatchRunner:
     async def _leave_alone(self, work: BatchWork) -> None:
         if not self._is_draining:
             await asyncio.sleep(FAILURE_PAUSE_S)
-        try:
-            await self._tools.batches.release_batch(work.id)
-        except StateUnavailableError:
-            log.warning("the claim of batch %s can't be given up before this process ends", work.id)
+        # If that fails, it is claimed anew here, or elsewhere when this process has ended.
+        with contextlib.suppress(StateUnavailableError):
+            await self._tools.batches.release_batch(work.batch)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

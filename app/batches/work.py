@@ -75,7 +75,9 @@ class BatchWork:
             if not self._saver.is_ended:
                 # Records are saved before the next claim can begin.
                 await self._saver.save_surely()
-                await self._tools.batches.release_batch(self.id)
+                # If that fails, it is claimed anew here, or elsewhere when this process has ended.
+                with contextlib.suppress(StateUnavailableError):
+                    await self._tools.batches.release_batch(self.batch)
         except ClaimLostError:
             self._break_off()
             log.warning("batch %s is left to another process, which has taken this one for ended", self.id)
@@ -83,9 +85,14 @@ class BatchWork:
             await self._writer.close()
 
     @property
+    def batch(self) -> StoredBatch:
+        """The batch as it was saved last."""
+        return self._saver.batch
+
+    @property
     def id(self) -> str:
         """The batch's id."""
-        return self._saver.batch.id
+        return self.batch.id
 
     @property
     def _is_answered(self) -> bool:

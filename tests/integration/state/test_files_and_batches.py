@@ -131,8 +131,9 @@ async def test_the_oldest_unfinished_batch_is_claimed_once(store):
         await store.batches.create_batch(batch(name, status=status))
     await store.batches.create_batch(batch("batch_2", owner="bob", status=BatchStatus.CANCELLING))
     assert [each.id for each in await store.batches.unfinished_batches()] == ["batch_1", "batch_2"]
-    claimed = [await store.batches.claim_batch() for _ in range(3)]
-    assert [each and each.id for each in claimed] == ["batch_1", "batch_2", None]
+    for held, name in (([], "batch_1"), (["batch_1"], "batch_2")):
+        assert (await store.batches.claim_batch(held)).id == name
+    assert await store.batches.claim_batch(["batch_1", "batch_2"]) is None
 
 
 async def test_stores_that_claim_at_once_never_get_the_same_batch(open_store):
@@ -143,12 +144,12 @@ async def test_stores_that_claim_at_once_never_get_the_same_batch(open_store):
     async def claim_all(store) -> list[str]:
         found = []
         while True:
-            claimed = await store.batches.claim_batch()
+            claimed = await store.batches.claim_batch(found)
             if claimed is not None:
                 found.append(claimed.id)
                 # Others have a turn, and this one may get what they pass over.
                 await asyncio.sleep(0)
-            elif not await store._access.read(store.batches._writes.has_unclaimed):
+            elif all(each.claim for each in await store.batches.unfinished_batches()):
                 return found
 
     claimed = await asyncio.gather(*(claim_all(store) for store in stores))
@@ -209,9 +210,9 @@ async def test_a_released_batch_is_claimed_again_and_its_former_claim_is_refused
     await first.batches.create_batch(batch("batch_1"))
     lost = await first.batches.claim_batch()
     assert await second.batches.claim_batch() is None
-    await second.batches.release_batch("batch_1")
+    await second.batches.release_batch(lost)
     assert await second.batches.claim_batch() is None
-    await first.batches.release_batch("batch_1")
+    await first.batches.release_batch(lost)
     assert await first.batches.save_batch(with_(lost, completed=9), [file("file-2")]) is None
     mine = await second.batches.claim_batch()
     assert mine is not None
@@ -225,9 +226,11 @@ async def test_a_released_batch_is_claimed_again_and_its_former_claim_is_refused
 async def test_a_claim_that_was_lost_stays_lost_if_its_process_claims_again(store):
     await store.batches.create_batch(batch("batch_1"))
     lost = await store.batches.claim_batch()
-    await store.batches.release_batch("batch_1")
     mine = await store.batches.claim_batch()
+    assert mine.claim != lost.claim
     assert await store.batches.save_batch(with_(lost, completed=9)) is None
+    await store.batches.release_batch(lost)
+    assert sql_claims(store) == [store._access.process_id]
     assert await store.batches.save_batch(mine) == mine
 
 
@@ -268,7 +271,7 @@ async def test_a_process_that_was_taken_for_dead_loses_its_claim_and_can_claim_a
     await second.batches.create_batch(batch("batch_2"))
     assert (await first.batches.claim_batch()).id == "batch_2"
     # It counts as alive again, from its claim on.
-    assert await second.batches.claim_batch() is None
+    assert await second.batches.claim_batch(["batch_1"]) is None
 
 
 def claim_for(options, process: ProcessInfo, *, age_s: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.batches import ending, saving, work
+from app.batches import ending, runner, saving, work
 from domain.batches import BatchStatus
 from domain.errors import BackendUnavailableError, StateUnavailableError
 from tests.unit.batches.serving import EMBED_BODY, BatchesApi, batches_serving, line, lines
@@ -226,6 +226,52 @@ async def test_an_outage_of_the_database_is_waited_for(api):
     assert len((await api.results(await api.ended(begun)))[0]) == 3
 
 
+@pytest.mark.parametrize("lost", ["claim_batch", "release_batch"])
+async def test_a_claim_or_release_whose_answer_was_lost_does_not_hold_up_the_batch(api, monkeypatch, lost):
+    monkeypatch.setattr(runner, "POLL_S", 0.02)
+    monkeypatch.setattr(runner, "FAILURE_PAUSE_S", 0.0)
+    store, failures = api.app.batches._resources.batches, []
+    original, save = getattr(store, lost), store.save_batch
+
+    async def lose(*arguments: Any, **more: Any) -> Any:
+        # A claim takes place; a release does not.
+        done = await original(*arguments, **more) if failures or lost == "claim_batch" else None
+        if not failures and (done is not None or lost == "release_batch"):
+            failures.append(done)
+            raise StateUnavailableError
+        return done
+
+    async def fail_once(*arguments: Any) -> Any:
+        store.save_batch = save
+        raise RuntimeError("unexpected")
+
+    setattr(store, lost, lose)
+    if lost == "release_batch":
+        store.save_batch = fail_once
+    done = await api.run(lines(3))
+    assert (done.status, done.request_counts.completed, len(failures)) == ("completed", 3, 1)
+
+
+async def test_a_process_that_lost_a_claim_does_not_claim_the_batch_while_it_works_on_it(api, monkeypatch):
+    monkeypatch.setattr(runner, "POLL_S", 0.02)
+    store = api.app.batches._resources.batches
+    hold(api)
+    begun = await api.begin(mixed(3, 2))
+    await answered(api, 3)
+    await saved(api, 3)
+    # As if another process had taken this one for dead.
+    await store.release_batch(await store.batch("", begun.id))
+    (former,) = works(api)
+    await eventually(lambda: works(api) not in ([], [former]))
+    await answered(api, 3)
+    await api.client.batches.cancel(begun.id)
+    done = await api.ended(begun)
+    output, errors = await api.results(done)
+    assert (done.status, set(output), set(errors)) == ("cancelled", named("quick", 3), named("slow", 2))
+    await eventually(lambda: works(api) == [])
+    assert api.app.batches._runner._places._value == runner.SIDE_BY_SIDE - 1
+
+
 async def test_engines_that_are_not_ready_are_waited_for(tmp_path):
     async with batches_serving(tmp_path) as api:
         api.embedder.fail_next = BackendUnavailableError("gone for a moment")
@@ -277,8 +323,9 @@ async def test_leftovers_of_a_dead_claim_are_found_before_anything_runs(tmp_path
         zeroed = [msgspec.structs.replace(part, output_bytes=0, error_bytes=0) for part in dead._saver.parts]
         await store.save_batch(msgspec.structs.replace(dead._saver.batch, parts=zeroed, completed=0))
         dead._saver.batch = msgspec.structs.replace(dead._saver.batch, claim="lost")
-        await eventually(lambda: works(api) == [])
-        await store.release_batch(begun.id)
+        await eventually(lambda: works(api) not in ([], [dead]))
+        await answered(api, 5)
+        assert len([request for request in api.embedder.seen if "quick" in request.inputs[0]]) == 5
     async with batches_serving(tmp_path) as api:
         done = await api.ended(begun)
         output, _ = await api.results(done)
