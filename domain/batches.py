@@ -9,6 +9,7 @@ when it saves, so that what it does then has no effect.
 """
 
 import enum
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -57,6 +58,21 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """How much of its answers counts; what follows was written after the claim was lost."""
     error_bytes: int
     """The same of its failed lines."""
+
+    @property
+    def output_file_id(self) -> str:
+        """Id of the output file, if the claim that writes this part ends the batch."""
+        return self._file_id("output")
+
+    @property
+    def error_file_id(self) -> str:
+        """The same of the error file."""
+        return self._file_id("error")
+
+    def _file_id(self, kind: str) -> str:
+        # Known before the file exists, so that it is not taken for a leftover before the end is stored.
+        digest = hashlib.blake2b(f"{self.name} {kind}".encode(), digest_size=12)
+        return f"file-{digest.hexdigest()}"
 
 
 class TokenUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,10 +169,10 @@ class BatchStore(Protocol):
         ...
 
     async def claim_batch(self, held: Collection[str] = ()) -> StoredBatch | None:
-        """Claim the oldest batch that has not ended and that no other living process has claimed; None without one.
+        """Claim the oldest batch that has not ended, and that no other living process has claimed.
 
-        Two processes never get the same batch. One that this process has claimed without knowing it, because the
-        answer was lost, or that it could not release, is claimed anew.
+        None if there is none. Two processes never get the same batch. One that this process has claimed without
+        knowing it, because the answer was lost, or that it could not release, is claimed anew.
 
         Args:
             held: ids of the batches that this process works on, which it does not get again.

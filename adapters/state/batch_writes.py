@@ -56,9 +56,7 @@ class BatchWrites:
         """Whether there is a batch that meets a condition."""
         return connection.execute(select(batches.c.key).where(condition).limit(1)).first() is not None
 
-    def claim(
-        self, connection: Connection, process_id: str, condition: ColumnElement[bool]
-    ) -> StoredBatch | None:
+    def claim(self, connection: Connection, process_id: str, condition: ColumnElement[bool]) -> StoredBatch | None:
         """Claim the oldest batch that meets a condition; None without one."""
         # Rows that another process is claiming are passed over, so no two get the same.
         oldest = select(batches.c.key).where(condition).order_by(batches.c.key).limit(1)

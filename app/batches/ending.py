@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +29,9 @@ async def end_batch(saver: Saver, contents: FileContents, *, now: int, **changes
     batch = await saver.save_surely()
     output_parts = [(output_name(part), part.output_bytes) for part in saver.parts]
     error_parts = [(error_name(part), part.error_bytes) for part in saver.parts]
-    output = await _joined(batch, "output", output_parts, contents, now)
-    errors = await _joined(batch, "error", error_parts, contents, now)
+    mine = saver.parts[-1]
+    output = await _joined(batch, "output", mine.output_file_id, output_parts, contents, now)
+    errors = await _joined(batch, "error", mine.error_file_id, error_parts, contents, now)
     files = [file for file in (output, errors) if file is not None]
     try:
         await saver.save_surely(
@@ -55,13 +55,17 @@ async def delete_parts(parts: Sequence[Part], contents: FileContents) -> None:
 
 
 async def _joined(
-    batch: StoredBatch, kind: str, parts: Sequence[tuple[str, int]], contents: FileContents, now: int
+    batch: StoredBatch,
+    kind: str,
+    file_id: str,
+    parts: Sequence[tuple[str, int]],
+    contents: FileContents,
+    now: int,
 ) -> StoredFile | None:
     """A file of the records of all parts; None if there are none."""
     written = [(name, size) for name, size in parts if size]
     if not written:
         return None
-    file_id = f"file-{secrets.token_hex(12)}"
     has_failed = False
     while True:
         try:

@@ -149,9 +149,12 @@ class FilesService:
         names = await self.storage.run(lambda: self._contents.abandoned(age_s=ABANDONED_S))
         if not names:
             return
-        known = await self._files.known_files(names)
-        parts = {part.name for batch in await self._batches.unfinished_batches() for part in batch.parts}
-        leftovers = [name for name in names if name not in known and name.rpartition(".")[0] not in parts]
+        # Before the files: a batch that ends between the two has its results among those.
+        parts = [part for batch in await self._batches.unfinished_batches() for part in batch.parts]
+        written = {part.name for part in parts}
+        results = {file_id for part in parts for file_id in (part.output_file_id, part.error_file_id)}
+        kept = results | await self._files.known_files(names)
+        leftovers = [name for name in names if name not in kept and name.rpartition(".")[0] not in written]
         await self._remove_contents(leftovers)
         if leftovers:
             log.info("removed the contents of %d files that were not kept", len(leftovers))

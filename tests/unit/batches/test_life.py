@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from app.batches import ending, runner, saving, work
+from app.files import service
 from domain.batches import BatchStatus
 from domain.errors import BackendUnavailableError, StateUnavailableError
 from tests.unit.batches.serving import EMBED_BODY, BatchesApi, batches_serving, line, lines
@@ -270,6 +271,22 @@ async def test_a_process_that_lost_a_claim_does_not_claim_the_batch_while_it_wor
     assert (done.status, set(output), set(errors)) == ("cancelled", named("quick", 3), named("slow", 2))
     await eventually(lambda: works(api) == [])
     assert api.app.batches._runner._places._value == runner.SIDE_BY_SIDE - 1
+
+
+async def test_results_whose_end_is_not_stored_yet_are_no_leftovers(api, monkeypatch):
+    """The clock is set forward, or the database is away for hours, while a batch ends."""
+    monkeypatch.setattr(service, "ABANDONED_S", -3600.0)
+    store, save = api.app.batches._resources.batches, api.app.batches._resources.batches.save_batch
+
+    async def sweep_before(batch: Any, files: Any = ()) -> Any:
+        if files:
+            await api.app.files.sweep()
+        return await save(batch, files)
+
+    store.save_batch = sweep_before
+    done = await api.run([*lines(3), line("bad", EMBED_BODY | {"dimensions": 10**6})])
+    output, errors = await api.results(done)
+    assert (len(output), set(errors)) == (3, {"bad"})
 
 
 async def test_engines_that_are_not_ready_are_waited_for(tmp_path):
