@@ -11,6 +11,7 @@ of earlier ones were fixed when the last claim began.
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
@@ -122,8 +123,8 @@ class PartWriter:
     async def _write(self) -> None:
         for appender in (self._output, self._errors):
             # Collected here, and not in the thread, because records are added meanwhile.
-            if content := appender.collect():
-                await asyncio.to_thread(appender.write, content)
+            if appender.collect():
+                await asyncio.to_thread(appender.write)
 
     def _sync(self) -> None:
         self._output.sync()
@@ -145,35 +146,53 @@ class _Appender:
         self._file: GrowingContents | None = None
         self._added: list[bytes] = []
         self._added_bytes = 0
-        self._rest = b""
+        # What was collected, and is not written yet.
+        self._rest: deque[bytes] = deque()
+        self._rest_bytes = 0
         self.size = 0
         """Bytes that are durable."""
 
     @property
     def unwritten_bytes(self) -> int:
         # Of two numbers, because a thread that writes changes the rest while records are added.
-        return self._added_bytes + len(self._rest)
+        return self._added_bytes + self._rest_bytes
 
     def add(self, record: bytes) -> None:
         self._added.append(record)
         self._added_bytes += len(record)
 
-    def collect(self) -> bytes:
-        """What has to be written: what a failure has left, and what was added since."""
-        self._rest = b"".join((self._rest, *self._added))
+    def collect(self) -> bool:
+        """Take what was added, to write it after what a failure has left; return whether there is anything."""
+        self._rest.extend(self._added)
+        self._rest_bytes += self._added_bytes
         self._added.clear()
         self._added_bytes = 0
-        return self._rest
+        return bool(self._rest)
 
-    def write(self, content: bytes) -> None:
+    def write(self) -> None:
         """Write what was collected. Blocks."""
         if self._file is None:
             self._file = self._contents.append_to(self._name)
-        file, before = self._file, self._file.size
-        try:
-            file.append(content)
-        finally:
-            self._rest = content[file.size - before :]
+        while self._rest:
+            # Small, because it is copied: hundreds of MB at once would hold up the event loop.
+            piece = self._next_piece()
+            before = self._file.size
+            try:
+                self._file.append(piece)
+            finally:
+                written = self._file.size - before
+                self._rest_bytes -= written
+                if written < len(piece):
+                    self._rest.appendleft(piece[written:])
+
+    def _next_piece(self) -> bytes:
+        """The next records that are written together."""
+        records = [self._rest.popleft()]
+        size = len(records[0])
+        while self._rest and size + len(self._rest[0]) <= PIECE_BYTES:
+            records.append(self._rest.popleft())
+            size += len(records[-1])
+        return b"".join(records)
 
     def sync(self) -> None:
         """Return once everything is durable. Blocks."""

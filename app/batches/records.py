@@ -4,6 +4,7 @@ Source: OpenAI's schema `BatchRequestOutput`. The last digits of a record's id a
 a restart knows which lines have been answered.
 """
 
+import contextlib
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +28,8 @@ INPUT_DELETED = BatchError(
     param="input_file_id",
 )
 _LINE_DIGITS = 10
+LARGE_BYTES = 2**16
+"""Size of an answer in which the usage is looked for before it is read as a whole."""
 
 
 class _Response(msgspec.Struct, frozen=True):
@@ -92,10 +95,7 @@ def read_record(content: bytes) -> ReadRecord | None:
 
 def usage_of(body: bytes) -> TokenUsage:
     """The tokens that an answer reports, in the shape of any endpoint; none if it reports none."""
-    try:
-        usage = _bodies.decode(body).usage
-    except MALFORMED:
-        usage = None
+    usage = _reported(body)
     if usage is None:
         return TokenUsage()
     total = usage.total_tokens or 0
@@ -108,6 +108,17 @@ def usage_of(body: bytes) -> TokenUsage:
         output_tokens=usage.completion_tokens or usage.output_tokens or 0,
         reasoning_tokens=(outputs.reasoning_tokens or 0) if outputs is not None else 0,
     )
+
+
+def _reported(body: bytes) -> "_Usage | None":
+    """The usage in an answer."""
+    last = body.rfind(b'"usage":') if len(body) > LARGE_BYTES else -1
+    # Most answers end with it. Reading megabytes of vectors before it would hold up the event loop. If what
+    # follows is no end of an object, it belongs to another one.
+    for part in ((b"{" + body[last:],) if last >= 0 else ()) + (body,):
+        with contextlib.suppress(*MALFORMED):
+            return _bodies.decode(part).usage
+    return None
 
 
 def _one_line(body: bytes) -> bytes:

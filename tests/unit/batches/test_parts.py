@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.files.contents import DiskContents
+from app.batches import parts
 from app.batches.execution import LineAnswer
 from app.batches.parts import Answered, PartWriter, error_name, output_name, recover
 from app.batches.records import EXPIRED, Records
@@ -55,9 +56,9 @@ def part(name: str = "one", output: int = 0, errors: int = 0) -> Part:
     return Part(name=name, output_bytes=output, error_bytes=errors)
 
 
-def recovered(contents: DiskContents, *parts: Part) -> tuple[Sequence[Part], Answered]:
+def recovered(contents: DiskContents, *earlier: Part) -> tuple[Sequence[Part], Answered]:
     answered = Answered()
-    return recover(parts, contents, answered), answered
+    return recover(earlier, contents, answered), answered
 
 
 async def test_records_are_written_and_read_again(contents):
@@ -99,14 +100,14 @@ def test_what_a_process_writes_after_it_lost_its_claim_has_no_effect(contents):
     put(contents, "one.output", answer(1) + answer(2))
     put(contents, "two.output", answer(3))
     # The second claim had found and stored one record of the first.
-    parts, answered = recovered(contents, part("one", len(answer(1))), part("two", 0))
-    assert parts == [part("one", len(answer(1))), part("two", len(answer(3)))]
+    found, answered = recovered(contents, part("one", len(answer(1))), part("two", 0))
+    assert found == [part("one", len(answer(1))), part("two", len(answer(3)))]
     assert answered.lines == {1, 3}
 
 
 def test_a_lost_part_is_empty(contents):
-    parts, answered = recovered(contents, part("one", 500, 500), part("two"))
-    assert parts == [part("one"), part("two")]
+    found, answered = recovered(contents, part("one", 500, 500), part("two"))
+    assert found == [part("one"), part("two")]
     assert answered.lines == set()
 
 
@@ -143,9 +144,16 @@ class FullDisk(DiskContents):
         return file
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 300, 2**20])
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(0, 120), min_size=1, max_size=8))
-async def test_a_full_disk_loses_nothing_and_writes_nothing_twice(tmp_path_factory, rooms):
+@given(rooms=st.lists(st.integers(0, 120), min_size=1, max_size=8))
+async def test_a_full_disk_loses_nothing_and_writes_nothing_twice(tmp_path_factory, rooms, piece_bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PIECE_BYTES", piece_bytes)
+        await write_to_a_full_disk(tmp_path_factory, rooms)
+
+
+async def write_to_a_full_disk(tmp_path_factory, rooms):
     contents = FullDisk(tmp_path_factory.mktemp("full"))
     contents.start("0" * 16)
     writer = PartWriter("one", contents)

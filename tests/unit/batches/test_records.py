@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.batches import records
 from app.batches.execution import LineAnswer
 from app.batches.records import EXPIRED, Records, read_record, usage_of
 from domain.batches import TokenUsage
@@ -83,3 +84,34 @@ def test_what_is_no_record_is_not_read(content: bytes):
 )
 def test_tokens_are_counted_in_the_shapes_of_all_endpoints(usage: object, expected: TokenUsage):
     assert usage_of(json.dumps({"usage": usage}).encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data":[%s1],"usage":{"prompt_tokens":3,"total_tokens":3}}',
+        b'{"data":[%s1],"usage":{"prompt_tokens":3},"model":"m"}',
+        b'{"usage":{"prompt_tokens":3},"data":[%s1]}',
+        # Those are no usage of the whole answer.
+        b'{"usage":{"prompt_tokens":3},"data":[%s1,{"usage":{"prompt_tokens":9}}]}',
+        b'{"usage":{"prompt_tokens":3},"data":[%s1,"\\"usage\\":{\\"prompt_tokens\\":9}}"]}',
+        b'{"usage":{"prompt_tokens":3},"data":[%s1],"usage":null,"usage":{"prompt_tokens":3}}',
+    ],
+)
+def test_tokens_of_large_answers_are_found(body: bytes):
+    assert usage_of(body % (b"1," * 100_000)) == TokenUsage(input_tokens=3)
+
+
+def test_large_vectors_are_not_read_to_count_tokens(monkeypatch):
+    read = []
+
+    class Decoder:
+        def decode(self, body: bytes) -> object:
+            read.append(len(body))
+            return original.decode(body)
+
+    original = records._bodies
+    monkeypatch.setattr(records, "_bodies", Decoder())
+    vectors = b'{"data":[%s1],"usage":{"prompt_tokens":3,"total_tokens":3}}' % (b"1," * 100_000)
+    assert usage_of(vectors) == TokenUsage(input_tokens=3)
+    assert max(read) < 100
