@@ -25,6 +25,7 @@ async def end_batch(saver: Saver, contents: FileContents, *, now: int, **changes
 
     Raises:
         ClaimLostError: another process works on the batch.
+        FileNotFoundError: records were removed from outside.
     """
     batch = await saver.save_surely()
     output_parts = [(output_name(part), part.output_bytes) for part in saver.parts]
@@ -71,6 +72,9 @@ async def _joined(
         try:
             size = await asyncio.to_thread(contents.join, file_id, written)
             break
+        except FileNotFoundError:
+            # Records were removed from outside. The next claim finds out which lines have to run again.
+            raise
         except OSError as error:
             if not has_failed:
                 has_failed = True

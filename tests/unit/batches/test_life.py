@@ -273,6 +273,23 @@ async def test_a_process_that_lost_a_claim_does_not_claim_the_batch_while_it_wor
     assert api.app.batches._runner._places._value == runner.SIDE_BY_SIDE - 1
 
 
+async def test_lines_whose_records_were_removed_from_outside_run_again(api, monkeypatch):
+    monkeypatch.setattr(runner, "FAILURE_PAUSE_S", 0.0)
+    contents = api.app.files.storage.contents
+    join = contents.join
+
+    def lose(name: str, parts: Any) -> int:
+        contents.join = join
+        for part, _ in parts:
+            contents.delete(part)
+        return join(name, parts)
+
+    contents.join = lose
+    done = await api.run(lines(3))
+    assert (done.status, done.request_counts.completed) == ("completed", 3)
+    assert len((await api.results(done))[0]) == 3
+
+
 async def test_results_whose_end_is_not_stored_yet_are_no_leftovers(api, monkeypatch):
     """The clock is set forward, or the database is away for hours, while a batch ends."""
     monkeypatch.setattr(service, "ABANDONED_S", -3600.0)
