@@ -55,7 +55,8 @@ async def received_file(request: AnyRequest, files: FilesService) -> AsyncIterat
             # Raises if the last boundary is missing.
             parser.close()
         except MultipartError as error:
-            raise _broken(error) from None
+            # Further arguments are Python's own errors.
+            raise _broken(error.args[0]) from None
         yield form.body(allow_unknown=options_of(request).allow_unknown_fields), await form.file()
 
 

@@ -62,7 +62,7 @@ BAD = {
     "a name with NUL": (form(name="a\0b"), "file", "control characters"),
     "a long name": (form(name="a" * 300), "file", "300 characters"),
     "a very long name": (form(name="a" * 10_000), None, "header length exceeded"),
-    "a name that is no UTF-8": (form().replace(b"a.jsonl", b"\xff"), None, "failed to decode"),
+    "a name that is no UTF-8": (form().replace(b"a.jsonl", b"\xff"), None, "failed to decode."),
     "a part without a name": (form().replace(b'name="purpose"', b"x=y"), None, "Content-Disposition"),
     "a part that is no field": (form().replace(b"form-data", b"inline"), None, "form-data"),
     "a part without headers": (form().replace(b"Content-Disposition", b"X-Other"), None, "Content-Disposition"),
