@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, case, delete, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, func, null, or_, select, update
 
 from adapters.state.database import Database
 from adapters.state.file_store import FileWrites
@@ -115,22 +115,6 @@ def unclaimed(process_id: str, held: Collection[str]) -> ColumnElement[bool]:
         batches.c.process_id.not_in(select(processes.c.id)),
     )
     return WORKED_ON & is_free & batches.c.id.not_in([storable(each) for each in held])
-
-
-def delete_ended(connection: Connection, before: int, *, limit: int) -> int:
-    """Delete batches that have ended.
-
-    Args:
-        connection: the connection.
-        before: Unix time in seconds; only those that were created earlier.
-        limit: the most that are deleted.
-
-    Returns:
-        How many were deleted.
-    """
-    old = select(batches.c.key).where(~WORKED_ON, batches.c.created < before).order_by(batches.c.key).limit(limit)
-    keys = connection.execute(old).scalars().all()
-    return connection.execute(delete(batches).where(batches.c.key.in_(keys))).rowcount if keys else 0
 
 
 def stored_batch(row: AnyRow) -> StoredBatch:

@@ -4,13 +4,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, LargeBinary, Table, func, select, text, update
 from sqlalchemy import delete as delete_from
 
-from adapters.state import batch_writes, conversation_writes, response_writes
+from adapters.state import conversation_writes, response_writes
+from adapters.state.batch_writes import WORKED_ON
 from adapters.state.database import Database, pragma
 from adapters.state.tables import batches, conversations, events, items, leases, metadata, responses
 from domain.errors import StateUnavailableError
@@ -41,6 +42,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """0 for no limit."""
     max_bytes: int = 0
     """0 for no limit."""
+
+
+class Old(NamedTuple):
+    """Ids of what is removed next."""
+
+    responses: list[str]
+    conversations: list[str]
+    batches: list[str]
 
 
 class Retention:
@@ -130,13 +139,12 @@ class Retention:
 
     def _remove_aged(self, connection: Connection) -> int:
         before = int(time.time()) - self._limits.max_age_days * DAY_S
-        old_responses, old_conversations = _oldest(connection, before)
-        count = self._remove(connection, old_responses, old_conversations)
-        return count + batch_writes.delete_ended(connection, before, limit=BATCH)
+        return self._remove(connection, _oldest(connection, before))
 
     def _remove_oldest(self, connection: Connection) -> tuple[int, int]:
         """Remove a few of the oldest; returns their number, and the bytes that are free now."""
-        old_responses, old_conversations = _oldest(connection, None)
+        old = _oldest(connection, None)
+        old_responses, old_conversations, old_batches = old
         freed = (
             self._bytes(connection, responses, responses.c.id.in_(old_responses))
             + self._bytes(
@@ -146,37 +154,44 @@ class Retention:
             + self._bytes(
                 connection, items, items.c.conversation_id.in_(old_conversations) & items.c.response_id.is_(None)
             )
+            + self._bytes(connection, batches, batches.c.id.in_(old_batches))
         )
-        return self._remove(connection, old_responses, old_conversations), freed
+        return self._remove(connection, old), freed
 
-    def _remove(self, connection: Connection, old_responses: list[str], old_conversations: list[str]) -> int:
+    def _remove(self, connection: Connection, old: Old) -> int:
+        old_responses, old_conversations, old_batches = old
         if old_responses:
             connection.execute(delete_from(responses).where(responses.c.id.in_(old_responses)))
             response_writes.delete_contents(connection, old_responses)
         if old_conversations:
             connection.execute(delete_from(conversations).where(conversations.c.id.in_(old_conversations)))
             conversation_writes.delete_contents(connection, old_conversations)
+        if old_batches:
+            connection.execute(delete_from(batches).where(batches.c.id.in_(old_batches)))
         self._renew_lease(connection)
-        return len(old_responses) + len(old_conversations)
+        return sum(map(len, old))
 
 
-def _oldest(connection: Connection, before: int | None) -> tuple[list[str], list[str]]:
-    """Ids of the oldest finished responses and of the conversations that were not used for longest.
+def _oldest(connection: Connection, before: int | None) -> Old:
+    """Ids of the oldest finished responses and batches, and of the conversations that were not used for longest.
 
     Args:
         connection: the connection.
         before: Unix time in seconds; only what is older. None for any age.
     """
     found: list[tuple[int, int, str]] = []
-    for kind, table, when in ((0, responses, responses.c.created), (1, conversations, conversations.c.used)):
+    kinds = (responses, responses.c.created), (conversations, conversations.c.used), (batches, batches.c.created)
+    for kind, (table, when) in enumerate(kinds):
         query = select(when, table.c.id).order_by(when).limit(BATCH).with_for_update(skip_locked=True)
         if table is responses:
             query = query.where(responses.c.process_id.is_(None))
+        elif table is batches:
+            query = query.where(~WORKED_ON)
         if before is not None:
             query = query.where(when < before)
         found += [(row[0], kind, row[1]) for row in connection.execute(query)]
     oldest = sorted(found)[:BATCH]
-    return [each for _, kind, each in oldest if kind == 0], [each for _, kind, each in oldest if kind == 1]
+    return Old(*([each for _, kind, each in oldest if kind == wanted] for wanted in range(len(kinds))))
 
 
 def _return_pages(connection: Connection) -> bool:

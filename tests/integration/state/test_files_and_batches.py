@@ -18,6 +18,7 @@ from tests.integration.state.conftest import make_store
 from tests.integration.state.samples import NOW, finished
 from tests.integration.state.test_opening import engine_url
 from tests.integration.state.test_processes import sql
+from tests.integration.state.test_retention import noise
 
 DAY_S = 86_400
 
@@ -296,6 +297,26 @@ async def test_batches_that_have_ended_are_removed_with_age(open_store):
     await store.sweep()
     page = await store.batches.batches("alice", after=None, limit=10)
     assert [each.id for each in page] == ["batch_3", "batch_2"]
+
+
+async def test_batches_that_have_ended_are_removed_if_it_is_too_much(open_store):
+    """Otherwise failed batches of one client, with their errors, would displace the responses of all others."""
+    limit = 2_000_000
+    store = await open_store(max_age_days=0, max_bytes=limit)
+    await store.batches.create_batch(batch("running", created=NOW - 100))
+    for number in range(200):
+        error = BatchError(code="invalid", message=noise(number).hex())
+        await store.batches.create_batch(
+            batch(f"batch_{number}", created=NOW - 50 + number // 10, status=BatchStatus.FAILED, errors=(error,))
+        )
+    await store.finish(finished("resp_1", created=NOW))
+    assert await store.sweep() > 100
+    with store._access._database.read() as connection:
+        assert store._retention.size(connection) <= limit
+    assert await store.response("alice", "resp_1") is not None
+    left = await store.batches.batches("alice", after=None, limit=300)
+    assert {"running", "batch_199"} < {each.id for each in left}
+    assert "batch_0" not in {each.id for each in left}
 
 
 async def test_a_database_of_the_first_revision_keeps_its_data(options):
