@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
-import OpenAI from 'openai';
+import OpenAI, { toFile } from 'openai';
 
 const EMBED = 'all-MiniLM-L6-v2';
 const GENERATE = 'SmolLM2-135M-Instruct';
@@ -502,6 +502,60 @@ check('a stream of the helper ends with an APIUserAbortError', async () => {
   const stream = client.chat.completions.stream(long);
   stream.on('content', () => stream.abort());
   await assert.rejects(stream.finalContent(), OpenAI.APIUserAbortError);
+});
+
+// Files and batches
+
+const asLines = (url, ...bodies) =>
+  bodies.map((body, n) => JSON.stringify({ custom_id: `line-${n}`, method: 'POST', url, body })).join('\n');
+
+const upload = async (content) =>
+  client.files.create({ file: await toFile(Buffer.from(content), 'in.jsonl'), purpose: 'batch' });
+
+check('a batch answers the lines of a file', async () => {
+  const url = '/v1/embeddings';
+  const content = asLines(url, { model: EMBED, input: 'kitten' }, { model: EMBED, input: 'word '.repeat(3000) });
+  const file = await upload(content);
+  assert.equal(file.bytes, content.length);
+  assert.equal((await client.files.waitForProcessing(file.id, { pollInterval: 10 })).status, 'processed');
+  assert.equal(await (await client.files.content(file.id)).text(), content);
+
+  let batch = await client.batches.create({ input_file_id: file.id, endpoint: url, completion_window: '24h' });
+  while (!['completed', 'failed'].includes(batch.status)) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    batch = await client.batches.retrieve(batch.id);
+  }
+  assert.deepEqual([batch.status, batch.request_counts], ['completed', { total: 2, completed: 1, failed: 1 }]);
+  const text = async (id) => (await client.files.content(id)).text();
+  const records = async (id) => (await text(id)).trim().split('\n').map((line) => JSON.parse(line));
+  const [answer] = await records(batch.output_file_id);
+  assert.equal(answer.custom_id, 'line-0');
+  const direct = await client.embeddings.create({ model: EMBED, input: 'kitten', encoding_format: 'float' });
+  assert.ok(cosine(answer.response.body.data[0].embedding, direct.data[0].embedding) > 0.999);
+  const [failure] = await records(batch.error_file_id);
+  assert.deepEqual([failure.custom_id, failure.response.status_code], ['line-1', 400]);
+  assert.equal((await client.files.delete(file.id)).deleted, true);
+});
+
+check('lists of files and batches go on over their pages', async () => {
+  const ids = [(await upload('{}')).id, (await upload('{}')).id, (await upload('{}')).id];
+  const listed = (await collect(client.files.list({ limit: 2, order: 'asc' }))).map((each) => each.id);
+  assert.deepEqual(listed.filter((id) => ids.includes(id)), ids);
+  const batches = [];
+  for (const input_file_id of ids) {
+    const batch = await client.batches.create({ input_file_id, endpoint: '/v1/embeddings', completion_window: '24h' });
+    batches.unshift(batch.id);
+  }
+  const found = (await collect(client.batches.list({ limit: 2 }))).map((each) => each.id);
+  assert.deepEqual(found.filter((id) => batches.includes(id)), batches);
+});
+
+check('a batch is cancelled', async () => {
+  const url = '/v1/chat/completions';
+  const content = asLines(url, ...Array(3).fill({ ...long, ignore_eos: true, max_tokens: 2000 }));
+  const file = await upload(content);
+  const batch = await client.batches.create({ input_file_id: file.id, endpoint: url, completion_window: '24h' });
+  assert.match((await client.batches.cancel(batch.id)).status, /^cancell(ing|ed)$/);
 });
 
 check('and the service goes on', async () => {
