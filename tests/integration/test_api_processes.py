@@ -1,16 +1,18 @@
 """A gateway with several processes on one port."""
 
 import contextlib
+import json
 import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
 
 import psutil
 import pytest
 from openai import OpenAI
+from openai.types import Batch
 
 from domain.roles import Role
 from tests.processes import ProcessFailedError, ServiceProcess
@@ -92,6 +94,53 @@ def test_connections_are_distributed_and_all_are_served(service: ServiceProcess)
         assert min(counts) > 0
     assert all(_works(service) for _ in range(20))
     assert len(re.findall("embed +ready", service.output)) == 1, "one process logs it for all"
+
+
+def _begin(service: ServiceProcess, url: Any, bodies: Sequence[dict[str, Any]]) -> str:
+    """Create a batch; each request may reach another process."""
+    lines = (
+        {"custom_id": f"line-{number}", "method": "POST", "url": url, "body": body}
+        for number, body in enumerate(bodies)
+    )
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    with _client(service) as client:
+        file_id = client.files.create(file=("in.jsonl", content), purpose="batch").id
+    with _client(service) as client:
+        assert client.files.content(file_id).content == content
+    with _client(service) as client:
+        return client.batches.create(input_file_id=file_id, endpoint=url, completion_window="24h").id
+
+
+def _batch(service: ServiceProcess, batch_id: str) -> Batch:
+    with _client(service) as client:
+        return client.batches.retrieve(batch_id)
+
+
+def _ended(service: ServiceProcess, batch_id: str, count: int) -> Batch:
+    """The batch at its end, where each line has one record."""
+    _wait(lambda: _batch(service, batch_id).status in ("completed", "cancelled"))
+    done = _batch(service, batch_id)
+    found = []
+    for file_id in filter(None, (done.output_file_id, done.error_file_id)):
+        with _client(service) as client:
+            found += [json.loads(line)["custom_id"] for line in client.files.content(file_id).text.splitlines()]
+    assert sorted(found) == sorted(f"line-{number}" for number in range(count))
+    return done
+
+
+def test_batches_are_those_of_all_processes(service: ServiceProcess) -> None:
+    embeddings: dict[str, Any] = {"model": "tiny-embed", "input": "x"}
+    batches = [_begin(service, "/v1/embeddings", [embeddings] * 300) for _ in range(3)]
+    for batch_id in batches:
+        done = _ended(service, batch_id, 300)
+        assert done.request_counts is not None
+        assert (done.status, done.request_counts.completed) == ("completed", 300)
+    endless = {"model": "tiny-gen", "prompt": "x", "max_tokens": 300, "ignore_eos": True}
+    begun = _begin(service, "/v1/completions", [endless] * 2000)
+    _wait(lambda: (_batch(service, begun).request_counts or done.request_counts).completed > 0)
+    with _client(service) as client:
+        client.batches.cancel(begun)
+    assert _ended(service, begun, 2000).status == "cancelled"
 
 
 def test_a_killed_process_is_replaced(service: ServiceProcess) -> None:
