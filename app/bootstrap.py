@@ -52,6 +52,7 @@ from domain.policies.wrapper import layer
 from domain.port import InferenceBackend
 from domain.progress import Progress, ignore_progress
 from domain.roles import Role
+from domain.service_class import ServiceClass
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
@@ -119,6 +120,7 @@ def build_batches(
         contents=files.storage.contents,
         catalog=service.catalog,
         bounds={role: each.bounds for role, each in settings.roles.items()},
+        waiting=lambda role: service.waiting(role, ServiceClass.BATCH),
         options=RunnerOptions(
             max_lines=own.max_lines,
             skips_invalid=own.skips_invalid,

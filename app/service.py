@@ -17,6 +17,7 @@ from domain.policies.embedding_cache import CachingBackend
 from domain.policies.supervision import SupervisionBackend
 from domain.policies.wrapper import layer
 from domain.roles import Role
+from domain.service_class import ServiceClass
 
 T = TypeVar("T")
 
@@ -98,6 +99,11 @@ class Service:
         for result in await asyncio.gather(*stops, *self._starts, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("a backend did not shut down cleanly", exc_info=result)
+
+    def waiting(self, role: Role, service_class: ServiceClass) -> int:
+        """Requests of a class that wait for an engine; 0 for a role that is switched off."""
+        admission = self._admissions.get(role)
+        return admission.waiting(service_class) if admission is not None else 0
 
     def health(self) -> ServiceHealth:
         """The state of all roles. Cheap."""

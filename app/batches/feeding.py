@@ -87,8 +87,7 @@ class Feeder:
             self._body_ended.clear()
             await self._body_ended.wait()
         tools = self._tools
-        place = tools.slots.of(tools.role_of(self._batch.endpoint, line.model))
-        await place.acquire()
+        place = await tools.slots.take(tools.role_of(self._batch.endpoint, line.model))
         self._bodies += len(line.body)
         group.create_task(self._run_line(line, place))
         # One in each iteration of the event loop: hundreds at once would delay the requests of clients.

@@ -30,6 +30,8 @@ class BatchResources(msgspec.Struct, frozen=True, kw_only=True):
     contents: FileContents
     catalog: ModelCatalog
     bounds: Mapping[Role, Bounds]
+    waiting: Callable[[Role], int]
+    """The lines that wait for the engine of a role."""
     options: RunnerOptions
     max_unfinished: int
     """Batches of one owner that have not ended."""
@@ -62,7 +64,7 @@ class BatchesService:
         own = self._resources
         if own is None:
             return
-        slots = Slots(own.bounds, limit=own.concurrency)
+        slots = Slots(own.bounds, waiting=own.waiting, limit=own.concurrency)
         tools = Tools(
             batches=own.batches,
             files=own.files,

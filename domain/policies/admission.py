@@ -68,6 +68,10 @@ class AdmissionBackend(BackendWrapper):
             classes={class_name(queue.service_class): self._class_load(queue) for queue in self._queues},
         )
 
+    def waiting(self, service_class: ServiceClass) -> int:
+        """Requests of a class that wait now."""
+        return len(self._queues[service_class].waiters)
+
     def _class_load(self, queue: ClassQueue) -> ClassLoad:
         running, running_tokens = self._running_of(queue)
         return ClassLoad(
