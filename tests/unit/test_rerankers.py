@@ -40,7 +40,8 @@ def test_only_qwen3_has_a_template(config, name, has_template):
 
 def rendered(**more: str) -> str:
     messages = [{"role": "query", "content": "which {{ x }}?"}, {"role": "document", "content": "this & that"}]
-    return jinja2.Template(QWEN3_TEMPLATE, keep_trailing_newline=True).render(messages=messages, **more)
+    # The options of transformers' chat templates.
+    return jinja2.Template(QWEN3_TEMPLATE, trim_blocks=True, lstrip_blocks=True).render(messages=messages, **more)
 
 
 def test_the_template_has_query_document_and_instruction():

@@ -25,7 +25,8 @@ QWEN3_TEMPLATE = (
     f"<Instruct>: {{{{ instruction | default({json.dumps(_INSTRUCTION)}, true) }}}}\n"
     '<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}\n'
     '<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}'
-    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    # An expression, because Jinja removes the last line break of a template.
+    '<|im_end|>\n<|im_start|>assistant\n{{ "<think>\\n\\n</think>\\n\\n" }}'
 )
 """Template for a query, a document and an optional instruction (Jinja)."""
 
