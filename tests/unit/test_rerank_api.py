@@ -7,6 +7,7 @@ import pytest
 
 from domain.errors import BackendFailedError
 from domain.policies.splitting import PARALLEL_PARTS, PART_PAIRS
+from domain.results import ScoreResult
 from domain.roles import Role
 from tests.unit.serving import RERANK, SCORE, Api, error_of, serving
 from tests.unit.waiting import until
@@ -270,6 +271,21 @@ async def test_bad_rerank_requests_are_refused(reranking, body, param, code):
 )
 async def test_bad_score_requests_are_refused(reranking, body, param):
     assert (await refusal(reranking, SCORE, **body))[:2] == (400, param)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+async def test_a_score_that_is_no_number_is_an_error(reranking, monkeypatch, number):
+    """JSON has no such numbers: they would be answered as null, and sorted anywhere."""
+
+    async def call(_request, _context):
+        return ScoreResult(scores=[0.5, number, 0.1], prompt_tokens=3)
+
+    monkeypatch.setattr(reranking.reranker, "call", call)
+    bodies = {RERANK: {"query": QUERY, "documents": DOCUMENTS}, SCORE: {"text_1": QUERY, "text_2": DOCUMENTS}}
+    for path, body in bodies.items():
+        response = await reranking.http.post(path, json=body)
+        assert response.status_code == 500
+        assert "not a finite number" in error_of(response)["message"]
 
 
 # Many documents.
