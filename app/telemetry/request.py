@@ -4,8 +4,9 @@ Each request has a `RequestObservation` in the state of its ASGI scope, and an `
 engine that it makes. Neither holds content.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -146,6 +147,7 @@ class Operation:
         self.is_complete = False
         """Whether a generation is complete."""
         self._finish_reasons: dict[int, str] = {}
+        self._waits: dict[Phase, list[tuple[float, float]]] = {}
 
     def context(self, context: RequestContext) -> RequestContext:
         """The call's context: the request's, with this operation as observer and the span's trace context."""
@@ -156,13 +158,9 @@ class Operation:
 
     def waited(self, phase: Phase, began: float, ended: float) -> None:
         """See `domain.observation.Observer`."""
-        record, seconds = self.record, ended - began
-        if phase is Phase.QUEUE:
-            record.queue_s += seconds
-        else:
-            record.join_s += seconds
+        self._waits.setdefault(phase, []).append((began, ended))
         for listener in self._request.listeners:
-            listener.waited(record, phase, seconds)
+            listener.waited(self.record, phase, ended - began)
         self._child(str(phase), began, ended)
 
     def batched(self, began: float, ended: float, *, batch_size: int, trace: Mapping[str, str] | None) -> None:
@@ -196,6 +194,9 @@ class Operation:
         record.duration_s = time.monotonic() - self._began
         record.error_type = error_type
         record.choices = len(self._finish_reasons) or 1
+        if self._waits:
+            record.queue_s = _covered_s(self._waits.get(Phase.QUEUE, ()))
+            record.join_s = _covered_s(self._waits.get(Phase.JOIN, ()))
         if self._first_token is not None:
             record.first_token_s = self._first_token - self._began
         if self._request.tracing is not None and self._context is not None and self._request.is_traced:
@@ -209,6 +210,15 @@ class Operation:
         tracing, offset = self._request.tracing, self._request.unix_offset
         if tracing is not None and self._context is not None and self._request.is_traced:
             tracing.child(self._context, name, began + offset, ended + offset, batch_size=batch_size, link=link)
+
+
+def _covered_s(waits: Iterable[tuple[float, float]]) -> float:
+    """Seconds that intervals cover together: the parts of a split request wait at the same time."""
+    total, until = 0.0, -math.inf
+    for began, ended in sorted(waits):
+        total += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return total
 
 
 def observation_of(scope: Scope) -> RequestObservation | None:

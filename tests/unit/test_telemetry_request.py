@@ -500,6 +500,16 @@ def test_waits_of_one_kind_add_up_in_a_call_and_the_longest_counts_for_the_reque
     assert [seconds for _, _, seconds in listener.waits] == [3, 0.5, 3, 0.5, 1, 0.5, 1, 0.5]
 
 
+def test_waits_at_the_same_time_count_once():
+    """The parts of a split request wait in the same queue."""
+    listener = RecordingListener()
+    call = observed(listener).begin(operation(), {})
+    for began, ended in (5.0, 7.0), (1.0, 3.0), (2.0, 4.0), (2.5, 3.5):
+        call.waited(Phase.QUEUE, began, ended)
+    call.end()
+    assert [(each.queue_s, each.join_s) for each in listener.operations] == [(5.0, 0.0)]
+
+
 def test_a_disconnect_without_an_answer_has_status_499():
     listener = RecordingListener()
     observation = observed(listener)
