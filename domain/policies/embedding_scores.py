@@ -4,6 +4,7 @@ vLLM's server scores with an embedding model in the same way (`BiEncoderIOProces
 vllm.entrypoints.pooling.scoring.io_processor, 0.32.0), so `/v1/rerank` works without a reranking model.
 """
 
+import asyncio
 from operator import mul
 from typing import cast
 
@@ -13,6 +14,9 @@ from domain.policies.wrapper import BackendWrapper
 from domain.port import InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import EmbeddingRequest, Prompt, Request, ResultT, ScoreRequest, TokenizeRequest
 from domain.results import EmbeddingResult, ScoreResult
+
+YIELD_AFTER = 32_768
+"""Numbers to multiply until other tasks of the event loop run, which takes about 2 ms."""
 
 
 class EmbeddingScores(BackendWrapper):
@@ -42,15 +46,19 @@ class EmbeddingScores(BackendWrapper):
             both = await self._embed(texts, request.truncate_prompt_tokens, context)
             vectors = _rows(both)
             queries, documents = vectors[: len(request.queries)], vectors[len(request.queries) :]
-            return _result(queries, documents, both.prompt_tokens)
+            return await _result(queries, documents, both.prompt_tokens)
         special = await self._special_tokens(context)
+
+        def limit(tokens: int | None) -> int | None:
+            return _limit(request.truncate_prompt_tokens, tokens, special, self._max_model_len)
+
         found = await gather_all(
             [
-                self._embed([*request.queries], _limit(request, request.max_tokens_per_query, special), context),
-                self._embed([*request.documents], _limit(request, request.max_tokens_per_doc, special), context),
+                self._embed([*request.queries], limit(request.max_tokens_per_query), context),
+                self._embed([*request.documents], limit(request.max_tokens_per_doc), context),
             ]
         )
-        return _result(_rows(found[0]), _rows(found[1]), sum(result.prompt_tokens for result in found))
+        return await _result(_rows(found[0]), _rows(found[1]), sum(result.prompt_tokens for result in found))
 
     async def _embed(
         self, texts: list[Prompt], truncate_to: int | None, context: RequestContext
@@ -68,24 +76,38 @@ class EmbeddingScores(BackendWrapper):
         return len((await self._backend.call(TokenizeRequest(prompt=""), context)).token_ids)
 
 
-def _limit(request: ScoreRequest, tokens: int | None, special: int) -> int | None:
-    """The limit on the tokens of one text, special ones included; None for no limit."""
-    whole = request.truncate_prompt_tokens
-    if tokens is None:
+def _limit(whole: int | None, tokens: int | None, special: int, max_model_len: int | None) -> int | None:
+    """The limit on the tokens of one text, special ones included; None for no limit.
+
+    Args:
+        whole: the request's `truncate_prompt_tokens`.
+        tokens: the limit on the text without special tokens.
+        special: number of special tokens.
+        max_model_len: context length; the engine rejects larger limits.
+    """
+    if tokens is None or (max_model_len is not None and tokens + special > max_model_len):
         return whole
     return tokens + special if whole is None or whole < 0 else min(whole, tokens + special)
 
 
 def _rows(result: EmbeddingResult) -> list[list[float]]:
+    """The vectors, unpacked."""
     # typeshed has no overload for float formats.
     numbers = cast(list[float], memoryview(result.vectors).cast("f").tolist())
     size = result.dimensions
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
-def _result(queries: list[list[float]], documents: list[list[float]], tokens: int) -> ScoreResult:
+async def _result(queries: list[list[float]], documents: list[list[float]], tokens: int) -> ScoreResult:
     """The scores; vectors have unit length, so that the cosine is the scalar product."""
     if len(queries) == 1:
         queries = queries * len(documents)
-    scores = [sum(map(mul, query, document)) for query, document in zip(queries, documents, strict=True)]
+    scores = []
+    numbers = 0
+    for query, document in zip(queries, documents, strict=True):
+        scores.append(sum(map(mul, query, document)))
+        numbers += len(document)
+        if numbers >= YIELD_AFTER:
+            numbers = 0
+            await asyncio.sleep(0)
     return ScoreResult(scores=scores, prompt_tokens=tokens)
