@@ -33,6 +33,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Context length in tokens, prompt and completion together."""
     dimensions: int | None = None
     """Length of one embedding vector; None for a generation model."""
+    max_sequences: int | None = None
+    """Sequences that the engine computes at a time; None if unknown."""
     reports_tokens_per_input: bool = False
     """Whether embedding results include the tokens of each input, and not only their total."""
 

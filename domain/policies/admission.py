@@ -19,7 +19,7 @@ from domain.observation import Phase
 from domain.policies.allowance import POLL_S, AllowancePolicy, BatchRules, InteractiveActivity, YieldingPolicy
 from domain.policies.class_queue import SMOOTHING, ClassQueue, Waiter
 from domain.policies.wrapper import BackendWrapper
-from domain.port import Events, InferenceBackend, RequestContext
+from domain.port import Events, InferenceBackend, ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import GenerationRequest, Request, ResultT
 from domain.service_class import ServiceClass
 
@@ -54,6 +54,12 @@ class AdmissionBackend(BackendWrapper):
         self._activity.sources.append(self._interactive_requests)
         self.policy = policy or YieldingPolicy(bounds, self._activity, BatchRules())
         self._poll: asyncio.TimerHandle | None = None
+
+    async def start(self, on_step: StepListener = ignore_step) -> ModelCard:
+        """See the port."""
+        card = await self._backend.start(on_step)
+        self.policy.engine_started(card.max_sequences)
+        return card
 
     @property
     def load(self) -> Load:

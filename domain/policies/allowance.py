@@ -24,8 +24,8 @@ between their requests."""
 RAMP_S = 1.0
 """How long the allowance then takes to grow from nothing to its ceiling."""
 CEILING = 0.75
-"""Share of the bounds that FLEX and BATCH may use together. The rest stays free for interactive requests, so that
-those need not wait for a long batch request to end."""
+"""Share of the bounds and of the engine's sequences that FLEX and BATCH may use together. The rest stays free for
+interactive requests, so that those need not wait for a long batch request to end."""
 FLEX_BUSY_RUNNING = 1
 """FLEX requests that may run while interactive requests are present."""
 
@@ -58,6 +58,10 @@ NOTHING = Allowance(0, 0)
 
 class AllowancePolicy(Protocol):
     """Decides the allowances of one role. All times are seconds of one monotonic clock."""
+
+    def engine_started(self, max_sequences: int | None) -> None:
+        """Called when the engine has started, which computes so many sequences at a time; None if unknown."""
+        ...
 
     def ceiling(self) -> Allowance:
         """What FLEX and BATCH may use together at most."""
@@ -104,10 +108,19 @@ class YieldingPolicy:
             rules: settings.
         """
         self._activity = activity
-        self._ceiling = Allowance(max(1, int(bounds.max_running * CEILING)), bounds.max_running_tokens * CEILING)
+        self._bounds = bounds
+        self._ceiling = self._ceiling_for(bounds.max_running)
         self._busy_running = rules.busy_running
         self._busy_since: float | None = None
         self._pause_until = -math.inf
+
+    def engine_started(self, max_sequences: int | None) -> None:
+        """See `AllowancePolicy`."""
+        most = self._bounds.max_running
+        self._ceiling = self._ceiling_for(most if max_sequences is None else min(most, max_sequences))
+
+    def _ceiling_for(self, running: int) -> Allowance:
+        return Allowance(max(1, int(running * CEILING)), self._bounds.max_running_tokens * CEILING)
 
     def ceiling(self) -> Allowance:
         """See `AllowancePolicy`."""

@@ -13,9 +13,10 @@ from domain.errors import OverloadedError
 from domain.load import Bounds
 from domain.policies.admission import AdmissionBackend
 from domain.policies.allowance import POLL_S, QUIET_S, RAMP_S, Allowance, InteractiveActivity
-from domain.port import RequestContext
+from domain.port import ModelCard, RequestContext, StepListener, ignore_step
 from domain.requests import EmbeddingRequest
 from domain.results import EmbeddingResult
+from domain.roles import Role
 from domain.service_class import ServiceClass
 from tests.unit.waiting import InstantLoop, now, run_instantly
 
@@ -29,6 +30,9 @@ class Engine:
     def __init__(self) -> None:
         self.running: dict[int, asyncio.Future[None]] = {}
         self.began: list[int] = []
+
+    async def start(self, _on_step: StepListener = ignore_step) -> ModelCard:
+        return ModelCard(name="engine", role=Role.EMBED, created=1, max_sequences=4)
 
     async def call(self, request: EmbeddingRequest, _context: RequestContext) -> EmbeddingResult:
         (number, *_) = request.inputs[0]
@@ -47,6 +51,9 @@ class Fixed:
     def __init__(self, running: int, tokens: int = 10**6) -> None:
         self.own = Allowance(running, tokens)
         self.most = Allowance(100, 10**6)
+
+    def engine_started(self, _max_sequences: int | None) -> None:
+        pass
 
     def ceiling(self) -> Allowance:
         return self.most
@@ -124,6 +131,25 @@ def test_interactive_requests_may_use_all_slots_and_others_their_allowance(clock
         assert harness.counts(INTERACTIVE) == (4, 0)
         assert harness.counts(BATCH) == (0, 2)
         await cancel(tasks)
+
+    run(scenario())
+
+
+def test_batches_leave_sequences_of_the_engine_free(clock):
+    """More requests may run than the engine computes at a time; the others would wait inside it."""
+
+    async def scenario():
+        harness = Harness(max_running=100)
+        await harness.admission.start()
+        tasks = [harness.send(BATCH) for _ in range(9)]
+        await settle()
+        assert harness.counts(BATCH) == (3, 6)
+        tasks += [harness.send(INTERACTIVE) for _ in range(9)]
+        await settle()
+        assert harness.counts(INTERACTIVE) == (9, 0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
     run(scenario())
 

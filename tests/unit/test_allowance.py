@@ -42,6 +42,15 @@ def test_a_ceiling_is_at_least_one_request():
     assert policy.allowance(BATCH, 0.0).running == policy.ceiling().running == 1
 
 
+@pytest.mark.parametrize(("sequences", "running"), [(40, 30), (1000, 75), (None, 75), (1, 1)])
+def test_the_ceiling_follows_the_sequences_of_the_engine(sequences, running):
+    harness = Harness()
+    harness.policy.engine_started(4)
+    assert harness.policy.ceiling().running == 3
+    harness.policy.engine_started(sequences)
+    assert harness.batch(0.0) == harness.policy.ceiling() == Allowance(running, 750.0)
+
+
 def test_the_allowance_drops_at_once_and_grows_again_step_by_step():
     harness = Harness()
     harness.present = 1

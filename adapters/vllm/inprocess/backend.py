@@ -136,6 +136,7 @@ class VLLMInProcessBackend(LocalEngine, MemoryMeter):
             role=self._role,
             created=int(time.time()),
             max_model_len=self._engine.max_model_len,
+            max_sequences=int(self._config.scheduler_config.max_num_seqs),
             reports_tokens_per_input=True,
         )
 
