@@ -23,7 +23,8 @@ from adapters.vllm.inprocess.owner import OWNER
 ROOT = Path(__file__).resolve().parent.parent
 MEMORIA = Path(sys.executable).parent / "memoria"
 START_TIMEOUT_S = 240
-ENGINE_FLAGS = "--kv-cache-memory-bytes 67108864 --max-num-seqs 64"
+MAX_NUM_SEQS = 64
+ENGINE_FLAGS = f"--kv-cache-memory-bytes 67108864 --max-num-seqs {MAX_NUM_SEQS}"
 # What vLLM's own server has to be told, and the service finds out by itself.
 CHAT_FLAGS = (
     "--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3 --enable-prompt-tokens-details "

@@ -13,6 +13,7 @@ from vllm.utils.async_utils import make_async
 
 from adapters.vllm.inprocess.pooling import run_all
 from adapters.vllm.inprocess.running_engine import RunningEngine
+from domain.errors import InvalidRequestError
 from domain.port import RequestContext
 from domain.requests import ScoreRequest
 from domain.results import ScoreResult
@@ -86,13 +87,25 @@ class Scoring:
 
         @functools.cache
         def document_limit(query: str) -> int | None:
-            """Tokens of a document that leave the template whole; vLLM would cut off the template's end."""
+            """Tokens of a document that leave the template whole; vLLM would cut off the template's end.
+
+            Raises:
+                InvalidRequestError: not even a document of one token fits.
+            """
             whole, own = request.truncate_prompt_tokens, request.max_tokens_per_doc
             if whole is None or self._processor.chat_template is None:
                 return own
             total = self._running.max_model_len if whole < 0 else whole
             room = total - _length(render(query, "", None)) - JOINT_TOKENS
-            return own if room < 1 else min(room, own or room)
+            if room < 1:
+                raise InvalidRequestError(
+                    f"'truncate_prompt_tokens' allows {total} tokens, which leaves no room for a document next to "
+                    "the query and the model's instructions. Raise it, shorten the query, or set "
+                    "'max_tokens_per_query'.",
+                    param="truncate_prompt_tokens",
+                    code="invalid_value",
+                )
+            return min(room, own or room)
 
         return [
             render(query, document, document_limit(query))
