@@ -32,6 +32,7 @@ from domain.requests import (
     DetokenizeRequest,
     EmbeddingRequest,
     GenerationRequest,
+    ScoreRequest,
     TokenizeRequest,
 )
 from domain.results import GenerationDelta, GenerationUsage, Tokenization, ToolCallDelta
@@ -86,6 +87,40 @@ async def embed(server: Server) -> Any:
     engine = backend(server, Role.EMBED)
     await engine.start()
     return await engine.call(EmbeddingRequest(inputs=["x"]), CONTEXT)
+
+
+async def score(answer: bytes, status: int = 200, **fields: Any) -> tuple[Any, Any]:
+    """The scores of a server that answers in this way, and the request that it got."""
+    server = Server(score=(status, answer))
+    engine = backend(server, Role.RERANK)
+    await engine.start()
+    result = await engine.call(ScoreRequest(queries=["q"], documents=["a", "b"], **fields), CONTEXT)
+    return result, server.requests[-1][1]
+
+
+def scores_of(*scores: Any) -> bytes:
+    data = [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)]
+    return json.dumps({"data": data, "usage": {"prompt_tokens": 7, "total_tokens": 7}}).encode()
+
+
+async def test_scores_are_asked_for_under_the_names_that_servers_of_all_versions_know():
+    result, body = await score(scores_of(0.25, 1), max_tokens_per_doc=5, max_tokens_per_query=9999)
+    assert (result.scores, result.prompt_tokens) == ([0.25, 1.0], 7)
+    assert body == {"model": "first", "text_1": ["q"], "text_2": ["a", "b"], "max_tokens_per_doc": 5}
+
+
+@pytest.mark.parametrize(
+    "answer", [scores_of(0.5), scores_of(0.5, None), scores_of(0.5, float("nan")), b"{}", b"<html>"]
+)
+async def test_incomplete_scores_are_a_failure(answer):
+    with pytest.raises(BackendFailedError):
+        await score(answer)
+
+
+async def test_a_server_whose_model_cant_score_is_reported():
+    """vLLM has the endpoint only if the model can score."""
+    with pytest.raises(BackendFailedError, match="'first', serves it for another purpose"):
+        await score(b'{"detail":"Not Found"}', 404)
 
 
 async def test_without_a_name_the_first_model_is_used():

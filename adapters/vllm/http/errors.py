@@ -90,7 +90,10 @@ def from_status(
     if status in (401, 403):
         return BackendFailedError(f"The {server} server rejected the service's API key.")
     if status == 404:
-        return BackendFailedError(f"The {server} server no longer serves '{model}', or is not a vLLM server.")
+        return BackendFailedError(
+            f"The {server} server no longer serves '{model}', serves it for another purpose, or is not a vLLM "
+            "server."
+        )
     if status in (429, 503) and retry_after_s is not None:
         return BackendBusyError(
             f"The {server} server is busy. Please try again later.", retry_after_s=retry_after_s

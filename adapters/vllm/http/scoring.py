@@ -20,7 +20,8 @@ async def score(
         InferenceError: the server returned an error or can't be reached.
     """
     request = request.within(model.max_model_len)
-    body: dict[str, Any] = {"model": model.id, "queries": request.queries, "documents": request.documents}
+    # The only names of the lists that servers of all versions know.
+    body: dict[str, Any] = {"model": model.id, "text_1": request.queries, "text_2": request.documents}
     for name in (
         "truncate_prompt_tokens",
         "max_tokens_per_query",
