@@ -20,7 +20,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool | None = None
     """None if unknown."""
     is_sentence_encoder: bool = False
-    """Whether it has a modules.json that marks it as trained for embeddings."""
+    """Whether its modules.json marks it as trained for embeddings."""
     package_role: Role | None = None
     """The role of a packaged model."""
     weight_bytes: int | None = None
@@ -33,3 +33,11 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the hub answered; None if no request was sent to it."""
     source: str | None = None
     """Where its shape can be read without a request to the hub; None if it has to be fetched first."""
+
+
+def is_sentence_encoder(modules: str) -> bool:
+    """Whether a modules.json of sentence-transformers is that of an embedding model, which pools its tokens.
+
+    Rerankers have such a file too.
+    """
+    return "Pooling" in modules

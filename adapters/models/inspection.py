@@ -12,7 +12,7 @@ from adapters.models.known_shapes import KNOWN_SHAPES
 from adapters.models.locate import HUB_TIMEOUT_S, LocatedModel, locate
 from adapters.models.packaged import PACKAGED_MODELS
 from domain.errors import ConfigurationError
-from domain.model_facts import ModelFacts, Origin
+from domain.model_facts import ModelFacts, Origin, is_sentence_encoder
 from domain.progress import ignore_progress
 from domain.roles import ROLES
 
@@ -213,7 +213,8 @@ def _describe(
         origin=origin,
         config=config,
         has_chat_template=has_template if is_known or has_template else None,
-        is_sentence_encoder="modules.json" in files,
+        is_sentence_encoder="modules.json" in files
+        and is_sentence_encoder(files["modules.json"].read_text(encoding="utf-8", errors="replace")),
         weight_bytes=weight_bytes,
     )
 

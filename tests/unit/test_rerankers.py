@@ -1,11 +1,9 @@
 """What vLLM needs to know of reranking models."""
 
-import json
-
 import jinja2
 import pytest
 
-from adapters.vllm.dialect.rerankers import QWEN3_TEMPLATE, reranker_flags, reranker_template
+from adapters.vllm.dialect.rerankers import QWEN3_TEMPLATE, reranker_overrides, reranker_template
 
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"]}
 CONVERTED = {"architectures": ["Qwen3ForSequenceClassification"]}
@@ -13,15 +11,18 @@ BERT = {"architectures": ["BertForSequenceClassification"]}
 
 
 def test_a_generation_model_that_answers_yes_or_no_becomes_a_classifier():
-    flag, value = reranker_flags(QWEN3)
-    assert flag == "--hf-overrides"
-    assert json.loads(value)["architectures"] == ["Qwen3ForSequenceClassification"]
-    assert json.loads(value)["classifier_from_token"] == ["no", "yes"]
+    overrides = reranker_overrides(QWEN3, is_sentence_encoder=False)
+    assert overrides["architectures"] == ["Qwen3ForSequenceClassification"]
+    assert overrides["classifier_from_token"] == ["no", "yes"]
+
+
+def test_an_embedding_model_of_the_same_architecture_does_not():
+    assert reranker_overrides(QWEN3, is_sentence_encoder=True) == {}
 
 
 @pytest.mark.parametrize("config", [CONVERTED, BERT, {}, {"architectures": None}])
-def test_classifiers_need_no_flags(config):
-    assert reranker_flags(config) == []
+def test_classifiers_need_no_overrides(config):
+    assert reranker_overrides(config, is_sentence_encoder=False) == {}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-QWEN3_OVERRIDES = {
+QWEN3_OVERRIDES: Mapping[str, Any] = {
     "architectures": ["Qwen3ForSequenceClassification"],
     "classifier_from_token": ["no", "yes"],
     "is_original_qwen3_reranker": True,
@@ -31,11 +31,16 @@ QWEN3_TEMPLATE = (
 """Template for a query, a document and an optional instruction (Jinja)."""
 
 
-def reranker_flags(config: Mapping[str, Any]) -> list[str]:
-    """Flags that make a classifier of a model, from its config.json."""
-    if "Qwen3ForCausalLM" in _architectures(config):
-        return ["--hf-overrides", json.dumps(QWEN3_OVERRIDES)]
-    return []
+def reranker_overrides(config: Mapping[str, Any], *, is_sentence_encoder: bool) -> dict[str, Any]:
+    """The `--hf-overrides` that make a classifier of a model.
+
+    Args:
+        config: the model's config.json.
+        is_sentence_encoder: whether it was trained for embeddings. Qwen3-Embedding has the same architecture as
+            Qwen3-Reranker, and its scores would mean nothing.
+    """
+    is_original = "Qwen3ForCausalLM" in _architectures(config) and not is_sentence_encoder
+    return dict(QWEN3_OVERRIDES) if is_original else {}
 
 
 def reranker_template(config: Mapping[str, Any], *names: str) -> str | None:

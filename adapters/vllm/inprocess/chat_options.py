@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domain.errors import ConfigurationError
+from domain.model_facts import is_sentence_encoder
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -163,6 +164,11 @@ def config_of(model: str) -> Mapping[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
 
 
+def is_embedding_model(model: str) -> bool:
+    """Whether a model was trained for embeddings. See `chat_template_of`."""
+    return is_sentence_encoder(_read(model, "modules.json"))
+
+
 def _read(model: str, name: str, revision: str | None = None) -> str:
     from transformers.utils import cached_file
 
@@ -181,12 +187,7 @@ def score_options(arguments: argparse.Namespace, template: str | None, setting: 
     Raises:
         ConfigurationError: a flag names a template that can't be read.
     """
-    from vllm.renderers.chat_utils import load_chat_template
-
-    try:
-        return ChatOptions(chat_template=load_chat_template(arguments.chat_template) or template)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{setting}: {error}") from error
+    return ChatOptions(chat_template=_load_template(arguments.chat_template, setting) or template)
 
 
 def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", setting: str) -> ChatOptions:
@@ -201,16 +202,15 @@ def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", set
         ConfigurationError: a flag names an unknown parser or template.
     """
     from vllm.reasoning import ReasoningParserManager
-    from vllm.renderers.chat_utils import load_chat_template
     from vllm.tool_parsers import ToolParserManager
 
     flags: Mapping[str, Any] = vars(arguments)
     try:
         if flags["tool_parser_plugin"]:
             ToolParserManager.import_tool_parser(flags["tool_parser_plugin"])
-        template = load_chat_template(flags["chat_template"])
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{setting}: {error}") from error
+    template = _load_template(flags["chat_template"], setting)
     _check_parser_name(
         "--tool-call-parser", flags["tool_call_parser"], ToolParserManager.list_registered(), setting
     )
@@ -228,6 +228,22 @@ def chat_options(arguments: argparse.Namespace, model_config: "ModelConfig", set
         tool_strict_level=flags["tool_strict_level"],
         reasoning_parser=flags["reasoning_parser"] or reasoning_parser_for(model_type, template),
     )
+
+
+def _load_template(value: str | None, setting: str) -> str | None:
+    """The template of a `--chat-template`, which is a file or the template itself.
+
+    Raises:
+        ConfigurationError: the file can't be read.
+    """
+    from vllm.exceptions import VLLMClientError
+    from vllm.renderers.chat_utils import load_chat_template
+
+    try:
+        template: str | None = load_chat_template(value)
+    except (OSError, ValueError, VLLMClientError) as error:
+        raise ConfigurationError(f"{setting}: --chat-template: {error.args[0]}") from error
+    return template
 
 
 def _check_parser_name(flag: str, name: str | None, known: Iterable[str], setting: str) -> None:

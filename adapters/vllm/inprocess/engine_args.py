@@ -11,8 +11,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from adapters.vllm.dialect.memory_flags import flag_name, plan_flags
-from adapters.vllm.dialect.rerankers import reranker_flags, reranker_template
-from adapters.vllm.inprocess.chat_options import ChatOptions, add_flags, chat_options, config_of, score_options
+from adapters.vllm.dialect.rerankers import reranker_overrides, reranker_template
+from adapters.vllm.inprocess.chat_options import (
+    ChatOptions,
+    add_flags,
+    chat_options,
+    config_of,
+    is_embedding_model,
+    score_options,
+)
 from adapters.vllm.inprocess.owner import lower_engine_priority, own_engines
 from domain.errors import ConfigurationError
 from domain.matryoshka import is_matryoshka
@@ -170,13 +177,16 @@ def engine_setup(
     add_flags(parser)
     own = ["--model", model, "--served-model-name", served_name, "--runner", ROLES[role].runner]
     model_config: Mapping[str, Any] = {}
-    if role is Role.EMBED and is_matryoshka(model, served_name):
-        defaults = [*defaults, "--hf-overrides", '{"is_matryoshka": true}']
-    elif role is Role.RERANK:
-        model_config = config_of(model)
-        defaults = [*defaults, *reranker_flags(model_config)]
+    overrides: dict[str, Any] = {}
     try:
+        if role is Role.EMBED and is_matryoshka(model, served_name):
+            overrides = {"is_matryoshka": True}
+        elif role is Role.RERANK:
+            model_config = config_of(model)
+            overrides = reranker_overrides(model_config, is_sentence_encoder=is_embedding_model(model))
         arguments = parser.parse_args([*_drop_overridden(defaults, words), *words, *own])
+        # Those of the user may be about something else.
+        arguments.hf_overrides = overrides | (arguments.hf_overrides or {})
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except ConfigurationError:
         raise

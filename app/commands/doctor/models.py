@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from adapters.vllm.dialect.rerankers import reranker_flags
+from adapters.vllm.dialect.rerankers import reranker_overrides
 from app.commands.doctor.finding import Finding, failure, ok, warning
 from domain.model_facts import ModelFacts
 from domain.roles import ROLES, Role
@@ -104,9 +104,10 @@ def _check_reranks(check: str, variable: str, model: ModelFacts, kind: Kind, sub
             f"{model.name} is a classifier with {labels} labels, and a reranking model has one",
             f"Set {variable} to a reranking model",
         )
-    if kind == "classify" or reranker_flags(model.config):
+    if kind == "classify" or reranker_overrides(model.config, is_sentence_encoder=model.is_sentence_encoder):
         return ok(check, f"{subject} scores documents")
-    what = "generates text" if kind == "generate" else "produces embeddings"
+    is_generator = kind == "generate" and not model.is_sentence_encoder
+    what = "generates text" if is_generator else "produces embeddings"
     return failure(
         check,
         f"{subject} {what}, not scores",

@@ -63,7 +63,10 @@ def test_a_chat_template_is_found(folder, tmp_path, file, text, expected):
 
 
 def test_a_sentence_encoder_is_recognized(folder, tmp_path):
-    (folder / "modules.json").write_text("[]")
+    pooling = '[{"type": "sentence_transformers.models.Pooling"}]'
+    (folder / "modules.json").write_text(pooling.replace("Pooling", "LogitScore"))
+    assert not inspected(folder, tmp_path).is_sentence_encoder, "a reranking model"
+    (folder / "modules.json").write_text(pooling)
     assert inspected(folder, tmp_path).is_sentence_encoder
 
 

@@ -61,6 +61,7 @@ def test_where_a_model_comes_from(model, verdict, message):
         (Role.RERANK, classifier(3), Verdict.FAILURE),
         (Role.RERANK, of("BertForSequenceClassification"), Verdict.FAILURE),
         (Role.RERANK, of("Qwen3ForCausalLM"), Verdict.OK),
+        (Role.RERANK, of("Qwen3ForCausalLM", is_sentence_encoder=True), Verdict.FAILURE),
         (Role.RERANK, of("LlamaForCausalLM"), Verdict.FAILURE),
         (Role.RERANK, of("BertModel"), Verdict.FAILURE),
         (Role.RERANK, facts(), None),
