@@ -86,7 +86,16 @@ def prepare_models(settings: Settings, progress: Progress) -> dict[Role, Located
     Raises:
         ConfigurationError: a model does not exist.
     """
-    return inprocess_provider(settings, settings.roles).locate(progress)
+    return inprocess_provider(settings, roles_with_models(settings)).locate(progress)
+
+
+def roles_with_models(settings: Settings) -> list[Role]:
+    """The roles whose models are known: an optional model on a server may have no name here.
+
+    All roles if it is none, so that the error for a missing name follows.
+    """
+    known = [role for role, own in settings.roles.items() if own.model or not ROLES[role].is_optional]
+    return known or list(settings.roles)
 
 
 def default_model_name(role: Role) -> str:

@@ -58,9 +58,10 @@ def _switched_on(settings: Settings) -> dict[Role, RoleSettings]:
     found = {role: own for role, own in resolved.items() if own.backend != OFF}
     if not found:
         names = [f"{info.prefix}_BACKEND" for info in ROLES.values() if not info.is_optional]
+        optional = [f"MODEL_{info.prefix}_NAME" for info in ROLES.values() if info.is_optional]
         raise ConfigurationError(
             f"{' and '.join(names)} are {OFF}, so there is nothing to serve. Set one of them to {INPROCESS} or "
-            f"{HTTP}."
+            f"{HTTP}, or name a model with {' or '.join(optional)}."
         )
     return found
 

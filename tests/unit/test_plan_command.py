@@ -148,6 +148,14 @@ def test_lines_for_compose_contain_only_memory_flags(plan):
     ]
 
 
+def test_an_optional_model_on_a_server_may_have_no_name(plan):
+    arguments = ("--gpu-memory", "24GiB", *PAIR)
+    result = plan(*arguments, RERANK_BACKEND="vllm-http")
+    assert (result.exit_code, result.stdout) == (0, plan(*arguments).stdout)
+    off = {"EMBED_BACKEND": "off", "GEN_BACKEND": "off"}
+    assert is_mistake(plan("--gpu-memory", "24GiB", RERANK_BACKEND="vllm-http", **off), "MODEL_RERANK_NAME")
+
+
 def test_an_optional_engine_is_planned_if_its_model_is_named(plan):
     # No reranker's shape is known without the hub.
     name = "Qwen/Qwen3-Embedding-0.6B"

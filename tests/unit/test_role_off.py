@@ -37,7 +37,7 @@ def test_a_service_without_any_role_is_a_mistake():
         load_settings(OFF[Role.EMBED] | OFF[Role.GENERATE])
     message = str(caught.value)
     assert message.startswith("EMBED_BACKEND and GEN_BACKEND are off")
-    assert "Set one of them to vllm-inprocess or vllm-http." in message
+    assert "Set one of them to vllm-inprocess or vllm-http, or name a model with MODEL_RERANK_NAME." in message
 
 
 def test_settings_of_a_role_that_is_off_are_validated_too():
@@ -143,6 +143,13 @@ def test_only_the_other_model_is_prepared(off, tmp_path):
     names = {f"MODEL_{ROLES[role].prefix}_NAME": str(tmp_path) for role in DEFAULT_ROLES}
     found = prepare_models(load_settings(OFF[off] | names), lambda _step, _share: None)
     assert list(found) == [OTHER[off]]
+
+
+def test_an_optional_model_on_a_server_is_not_prepared_if_it_has_no_name(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    names = {f"MODEL_{ROLES[role].prefix}_NAME": str(tmp_path) for role in DEFAULT_ROLES}
+    found = prepare_models(load_settings(names | {"RERANK_BACKEND": "vllm-http"}), lambda _step, _share: None)
+    assert list(found) == list(DEFAULT_ROLES)
 
 
 def test_a_shortage_names_only_settings_of_active_engines(monkeypatch):

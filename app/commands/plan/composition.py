@@ -10,7 +10,7 @@ from adapters.models.packaged import PACKAGED_MODELS
 from adapters.models.shape import UnknownShapeError
 from adapters.vllm.dialect.memory_flags import memory_arguments, other_arguments
 from app.commands.plan.question import AnsweredPlan, EngineQuestion, PlanQuestion
-from app.engines import engine_options
+from app.engines import engine_options, roles_with_models
 from app.settings import INPROCESS, OFF, RoleSettings, Settings
 from domain.errors import ConfigurationError
 from domain.memory_plan import Card
@@ -19,7 +19,7 @@ from domain.roles import ROLES, Role
 
 
 def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) -> AnsweredPlan:
-    """Plan all engines that are switched on, whichever backend they have, for this machine or another card.
+    """Plan all engines whose models are known, whichever backend they have, for this machine or another card.
 
     Raises:
         ConfigurationError: a model does not exist, or the planner does not support it.
@@ -27,8 +27,8 @@ def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) 
     _require_switched_on(settings, question)
     card = _card(question)
     names = {
-        role: question.of(role).model or own.model or default_model(role, card)
-        for role, own in settings.roles.items()
+        role: question.of(role).model or settings.role(role).model or default_model(role, card)
+        for role in roles_with_models(settings)
     }
     models = {role: _locate(role, name, settings, question, progress) for role, name in names.items()}
     options = {role: _options(settings.role(role), question.of(role)) for role in names}
@@ -40,7 +40,7 @@ def plan_memory(settings: Settings, question: PlanQuestion, progress: Progress) 
         plan=plan,
         models={role: name if name in PACKAGED_MODELS else models[role].source for role, name in names.items()},
         memory_flags={engine.role: memory_arguments(engine) for engine in plan.engines},
-        other_flags={role: other_arguments(own.args) for role, own in settings.roles.items()},
+        other_flags={role: other_arguments(settings.role(role).args) for role in names},
     )
 
 
