@@ -7,7 +7,7 @@ import math
 import pytest
 
 from app.commands.bench.tiny_models import CORPUS
-from domain.errors import ContextLengthError, WrongEndpointError
+from domain.errors import ContextLengthError, InvalidRequestError, WrongEndpointError
 from domain.policies.splitting import PART_PAIRS
 from domain.requests import EmbeddingRequest, GenerationRequest, ScoreRequest, TokenizeRequest
 from domain.results import ScoreResult
@@ -111,6 +111,32 @@ async def test_documents_are_cut_by_themselves(reranker: Case) -> None:
     assert (await score(reranker, [QUERY], ["a b"], max_tokens_per_doc=10**6)).scores == pytest.approx(
         (await score(reranker, [QUERY], ["a b"])).scores, abs=EXACT
     )
+
+
+async def test_a_long_query_with_limited_documents_is_refused(reranker: Case) -> None:
+    long = "a b c " * reranker.max_model_len
+    with pytest.raises(InvalidRequestError):
+        await score(reranker, [long], ["a b c d e f g h"], max_tokens_per_doc=6)
+
+
+async def test_all_limits_apply_together(reranker: Case) -> None:
+    long = "a b c " * reranker.max_model_len
+    limits = {"max_tokens_per_query": 12, "max_tokens_per_doc": 20}
+    both = await score(reranker, [long], [long], **limits)
+    cut = await score(reranker, [long], [long], truncate_prompt_tokens=both.prompt_tokens - 1, **limits)
+    assert cut.prompt_tokens == both.prompt_tokens - 1
+
+
+async def test_a_limit_on_documents_leaves_truncation_to_the_other(reranker: Case) -> None:
+    long = "a b c " * reranker.max_model_len
+    limits = {"max_tokens_per_doc": 6, "truncate_prompt_tokens": -1}
+    if reranker.name == "vllm-http":
+        # A server cuts only the document then, even if the query is too long.
+        with pytest.raises(InvalidRequestError) as caught:
+            await score(reranker, [long], [long], **limits)
+        assert "max_tokens_per_query" in caught.value.message
+    else:
+        assert (await score(reranker, [long], [long], **limits)).prompt_tokens == reranker.max_model_len
 
 
 async def test_queries_are_cut_by_themselves(reranker: Case) -> None:

@@ -117,6 +117,15 @@ async def test_incomplete_scores_are_a_failure(answer):
         await score(answer)
 
 
+@pytest.mark.parametrize("cause", ["Sequence to truncate too short to respect it", "Second sequence not provided"])
+async def test_a_query_without_room_for_a_document_is_the_clients_mistake(cause):
+    """vLLM answers it with status 500, which would open the circuit breaker."""
+    answer = json.dumps({"error": {"message": f"Truncation error: {cause}", "type": "InternalServerError"}})
+    with pytest.raises(InvalidRequestError) as caught:
+        await score(answer.encode(), 500)
+    assert caught.value.param == "max_tokens_per_doc"
+
+
 async def test_a_server_whose_model_cant_score_is_reported():
     """vLLM has the endpoint only if the model can score."""
     with pytest.raises(BackendFailedError, match="'first', serves it for another purpose"):

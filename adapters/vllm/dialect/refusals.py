@@ -30,12 +30,19 @@ _ALLOWED_TOKENS = re.compile(r"allowed_token_ids", re.I)
 # Matched at the start only: the rest of the message contains the client's text, which may be anything.
 _BAD_WORDS = re.compile(r"(too many )?bad[_ ]words|.{0,80}tokens were specified as bad", re.I)
 _MIN_TOKENS = re.compile(r"min_tokens must be less than or equal to", re.I)
+# Of the tokenizer, for a query that is too long if documents have a limit; servers answer it with status 500.
+_NO_DOCUMENT = re.compile(r"truncation error: (sequence to truncate too short|second sequence not provided)", re.I)
 _NO_PROMPT = re.compile(r"the \w+ prompt cannot be empty", re.I)
 _GRAMMAR = re.compile(r"grammar|schema|regex|structur|choice|json|triggers", re.I)
 # vLLM appends details to many messages: " (parameter=prompt, value=…)".
 _PARAMETER_NOTE = re.compile(r"\s*\(parameter=.*\)\s*$", re.S)
 # xgrammar starts its messages with a source line: "[21:59:14] /project/cpp/regex_converter.cc:83: ".
 _SOURCE_LINE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+
+
+def is_refusal(message: str) -> bool:
+    """Whether an error message of a server is about the request, whatever its status."""
+    return _NO_DOCUMENT.match(message) is not None
 
 
 def constrained_param(request: GenerationRequest | None) -> str | None:
@@ -114,6 +121,13 @@ def refusal(
             "'min_tokens' must not exceed the tokens that the context has left for the answer"
             + (f": the context length of '{model}' is {max_model_len} tokens." if max_model_len else "."),
             param="min_tokens",
+            code="invalid_value",
+        )
+    if _NO_DOCUMENT.match(message):
+        return InvalidRequestError(
+            "The query leaves no room for a document of 'max_tokens_per_doc' tokens. Shorten the query, or set "
+            "'max_tokens_per_query'.",
+            param="max_tokens_per_doc",
             code="invalid_value",
         )
     if _NO_PROMPT.match(message):

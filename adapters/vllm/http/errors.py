@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import msgspec
 
-from adapters.vllm.dialect.refusals import constrained_param, generation_aborted, refusal
+from adapters.vllm.dialect.refusals import constrained_param, generation_aborted, is_refusal, refusal
 from adapters.vllm.http.transport import NoResponseError
 from adapters.vllm.http.wire import ServerErrorBody, error_decoder
 from domain.errors import (
@@ -77,7 +77,7 @@ def from_status(
         request: the generation request, if it was one.
         retry_after_s: the server's `Retry-After` in seconds, if it sent one.
     """
-    if status in (400, 413, 422):
+    if status in (400, 413, 422) or is_refusal(message):
         return refusal(
             message,
             param=param,

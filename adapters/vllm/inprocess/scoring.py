@@ -5,6 +5,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.entrypoints.pooling.scoring.io_processor import CrossEncoderIOProcessor
+from vllm.entrypoints.pooling.scoring.utils import truncate_text_to_tokens
 from vllm.entrypoints.pooling.typing import PoolingEngineInput, ScoringRenderParams
 from vllm.outputs import ScoringOutput
 from vllm.pooling_params import PoolingParams
@@ -71,11 +72,12 @@ class Scoring:
         def render(query: str, document: str, max_tokens_per_doc: int | None) -> PoolingEngineInput:
             return self._processor.render(
                 ScoringRenderParams(
-                    data_1=query,
-                    data_2=document,
+                    data_1=self._cut(query, request.max_tokens_per_query),
+                    data_2=self._cut(document, max_tokens_per_doc),
                     chat_template=self._processor.chat_template,
-                    max_tokens_per_query=request.max_tokens_per_query or 0,
-                    max_tokens_per_doc=max_tokens_per_doc or 0,
+                    # Done already: with a limit on documents vLLM's tokenizer fails on a query that is too long.
+                    max_tokens_per_query=0,
+                    max_tokens_per_doc=0,
                     tok_params=limits,
                     prompt_extras=extras,
                     skip_mm_cache=False,
@@ -111,6 +113,10 @@ class Scoring:
             render(query, document, document_limit(query))
             for query, document in zip(queries, request.documents, strict=True)
         ]
+
+    def _cut(self, text: str, max_tokens: int | None) -> str:
+        """The beginning of a text, of at most so many tokens; the whole text if there is no limit."""
+        return text if max_tokens is None else truncate_text_to_tokens(text, self._processor.tokenizer, max_tokens)
 
 
 def _length(rendered: PoolingEngineInput) -> int:
