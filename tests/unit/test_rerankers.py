@@ -1,9 +1,12 @@
 """What vLLM needs to know of reranking models."""
 
+import json
+from pathlib import Path
+
 import jinja2
 import pytest
 
-from adapters.vllm.dialect.rerankers import QWEN3_TEMPLATE, reranker_overrides, reranker_template
+from adapters.vllm.dialect.rerankers import QWEN3_OVERRIDES, QWEN3_TEMPLATE, reranker_overrides, reranker_template
 
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"]}
 CONVERTED = {"architectures": ["Qwen3ForSequenceClassification"]}
@@ -14,6 +17,11 @@ def test_a_generation_model_that_answers_yes_or_no_becomes_a_classifier():
     overrides = reranker_overrides(QWEN3, is_sentence_encoder=False)
     assert overrides["architectures"] == ["Qwen3ForSequenceClassification"]
     assert overrides["classifier_from_token"] == ["no", "yes"]
+
+
+def test_the_guide_has_the_same_overrides():
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "servers.md").read_text(encoding="utf-8")
+    assert f"'{json.dumps(QWEN3_OVERRIDES)}'" in guide
 
 
 def test_an_embedding_model_of_the_same_architecture_does_not():
