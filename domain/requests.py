@@ -4,6 +4,7 @@ Policies use only the interface of `Request`. A new operation needs a new class 
 `domain/results.py`; no policy changes.
 """
 
+import math
 from typing import ClassVar, Generic, TypeVar
 
 import msgspec
@@ -106,11 +107,14 @@ class ScoreRequest(Request[ScoreResult], frozen=True, kw_only=True):
     @property
     def estimated_prompt_tokens(self) -> int:
         """See `Request`."""
-        tokens = sum(map(estimate_tokens, self.documents)) + sum(map(estimate_tokens, self.queries))
-        if len(self.queries) == 1:
-            # The query is repeated for each document.
-            tokens += (len(self.documents) - 1) * estimate_tokens(self.queries[0])
-        return tokens
+        queries = [_estimate_cut(query, self.max_tokens_per_query) for query in self.queries]
+        # A single query is repeated for each document.
+        pairs = zip(self.documents, queries * self.width if len(queries) == 1 else queries, strict=True)
+        whole = self.truncate_prompt_tokens
+        most = math.inf if whole is None or whole < 0 else whole
+        return int(
+            sum(min(most, _estimate_cut(document, self.max_tokens_per_doc) + query) for document, query in pairs)
+        )
 
     @property
     def width(self) -> int:
@@ -215,3 +219,9 @@ class DetokenizeRequest(Request[str], frozen=True, kw_only=True):
 def estimate_tokens(prompt: Prompt) -> int:
     """Number of tokens of a prompt: estimated for a text, exact for token ids."""
     return len(prompt) // CHARACTERS_PER_TOKEN + 1 if isinstance(prompt, str) else len(prompt)
+
+
+def _estimate_cut(text: str, max_tokens: int | None) -> int:
+    """Estimated tokens of a text of which the engine reads so many at most."""
+    tokens = estimate_tokens(text)
+    return tokens if max_tokens is None else min(tokens, max_tokens)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 import app.http.disconnect
 from domain.policies.embedding_scores import EmbeddingScores
 from domain.policies.splitting import PARALLEL_PARTS, PART_PAIRS, PART_TOKENS, SplittingBackend
@@ -13,6 +15,24 @@ from tests.unit.serving import NEVER_S, RERANK, Api, Leaving, serving
 from tests.unit.waiting import until
 
 CONTEXT = RequestContext(request_id="test")
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens"),
+    [
+        ({}, 3 * (1 + 101)),
+        ({"max_tokens_per_doc": 10}, 3 * (1 + 10)),
+        ({"max_tokens_per_doc": 1000}, 3 * (1 + 101)),
+        ({"max_tokens_per_query": 5}, 3 * (1 + 101)),
+        ({"truncate_prompt_tokens": 20}, 3 * 20),
+        ({"truncate_prompt_tokens": -1}, 3 * (1 + 101)),
+    ],
+)
+def test_the_estimate_counts_what_the_engine_reads(limits, tokens):
+    """Long documents that are cut must not take the place, or the quota, of their whole length."""
+    documents = ["x" * 100 * CHARACTERS_PER_TOKEN] * 3
+    for queries in ["cat"], ["cat"] * 3:
+        assert ScoreRequest(queries=queries, documents=documents, **limits).estimated_prompt_tokens == tokens
 
 
 async def test_long_documents_are_scored_in_parts_of_limited_size():
