@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
+from app.batches.waiting import wait_for_event
 from app.http.own_requests import OWNER
 from app.http.requests import SERVICE_CLASS
 from domain.openai.malformed import MALFORMED
@@ -71,7 +72,7 @@ class LineExecutor:
             return first
 
         async def pause(seconds: float) -> None:
-            await _wait(leave, seconds)
+            await wait_for_event(leave, seconds)
 
         await pause(FIRST_RETRY_S)
 
@@ -180,12 +181,3 @@ def _last(state: RetryCallState) -> LineAnswer | None:
     assert state.outcome is not None
     answer: LineAnswer | None = state.outcome.result()
     return answer
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait until an event is set, but not longer than the timeout."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 from app.batches.tools import Tools
+from app.batches.waiting import wait_for_event
 from app.batches.work import BatchWork
 from domain.batches import StoredBatch
 from domain.errors import StateUnavailableError
@@ -99,7 +100,7 @@ class BatchRunner:
                 batch = None
             if batch is not None:
                 return batch
-            await _wait(self._created, POLL_S)
+            await wait_for_event(self._created, POLL_S)
 
     async def _run(self, work: BatchWork) -> None:
         try:
@@ -119,12 +120,3 @@ class BatchRunner:
         # If that fails, it is claimed anew here, or elsewhere when this process has ended.
         with contextlib.suppress(StateUnavailableError):
             await self._tools.batches.release_batch(work.batch)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait until an event is set, but not longer than the timeout."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -104,15 +104,13 @@ async def read_body(request: AnyRequest, decoder: BodyDecoder[T]) -> T:
     return body
 
 
-async def _read_json(request: AnyRequest) -> bytes:
-    """Read the request's body.
+def content_headers(request: AnyRequest, default_type: str) -> tuple[str, int]:
+    """The declared type and length of the body; the length is 0 if it is not declared.
 
     Raises:
-        UnsupportedMediaTypeError: the body is declared as something other than JSON, or as compressed.
-        PayloadTooLargeError: it is larger than MAX_BODY_BYTES.
-        ClientDisconnectedError: the client disconnected before the body was complete.
+        UnsupportedMediaTypeError: the body is declared as compressed.
     """
-    declared, encoding, length = "application/json", "", 0
+    declared, encoding, length = default_type, "", 0
     # Litestar's `headers` would first build a mapping of all headers.
     for name, value in request.scope["headers"]:
         if name == b"content-type":
@@ -121,13 +119,25 @@ async def _read_json(request: AnyRequest) -> bytes:
             encoding = value.decode("latin-1")
         elif name == b"content-length" and value.isdigit():
             length = int(value)
-    if "json" not in declared.lower():
-        raise UnsupportedMediaTypeError(
-            f"Unsupported content type: '{declared[:100]}'. This API accepts 'application/json'."
-        )
     if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaTypeError(
             f"Unsupported content encoding: '{encoding[:100]}'. Send the body uncompressed."
+        )
+    return declared, length
+
+
+async def _read_json(request: AnyRequest) -> bytes:
+    """Read the request's body.
+
+    Raises:
+        UnsupportedMediaTypeError: the body is declared as something other than JSON, or as compressed.
+        PayloadTooLargeError: it is larger than MAX_BODY_BYTES.
+        ClientDisconnectedError: the client disconnected before the body was complete.
+    """
+    declared, length = content_headers(request, "application/json")
+    if "json" not in declared.lower():
+        raise UnsupportedMediaTypeError(
+            f"Unsupported content type: '{declared[:100]}'. This API accepts 'application/json'."
         )
     body = await _read(request.receive, options_of(request).max_body_bytes, declared_bytes=length)
     pacer: RequestPacer | None = request.scope["state"].get(PACER)

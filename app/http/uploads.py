@@ -14,7 +14,7 @@ from app.files.service import FilesService
 from app.files.storage import Reception
 from app.http.codec import BodyDecoder, encode
 from app.http.errors import ClientDisconnectedError
-from app.http.requests import AnyRequest, options_of
+from app.http.requests import AnyRequest, content_headers, options_of
 from domain.errors import InvalidRequestError, PayloadTooLargeError, UnsupportedMediaTypeError
 from domain.openai.files import FileBody
 
@@ -157,22 +157,11 @@ def too_large(max_bytes: int) -> PayloadTooLargeError:
 
 def _boundary(request: AnyRequest, max_bytes: int) -> str:
     """Check the headers of a form; returns its boundary."""
-    declared, encoding, length = "", "", 0
-    for name, value in request.scope["headers"]:
-        if name == b"content-type":
-            declared = value.decode("latin-1")
-        elif name == b"content-encoding":
-            encoding = value.decode("latin-1")
-        elif name == b"content-length" and value.isdigit():
-            length = int(value)
+    declared, length = content_headers(request, "")
     kind, options = parse_options_header(declared)
     if kind != FORM:
         raise UnsupportedMediaTypeError(
             f"Unsupported content type: '{declared[:100]}'. This endpoint accepts '{FORM}' with the file."
-        )
-    if encoding.strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaTypeError(
-            f"Unsupported content encoding: '{encoding[:100]}'. Send the body uncompressed."
         )
     boundary: str = options.get("boundary", "")
     if not boundary or len(boundary) > MAX_BOUNDARY or not boundary.isascii():
