@@ -75,7 +75,10 @@ async def test_a_client_that_leaves_a_long_request_leaves_nothing_behind(monkeyp
 class WithSpecialTokens(FakeBackend):
     """Adds one token before and one after each text."""
 
+    tokenized = 0
+
     async def _tokenize(self, request):
+        self.tokenized += 1
         found = await super()._tokenize(request)
         found.token_ids[:] = [0, *found.token_ids, 0]
         return found
@@ -97,6 +100,7 @@ async def test_special_tokens_do_not_make_a_limit_exceed_the_context():
             "cat": None,
             "dog": wanted,
         }
+    assert backend.tokenized == 1
 
 
 async def test_other_tasks_run_while_vectors_are_compared(monkeypatch):
