@@ -5,6 +5,7 @@ needs no API key, it counts against no key's limits, and what stands in its way 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -15,15 +16,16 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random
 from app.batches.waiting import wait_for_event
 from app.http.own_requests import OWNER
 from app.http.requests import SERVICE_CLASS
+from app.telemetry.record import TEMPORARY
 from domain.openai.malformed import MALFORMED
 from domain.service_class import ServiceClass
+
+log = logging.getLogger("memoria")
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 """ASGI."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 """Bounds of the pause before a line is tried again."""
-TEMPORARY = frozenset({429, 503})
-"""Statuses with which the service refuses what it can do later."""
 LOST_ENGINE = frozenset({"engine_died", "engine_hung"})
 """Codes of errors that the request itself may have caused."""
 SUSPECTED, GIVEN_UP = 2, 4
@@ -82,7 +84,15 @@ class LineExecutor:
             retry=retry_if_result(attempts.wants_another),
             retry_error_callback=_last,
         )
-        return await retrying(attempt)
+        answer: LineAnswer | None = await retrying(attempt)
+        if answer is not None and answer.status in TEMPORARY:
+            # Each attempt was logged at level debug alone.
+            log.warning(
+                "a line of a batch is given up (%s): the engine was lost %d times while it ran",
+                answer.request_id,
+                attempts.lost_engines,
+            )
+        return answer
 
 
 class _Attempts:

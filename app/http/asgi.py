@@ -31,7 +31,7 @@ from app.http.endpoint import SERVED_ENDPOINTS, Endpoint
 from app.http.endpoints import ENDPOINTS
 from app.http.error_formats import ErrorFormats
 from app.http.errors import REFUSAL, handle, refuse
-from app.http.requests import BATCHES, FILES, HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE
+from app.http.requests import BATCHES, FILES, HISTORY, METRICS, OPTIONS, RESPONSES, SERVICE, SERVICE_CLASS
 from app.http.response_headers import request_id, stamped
 from app.responses.service import ResponsesService
 from app.service import Service
@@ -39,6 +39,7 @@ from app.settings import ApiOptions
 from app.telemetry.history import History
 from app.telemetry.telemetry import NO_TELEMETRY, Telemetry
 from domain.errors import InferenceError
+from domain.service_class import ServiceClass
 
 if TYPE_CHECKING:
     from app.telemetry.metrics import Metrics
@@ -82,8 +83,10 @@ class Application(Litestar):
             return
         request = cast(HTTPScope, scope)
         stamped_send = stamped(request, cast(Send, send), self.error_formats.of(request["path"]))
-        observation = self.telemetry.begin(request, request_id(request))
-        refusal: InferenceError | None = request["state"].get(REFUSAL)
+        state = request["state"]
+        service_class: ServiceClass = state.get(SERVICE_CLASS, ServiceClass.INTERACTIVE)
+        observation = self.telemetry.begin(request, request_id(request), service_class=service_class)
+        refusal: InferenceError | None = state.get(REFUSAL)
         try:
             if refusal is not None:
                 await refuse(refusal, request, stamped_send, connection="close")

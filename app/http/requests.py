@@ -61,15 +61,18 @@ def context_of(
     Raises:
         InvalidRequestError: the client's timeout is invalid.
     """
-    observation = observation_of(request.scope)
-    if observation is not None and model is not None:
-        observation.set_model(model.name, model.role)
     own_class: ServiceClass | None = request.scope["state"].get(SERVICE_CLASS)
+    service_class = own_class if own_class is not None else class_of_tier(tier)
+    observation = observation_of(request.scope)
+    if observation is not None:
+        observation.set_class(service_class)
+        if model is not None:
+            observation.set_model(model.name, model.role)
     return RequestContext(
         request_id=request_id(request.scope),
         timeout_s=_client_timeout_s(request),
         observer=observation,
-        service_class=own_class if own_class is not None else class_of_tier(tier),
+        service_class=service_class,
     )
 
 

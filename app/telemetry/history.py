@@ -147,7 +147,7 @@ class _BucketCounts:
 
 
 class History(Listener):
-    """Keeps the last requests, and counts of the last minutes."""
+    """Keeps the last requests, without lines of batches, and counts of the last minutes, with them."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         """Create an empty history.
@@ -165,7 +165,9 @@ class History(Listener):
         """Record a finished request."""
         if record.is_probe:
             return
-        self._requests.appendleft(record)
+        if not record.is_line:
+            # One batch would leave no room for the requests of clients; it is shown as a whole.
+            self._requests.appendleft(record)
         now = self._bucket_now()
         if now not in self._buckets:
             # The only place where it grows. Future buckets are dropped too: the clock may have been set back.

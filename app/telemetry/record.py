@@ -3,6 +3,7 @@
 import msgspec
 
 from domain.roles import Role
+from domain.service_class import ServiceClass
 
 UNMATCHED = "unmatched"
 """Route of unknown paths; the path itself could be anything."""
@@ -12,6 +13,8 @@ PAGE_FILES = "/page/"
 """Files of the status page; handled as probes, or they would fill the log and the history."""
 CANCELLED = "cancelled"
 """Error type of work whose client has disconnected."""
+TEMPORARY = frozenset({429, 503})
+"""Statuses with which the service refuses what it can do later; lines of batches are then tried again."""
 
 
 def is_probe(path: str) -> bool:
@@ -79,6 +82,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     role: Role | None = None
     model: str | None = None
     is_stream: bool = False
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
     queue_s: float = 0.0
     """The longest among its operations, as is join_s."""
     join_s: float = 0.0
@@ -92,6 +96,18 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     def is_probe(self) -> bool:
         """Whether the request only polled for monitoring."""
         return is_probe(self.route)
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is a line of a batch."""
+        return self.service_class is ServiceClass.BATCH
+
+    @property
+    def is_routine_line(self) -> bool:
+        """Whether it is a line of a batch that has not failed; one that is cancelled or tried again has not."""
+        if not self.is_line:
+            return False
+        return self.client_gone or self.status in TEMPORARY or (self.error_type is None and self.status < 400)
 
 
 class Listener:

@@ -19,6 +19,7 @@ from domain.observation import Phase
 from domain.port import RequestContext
 from domain.results import GenerationUsage
 from domain.roles import Role
+from domain.service_class import ServiceClass
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -35,7 +36,13 @@ class RequestObservation:
     """Records what happens to one request."""
 
     def __init__(
-        self, scope: HTTPScope, request_id: str, listeners: Sequence[Listener], tracing: "Tracing | None"
+        self,
+        scope: HTTPScope,
+        request_id: str,
+        listeners: Sequence[Listener],
+        tracing: "Tracing | None",
+        *,
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
     ) -> None:
         """Start observing.
 
@@ -44,10 +51,13 @@ class RequestObservation:
             request_id: the request's id.
             listeners: notified when the request and its operations end.
             tracing: creates spans; None without tracing.
+            service_class: as far as it is known before the body is read.
         """
         self._began = time.monotonic()
         method = scope["method"] if scope["method"] in METHODS else OTHER
-        self.record = RequestRecord(request_id=request_id, began=time.time(), method=method)
+        self.record = RequestRecord(
+            request_id=request_id, began=time.time(), method=method, service_class=service_class
+        )
         # Converts times of the monotonic clock to Unix time.
         self.unix_offset = self.record.began - self._began
         self.listeners = listeners
@@ -69,6 +79,10 @@ class RequestObservation:
     def set_model(self, model: str | None, role: Role) -> None:
         """Record the requested model, whether or not it is ready."""
         self.record.model, self.record.role = model, role
+
+    def set_class(self, service_class: ServiceClass) -> None:
+        """Record how urgent the request is."""
+        self.record.service_class = service_class
 
     def set_status(self, status: int) -> None:
         """Record the status that is sent; later ones are ignored."""

@@ -4,12 +4,16 @@ import logging
 
 from app.telemetry.log import FIELDS
 from app.telemetry.record import Listener, RequestRecord
+from domain.load import class_name
 
 log = logging.getLogger("memoria.request")
 
 
 class RequestLog(Listener):
-    """Logs finished requests: probes at level debug, server errors at level error, others at level info."""
+    """Logs finished requests: server errors at level error, others at level info.
+
+    Probes are logged at level debug, and so are lines of batches that have not failed: there may be thousands.
+    """
 
     def request_ended(self, record: RequestRecord) -> None:
         """See Listener."""
@@ -32,6 +36,7 @@ def fields(record: RequestRecord) -> dict[str, object]:
         "operation": record.operation,
         "model": record.model,
         "stream": record.is_stream if record.operation is not None else None,
+        "service_class": class_name(record.service_class) if record.service_class else None,
         "status": record.status,
         "error_type": record.error_type,
         "client_gone": record.client_gone,
@@ -61,7 +66,7 @@ def text(record: RequestRecord) -> str:
 
 
 def _level(record: RequestRecord) -> int:
-    if record.is_probe:
+    if record.is_probe or record.is_routine_line:
         return logging.DEBUG
     is_server_error = record.status >= 500 or (record.error_type is not None and record.status < 400)
     return logging.ERROR if is_server_error and not record.client_gone else logging.INFO

@@ -8,6 +8,7 @@ from litestar.types import HTTPScope
 
 from app.telemetry.record import Listener
 from app.telemetry.request import OBSERVATION, RequestObservation
+from domain.service_class import ServiceClass
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
@@ -46,11 +47,19 @@ class Telemetry:
         self._tracing = tracing
         self._exporters = exporters
 
-    def begin(self, scope: HTTPScope, request_id: str) -> RequestObservation | None:
+    def begin(
+        self,
+        scope: HTTPScope,
+        request_id: str,
+        *,
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
+    ) -> RequestObservation | None:
         """Start observing a request; None if there are no listeners and no tracing."""
         if not self._listeners and self._tracing is None:
             return None
-        observation = RequestObservation(scope, request_id, self._listeners, self._tracing)
+        observation = RequestObservation(
+            scope, request_id, self._listeners, self._tracing, service_class=service_class
+        )
         scope["state"][OBSERVATION] = observation
         return observation
 

@@ -10,6 +10,7 @@ from app.telemetry.histogram import Histogram
 from app.telemetry.history import BUCKET_S, BUCKETS, LAST_REQUESTS, OTHER, History, LastRequest
 from app.telemetry.record import UNMATCHED, RequestRecord
 from domain.roles import Role
+from domain.service_class import ServiceClass
 
 CHAT = "/v1/chat/completions"
 NOW = 1_000_002.0
@@ -127,6 +128,15 @@ def test_the_last_requests_come_newest_first_and_are_bounded(history):
     assert ids == [f"req_{number}" for number in reversed(range(5, LAST_REQUESTS + 5))]
 
 
+@pytest.mark.parametrize("fields", [{}, {"status": 400, "error_type": "context_length_exceeded"}])
+def test_lines_of_batches_count_but_are_no_last_requests(history, fields):
+    history.request_ended(record(request_id="mine", service_class=ServiceClass.FLEX))
+    for _ in range(LAST_REQUESTS):
+        history.request_ended(record(service_class=ServiceClass.BATCH, **fields))
+    assert [request.request_id for request in history.last_requests()] == ["mine"]
+    assert generate(history).requests[-1] == LAST_REQUESTS + 1
+
+
 def test_old_buckets_are_dropped(history, clock):
     history.request_ended(record())
     clock.now += (BUCKETS - 1) * BUCKET_S
@@ -156,7 +166,7 @@ def test_a_clock_that_is_set_back_drops_later_buckets(history, clock):
 def test_a_last_request_has_everything_except_the_key(history):
     history.request_ended(record(key="alice", trace_id="ab" * 16, queue_s=0.5))
     (found,) = history.last_requests()
-    assert set(RequestRecord.__struct_fields__) - set(LastRequest.__struct_fields__) == {"key"}
+    assert set(RequestRecord.__struct_fields__) - set(LastRequest.__struct_fields__) == {"key", "service_class"}
     assert (found.trace_id, found.queue_s, found.duration_s) == ("ab" * 16, 0.5, 2.0)
     assert b"alice" not in encode(found)
     assert msgspec.json.decode(encode(found), type=LastRequest) == found

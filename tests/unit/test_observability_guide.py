@@ -13,6 +13,7 @@ from app.telemetry.log import JsonFormatter
 from app.telemetry.record import RequestRecord
 from app.telemetry.request_log import RequestLog, fields
 from domain.roles import Role
+from domain.service_class import ServiceClass
 from tests.deployment import ROOT
 
 GUIDE = (ROOT / "docs" / "observability.md").read_text()
@@ -88,6 +89,7 @@ def test_every_field_of_the_log_is_explained(sample):
         operation="chat",
         model="m",
         first_token_s=0.0,
+        service_class=ServiceClass.BATCH,
     )
     assert explained == OF_EVERY_LINE | set(fields(everything))
-    assert set(sample) == explained - {"error_type"}
+    assert set(sample) == explained - {"error_type", "service_class"}

@@ -1,16 +1,19 @@
 """The log line of each request: its fields, and no private data."""
 
+import asyncio
 import json
 import logging
 
 import pytest
 
+from app.batches.execution import LineExecutor
 from app.telemetry.log import JSON, JsonFormatter, set_up
 from app.telemetry.record import PROBES, RequestRecord
 from app.telemetry.request_log import RequestLog, fields, text
 from app.telemetry.telemetry import Telemetry
 from domain.errors import BackendFailedError
 from domain.roles import Role
+from domain.service_class import ServiceClass
 from tests.unit.observed import observing
 from tests.unit.serving import BODIES, CHAT, COMPLETE, EMBED
 
@@ -232,3 +235,39 @@ async def test_a_client_that_has_no_key_is_a_line_without_one(logged):
     (line,) = written()
     assert (line["status"], line["route"]) == (401, "/v1/models")
     assert "key" not in line
+
+
+# Lines of batches
+
+
+@pytest.mark.parametrize(
+    ("more", "level"),
+    [
+        ({"status": 200}, "debug"),
+        ({"status": 499, "error_type": "cancelled", "client_gone": True}, "debug"),
+        ({"status": 429, "error_type": "queue_full"}, "debug"),
+        ({"status": 503, "error_type": "model_not_ready"}, "debug"),
+        ({"status": 400, "error_type": "context_length_exceeded"}, "info"),
+        ({"status": 500, "error_type": "server_error"}, "error"),
+        ({"status": 0, "error_type": "service_stopping"}, "error"),
+    ],
+)
+def test_a_line_of_a_batch_is_logged_if_it_fails(lines, more, level):
+    (line,) = lines(full(service_class=ServiceClass.BATCH, **more))
+    assert (line["level"], line["service_class"]) == (level, "batch")
+
+
+async def test_a_class_that_gives_way_is_logged(logged):
+    api, written = logged
+    await api.chat(service_tier="flex")
+    await api.chat()
+    assert [line.get("service_class") for line in written()] == ["flex", None]
+
+
+async def test_the_class_of_a_line_is_known_before_its_body_is_read(logged):
+    api, written = logged
+    executor, leave = LineExecutor(api.app), asyncio.Event()
+    for body in (b'{"model": "fake-embed", "input": "text"}', b"{"):
+        await executor.run(EMBED, body, owner="alice", leave=leave)
+    found = [(line["level"], line["service_class"]) for line in written()]
+    assert found == [("debug", "batch"), ("info", "batch")]
