@@ -87,16 +87,17 @@ def build_app(
     api_keys = build_api_keys(settings, clock=clock)
     tracing = build_tracing(settings)
     service = build_service(settings, backends=backends, progress=progress, on_change=on_change, tracing=tracing)
-    metrics = build_metrics(settings, service, folder=metrics_folder)
     history = History()
     stores = build_stores(settings.state)
     files = build_files(stores, settings.files, settings.state) if stores is not None else None
+    batches = build_batches(settings, stores, files, service)
+    metrics = build_metrics(settings, service, batches=batches, folder=metrics_folder)
     return create_app(
         service,
         settings.api,
         responses=ResponsesService(stores.state if stores is not None else None),
         files=files,
-        batches=build_batches(settings, stores, files, service),
+        batches=batches,
         api_keys=api_keys,
         cors_origins=settings.security.cors_origins,
         telemetry=build_telemetry(settings, tracing, metrics, history),

@@ -338,6 +338,21 @@ PANELS: list[tuple[int, dict[str, Any]]] = [
             about="Inputs a second: there already (hit), being computed (shared), computed (miss).",
         ),
     ),
+    (
+        8,
+        chart(
+            "Batches that have not ended",
+            [(f"max by (status) (memoria_batches_unfinished{{{MINE}}})", "{{status}}")],
+            about="Of the database, which several instances may share.",
+        ),
+    ),
+    (
+        8,
+        chart(
+            "Lines of batches a second",
+            [(rate("memoria_batches_lines_total", "result"), "{{result}}")],
+        ),
+    ),
     (24, row("Engines and servers")),
     (
         12,

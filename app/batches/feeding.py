@@ -107,6 +107,7 @@ class Feeder:
             is_error = answer.status != OK
             self._writer.add(self._records.answer(line.number, line.custom_id, answer), is_error=is_error)
             self._saver.answered.add(line.number, None if is_error else usage_of(answer.body))
+            self._tools.counts.add(is_error=is_error)
 
     async def _wait_for_room(self) -> None:
         if self._writer.unwritten_bytes > MAX_UNWRITTEN or not self._saver.has_room.is_set():
@@ -133,6 +134,7 @@ class Feeder:
     def _add_error(self, number: int, custom_id: str | None, error: BatchError) -> None:
         self._writer.add(self._records.error(number, custom_id, error), is_error=True)
         self._saver.answered.add(number, None)
+        self._tools.counts.add(is_error=True)
 
 
 def _checked(checker: LineChecker, line: Line) -> Checked:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from app.batches.execution import Application, LineExecutor
+from app.batches.overview import BatchesOverview, BatchWatch
 from app.batches.runner import BatchRunner
 from app.batches.slots import Slots
-from app.batches.tools import RunnerOptions, Tools
+from app.batches.tools import LineCounts, RunnerOptions, Tools
 from app.http.endpoint import BatchLines
 from domain.batches import ENDED, BatchStatus, BatchStore, StoredBatch
 from domain.catalog import ModelCatalog
@@ -53,6 +54,10 @@ class BatchesService:
         self._resources = resources
         self._off = off
         self._runner: BatchRunner | None = None
+        self.watch = BatchWatch(resources.batches) if resources is not None else None
+        """What metrics show of the batches of all processes; None if there are no batches."""
+        self.counts = LineCounts()
+        """Lines that this process has answered."""
 
     def start(self, application: Application, lines: Mapping[str, BatchLines]) -> None:
         """Begin to work on batches; the stores are open.
@@ -74,6 +79,7 @@ class BatchesService:
             catalog=own.catalog,
             lines=lines,
             options=own.options,
+            counts=self.counts,
             clock=own.clock,
         )
         self._runner = BatchRunner(tools)
@@ -86,6 +92,8 @@ class BatchesService:
 
     async def stop(self) -> None:
         """Save what was answered, and give up the claims."""
+        if self.watch is not None:
+            self.watch.stop()
         if self._runner is not None:
             await self._runner.stop()
 
@@ -160,6 +168,10 @@ class BatchesService:
             has_more=len(found) > limit,
         )
 
+    async def overview(self, owner: str) -> BatchesOverview | None:
+        """What the status page shows of an owner's batches; None if there are no batches here."""
+        return None if self.watch is None else await self.watch.overview(owner, self._counted)
+
     async def cancel(self, owner: str, batch_id: str) -> Batch:
         """Ask for the end of a batch.
 
@@ -184,7 +196,10 @@ class BatchesService:
         return self._resources.batches
 
     def _shown(self, batch: StoredBatch) -> Batch:
-        return shown_batch(batch if self._runner is None else self._runner.shown(batch))
+        return shown_batch(self._counted(batch))
+
+    def _counted(self, batch: StoredBatch) -> StoredBatch:
+        return batch if self._runner is None else self._runner.shown(batch)
 
     async def _require_few(self, owner: str) -> None:
         own = self._resources

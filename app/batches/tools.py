@@ -29,6 +29,21 @@ class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a tolerant endpoint refuses what it does not know."""
 
 
+class LineCounts:
+    """How many lines this process has answered since it began."""
+
+    def __init__(self) -> None:
+        self.completed = 0
+        self.failed = 0
+
+    def add(self, *, is_error: bool) -> None:
+        """Count a line."""
+        if is_error:
+            self.failed += 1
+        else:
+            self.completed += 1
+
+
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """The stores, and what runs lines."""
 
@@ -41,6 +56,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     lines: Mapping[str, BatchLines]
     """The endpoints that a batch may name, by their paths."""
     options: RunnerOptions
+    counts: LineCounts = msgspec.field(default_factory=LineCounts)
     clock: Callable[[], float] = time.time
 
     @property

@@ -177,7 +177,7 @@ ENDPOINTS = (
         errors=(401,),
         summary="State of each model and the last minutes",
         about="the data of the page as JSON: version, roles, `/health`, models, the last minutes as series, the "
-        "last requests; always 200",
+        "last requests, the batches of the key; always 200",
     ),
     Endpoint(
         method="GET",

@@ -12,7 +12,7 @@ import msgspec
 from app.telemetry import conventions as otel
 
 ROLE, STATE, SERVER, PROCESS, RESULT = "role", "state", "server", "process", "result"
-VERSION, PYTHON, CLASS = "version", "python", "class"
+VERSION, PYTHON, CLASS, STATUS = "version", "python", "class", "status"
 
 WAIT_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 JOIN_BUCKETS = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -189,6 +189,16 @@ CLASS_RUNNING = _gauge(
 )
 CLASS_WAITING = _gauge(
     "memoria.class.waiting", "Requests of one class of service in the queue.", ROLE, CLASS, unit="{request}"
+)
+BATCHES_UNFINISHED = _gauge(
+    "memoria.batches.unfinished",
+    "Batches in the database, of all keys, that have not ended.",
+    STATUS,
+    unit="{batch}",
+    multiprocess_mode="livemax",
+)
+BATCH_LINES = _counter(
+    "memoria.batches.lines", "Lines of batches that were answered (completed) or failed.", RESULT, unit="{line}"
 )
 RETRIES = _counter("memoria.retries", "Retried requests to a server.", ROLE, unit="{request}")
 RETRIES_GIVEN_UP = _counter(

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,6 +66,8 @@ class Metrics(Listener):
         self.folder = folder
         self.sources: list[Callable[[], None]] = []
         """Functions that update the state; called on the event loop."""
+        self.waiting_sources: list[Callable[[], Awaitable[None]]] = []
+        """The same, awaited; they may take a fraction of a second."""
         self.slow_sources: list[Callable[[], None]] = []
         """The same, called in a thread."""
         self.engines: list[Callable[[], Iterable[Family]]] = []
@@ -150,9 +152,15 @@ class Metrics(Listener):
     # Output.
 
     def refresh(self) -> None:
-        """Update the state."""
+        """Update the state, as far as that takes no time."""
         for source in self.sources:
             source()
+
+    async def update(self) -> None:
+        """Update the state."""
+        for source in self.waiting_sources:
+            await source()
+        self.refresh()
 
     def collect(self) -> list[Metric]:
         """All families as of the last `refresh`. Takes some milliseconds. Callable from any thread."""
@@ -171,7 +179,7 @@ class Metrics(Listener):
         Args:
             accept: the request's Accept header, which selects OpenMetrics or Prometheus's own format.
         """
-        self.refresh()
+        await self.update()
         encode, content_type = _encoder(accept)
         return await asyncio.to_thread(lambda: _encode(encode, self.collect())), content_type
 
@@ -191,17 +199,14 @@ class Metrics(Listener):
     def refreshed(self) -> list[Metric]:
         """Refresh and return all families. For threads other than the event loop's."""
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop).result(EVENT_LOOP_TIMEOUT_S)
+            asyncio.run_coroutine_threadsafe(self.update(), self._loop).result(EVENT_LOOP_TIMEOUT_S)
         return self.collect()
-
-    async def _refresh(self) -> None:
-        self.refresh()
 
     async def _refresh_periodically(self) -> None:
         logged = ""
         while True:
             try:
-                self.refresh()
+                await self.update()
                 await asyncio.to_thread(self._refresh_slowly)
                 logged = ""
             except Exception as error:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.batches.service import BatchesService
 from app.service import Service
 from app.settings import HTTP, Settings
 from app.telemetry.environment import opentelemetry
@@ -39,19 +40,26 @@ def has_metrics(settings: Settings) -> bool:
     return settings.telemetry.metrics or settings.telemetry.metrics_export is not None
 
 
-def build_metrics(settings: Settings, service: Service, *, folder: Path | None = None) -> "Metrics | None":
+def build_metrics(
+    settings: Settings,
+    service: Service,
+    *,
+    batches: BatchesService | None = None,
+    folder: Path | None = None,
+) -> "Metrics | None":
     """Build the metrics; None if they are neither served nor exported.
 
     Args:
         settings: the configuration.
         service: the service whose state the metrics show.
+        batches: the same of batches; None for none.
         folder: where several processes of this service share their values; None for one process.
     """
     if not has_metrics(settings):
         return None
     # Imported here, so that a service without metrics does not load the library.
     from app.telemetry.metrics import Metrics
-    from app.telemetry.state import ProcessMemory, Retries, ServiceState
+    from app.telemetry.state import AnsweredLines, BatchesState, ProcessMemory, Retries, ServiceState
 
     metrics = Metrics(
         models=service.catalog.own_names,
@@ -65,6 +73,9 @@ def build_metrics(settings: Settings, service: Service, *, folder: Path | None =
 
     retrying = service.layers(RetryCounter)
     ServiceState(metrics, service.health, retries={role: count(backend) for role, backend in retrying.items()})
+    if batches is not None and batches.watch is not None:
+        lines = batches.counts
+        BatchesState(metrics, batches.watch.counts, lambda: AnsweredLines(lines.completed, lines.failed))
     engines = service.layers(LocalEngine)
     ProcessMemory(metrics, {role: engine.process_ids for role, engine in engines.items()})
     metrics.engines += [engine.families for engine in engines.values()]

@@ -4,13 +4,14 @@ import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import psutil
 
 from app.telemetry import instruments
 from app.telemetry.metrics import Metrics
+from domain.batches import BatchStatus
 from domain.health import BackendHealth, BackendState, BreakerState, CacheStats, MemberHealth, ServiceHealth
 from domain.roles import Role
 from domain.units import GIB
@@ -25,6 +26,13 @@ class Retries(msgspec.Struct, frozen=True):
 
     made: int
     given_up: int
+
+
+class AnsweredLines(msgspec.Struct, frozen=True):
+    """Counts of lines of batches: those with an answer, and those with an error."""
+
+    completed: int
+    failed: int
 
 
 class ServiceState:
@@ -103,6 +111,36 @@ class ServiceState:
         metrics.set(instruments.CACHE_ENTRIES, cache.entries)
         metrics.set(instruments.CACHE_SIZE, cache.bytes)
         metrics.set(instruments.CACHE_LIMIT, cache.max_bytes)
+
+
+class BatchesState:
+    """Copies what is known of batches into metrics."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        unfinished: Callable[[], Awaitable[Mapping[BatchStatus, int]]],
+        lines: Callable[[], AnsweredLines],
+    ) -> None:
+        """Register as a source of the metrics.
+
+        Args:
+            metrics: updated by `read`.
+            unfinished: returns how many batches have each of the statuses of those that have not ended.
+            lines: returns the lines that this process has answered.
+        """
+        self._metrics = metrics
+        self._unfinished = unfinished
+        self._lines = lines
+        metrics.waiting_sources.append(self.read)
+
+    async def read(self) -> None:
+        """Update the metrics."""
+        lines, metrics = self._lines(), self._metrics
+        metrics.count_to(instruments.BATCH_LINES, lines.completed, "completed")
+        metrics.count_to(instruments.BATCH_LINES, lines.failed, "failed")
+        for status, count in (await self._unfinished()).items():
+            metrics.set(instruments.BATCHES_UNFINISHED, count, status.value)
 
 
 class ProcessMemory:

@@ -5,7 +5,10 @@ import time
 import msgspec
 from litestar.types import ASGIApp
 
+from app.batches.overview import BatchesOverview
+from app.http.controllers.batches import batches_of
 from app.http.controllers.version import VERSION
+from app.http.rate_limits import owner_of
 from app.http.requests import AnyRequest, history_of, json_response, service_of
 from app.telemetry.history import LastRequest, Series
 from domain.health import ServiceHealth
@@ -40,11 +43,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Every model under each of its names, as `GET /v1/models` lists them."""
     series: Series
     requests: list[LastRequest]
-    """Newest first."""
+    """Those of clients, newest first."""
+    batches: BatchesOverview | None
+    """The batches of the request's API key; null with BATCHES=off or STATE=off."""
 
 
 async def status(request: AnyRequest) -> ASGIApp:
-    """Always 200; the answer contains the engines' states."""
+    """Always 200; the answer contains the engines' states, whether or not the database works."""
     service, history = service_of(request), history_of(request)
     status = Status(
         version=VERSION,
@@ -57,5 +62,6 @@ async def status(request: AnyRequest) -> ASGIApp:
         models=service.catalog.list(),
         series=history.series(),
         requests=history.last_requests(),
+        batches=await batches_of(request).overview(owner_of(request)),
     )
     return json_response(status)
