@@ -1,6 +1,7 @@
 // Polls the service's status and shows it.
 
 import { ApiError, baseUrl, key, post, status } from "./api.js";
+import { Batches } from "./batches.js";
 import { Charts } from "./charts.js";
 import { byId, setHidden, setText } from "./dom.js";
 import { age } from "./format.js";
@@ -20,6 +21,10 @@ class Page {
   constructor() {
     this.models = new Models(byId("models"), {
       onRestart: (role) => this.restart(role),
+      onState: (text) => setText(byId("announcer"), text),
+    });
+    this.batches = new Batches({
+      onCancel: (id) => this.cancelBatch(id),
       onState: (text) => setText(byId("announcer"), text),
     });
     this.charts = new Charts(byId("charts"));
@@ -81,6 +86,18 @@ class Page {
     this.poll();
   }
 
+  /** Cancels a batch; returns what went wrong, if anything did. */
+  async cancelBatch(id) {
+    try {
+      await post(`v1/batches/${id}/cancel`);
+      return null;
+    } catch (error) {
+      return error instanceof ApiError ? error.message : "The service can't be reached.";
+    } finally {
+      this.poll();
+    }
+  }
+
   // Display
 
   show(answer) {
@@ -95,6 +112,7 @@ class Page {
     const roles = rolesOf(answer);
     this.models.update(answer, roles);
     setText(byId("facts"), facts(answer.health));
+    this.batches.update(answer.batches, answer.time);
     this.charts.update(answer, roles);
     this.requests.update(answer.requests, roles);
     this.playground.update(answer);

@@ -46,12 +46,12 @@
       if (contrast < 4.5) low.push(`${contrast.toFixed(2)} ${node.data.trim().slice(0, 40)} in ${element.outerHTML.slice(0, 80)}`);
     }
     // Graphics that convey information need a contrast of 3 to 1 with their background.
-    for (const element of document.querySelectorAll(".swatch, .dot, .timing-bar .part, .line, .bar, .memory-bar .part, .fill, input, textarea")) {
+    for (const element of document.querySelectorAll(".swatch, .dot, .timing-bar .part, .line, .bar, .memory-bar .part, .progress .part, .fill, input, textarea")) {
       if (!element.checkVisibility()) continue;
       const style = getComputedStyle(element);
       const paint = element.matches("input, textarea") ? style.borderTopColor
         : element instanceof SVGElement ? (element.matches(".line") ? style.stroke : style.fill) : style.backgroundColor;
-      const contrast = ratio(parse(paint), behind(element.matches(".timing-bar .part, .fill") ? element.closest(".card") : element.parentElement));
+      const contrast = ratio(parse(paint), behind(element.matches(".timing-bar .part, .progress .part, .fill") ? element.closest(".card") : element.parentElement));
       seen += 1;
       if (contrast < 3) low.push(`${contrast.toFixed(2)} ${element.outerHTML.slice(0, 100)}`);
     }
