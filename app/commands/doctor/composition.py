@@ -11,6 +11,7 @@ from pathlib import Path
 from adapters.models import hardware
 from app.api_processes import require_gateway
 from app.commands.doctor import configuration, gpu, packages, servers
+from app.commands.doctor.files import check_files, no_files
 from app.commands.doctor.finding import Finding, Report, failure, ok, report, warning
 from app.commands.doctor.inspection import Inspection
 from app.commands.doctor.state import check_state, nothing_stored
@@ -19,7 +20,7 @@ from app.http.api_keys import read_keys
 from app.http.server import bind
 from app.http.tls import require_pair
 from app.settings import HTTP, Settings, StateSettings, load_settings, unknown_names
-from app.store import inspect_store
+from app.store import FILES_FOLDER, inspect_store
 from domain.errors import ConfigurationError
 from domain.roles import Role
 
@@ -57,6 +58,7 @@ def examine(environ: Mapping[str, str], dotenv: Path, *, progress: Callable[[str
     run("settings", lambda: _settings(settings, dotenv))
     run("port", lambda: _port(settings))
     run("responses", lambda: _state(settings.state))
+    run("files", lambda: [_files(settings)])
     roles = inprocess_roles(settings)
     run("gpu", lambda: _gpu(has_engine=bool(roles)))
     if roles:
@@ -131,6 +133,12 @@ def _state(state: StateSettings) -> Iterator[Finding]:
         return
     limits = {"max_age_days": state.max_age_days, "max_bytes": state.max_bytes}
     yield check_state(found.where, found.path, found.size_bytes, **limits)
+
+
+def _files(settings: Settings) -> Finding:
+    if not settings.state.is_on:
+        return no_files()
+    return check_files(settings.state.data_dir / FILES_FOLDER, max_total_bytes=settings.files.max_total_bytes)
 
 
 def _gpu(*, has_engine: bool) -> list[Finding]:
