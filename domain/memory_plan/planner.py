@@ -120,7 +120,7 @@ def _start_sentence(together: bool, *, fits: bool) -> str:
         return NO_START
     if together:
         return "In parallel or one after the other: each KV cache has a fixed size, so no engine measures memory."
-    return "One after the other: too little memory is left for two engines to peak at the same time."
+    return "One after the other: too little memory is left for the engines to peak at the same time."
 
 
 class _Draft:
