@@ -1,10 +1,12 @@
 """Takes screenshots of the page for the documentation: `python -m tests.page.screenshots` writes docs/page/*.png.
 
-They show a real service with its packaged models, after minutes of requests, some of which fail or are cancelled.
+They show a real service with its packaged models and a running batch, after minutes of requests, of which some
+fail or are cancelled.
 """
 
 import asyncio
 import contextlib
+import json
 import random
 import sys
 import time
@@ -20,6 +22,9 @@ from tests.processes import ServiceProcess
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "page"
 EMBED, GENERATE = "all-MiniLM-L6-v2", "SmolLM2-135M-Instruct"
 TRAFFIC_S = 150
+BATCH_LINES = 20_000
+TOO_LONG = 400
+"""Repetitions of a question that exceed the context."""
 LARGEST = 300_000
 QUESTIONS = [
     "What is the capital of France?",
@@ -39,6 +44,7 @@ async def main() -> None:
         async with async_playwright() as playwright:
             browser = await launch(playwright)
             async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+                await start_batch(client)
                 await traffic(client, until=time.monotonic() + TRAFFIC_S)
                 running = asyncio.create_task(traffic(client, until=time.monotonic() + 60))
                 await take_all(browser, service.url)
@@ -51,6 +57,18 @@ async def main() -> None:
         size = picture.stat().st_size
         print(f"{picture.name}: {size:,} bytes")
         assert size < LARGEST, picture
+
+
+async def start_batch(client: AsyncOpenAI) -> None:
+    """Create a batch of embeddings, of which some are longer than the model's context."""
+    lines = []
+    for number in range(BATCH_LINES):
+        text = QUESTIONS[number % len(QUESTIONS)] * (TOO_LONG if number % 40 == 7 else 1)
+        body = {"model": EMBED, "input": text}
+        line = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/embeddings", "body": body}
+        lines.append(json.dumps(line))
+    file = await client.files.create(file=("corpus.jsonl", "\n".join(lines).encode()), purpose="batch")
+    await client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
 
 
 async def traffic(client: AsyncOpenAI, *, until: float) -> None:
@@ -88,7 +106,7 @@ async def ask(client: AsyncOpenAI, dice: random.Random) -> None:
 
 async def take_all(browser: Browser, url: str) -> None:
     for scheme in ("light", "dark"):
-        page = await opened(browser, url, color_scheme=scheme, viewport={"width": LAPTOP["width"], "height": 1180})
+        page = await opened(browser, url, color_scheme=scheme, viewport={"width": LAPTOP["width"], "height": 1400})
         await take(page, f"status-{scheme}")
     phone = await opened(browser, url, color_scheme="light", viewport=PHONE, is_mobile=True, device_scale_factor=2)
     await take(phone, "phone")
@@ -105,6 +123,10 @@ async def take_all(browser: Browser, url: str) -> None:
     await page.get_by_role("button", name="Compare").click()
     await page.locator(".matrix").wait_for()
     await take(page, "embeddings")
+    await page.get_by_role("tab", name="Rerank").click()
+    await page.get_by_role("button", name="Sort").click()
+    await page.locator("#ranking li").first.wait_for()
+    await take(page, "rerank")
 
 
 async def opened(browser: Browser, url: str, **options: object) -> Page:
