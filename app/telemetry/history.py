@@ -50,7 +50,7 @@ class RoleSeries(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: list[int]
     completion_tokens: list[int]
     latency: PercentileSeries
-    """Of successful requests, until the last byte."""
+    """Of successful requests without lines of batches, until the last byte."""
     first_token: PercentileSeries
     """Of requests with a first token, until that token."""
 
@@ -142,7 +142,7 @@ class _BucketCounts:
             return
         if record.error_type is not None or record.status >= 400:
             self.errors += 1
-        else:
+        elif not record.is_line:
             self.latency.add(record.duration_s)
 
 

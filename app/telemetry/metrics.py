@@ -88,12 +88,15 @@ class Metrics(Listener):
     def operation_ended(self, operation: OperationRecord) -> None:
         """See `Listener`."""
         labels = (self._operations(operation.name), otel.PROVIDER, self._model(operation.model))
-        error = self._errors(operation.error_type or "")
-        self._observe(instruments.REQUEST_DURATION, operation.duration_s, *labels, error)
         if operation.prompt_tokens:
             self._observe(instruments.TOKEN_USAGE, operation.prompt_tokens, *labels, otel.INPUT)
         if operation.completion_tokens:
             self._observe(instruments.TOKEN_USAGE, operation.completion_tokens, *labels, otel.OUTPUT)
+        if operation.is_line:
+            # It may have waited for minutes, which says nothing about the requests of clients.
+            return
+        error = self._errors(operation.error_type or "")
+        self._observe(instruments.REQUEST_DURATION, operation.duration_s, *labels, error)
         if not error or operation.queue_s:
             # A request that was rejected immediately did not queue; 0 would distort the histogram.
             self._observe(instruments.QUEUE_WAIT, operation.queue_s, operation.role.value)
@@ -109,6 +112,8 @@ class Metrics(Listener):
 
     def request_ended(self, record: RequestRecord) -> None:
         """See `Listener`."""
+        if record.is_line:
+            return
         self._observe(
             instruments.HTTP_DURATION,
             record.duration_s,

@@ -39,6 +39,8 @@ class OperationRecord(msgspec.Struct, kw_only=True):
     model: str
     """The model's own name, not an alias or what the client sent."""
     is_stream: bool = False
+    is_line: bool = False
+    """Whether it is part of a line of a batch."""
     duration_s: float = 0.0
     queue_s: float = 0.0
     """Time in the queue of the engine."""

@@ -111,7 +111,7 @@ class RequestObservation:
         """
         record = self.record
         record.operation, record.role, record.model = operation.name, operation.role, operation.model
-        record.is_stream = operation.is_stream
+        record.is_stream, operation.is_line = operation.is_stream, record.is_line
         context = self._context
         if self.tracing is not None and context is not None and self.is_traced:
             # Without sampling no span is created, but the engine still receives the trace context.

@@ -132,9 +132,11 @@ def test_the_last_requests_come_newest_first_and_are_bounded(history):
 def test_lines_of_batches_count_but_are_no_last_requests(history, fields):
     history.request_ended(record(request_id="mine", service_class=ServiceClass.FLEX))
     for _ in range(LAST_REQUESTS):
-        history.request_ended(record(service_class=ServiceClass.BATCH, **fields))
+        history.request_ended(record(service_class=ServiceClass.BATCH, duration_s=9_000.0, **fields))
     assert [request.request_id for request in history.last_requests()] == ["mine"]
     assert generate(history).requests[-1] == LAST_REQUESTS + 1
+    # They may have waited for hours.
+    assert generate(history).latency.whole.p99 == pytest.approx(record().duration_s, rel=0.2)
 
 
 def test_old_buckets_are_dropped(history, clock):

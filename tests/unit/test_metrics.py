@@ -30,6 +30,7 @@ from domain.health import (
 from domain.load import Bounds, ClassLoad, Load
 from domain.observation import Phase
 from domain.roles import Role
+from domain.service_class import ServiceClass
 from domain.statistics import Family, Sample
 from tests.unit.serving import CHAT, COMPLETE, EMBED, Api, error_of, serving
 from tests.unit.waiting import until
@@ -115,6 +116,18 @@ def test_a_call_is_measured_by_the_conventions():
     tokens = "gen_ai_client_token_usage_sum"
     assert value(metrics, tokens, **OPERATION, gen_ai_token_type="input") == 10
     assert value(metrics, tokens, **OPERATION, gen_ai_token_type="output") == 4
+
+
+def test_lines_of_batches_have_tokens_but_no_durations():
+    """They may have waited for hours."""
+    metrics = fresh()
+    metrics.operation_ended(operation(is_line=True, queue_s=9_000.0, duration_s=9_002.0))
+    metrics.request_ended(request(service_class=ServiceClass.BATCH, duration_s=9_002.0))
+    names = {each.name for family in metrics.collect() for each in family.samples}
+    assert not {
+        name for name in names if name.endswith(("duration_seconds_sum", "wait_seconds_sum", "token_seconds_sum"))
+    }
+    assert value(metrics, "gen_ai_client_token_usage_sum", **OPERATION, gen_ai_token_type="output") == 4
 
 
 @pytest.mark.parametrize(
