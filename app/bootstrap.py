@@ -122,6 +122,7 @@ def build_batches(
         catalog=service.catalog,
         bounds={role: each.bounds for role, each in settings.roles.items()},
         waiting=lambda role: service.waiting(role, ServiceClass.BATCH),
+        is_serving=service.is_serving,
         options=RunnerOptions(
             max_lines=own.max_lines,
             skips_invalid=own.skips_invalid,

@@ -100,6 +100,10 @@ class Service:
             if isinstance(result, Exception):
                 log.error("a backend did not shut down cleanly", exc_info=result)
 
+    def is_serving(self, role: Role) -> bool:
+        """Whether an engine accepts requests."""
+        return role in self._backends and self._backends[role].is_serving
+
     def waiting(self, role: Role, service_class: ServiceClass) -> int:
         """Requests of a class that wait for an engine; 0 for a role that is switched off."""
         admission = self._admissions.get(role)

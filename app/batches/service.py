@@ -33,6 +33,8 @@ class BatchResources(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Mapping[Role, Bounds]
     waiting: Callable[[Role], int]
     """The lines that wait for the engine of a role."""
+    is_serving: Callable[[Role], bool]
+    """Whether the engine of a role accepts requests."""
     options: RunnerOptions
     max_unfinished: int
     """Batches of one owner that have not ended."""
@@ -69,7 +71,7 @@ class BatchesService:
         own = self._resources
         if own is None:
             return
-        slots = Slots(own.bounds, waiting=own.waiting, limit=own.concurrency)
+        slots = Slots(own.bounds, waiting=own.waiting, is_serving=own.is_serving, limit=own.concurrency)
         tools = Tools(
             batches=own.batches,
             files=own.files,

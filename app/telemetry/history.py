@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from app.telemetry.histogram import Histogram
-from app.telemetry.record import Listener, RequestRecord
+from app.telemetry.record import TEMPORARY, Listener, RequestRecord
 from domain.roles import Role
 
 BUCKET_S = 5
@@ -163,7 +163,8 @@ class History(Listener):
 
     def request_ended(self, record: RequestRecord) -> None:
         """Record a finished request."""
-        if record.is_probe:
+        if record.is_probe or (record.is_line and record.status in TEMPORARY):
+            # Such a line is tried again, and counts when it is answered.
             return
         if not record.is_line:
             # One batch would leave no room for the requests of clients; it is shown as a whole.

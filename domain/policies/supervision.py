@@ -78,6 +78,11 @@ class SupervisionBackend:
         return self._health
 
     @property
+    def is_serving(self) -> bool:
+        """Whether requests are accepted."""
+        return self._health.state in SERVING
+
+    @property
     def card(self) -> ModelCard | None:
         """The model's card, or None until the first start has succeeded."""
         return self._card

@@ -139,6 +139,13 @@ def test_lines_of_batches_count_but_are_no_last_requests(history, fields):
     assert generate(history).latency.whole.p99 == pytest.approx(record().duration_s, rel=0.2)
 
 
+def test_a_line_that_is_tried_again_counts_once(history):
+    for status in (503, 429, 200):
+        history.request_ended(record(service_class=ServiceClass.BATCH, status=status))
+    found = generate(history)
+    assert (found.requests[-1], found.errors[-1]) == (1, 0)
+
+
 def test_old_buckets_are_dropped(history, clock):
     history.request_ended(record())
     clock.now += (BUCKETS - 1) * BUCKET_S

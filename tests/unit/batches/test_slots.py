@@ -47,3 +47,18 @@ def test_no_line_begins_while_many_wait_for_the_engine():
         assert now() - began == pytest.approx(1, abs=POLL_S)
 
     run_instantly(scenario())
+
+
+def test_no_line_begins_before_its_engine_serves():
+    """All lines would be refused, and tried again and again."""
+
+    async def scenario():
+        serving: set[Role] = {Role.GENERATE}
+        slots = Slots(dict.fromkeys(Role, BOUNDS), is_serving=serving.__contains__)
+        assert await taken(slots, Role.EMBED, 2) == 0
+        assert await taken(slots, Role.GENERATE, 2) == 2
+        assert await taken(slots, None, 2) == 2
+        serving.add(Role.EMBED)
+        assert await taken(slots, Role.EMBED, 2) == 2
+
+    run_instantly(scenario())
