@@ -81,7 +81,10 @@ def test_the_page_has_the_tables_of_the_code() -> None:
     text = (ROOT / "API.md").read_text()
     tables = text.split("<!-- parameters -->\n")[1].split("<!-- end of parameters -->")[0]
     assert tables.strip() == parameter_tables(ENDPOINTS).strip(), "python -m app.http.parameters prints the tables"
-    assert all(f"{row.method} {row.public_path}" in tables for row in ENDPOINTS if row.body is not None)
+    # Other paths of the same handler are named with the endpoints.
+    with_bodies = {row.handler for row in ENDPOINTS if row.body is not None}
+    named = {row.handler for row in ENDPOINTS if f"### {row.method} {row.public_path}\n" in tables}
+    assert with_bodies <= named
 
 
 NESTED = {

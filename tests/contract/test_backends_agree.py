@@ -57,7 +57,7 @@ async def _client(backends: dict[Role, Any]) -> AsyncGenerator[httpx.AsyncClient
 def shared_inprocess(inprocess_backends: dict[Role, Any]) -> dict[Role, Any]:
     from domain.port import ModelCard
 
-    names = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen"}
+    names = {Role.EMBED: "tiny-embed", Role.GENERATE: "tiny-gen", Role.RERANK: "tiny-rerank"}
     return {
         role: Shared(backend, ModelCard(name=names[role], role=role, created=1, max_model_len=512))
         for role, backend in inprocess_backends.items()

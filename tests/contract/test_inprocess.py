@@ -140,7 +140,7 @@ async def test_a_failed_embedding_aborts_its_other_inputs(
 ) -> None:
     from vllm.v1.engine.exceptions import EngineGenerateError
 
-    from adapters.vllm.inprocess.embedding import _encode
+    from adapters.vllm.inprocess.pooling import run_all
 
     class Output:
         def __init__(self, request_id: str) -> None:
@@ -169,7 +169,7 @@ async def test_a_failed_embedding_aborts_its_other_inputs(
     # A rejection stays one; an unexpected error becomes an engine failure, as the port requires.
     expected = ValueError if isinstance(failure, ValueError) else EngineGenerateError
     with pytest.raises(expected):
-        await _encode(running, ["a", "b"], None, RequestContext(request_id="x"))
+        await run_all(running, [("a", None), ("b", None)], RequestContext(request_id="x"))
     assert len(engine.aborted) == 2
 
 

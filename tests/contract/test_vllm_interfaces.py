@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -34,22 +34,26 @@ IMPORTS: dict[str, set[str]] = {
         "ChatCompletionRequest",
         "ChatCompletionToolsParam",
     },
+    "vllm.entrypoints.pooling.scoring.io_processor": {"CrossEncoderIOProcessor"},
+    "vllm.entrypoints.pooling.scoring.utils": {"truncate_text_to_tokens"},
+    "vllm.entrypoints.pooling.typing": {"PoolingEngineInput", "ScoringRenderParams"},
     "vllm.entrypoints.serve.engine.protocol": {"ErrorResponse"},
     "vllm.entrypoints.serve.utils.api_utils": {"get_max_tokens"},
     "vllm.envs": {"enable_envs_cache"},
     "vllm.exceptions": {"GracefulHTTPError", "VLLMClientError"},
-    "vllm.outputs": {"CompletionOutput", "RequestOutput"},
+    "vllm.outputs": {"CompletionOutput", "PoolingOutput", "RequestOutput", "ScoringOutput"},
     "vllm.platforms": {"current_platform"},
     "vllm.pooling_params": {"PoolingParams"},
     "vllm.reasoning": {"ReasoningParserManager"},
     "vllm.renderers": {"BaseRenderer", "TokenizeParams"},
-    "vllm.renderers.chat_utils": {"load_chat_template", "make_tool_call_id"},
+    "vllm.renderers.chat_utils": {"ChatTemplateConfig", "load_chat_template", "make_tool_call_id"},
     "vllm.renderers.inputs.preprocess": {"parse_model_prompt"},
     "vllm.renderers.online_renderer": {"OnlineRenderer"},
     "vllm.sampling_params": {"RequestOutputKind", "SamplingParams", "StructuredOutputsParams"},
     "vllm.tool_parsers": {"ToolParserManager"},
     "vllm.usage.usage_lib": {"UsageContext"},
     "vllm.utils.argparse_utils": {"FlexibleArgumentParser"},
+    "vllm.utils.async_utils": {"make_async"},
     "vllm.v1.engine.async_llm": {"AsyncLLM"},
     "vllm.v1.engine.exceptions": {"EngineDeadError", "EngineGenerateError"},
     "vllm.v1.executor": {"Executor"},
@@ -120,7 +124,13 @@ CALLS: dict[str, list[str]] = {
         "logprobs", "prompt_logprobs", "output_kind", "skip_clone", "max_tokens", "stop_token_ids",
         "structured_outputs",
     ],
-    "vllm.pooling_params.PoolingParams": ["task", "dimensions"],
+    "vllm.pooling_params.PoolingParams": ["task", "dimensions", "use_activation"],
+    "vllm.entrypoints.pooling.scoring.io_processor.CrossEncoderIOProcessor.render": ["render_params"],
+    "vllm.entrypoints.pooling.scoring.utils.truncate_text_to_tokens": ["text", "tokenizer", "max_tokens"],
+    "vllm.outputs.ScoringOutput.from_base": [],
+    "vllm.renderers.TokenizeParams.with_kwargs": [],
+    "vllm.renderers.chat_utils.ChatTemplateConfig": ["chat_template"],
+    "vllm.utils.async_utils.make_async": ["executor"],
     "vllm.renderers.TokenizeParams": ["max_total_tokens", "max_output_tokens", "add_special_tokens"],
     "vllm.tool_parsers.ToolParserManager.import_tool_parser": [],
     "vllm.tool_parsers.ToolParserManager.list_registered": [],
@@ -156,11 +166,21 @@ ATTRIBUTES: dict[str, list[str]] = {
 }  # fmt: skip
 """Attributes that the constructor sets."""
 
+KEYS: dict[str, list[str]] = {
+    "vllm.entrypoints.pooling.typing.ScoringRenderParams": [
+        "data_1", "data_2", "chat_template", "max_tokens_per_query", "max_tokens_per_doc", "tok_params",
+        "prompt_extras", "skip_mm_cache", "params", "lora_requests", "priorities",
+    ],
+    "vllm.entrypoints.pooling.typing.PoolingEngineInput": ["prompts", "params"],
+}  # fmt: skip
+"""Keys of typed dictionaries that are read or written."""
+
 ROUTES = {
     "embed": {"/health", "/v1/models", "/v1/embeddings", "/tokenize", "/detokenize"},
     "generate": {
         "/health", "/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
     },
+    "rerank": {"/health", "/v1/models", "/score", "/tokenize", "/detokenize"},
 }  # fmt: skip
 """Routes that `adapters/vllm/http` requests from a server."""
 
@@ -214,7 +234,7 @@ def test_only_the_inprocess_adapter_imports_vllm():
 def test_the_list_has_all_routes():
     source = "".join(path.read_text() for path in sorted((ADAPTERS / "vllm" / "http").glob("*.py")))
     used = set(re.findall(r'"(/(?:v1/)?[a-z]+(?:/[a-z]+)*)"', source))
-    assert used == ROUTES["embed"] | ROUTES["generate"]
+    assert used == set().union(*ROUTES.values())
 
 
 @needs_vllm
@@ -229,6 +249,13 @@ def test_every_import_exists(module):
 def test_every_callable_has_the_parameters(path):
     parameters = inspect.signature(resolve(path)).parameters
     assert [name for name in CALLS[path] if name not in parameters] == []
+
+
+@needs_vllm
+@pytest.mark.parametrize("path", KEYS)
+def test_every_key_exists(path):
+    keys = get_type_hints(resolve(path)).keys()
+    assert [name for name in KEYS[path] if name not in keys] == []
 
 
 @needs_vllm
@@ -264,21 +291,25 @@ def test_every_environment_variable_exists_in_vllm():
 
 @needs_vllm
 @pytest.mark.parametrize(
-    ("role", "model", "runner"), [("embed", "tiny-embed", "pooling"), ("generate", "tiny-gen", "generate")]
+    ("role", "task", "model", "runner"),
+    [
+        ("embed", "embed", "tiny-embed", "pooling"),
+        ("generate", "generate", "tiny-gen", "generate"),
+        ("rerank", "classify", "tiny-rerank", "pooling"),
+    ],
 )
-def test_a_server_has_every_route(role, model, runner, tiny_models):
+def test_a_server_has_every_route(role, task, model, runner, tiny_models):
     arguments = parse_flags(["--model", str(tiny_models[model]), "--runner", runner, "--dtype", "float32"])
     config = resolve("vllm.engine.arg_utils.AsyncEngineArgs").from_cli_args(arguments).create_model_config()
-    app = resolve("vllm.entrypoints.launchers.app.build_app")(arguments, (role,), config)
+    app = resolve("vllm.entrypoints.launchers.app.build_app")(arguments, (task,), config)
     assert sorted(ROUTES[role] - {getattr(route, "path", "") for route in app.routes}) == []
 
 
 @needs_vllm
-@pytest.mark.parametrize("role", ROUTES)
-def test_a_server_accepts_the_flags_of_the_compose_file(role):
-    command = compose("compose.yaml")["services"][role]["command"]
-    arguments = parse_flags(list(command))
-    assert (arguments.port, arguments.enable_log_requests) == ({"embed": 8100, "generate": 8101}[role], False)
+@pytest.mark.parametrize(("role", "port"), [("embed", 8100), ("generate", 8101)])
+def test_a_server_accepts_the_flags_of_the_compose_file(role, port):
+    arguments = parse_flags(list(compose("compose.yaml")["services"][role]["command"]))
+    assert (arguments.port, arguments.enable_log_requests) == (port, False)
     assert arguments.enable_prefix_caching is True
     assert arguments.disable_uvicorn_access_log is True
     assert arguments.kv_cache_memory_bytes >= 2**30

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 def test_a_gateway_serves_the_servers_models(gateway_service: ServiceProcess) -> None:
     client = OpenAI(base_url=f"{gateway_service.url}/v1", api_key="unused")
-    assert [model.id for model in client.models.list()] == ["tiny-embed", "tiny-gen"]
+    assert [model.id for model in client.models.list()] == ["tiny-embed", "tiny-gen", "tiny-rerank"]
     assert len(client.embeddings.create(model="tiny-embed", input="x").data[0].embedding) == 64
     answer = client.completions.create(model="tiny-gen", prompt="x", max_tokens=4, temperature=0)
     assert answer.usage is not None
