@@ -57,7 +57,8 @@ def test_a_gateway_with_metrics_is_small():
         url = service.wait_until_listening()
         service.wait_for_status(f"{url}/health/live")
         (memory,) = values(url, "memoria_process_memory_bytes", process="service")
-        assert memory < 90 * 2**20
+        # The first start with a database also creates its tables, for which it loads 8 MiB of code.
+        assert memory < 98 * 2**20
         assert values(url, "memoria_service_ready") == [0]
     finally:
         service.end()
