@@ -12,7 +12,7 @@ from openai.types import Batch
 
 from tests.unit.files_serving import FilesApi
 from tests.unit.serving import EMBED
-from tests.unit.waiting import until
+from tests.unit.waiting import eventually
 
 BATCHES = "/v1/batches"
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -106,7 +106,7 @@ async def batches_serving(
     async with living(api), api.openai(key) as client:
         api.client = client
         if is_ready:
-            await until(lambda: api.is_ready)
+            await eventually(lambda: api.is_ready)
         yield api
     await api.http.aclose()
 
